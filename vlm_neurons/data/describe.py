@@ -1,0 +1,143 @@
+"""Responses that the model writes itself (Xu, Lan, Lu 2025, section 3.1: greedy, one prompt for all images)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from vlm_neurons.data.samples import ImageTextData, Sample
+from vlm_neurons.data.sources import read_records
+
+if TYPE_CHECKING:
+    from vlm_neurons.model import HookedVLM
+
+DEFAULT_PROMPT = "Could you describe the image?"
+
+
+def describe(
+    model: HookedVLM,
+    data: ImageTextData,
+    out: str | Path,
+    prompt: str = DEFAULT_PROMPT,
+    batch_size: int = 8,
+    max_new_tokens: int = 256,
+    progress: bool = True,
+) -> ImageTextData:
+    """Let the model write the responses that are missing, greedily, and store all of them.
+
+    `out` is a JSONL with one line for every sample, in order, that `ImageTextData.from_jsonl` reads again where the
+    images are files. It grows batch by batch; a call that finds it continues after its last whole line. A sample whose
+    image cannot be read gets `"response": null` and the reason under `"error"`.
+
+    Args:
+        model: what writes.
+        data: samples; those with a response keep it.
+        out: the JSONL to write or to continue.
+        prompt: question for the samples that have none of their own.
+        batch_size: samples per call of `generate`.
+        max_new_tokens: upper limit of a response.
+        progress: show a bar on stderr.
+
+    Returns:
+        The same samples with their responses (None where an image could not be read).
+
+    Raises:
+        ValueError: `out` exists and belongs to other samples or to another model.
+    """
+    out = Path(out)
+    writer = {"model": f"{model.name} {model.fingerprint()[:16]}", "max_new_tokens": max_new_tokens}
+    done = _finished_lines(out, data, prompt, writer)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tqdm(total=len(data), initial=len(done), unit="sample", desc="describe", disable=not progress) as bar:
+        for start in range(len(done), len(data), batch_size):
+            chunk = [data[i] for i in range(start, min(start + batch_size, len(data)))]
+            records = _describe_chunk(model, chunk, prompt, writer)
+            _append(out, [_line(s, prompt, r, out.parent) for s, r in zip(chunk, records, strict=True)])
+            done += [record["response"] for record in records]
+            bar.update(len(chunk))
+    return data.with_responses(done)
+
+
+def _describe_chunk(
+    model: HookedVLM, chunk: Sequence[Sample], prompt: str, writer: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """What each line says beyond the sample itself: a response that was given, generated, or the error."""
+    records: list[dict[str, Any]] = [{"response": sample.response} for sample in chunk]
+    images, places = [], []
+    for place, sample in enumerate(chunk):
+        if sample.response is not None:
+            continue
+        try:
+            images.append(sample.load_images())
+            places.append(place)
+        except OSError as error:
+            records[place]["error"] = str(error)
+    if places:
+        prompts = [_prompt(chunk[place], prompt) for place in places]
+        texts = model.generate(images, prompts, max_new_tokens=writer["max_new_tokens"])
+        for place, text in zip(places, texts, strict=True):
+            records[place] = {"response": text.strip(), "generated_by": writer}
+    return records
+
+
+def _prompt(sample: Sample, prompt: str) -> str:
+    return prompt if sample.prompt is None else sample.prompt
+
+
+def _line(sample: Sample, prompt: str, record: dict[str, Any], base: Path) -> dict[str, Any]:
+    """One line of the JSONL; without `image` if it lives in memory, so that nobody reads it as text-only."""
+    line: dict[str, Any] = {"name": sample.name}
+    paths = [_relative(path, base) for path in sample.image_paths if path is not None]
+    if len(paths) == len(sample.images):
+        line["image"] = None if not paths else paths[0] if len(paths) == 1 else paths
+    return {**line, "prompt": _prompt(sample, prompt), **record}
+
+
+def _relative(path: str, base: Path) -> str:
+    try:
+        return str(Path(path).relative_to(base.absolute()))
+    except ValueError:
+        return path
+
+
+def _append(out: Path, lines: list[dict[str, Any]]) -> None:
+    """All lines in one write, on disk before the next batch starts."""
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    with out.open("ab") as file:
+        file.write(text.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _finished_lines(out: Path, data: ImageTextData, prompt: str, writer: dict[str, Any]) -> list[str | None]:
+    """Responses that `out` holds already; a line that was torn by a kill is cut off."""
+    if not out.is_file():
+        return []
+    whole = out.read_bytes()
+    kept = whole[: whole.rfind(b"\n") + 1]
+    done: list[str | None] = []
+    for number, record in read_records(out, kept):
+        if len(done) == len(data):
+            raise ValueError(f"{out}, line {number}: the data has only {len(data)} samples; choose another file")
+        sample = data[len(done)]
+        mine = {"name": sample.name, "prompt": _prompt(sample, prompt)}
+        if "generated_by" in record:
+            mine["generated_by"] = writer
+        elif "error" not in record:
+            mine["response"] = sample.response
+        for field, value in mine.items():
+            if record.get(field) != value:
+                raise ValueError(
+                    f"{out}, line {number}: {field} is {record.get(field)!r}, here it is {value!r}; "
+                    "the file was made from other data or by another model: choose another file, or delete this one"
+                )
+        done.append(record.get("response"))
+    if kept != whole:  # only now that the file is known to be ours
+        with out.open("r+b") as file:
+            file.truncate(len(kept))
+    return done
