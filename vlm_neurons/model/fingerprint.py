@@ -1,0 +1,37 @@
+"""A cheap fingerprint of a model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import torch
+from torch import nn
+
+_SAMPLED = 64
+
+
+def fingerprint(model: nn.Module, config: Any, processor: Any) -> str:
+    """SHA-256 over what decides a model's activations: the config, the image processor's settings, the chat template,
+    and of every weight tensor its name, shape, data type and up to 64 values at equal steps.
+
+    A change of single values between the steps goes unnoticed; training or loading another checkpoint does not.
+    The same for a model before and after it is wrapped in a bridge, and on any device.
+    """
+    digest = hashlib.sha256()
+    settings = config.to_dict()
+    for volatile in ("_name_or_path", "transformers_version", "_attn_implementation", "dtype", "torch_dtype"):
+        settings.pop(volatile, None)
+    images = processor.image_processor.to_dict()
+    template = getattr(processor, "chat_template", None)
+    digest.update(json.dumps([settings, images, template], sort_keys=True, default=str).encode())
+    with torch.no_grad():
+        named = {n.replace("_original_component.", ""): p for n, p in model.named_parameters()}
+        for name in sorted(named):
+            values = named[name].detach().flatten()
+            step = max(1, values.numel() // _SAMPLED)
+            sample = values[::step][:_SAMPLED].to("cpu", torch.float32)
+            digest.update(f"{name} {tuple(named[name].shape)} {values.dtype}".encode())
+            digest.update(sample.numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,82 @@
+"""Loading by name or directory, with transformers alone: nothing is installed, no code of the checkpoint is run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vlm_neurons.model.families import family_of
+
+
+def load(
+    name_or_dir: str | Path, device: str | torch.device | None, dtype: torch.dtype | None, device_map: Any
+) -> tuple[Any, Any, str]:
+    """Model, processor and name; see `HookedVLM.from_pretrained`."""
+    import transformers
+
+    name, source = str(name_or_dir), find(name_or_dir)
+    if device is not None and device_map is not None:
+        raise ValueError("give device or device_map, not both")
+    try:
+        config = transformers.AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise _not_there(name, source, error) from error
+    family = family_of(config)  # before the weights are fetched
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    on_gpu = device.type == "cuda" if device_map is None else torch.cuda.is_available()
+    dtype = dtype or (torch.bfloat16 if on_gpu else torch.float32)
+    spread = {} if device_map is None else {"device_map": device_map}
+    try:
+        # TransformerLens computes attention eagerly; asking for it here keeps transformers from warning about it.
+        model = getattr(transformers, family.architecture).from_pretrained(
+            source, dtype=dtype, attn_implementation="eager", **spread
+        )
+        processor = load_processor(source)
+    except OSError as error:
+        raise _not_there(name, source, error) from error
+    return (model if device_map is not None else model.to(device)), processor, name
+
+
+def find(name_or_dir: str | Path) -> str:
+    """A directory, if the name is one or is an embedded model; else the name, for the Hugging Face hub."""
+    from vlm_neurons import zoo
+
+    if (folder := Path(name_or_dir).expanduser()).is_dir():
+        return str(folder)
+    embedded = zoo.path(str(name_or_dir))
+    return str(embedded) if embedded is not None else str(name_or_dir)
+
+
+def load_processor(source: str) -> Any:
+    """The processor; images go by PIL, so that torchvision is not needed and results do not depend on it.
+
+    Raises:
+        OSError: a file of the processor is missing.
+    """
+    import transformers
+
+    images = transformers.AutoImageProcessor.from_pretrained(source, backend="pil")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    settings, _ = transformers.LlavaProcessor.get_processor_dict(source)
+    kept = (
+        "patch_size",
+        "vision_feature_select_strategy",
+        "image_token",
+        "num_additional_image_tokens",
+        "chat_template",
+    )
+    return transformers.LlavaProcessor(
+        image_processor=images, tokenizer=tokenizer, **{k: settings[k] for k in kept if settings.get(k) is not None}
+    )
+
+
+def _not_there(name: str, source: str, error: Exception) -> OSError:
+    if Path(source).is_dir():
+        return OSError(f"the directory {source!r} is not a complete Hugging Face model: {error}")
+    return OSError(
+        f"{name!r} is no directory here, no embedded model, and cannot be downloaded ({type(error).__name__}). "
+        "Pass the path of a local directory that holds config.json, the weights, the tokenizer and "
+        "preprocessor_config.json, such as HookedVLM.from_pretrained('/models/llava-1.5-7b-hf')"
+    )

@@ -1,0 +1,372 @@
+"""Images, prompts and responses -> Batch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from vlm_neurons.model.batch import Batch
+from vlm_neurons.model.errors import RowError
+from vlm_neurons.model.families import tower_of
+from vlm_neurons.model.geometry import Layout, grid_of, layout, patches
+from vlm_neurons.model.template import Rendered, render
+from vlm_neurons.neurons import Patch, TokenKind
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Images = Any  # what one row may hold: an image, a path, a list of those, or None
+
+
+@dataclass(frozen=True)
+class Words:
+    """What preparation needs to know of a tokenizer, worked out once per model.
+
+    Attributes:
+        tokenizer: a fast Hugging Face tokenizer.
+        image_token: text of the image token.
+        image_id: its id.
+        pad_id: id to pad with.
+        special_ids: ids of special tokens; they are never TEXT.
+        special_texts: what user text must not contain, since it would be read as a special token.
+        trims: whether offsets leave out a token's leading and trailing blanks (byte-level `trim_offsets`).
+        max_tokens: longest row that the model can place, or None.
+    """
+
+    tokenizer: Any
+    image_token: str
+    image_id: int
+    pad_id: int
+    special_ids: frozenset[int]
+    special_texts: tuple[str, ...]
+    trims: bool
+    max_tokens: int | None
+
+
+def words_of(processor: Any, config: Any) -> Words:
+    """Read a processor's tokenizer.
+
+    Raises:
+        ValueError: the tokenizer has no character offsets (it is not a fast one), or does not know the image token.
+    """
+    tokenizer = getattr(processor, "tokenizer", processor)
+    if not getattr(tokenizer, "is_fast", False):
+        raise ValueError(
+            f"{type(tokenizer).__name__} gives no character offsets, which tell response from prompt: "
+            "load a fast tokenizer (tokenizer.json)"
+        )
+    image_id = int(config.image_token_id)
+    image_token = tokenizer.convert_ids_to_tokens(image_id)
+    if image_token is None:
+        raise ValueError(f"the model's image_token_id {image_id} is not in the tokenizer's vocabulary")
+    named = getattr(processor, "image_token", image_token)
+    if named != image_token:
+        raise ValueError(f"the processor's image token is {named!r}, the model's is {image_token!r} (id {image_id})")
+    added = {t.content: i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
+    special = added | {t: tokenizer.convert_tokens_to_ids(t) for t in [*tokenizer.all_special_tokens, image_token]}
+    pad = next(p for p in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if p is not None)
+    return Words(
+        tokenizer=tokenizer,
+        image_token=image_token,
+        image_id=image_id,
+        pad_id=int(pad),
+        special_ids=frozenset(special.values()),
+        special_texts=tuple(sorted(special, key=len, reverse=True)),
+        trims=_trims(tokenizer),
+        max_tokens=getattr(config.text_config, "max_position_embeddings", None),
+    )
+
+
+def _trims(tokenizer: Any) -> bool:
+    step = tokenizer.backend_tokenizer.post_processor
+    return step is not None and '"trim_offsets":true' in json.dumps(
+        json.loads(step.__getstate__()), separators=(",", ":")
+    )
+
+
+def load_images(entry: Images) -> list[Image]:
+    """The images of one row in RGB; files are turned upright by their EXIF orientation.
+
+    Raises:
+        OSError: a file is missing or broken; the message names it.
+        TypeError: the entry is none of an image, a path, a list of those, or None.
+    """
+    from PIL import Image, ImageOps
+
+    if entry is None:
+        return []
+    if isinstance(entry, (list, tuple)):
+        return [image for one in entry for image in load_images(one)]
+    if isinstance(entry, Image.Image):
+        return [entry.convert("RGB")]
+    if isinstance(entry, (str, Path)):
+        try:
+            with Image.open(entry) as opened:
+                return [ImageOps.exif_transpose(opened).convert("RGB")]
+        except (OSError, ValueError, SyntaxError) as error:
+            raise OSError(f"image {str(entry)!r} cannot be read: {error}") from error
+    raise TypeError(f"an image is a PIL image or a path, a list of those, or None; got {type(entry).__name__}")
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """The images of a batch, processed."""
+
+    images: tuple[Image, ...]
+    rows: tuple[int, ...]
+    values: Tensor | None
+    counts: tuple[int, ...]
+    patches: tuple[Patch, ...]
+    grids: tuple[tuple[int, int], ...]
+
+
+def process_images(processor: Any, config: Any, entries: Sequence[Images]) -> Pixels:
+    """Run the image processor once over all images of the batch, and place their patches."""
+    loaded = [load_images(entry) for entry in entries]
+    images = tuple(image for row in loaded for image in row)
+    rows = tuple(r for r, row in enumerate(loaded) for _ in row)
+    if not images:
+        return Pixels((), (), None, (), (), ())
+    output = processor.image_processor(list(images), return_tensors="pt")
+    values = output["pixel_values"]
+    patch_size = config.vision_config.patch_size
+    placed: list[Layout] = [layout(processor.image_processor, (im.height, im.width)) for im in images]
+    for i, one in enumerate(placed):
+        if one.processed != tuple(values.shape[-2:]):
+            raise ValueError(
+                f"the image processor made image {i} {tuple(values.shape[-2:])}, its settings say {one.processed}: "
+                f"{type(processor.image_processor).__name__} has a step that is not known here"
+            )
+    grids = tuple(grid_of(one.processed, patch_size) for one in placed)
+    counts = tuple(_n_tokens(processor, output, i, config, grid) for i, grid in enumerate(grids))
+    found = tuple(p for i, one in enumerate(placed) for p in patches(i, one, patch_size))
+    return Pixels(images, rows, values, counts, found, grids)
+
+
+def _n_tokens(processor: Any, output: Any, i: int, config: Any, grid: tuple[int, int]) -> int:
+    """Visual tokens of image i by the processor's own count, which has to agree with the patch grid."""
+    expected = grid[0] * grid[1]
+    if getattr(processor, "patch_size", None) is None or not hasattr(processor, "replace_image_token"):
+        return expected  # processors saved before transformers 4.45 leave the expansion to the model
+    count = processor.replace_image_token(output, i).count(processor.image_token)
+    if count != expected:
+        raise ValueError(
+            f"the processor expands image {i} to {count} tokens, the model has {grid[0]} x {grid[1]} patches: set the "
+            f"processor's patch_size={config.vision_config.patch_size}, vision_feature_select_strategy="
+            f"{config.vision_feature_select_strategy!r}, num_additional_image_tokens={tower_of(config).class_tokens}"
+        )
+    return count
+
+
+def prepare(
+    processor: Any,
+    config: Any,
+    words: Words,
+    images: Sequence[Images] | Images,
+    prompts: Sequence[str] | str,
+    responses: Sequence[str | None] | str | None = None,
+    padding_side: Literal["left", "right"] | None = None,
+) -> Batch:
+    """Make a batch; see `HookedVLM.prepare`."""
+    entries, prompt_list, response_list = _rows(images, prompts, responses)
+    if padding_side not in (None, "left", "right"):
+        raise ValueError(f"padding_side={padding_side!r}: 'left', 'right' or None")
+    side = padding_side or ("left" if all(r is None for r in response_list) else "right")
+    for row, (prompt, response) in enumerate(zip(prompt_list, response_list, strict=True)):
+        _check_text(words, row, prompt, response)
+    pixels = process_images(processor, config, entries)
+    rendered = [
+        render(processor, words.image_token, prompt, pixels.rows.count(row), response)
+        for row, (prompt, response) in enumerate(zip(prompt_list, response_list, strict=True))
+    ]
+    tokens = _tokenise(words, rendered, pixels)
+    return _assemble(processor, words, pixels, rendered, tokens, side, prompt_list, response_list)
+
+
+def _rows(images: Any, prompts: Any, responses: Any) -> tuple[list[Images], list[str], list[str | None]]:
+    entries = list(images) if isinstance(images, (list, tuple)) else [images]
+    prompt_list = [prompts] * len(entries) if isinstance(prompts, str) else list(prompts)
+    if not isinstance(images, (list, tuple)) and images is None and not isinstance(prompts, str):
+        entries = [None] * len(prompt_list)  # images=None: no row has one
+    if responses is None or isinstance(responses, str):
+        responses = [responses] * len(prompt_list)
+    response_list = list(responses)
+    if not len(entries) == len(prompt_list) == len(response_list):
+        raise ValueError(
+            f"{len(entries)} entries of images, {len(prompt_list)} prompts, {len(response_list)} responses: one of "
+            "each per row; an entry of images may be a list of images, or None"
+        )
+    if not entries:
+        raise ValueError("an empty batch: give at least one row")
+    return entries, prompt_list, response_list
+
+
+def _check_text(words: Words, row: int, prompt: str, response: str | None) -> None:
+    """User text never counts as a special token: text that would be read as one is refused."""
+    for name, text in (("prompt", prompt), ("response", response)):
+        if text is None and name == "response":
+            continue
+        if not isinstance(text, str):
+            raise TypeError(f"row {row}: the {name} is {type(text).__name__}, it has to be a string")
+        hit = next((t for t in words.special_texts if t and t in text), None)
+        if hit is not None:
+            advice = "images go before the prompt by themselves" if hit == words.image_token else "remove or reword it"
+            raise RowError(row, f"the {name} contains {hit!r}, which the tokenizer reads as a special token: {advice}")
+
+
+@dataclass(frozen=True)
+class _Row:
+    ids: list[int]
+    spans: list[tuple[int, int]]
+    """Characters in the text as rendered."""
+    kinds: list[int]
+    images: list[int]
+    """Images of the row, by number in the batch."""
+
+
+def _tokenise(words: Words, rendered: list[Rendered], pixels: Pixels) -> list[_Row]:
+    """One tokenizer call for the whole batch, then the kind of every token."""
+    images_of = [[i for i, r in enumerate(pixels.rows) if r == row] for row in range(len(rendered))]
+    expanded = []
+    for row, (one, images) in enumerate(zip(rendered, images_of, strict=True)):
+        pieces = one.text.split(words.image_token)
+        if len(pieces) - 1 != len(images):
+            raise RowError(row, f"the chat template puts {len(pieces) - 1} image tokens for {len(images)} images")
+        parts = [pieces[0]]
+        for image, piece in zip(images, pieces[1:], strict=True):
+            parts += [words.image_token * pixels.counts[image], piece]
+        expanded.append("".join(parts))
+    bos = words.tokenizer.bos_token
+    encoded = words.tokenizer(
+        expanded,
+        # As transformers does: a chat template that writes the BOS itself must not get a second one.
+        add_special_tokens=not (bos and expanded[0].startswith(bos)),
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+        padding=False,
+        truncation=False,
+        verbose=False,
+    )
+    return [
+        _row(words, row, one, images, pixels, ids, offsets)
+        for row, (one, images, ids, offsets) in enumerate(
+            zip(rendered, images_of, encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        )
+    ]
+
+
+def _row(
+    words: Words, row: int, one: Rendered, images: list[int], pixels: Pixels, ids: list[int], offsets: list[Any]
+) -> _Row:
+    if words.max_tokens is not None and len(ids) > words.max_tokens:
+        raise RowError(row, f"{len(ids)} tokens, the model takes {words.max_tokens}: shorten the text")
+    n_visual = sum(pixels.counts[i] for i in images)
+    if ids.count(words.image_id) != n_visual:
+        raise RowError(row, f"{ids.count(words.image_id)} image tokens for {n_visual} patches")
+    spans = _untrimmed(words, ids, offsets) if words.trims else [(int(s), int(e)) for s, e in offsets]
+    spans = _as_rendered(words, one, spans, [pixels.counts[i] for i in images])
+    kinds = []
+    for token, (start, end) in zip(ids, spans, strict=True):
+        if token == words.image_id:
+            kinds.append(int(TokenKind.VISUAL))
+        elif token not in words.special_ids and max(start, one.start) < min(end, one.end):
+            kinds.append(int(TokenKind.TEXT))
+        else:
+            kinds.append(int(TokenKind.TEMPLATE))
+    return _Row(ids, spans, kinds, images)
+
+
+def _untrimmed(words: Words, ids: list[int], offsets: list[Any]) -> list[tuple[int, int]]:
+    """Give tokens back the blanks that byte-level offsets leave out, so that a token that is all blanks has its
+    characters. `Ġ` is the byte-level blank, the only character that is trimmed."""
+    spans = []
+    reached = 0
+    for token, piece, (start, end) in zip(ids, words.tokenizer.convert_ids_to_tokens(ids), offsets, strict=True):
+        if token not in words.special_ids:
+            blanks = len(piece) - len(piece.lstrip("Ġ"))
+            if blanks == len(piece):
+                start = end - blanks
+            else:
+                start, end = start - blanks, end + len(piece) - len(piece.rstrip("Ġ"))
+            start = max(start, min(reached, end))  # a blank that the tokenizer made up before the first word
+        spans.append((int(start), int(end)))
+        reached = max(reached, int(end))
+    return spans
+
+
+def _as_rendered(words: Words, one: Rendered, spans: list[tuple[int, int]], counts: list[int]) -> list[tuple[int, int]]:
+    """Move spans of the expanded text to the text with one image token per image."""
+    if not counts:
+        return spans
+    size = len(words.image_token)
+    moves = []  # first character after the placeholder in the expanded text, characters to take off from there on
+    searched = shift = 0
+    for count in counts:
+        at = one.text.index(words.image_token, searched)
+        searched = at + size
+        first = at + shift
+        shift += (count - 1) * size
+        moves.append((first, first + count * size, at, shift))
+
+    def move(position: int, is_end: bool) -> int:
+        moved = position
+        for first, last, at, total in moves:
+            if position > last or (position == last and not is_end):
+                moved = position - total
+            elif position > first or (position == first and not is_end):
+                return at + size if is_end else at
+        return moved
+
+    return [(0, 0) if s == e == 0 else (move(s, False), move(e, True)) for s, e in spans]
+
+
+def _assemble(
+    processor: Any,
+    words: Words,
+    pixels: Pixels,
+    rendered: list[Rendered],
+    rows: list[_Row],
+    side: str,
+    prompts: list[str],
+    responses: list[str | None],
+) -> Batch:
+    n_rows, width = len(rows), max(len(r.ids) for r in rows)
+    input_ids = torch.full((n_rows, width), words.pad_id)
+    kinds = torch.full((n_rows, width), int(TokenKind.PAD))
+    patch_index = torch.full((n_rows, width), -1)
+    spans = torch.zeros((n_rows, width, 2), dtype=torch.long)
+    starts = [0]
+    for rows_, columns in pixels.grids:
+        starts.append(starts[-1] + rows_ * columns)
+    for i, row in enumerate(rows):
+        at = width - len(row.ids) if side == "left" else 0
+        place = slice(at, at + len(row.ids))
+        input_ids[i, place] = torch.tensor(row.ids)
+        kinds[i, place] = torch.tensor(row.kinds)
+        spans[i, place] = torch.tensor(row.spans)
+        if row.images:
+            indices = torch.cat([torch.arange(starts[k], starts[k + 1]) for k in row.images])
+            patch_index[i, kinds[i] == int(TokenKind.VISUAL)] = indices
+    return Batch(
+        input_ids=input_ids,
+        attention_mask=(kinds != int(TokenKind.PAD)).long(),
+        kinds=kinds,
+        pixel_values=pixels.values,
+        image_rows=torch.tensor(pixels.rows, dtype=torch.long),
+        patch_index=patch_index,
+        patches=pixels.patches,
+        images=pixels.images,
+        grids=pixels.grids,
+        prompts=tuple(prompts),
+        responses=tuple(responses),
+        texts=tuple(r.text for r in rendered),
+        spans=spans,
+        _tokenizer=words.tokenizer,
+        _image_processor=processor.image_processor,
+    )
