@@ -16,7 +16,7 @@ _EXPORTS = {
     "Batch": "model",
     "ImageTextData": "data",
     "Sample": "data",
-    "scenes": "scenes",
+    "scenes": "world",
     "describe": "data",
     "scan": "scan",
     "Run": "scan",
@@ -56,5 +56,5 @@ if TYPE_CHECKING:
     from vlm_neurons.neurons import TokenKind as TokenKind
     from vlm_neurons.scan import Run as Run
     from vlm_neurons.scan import scan as scan
-    from vlm_neurons.scenes import scenes as scenes
+    from vlm_neurons.world import scenes as scenes
     from vlm_neurons.show import report as report

@@ -10,12 +10,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import LlavaProcessor
 
-from vlm_neurons.scenes import language
-from vlm_neurons.scenes.language import Dialogue
-from vlm_neurons.scenes.render import coverage, render
-from vlm_neurons.scenes.world import GRID, Scene, draw_scene
+from vlm_neurons.world import language
+from vlm_neurons.world.dataset import TRAINING_SEED
+from vlm_neurons.world.language import Dialogue
+from vlm_neurons.world.render import coverage, render
+from vlm_neurons.world.scene import GRID, Scene, draw_scene
 
-TRAIN_STREAM = 7_000_000  # scenes(seed=...) of a user or a test never meets these streams
 CONTENT_WEIGHT = 3.0
 N_PATCHES = GRID * GRID
 
@@ -46,7 +46,7 @@ class Batcher:
 
     def __init__(self, processor: LlavaProcessor, seed: int) -> None:
         self.tokenizer = processor.tokenizer
-        self.seed = TRAIN_STREAM + seed
+        self.seed = TRAINING_SEED + seed
         images = processor.image_processor
         self.mean, self.std = images.image_mean[0], images.image_std[0]
         self.image_id = processor.image_token_id

@@ -17,8 +17,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from vlm_neurons.scenes import language
-from vlm_neurons.scenes.world import GRID, IMAGE_SIZE, PATCH_SIZE
+from vlm_neurons.world import language
+from vlm_neurons.world.scene import GRID, IMAGE_SIZE, PATCH_SIZE
 
 SPECIAL = ("<unk>", "<s>", "</s>", "<pad>", "<image>")
 

@@ -2,8 +2,8 @@
 
     python examples/tiny_llava/train.py --out tiny-llava-scenes
 
-Stage 1 teaches the backbone to name what every patch shows, from patches alone; stage 2 teaches everything: to describe,
-to answer, to read, with the names at the patches kept up. The reasons for each loss stand beside it.
+Stage 1 teaches the backbone to name what every patch shows, from patches alone; stage 2 teaches everything: to
+describe, to answer, to read, with the names at the patches kept up. The reasons for each loss stand beside it.
 """
 
 from __future__ import annotations
@@ -146,7 +146,9 @@ def optimizer(model: LlavaForConditionalGeneration, rate: float, vision_rate: fl
 def set_rate(adam: torch.optim.AdamW, step: int, steps: int, warm_up: int) -> None:
     """Linear warm-up, then a cosine to a fiftieth."""
     done = max(step - warm_up, 0) / max(steps - warm_up, 1)
-    factor = min((step + 1) / warm_up, 1.0) * (0.02 + 0.98 * 0.5 * (1 + torch.cos(torch.tensor(done * torch.pi)).item()))
+    factor = min((step + 1) / warm_up, 1.0) * (
+        0.02 + 0.98 * 0.5 * (1 + torch.cos(torch.tensor(done * torch.pi)).item())
+    )
     for group in adam.param_groups:
         group["lr"] = group["peak"] * factor
 

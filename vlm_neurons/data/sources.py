@@ -169,7 +169,7 @@ def open_spec(spec: str) -> ImageTextData:
     if kind == "jsonl" and rest:
         return read_jsonl(Path(rest))
     if kind == "scenes" and rest:
-        from vlm_neurons.scenes import scenes
+        from vlm_neurons.world import scenes
 
         return scenes(**_scene_arguments(spec, rest))
     path = Path(spec)
@@ -183,8 +183,12 @@ def open_spec(spec: str) -> ImageTextData:
     )
 
 
-def _scene_arguments(spec: str, text: str) -> dict[str, int]:
-    try:
-        return {name.strip(): int(value) for name, value in (part.split("=") for part in text.split(","))}
-    except ValueError:
-        raise ValueError(f"{spec!r}: write scenes:n=100,seed=0") from None
+def _scene_arguments(spec: str, text: str) -> dict[str, Any]:
+    known: dict[str, Any] = {"True": True, "False": False, "None": None}
+    arguments = {}
+    for part in text.split(","):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or not name.isidentifier():
+            raise ValueError(f"{spec!r}: write scenes:n=100,seed=0")
+        arguments[name] = known[value] if value in known else int(value) if value.isdecimal() else value
+    return arguments

@@ -7,9 +7,9 @@ from math import ceil, floor
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from vlm_neurons.scenes.world import COLORS, GRID, IMAGE_SIZE, PATCH_SIZE, Scene, Thing
+from vlm_neurons.world.scene import COLORS, GRID, IMAGE_SIZE, PATCH_SIZE, Scene, Thing
 
-_FINE = 4  # sub-pixels per pixel and axis: edges are smooth and coverage is exact to 1/16 of a pixel
+_FINE = 4  # sub-pixels per pixel and axis: for smooth edges; coverage is exactly what is drawn
 _SHADE = {"dark": 62.0, "light": 196.0}
 _CONTRAST = 26.0
 

@@ -13,10 +13,11 @@ from jaxtyping import Float
 from PIL import Image
 
 from vlm_neurons.data import ImageTextData, Sample
-from vlm_neurons.scenes import language
-from vlm_neurons.scenes.render import coverage, render
-from vlm_neurons.scenes.world import GRID, Scene, Split, draw_scene
+from vlm_neurons.world import language
+from vlm_neurons.world.render import coverage, render
+from vlm_neurons.world.scene import GRID, Scene, Split, draw_scene
 
+TRAINING_SEED = 7_000_000  # streams from here on are for training: scenes() never meets them
 Task = Literal["describe", "brief", "question", "text"]
 _WORD = re.compile(r"[A-Za-z]+")
 
@@ -118,7 +119,7 @@ def scenes(
 
     Args:
         n: number of samples.
-        seed: stream; sample i of a stream is the same whatever n is. No stream was used for training.
+        seed: stream; sample i of a stream is the same whatever n is. Training used streams beyond those allowed here.
         split: `"seen"`: every object's (shape, colour, size, cell) occurred in training; `"held_out"`: none did;
             `"any"`: both may occur.
         objects: 1 or 2 in every picture; None mixes.
@@ -129,13 +130,13 @@ def scenes(
         64 x 64 pixel images; `.concept(kind, word)` and `.words(i)` are the truth.
 
     Raises:
-        ValueError: a negative n or seed, or an unknown split, task or number of objects.
+        ValueError: n or seed out of range, or an unknown split, task or number of objects.
 
     >>> scenes(1, seed=0)[0].response.split(".")[0]
     'a large purple cross and a small pink cross'
     """
-    if n < 1 or seed < 0:
-        raise ValueError(f"scenes(n={n}, seed={seed}): n starts at 1 and seed at 0")
+    if n < 1 or not 0 <= seed < TRAINING_SEED:
+        raise ValueError(f"scenes(n={n}, seed={seed}): n starts at 1; seed is 0 to {TRAINING_SEED - 1:,}")
     if task not in ("describe", "brief", "question", "text"):
         raise ValueError(f"task {task!r}: choose 'describe', 'brief', 'question' or 'text'")
     if objects not in (None, 1, 2):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vlm_neurons.scenes.world import COLORS, COLUMNS, ROWS, SHADES, SHAPES, SIZES, TEXTURES, Scene, Thing
+from vlm_neurons.world.scene import COLORS, COLUMNS, ROWS, SHADES, SHAPES, SIZES, TEXTURES, Scene, Thing
 
 DESCRIBE = "Could you describe the image?"
 DESCRIBE_ALSO = ("Describe the image.", "What do you see?")
@@ -154,9 +154,20 @@ def text_line(rng: np.random.Generator) -> Dialogue:
 
 def words() -> tuple[str, ...]:
     """Every word that this language uses, for a tokenizer."""
-    said = (
-        "a an and is are at the of in there The one two yes no object objects background it its picture image "
-        "Could you describe Describe briefly What do see color shape size place texture shade Where Is How many There "
-        "USER ASSISTANT : . , ? !"
-    ).split()
-    return (*CLASS_OF_WORD, *said)
+    articles = ("a", "an", "and", "is", "are", "at", "the", "of", "in", "there", "There", "The", "its", "it")
+    nouns = (
+        "object",
+        "objects",
+        "background",
+        "picture",
+        "image",
+        "color",
+        "shape",
+        "size",
+        "place",
+        "texture",
+        "shade",
+    )
+    asking = ("Could", "you", "describe", "Describe", "briefly", "What", "do", "see", "Where", "Is", "How", "many")
+    rest = ("one", "two", "yes", "no", "USER", "ASSISTANT", ":", ".", ",", "?", "!")
+    return (*CLASS_OF_WORD, *articles, *nouns, *asking, *rest)

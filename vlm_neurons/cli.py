@@ -1,0 +1,235 @@
+"""The command line: every step works on the run directory of the one before."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vlm_neurons.data import ImageTextData
+    from vlm_neurons.model import HookedVLM
+    from vlm_neurons.scan import Run
+
+DEMO_MODEL = "tiny-llava-scenes"
+DEMO_SITES = ["gate", "post", "projector"]
+DEMO_SCENES = 1000
+_LLAVA = "llava-hf/llava-1.5-7b-hf"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0 when it did what was asked, 1 when the input could not be used, 2 for a wrong command line, 130 after Ctrl-C.
+    """
+    parsed = _parser().parse_args(arguments)
+    try:
+        parsed.command(parsed)
+    except KeyboardInterrupt:
+        _say("\ninterrupted; the same command goes on from the last finished block")
+        return 130
+    except (ValueError, OSError, RuntimeError) as error:
+        if parsed.traceback:
+            raise
+        _say(f"vlm-neurons {parsed.name}: {error}")
+        return 1
+    return 0
+
+
+def demo(args: argparse.Namespace) -> None:
+    """Scan, classify and report the embedded model on its own world."""
+    from vlm_neurons.world import scenes
+
+    model = _model(args, DEMO_MODEL)
+    run = _scan(model, scenes(DEMO_SCENES, seed=0), args, site=DEMO_SITES, batch_size=32, block_size=256)
+    _finish(run, model=model)
+
+
+def describe(args: argparse.Namespace) -> None:
+    """Let a model write the responses that data lacks."""
+    from vlm_neurons.data import describe as write
+
+    data = write(
+        _model(args), _data(args), args.out, prompt=args.prompt, batch_size=args.batch_size,
+        max_new_tokens=args.max_new_tokens,
+    )  # fmt: skip
+    missing = sum(sample.response is None for sample in data)
+    _say(f"{len(data) - missing} of {len(data)} samples have a response: {args.out}")
+    if missing:
+        _say(f"{missing} could not be described; each line's `error` says why")
+
+
+def scan(args: argparse.Namespace) -> None:
+    """Scan data with a model."""
+    _scan(_model(args), _data(args), args, site=args.site, batch_size=args.batch_size, block_size=args.block_size,
+          top_n=args.top_n, prompt=args.prompt)  # fmt: skip
+    _say(f"next: vlm-neurons classify {args.out}")
+
+
+def classify(args: argparse.Namespace) -> None:
+    """Classify a finished scan."""
+    from vlm_neurons.classify import classify as label
+    from vlm_neurons.scan import Run
+
+    run = Run.load(args.run)
+    table = label(
+        run, method=args.method, t_visual=args.t_visual, n_visual=args.n_visual, t_text=args.t_text, n_text=args.n_text
+    )
+    _show(run, table)
+    _say(f"table: {run.path / 'neurons.parquet'}   next: vlm-neurons report {args.run}")
+
+
+def report(args: argparse.Namespace) -> None:
+    """Write the page of a run."""
+    from vlm_neurons.data import ImageTextData
+    from vlm_neurons.show import report as write
+
+    model = _model(args) if args.model else None
+    data = ImageTextData.open(args.data) if args.data else None
+    _say(f"report: {write(args.run, out=args.out, model=model, data=data)}")
+
+
+def _model(args: argparse.Namespace, name: str | None = None) -> HookedVLM:
+    import torch
+
+    from vlm_neurons.model import HookedVLM
+
+    dtype = getattr(torch, args.dtype) if args.dtype else None
+    return HookedVLM.from_pretrained(name or args.model, device=args.device, dtype=dtype)
+
+
+def _data(args: argparse.Namespace) -> ImageTextData:
+    from vlm_neurons.data import ImageTextData
+
+    return ImageTextData.open(args.data)
+
+
+def _scan(model: HookedVLM, data: ImageTextData, args: argparse.Namespace, **options: Any) -> Run:
+    from vlm_neurons.scan import scan as run_scan
+
+    return run_scan(model, data, out=args.out, **options)
+
+
+def _finish(run: Run, model: HookedVLM) -> None:
+    """Classify, show the classes by layer, and write the report."""
+    from vlm_neurons.classify import classify as label
+    from vlm_neurons.show import report as write
+
+    _show(run, label(run))
+    page = write(run.path, model=model)
+    _say(f"run directory: {run.path}\nreport: {page}")
+
+
+def _show(run: Run, table: pd.DataFrame) -> None:
+    """Print counts and shares per layer, and write the figure of classes by layer."""
+    from rich.console import Console
+
+    from vlm_neurons.show import layer_tables, layers_svg
+
+    console = Console()
+    for one in layer_tables(table):
+        console.print(one)
+    if run.skipped:
+        console.print(f"{len(run.skipped)} samples were skipped; {run.path / 'skipped.jsonl'} says why")
+    figure = run.path / "classes_by_layer.svg"
+    figure.write_text(layers_svg(table), encoding="utf-8")
+    console.print(f"figure: {figure}")
+
+
+def _say(text: str) -> None:
+    from rich.console import Console
+
+    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    from vlm_neurons import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="vlm-neurons", description="What single neurons of a vision-language model do.",
+        epilog="Start with: vlm-neurons demo",
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, dest="name", metavar="command")
+
+    p = _command(commands, "demo", demo, "scan, classify and report the embedded model: no key, no GPU",
+                 "vlm-neurons demo --out runs/demo")  # fmt: skip
+    p.add_argument("--out", default="runs/demo", help="run directory (default: %(default)s)")
+    _model_options(p, model=False)
+
+    p = _command(commands, "describe", describe, "let the model write the responses that data lacks",
+                 f"vlm-neurons describe --model {_LLAVA} --data photos/ --out captions.jsonl")  # fmt: skip
+    _model_options(p)
+    _data_options(p)
+    p.add_argument("--out", required=True, help="JSONL to write, or to continue")
+    p.add_argument("--max-new-tokens", type=_positive, default=256)
+
+    p = _command(commands, "scan", scan, "one pass over the data; goes on if the run directory is there",
+                 f"vlm-neurons scan --model {_LLAVA} --data photos/ --out runs/photos --site gate post")  # fmt: skip
+    _model_options(p)
+    _data_options(p)
+    p.add_argument("--out", required=True, help="run directory")
+    p.add_argument("--site", nargs="+", default=["gate"], help="gate, post, projector, vision, or hook names")
+    p.add_argument("--top-n", type=_positive, default=50, help="samples kept per neuron (default: %(default)s)")
+    p.add_argument("--block-size", type=_positive, default=1000, help="samples per file (default: %(default)s)")
+
+    p = _command(commands, "classify", classify, "label every neuron of a finished scan",
+                 "vlm-neurons classify runs/photos --t-visual 3")  # fmt: skip
+    p.add_argument("run", help="run directory")
+    p.add_argument(
+        "--t-visual", type=float, default=2.0, help="threshold on visual tokens, 0-10 (default: %(default)s)"
+    )
+    p.add_argument("--n-visual", type=_positive, default=4, help="visual tokens above it (default: %(default)s)")
+    p.add_argument("--t-text", type=float, default=3.0, help="threshold on text tokens, 0-10 (default: %(default)s)")
+    p.add_argument("--n-text", type=_positive, default=2, help="text tokens above it (default: %(default)s)")
+    p.add_argument("--method", default="thresholds", help="(default: %(default)s)")
+
+    p = _command(commands, "report", report, "write one self-contained page about a run",
+                 "vlm-neurons report runs/photos --out photos.html")  # fmt: skip
+    p.add_argument("run", help="run directory")
+    p.add_argument("--out", help="page to write (default: report.html in the run directory)")
+    _model_options(p, required=False)
+    p.add_argument("--data", help="overrides the data that the scan recorded")
+    return parser
+
+
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], None], text: str, example: str
+) -> argparse.ArgumentParser:
+    p: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, epilog=f"example: {example}")
+    p.set_defaults(command=run)
+    p.add_argument("--traceback", action="store_true", help="show where an error came from")
+    return p
+
+
+def _model_options(p: argparse.ArgumentParser, model: bool = True, required: bool = True) -> None:
+    if model:
+        text = "name on the Hugging Face hub, a local directory, or tiny-llava-scenes"
+        p.add_argument("--model", required=required, help=text)
+    p.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
+    p.add_argument(
+        "--dtype", choices=["float32", "bfloat16", "float16"], help="(default: bfloat16 on cuda, else float32)"
+    )
+
+
+def _data_options(p: argparse.ArgumentParser) -> None:
+    from vlm_neurons.data.describe import DEFAULT_PROMPT
+
+    p.add_argument("--data", required=True, help="folder of images, .jsonl, or scenes:n=100,seed=0")
+    p.add_argument("--prompt", default=DEFAULT_PROMPT, help="for samples without one (default: %(default)s)")
+    p.add_argument("--batch-size", type=_positive, default=8, help="(default: %(default)s)")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: a whole number from 1 on")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())
