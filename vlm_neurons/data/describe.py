@@ -31,8 +31,9 @@ def describe(
     """Let the model write the responses that are missing, greedily, and store all of them.
 
     `out` is a JSONL with one line for every sample, in order, that `ImageTextData.from_jsonl` reads again where the
-    images are files. It grows batch by batch; a call that finds it continues after its last whole line. A sample whose
-    image cannot be read gets `"response": null` and the reason under `"error"`.
+    images are files. It grows batch by batch; a call that finds it continues after its last whole line. A sample that
+    the model cannot be asked about (a broken image, a prompt with special tokens) gets `"response": null` and the
+    reason under `"error"`.
 
     Args:
         model: what writes.
@@ -44,7 +45,7 @@ def describe(
         progress: show a bar on stderr.
 
     Returns:
-        The same samples with their responses (None where an image could not be read).
+        The same samples with their responses (None where the model could not be asked).
 
     Raises:
         ValueError: `out` exists and belongs to other samples or to another model.
@@ -67,6 +68,8 @@ def _describe_chunk(
     model: HookedVLM, chunk: Sequence[Sample], prompt: str, writer: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """What each line says beyond the sample itself: a response that was given, generated, or the error."""
+    from vlm_neurons.model import RowError
+
     records: list[dict[str, Any]] = [{"response": sample.response} for sample in chunk]
     images, places = [], []
     for place, sample in enumerate(chunk):
@@ -77,11 +80,17 @@ def _describe_chunk(
             places.append(place)
         except OSError as error:
             records[place]["error"] = str(error)
-    if places:
+    while places:
         prompts = [_prompt(chunk[place], prompt) for place in places]
-        texts = model.generate(images, prompts, max_new_tokens=writer["max_new_tokens"])
+        try:
+            texts = model.generate(images, prompts, max_new_tokens=writer["max_new_tokens"])
+        except RowError as error:
+            records[places.pop(error.row)]["error"] = error.reason
+            images.pop(error.row)
+            continue
         for place, text in zip(places, texts, strict=True):
             records[place] = {"response": text.strip(), "generated_by": writer}
+        break
     return records
 
 

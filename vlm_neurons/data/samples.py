@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 ImageLike = Image.Image | Path
 
@@ -55,8 +55,8 @@ def _load(image: ImageLike, name: str) -> Image.Image:
     where = str(image) if isinstance(image, Path) else f"image of sample {name}"
     try:
         if isinstance(image, Path):
-            with Image.open(image) as opened:
-                return opened.convert("RGB")
+            with Image.open(image) as opened:  # upright, as `HookedVLM.prepare` reads files too
+                return ImageOps.exif_transpose(opened).convert("RGB")
         return image.convert("RGB")
     # PIL raises SyntaxError, ValueError, struct.error and more for files that are broken in different ways.
     except Exception as error:

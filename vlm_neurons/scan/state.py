@@ -123,6 +123,10 @@ class TopSamples:
         self._store(None, _best(self, other, self.sample_ids.shape[1]))
         self.peak_all = torch.maximum(self.peak_all, other.peak_all)
 
+    def to(self, device: torch.device | str) -> TopSamples:
+        """The state on a device."""
+        return TopSamples(*(getattr(self, name).to(device) for name in TENSORS))
+
     def tensors(self) -> dict[str, Tensor]:
         """The state by name, on the CPU, as a block stores it."""
         return {name: getattr(self, name).cpu().contiguous() for name in TENSORS}

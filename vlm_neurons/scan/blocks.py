@@ -1,0 +1,122 @@
+"""Files of a run: written whole or not at all, and checked when they are read."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vlm_neurons.neurons import Pole
+from vlm_neurons.scan.state import TENSORS, TopSamples
+
+FORMAT = 1
+Column = tuple[str, Pole]  # hook, pole
+States = dict[Column, TopSamples]
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A sample that was not scanned.
+
+    Attributes:
+        id: the sample's id.
+        name: its name.
+        reason: `"broken image"`, `"empty response"`, `"no response"`, `"too long"`, `"duplicate"` or `"unusable"`.
+        detail: what exactly.
+    """
+
+    id: int
+    name: str
+    reason: str
+    detail: str
+
+
+def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file in the same folder, put it on disk, then give it its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o644)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def tensor_name(column: Column, name: str) -> str:
+    """Name of a tensor in a block or in `scan.safetensors`.
+
+    >>> tensor_name(("blocks.0.mlp.hook_act", "+"), "sample_ids")
+    'blocks.0.mlp.hook_act/+/sample_ids'
+    """
+    return "/".join((*column, name))
+
+
+def write_block(
+    path: Path, states: States, samples: dict[str, Tensor], skipped: Iterable[Skip], block: int, run: str
+) -> None:
+    """Store what a block of sample ids gave.
+
+    Args:
+        path: the file.
+        states: one state for every hook and pole.
+        samples: tensors with one entry per scanned sample: `id`, `n_visual_tokens`, `n_text_tokens`.
+        skipped: samples of the block that were not scanned.
+        block: number of the block.
+        run: digest of the run's identity, so that a block of another run is never merged.
+    """
+    tensors = {f"samples/{name}": tensor for name, tensor in samples.items()}
+    for column, state in states.items():
+        tensors |= {tensor_name(column, name): tensor for name, tensor in state.tensors().items()}
+    metadata = {
+        "format": str(FORMAT),
+        "run": run,
+        "block": str(block),
+        "skipped": json.dumps([asdict(s) for s in skipped]),
+    }
+    write_atomic(path, lambda temporary: save_file(tensors, temporary, metadata))
+
+
+def open_block(path: Path, run: str, block: int) -> Any:
+    """Open a block (a context manager of safetensors' `safe_open`).
+
+    Raises:
+        ValueError: the file is torn, or is not this block of this run.
+    """
+    try:
+        file = safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}); delete it, and scan again to make this block anew"
+        ) from error
+    metadata = file.metadata() or {}
+    expected = {"format": str(FORMAT), "run": run, "block": str(block)}
+    for field, value in expected.items():
+        if metadata.get(field) != value:
+            raise ValueError(
+                f"{path}: {field} is {metadata.get(field)!r}, this run has {value!r}; the file belongs to another run: "
+                "move it away, and scan again"
+            )
+    return file
+
+
+def skipped_of(file: Any) -> list[Skip]:
+    """Samples that a block left out."""
+    return [Skip(**record) for record in json.loads(file.metadata()["skipped"])]
+
+
+def state_of(file: Any, column: Column) -> TopSamples:
+    """One state of a block or of `scan.safetensors`."""
+    return TopSamples(*(file.get_tensor(tensor_name(column, name)) for name in TENSORS))

@@ -1,0 +1,257 @@
+"""The scan: one forward pass over the data, the top samples of every neuron, in blocks that survive an interruption."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+from tqdm import tqdm
+
+from vlm_neurons.data import DEFAULT_PROMPT, ImageTextData, describe
+from vlm_neurons.neurons import TokenKind
+from vlm_neurons.scan.blocks import FORMAT, Skip, open_block, write_block
+from vlm_neurons.scan.loading import Loaded, ahead, chunks_of, known_skips, load
+from vlm_neurons.scan.recorder import ColumnInfo, Recorder, measure_columns
+from vlm_neurons.scan.run import Run, finish, start
+
+if TYPE_CHECKING:
+    from vlm_neurons.model import Batch, HookedVLM
+
+
+def scan(
+    model: HookedVLM,
+    data: ImageTextData | str | Path,
+    site: str | Sequence[str] = "gate",
+    top_n: int = 50,
+    n_visual: int = 4,
+    n_text: int = 2,
+    batch_size: int = 8,
+    block_size: int = 1000,
+    *,
+    out: str | Path,
+    prompt: str = DEFAULT_PROMPT,
+    progress: bool = True,
+) -> Run:
+    """Run the model once over the data, and keep what classification and explanation need of every neuron.
+
+    Per neuron: the `top_n` samples with the largest maximum over visual and text tokens (ties to the lower sample id),
+    the largest values of each at visual and at text tokens, and the maximum over all tokens. The result is exact: equal
+    to storing every activation, whatever the batch size, for the activations that the model gives in these batches.
+
+    A run directory that is there already is gone on with: blocks that are done are not scanned again. Of several
+    processes (`RANK` and `WORLD_SIZE` in the environment, as torchrun sets them) each takes every WORLD_SIZE-th block,
+    and the last one merges.
+
+    Args:
+        model: what to scan.
+        data: samples, or what `ImageTextData.open` takes.
+        site: `"gate"` (the neurons of Xu, Lan, Lu 2025), `"post"`, `"projector"`, `"vision"`, a hook name such as
+            `"blocks.3.hook_mlp_out"`, or a list of those. Site `post` and hooks that are no site give both poles.
+        top_n: samples per neuron (the paper: 50).
+        n_visual: values per sample at visual tokens; a later `classify` can ask for at most as many.
+        n_text: the same at text tokens.
+        batch_size: samples per forward pass.
+        block_size: samples per block, the unit of resuming.
+        out: run directory.
+        prompt: question for the samples that have none of their own.
+        progress: say on stderr what it will cost, how far it is, and what was skipped.
+
+    Returns:
+        The run; `run.complete` is False only where other processes have still blocks to do.
+
+    Raises:
+        ValueError: bad arguments or data, or `out` holds a run with other model, data or parameters.
+        FloatingPointError: an activation is not finite; the message names sample and site.
+    """
+    for name, value in dict(
+        top_n=top_n, n_visual=n_visual, n_text=n_text, batch_size=batch_size, block_size=block_size
+    ).items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name}={value!r}: a whole number of at least 1 is needed")
+    out, rank, world = Path(out), *_place()
+    sites = [site] if isinstance(site, str) else list(site)
+    hooks = list(dict.fromkeys(hook for one in sites for hook in model.site_hooks(one)))
+    if not hooks:
+        raise ValueError(f"the model has no hooks at {sites}; model.hook_map() lists what it has")
+    console = Console(stderr=True, quiet=not progress, soft_wrap=True)
+    data = data if isinstance(data, ImageTextData) else ImageTextData.open(data)
+    data = _with_responses(model, data, out, prompt, batch_size, world, progress)
+    known = known_skips(data, prompt)
+    first = _first_batch(model, data, prompt, known)
+    columns = measure_columns(model, hooks, first)
+    parameters = {
+        "sites": sites, "hooks": hooks, "top_n": top_n, "n_visual": n_visual, "n_text": n_text,
+        "batch_size": batch_size, "block_size": block_size, "prompt": prompt,
+    }  # fmt: skip
+    run = start(out, _info(model, data, parameters, columns, first))
+    job = _Job(model, data, run, columns, known, prompt)
+    mine = [b for b in job.missing() if b % world == rank]
+    _say_cost(console, job, mine, _seconds(model, hooks, first))
+    try:
+        job.scan_blocks(mine, progress)
+    except KeyboardInterrupt:
+        console.print(
+            f"Interrupted with {len(run.missing_blocks())} of {run.n_blocks} blocks to go. The same call goes on."
+        )
+        raise
+    if not run.complete and not run.missing_blocks():
+        finish(run, data, prompt)
+    console.print(
+        f"{run.summary()}. Run directory: {run.path}" if run.complete else "Done here; other processes go on."
+    )
+    return run
+
+
+def _place() -> tuple[int, int]:
+    """This process's number and the number of processes."""
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if not 0 <= rank < world:
+        raise ValueError(f"RANK={rank} with WORLD_SIZE={world} in the environment: RANK has to be 0 to {world - 1}")
+    return rank, world
+
+
+def _with_responses(
+    model: HookedVLM, data: ImageTextData, out: Path, prompt: str, batch_size: int, world: int, progress: bool
+) -> ImageTextData:
+    """The data with every response that the model can write; they go to `captions.jsonl` in the run directory."""
+    if not any(sample.response is None and _readable(sample) for sample in data):
+        return data
+    if world > 1:
+        raise ValueError(
+            f"responses are missing, and {world} processes must not all write them: run `vlm-neurons describe` first, "
+            "and scan its JSONL"
+        )
+    return describe(model, data, out / "captions.jsonl", prompt=prompt, batch_size=batch_size, progress=progress)
+
+
+def _readable(sample: Any) -> bool:
+    try:
+        sample.load_images()
+    except OSError:
+        return False
+    return True
+
+
+def _first_batch(model: HookedVLM, data: ImageTextData, prompt: str, known: dict[int, Skip]) -> Batch:
+    """The first sample that can be scanned, one with an image if there is one.
+
+    Raises:
+        ValueError: there is none.
+    """
+    skipped: list[Skip] = []
+    for with_images in (True, False):
+        for sample in data:
+            if bool(sample.images) == with_images:
+                loaded = load(model, data, [sample.id], prompt, known)
+                if loaded.batch is not None:
+                    return loaded.batch
+                skipped += loaded.skipped
+    shown = "; ".join(f"{s.name}: {s.reason} ({s.detail})" for s in skipped[:5])
+    raise ValueError(f"none of the {len(data)} samples can be scanned. {shown}")
+
+
+def _info(
+    model: HookedVLM, data: ImageTextData, parameters: dict[str, Any], columns: list[ColumnInfo], first: Batch
+) -> dict[str, Any]:
+    """Content of `scan.json`."""
+    return {
+        "format": FORMAT,
+        "model": {
+            "name": model.name,
+            "family": model.family.name,
+            "fingerprint": model.fingerprint(),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": model.device.type,
+        },
+        "data": {"source": data.source, "fingerprint": data.fingerprint(), "n": len(data)},
+        "parameters": parameters,
+        "columns": [column.record() for column in columns],
+        "rendered": first.texts[0],
+        "threads": torch.get_num_threads(),
+        "versions": {
+            name.replace("-", "_"): version(name)
+            for name in ("vlm-neurons", "torch", "transformers", "transformer-lens")
+        },
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _seconds(model: HookedVLM, hooks: Sequence[str], batch: Batch) -> float:
+    """Time of one sample, timed alone, after the pass that warmed up."""
+    began = time.perf_counter()
+    model.observe(batch, {hook: lambda activation: None for hook in hooks})
+    return time.perf_counter() - began
+
+
+def _say_cost(console: Console, job: _Job, mine: list[int], seconds: float) -> None:
+    run = job.run
+    n = sum(len(run_ids) for run_ids in (job.ids(block) for block in mine))
+    parameters = run.info["parameters"]
+    size = sum(
+        c.empty(1, parameters["n_visual"], parameters["n_text"], torch.device("meta")).nbytes for c in job.columns
+    )
+    mib = size * parameters["top_n"] / 2**20
+    console.print(
+        f"{sum(c.d for c in job.columns):,} neurons at {len(parameters['hooks'])} hooks, {len(job.data):,} samples in "
+        f"{run.n_blocks} blocks; {len(mine)} blocks ({n:,} samples) to do here, at about {seconds:.2g} s a sample "
+        f"{n * seconds / 60:.1f} min. About {mib:.1f} MiB of memory, and of disk for each block and the result "
+        f"({mib * (run.n_blocks + 1):.1f} MiB)."
+    )
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What all blocks of a scan share."""
+
+    model: HookedVLM
+    data: ImageTextData
+    run: Run
+    columns: list[ColumnInfo]
+    known: dict[int, Skip]
+    prompt: str
+
+    def missing(self) -> list[int]:
+        """Blocks to do; those that are there are checked to be of this run."""
+        missing = self.run.missing_blocks()
+        for block in sorted({*range(self.run.n_blocks)} - {*missing}):
+            with open_block(self.run.block_path(block), self.run.identity, block):
+                pass
+        return missing
+
+    def ids(self, block: int) -> range:
+        size = self.run.info["parameters"]["block_size"]
+        return range(block * size, min((block + 1) * size, len(self.data)))
+
+    def scan_blocks(self, blocks: Sequence[int], progress: bool) -> None:
+        n = sum(len(self.ids(block)) for block in blocks)
+        with tqdm(total=n, unit="sample", desc="scan", disable=not progress) as bar:
+            for block in blocks:
+                self.scan_block(block, bar)
+
+    def scan_block(self, block: int, bar: Any) -> None:
+        parameters, ids = self.run.info["parameters"], self.ids(block)
+        recorder = Recorder(self.model, self.columns, parameters["top_n"], parameters["n_visual"], parameters["n_text"])
+        counts: dict[str, list[int]] = {"id": [], "n_visual_tokens": [], "n_text_tokens": []}
+        skipped: list[Skip] = []
+
+        def make(chunk: Sequence[int]) -> Loaded:
+            return load(self.model, self.data, chunk, self.prompt, self.known)
+
+        for loaded in ahead(make, chunks := chunks_of(ids.start, ids.stop, parameters["batch_size"])):
+            skipped += loaded.skipped
+            if loaded.batch is not None:
+                recorder.see(loaded.batch, loaded.ids, [self.data[i].name for i in loaded.ids])
+                counts["id"] += loaded.ids
+                counts["n_visual_tokens"] += loaded.batch.mask(TokenKind.VISUAL).sum(1).tolist()
+                counts["n_text_tokens"] += loaded.batch.mask(TokenKind.TEXT).sum(1).tolist()
+            bar.update(len(loaded.ids) + len(loaded.skipped))
+        assert len(counts["id"]) + len(skipped) == sum(map(len, chunks)), "every sample is scanned or skipped, once"
+        samples = {name: torch.tensor(values, dtype=torch.int32) for name, values in counts.items()}
+        write_block(self.run.block_path(block), recorder.states, samples, skipped, block, self.run.identity)

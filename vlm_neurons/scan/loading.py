@@ -1,0 +1,125 @@
+"""Samples -> batches, prepared ahead in the background; what cannot be scanned is set aside with its reason."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vlm_neurons.model import Batch, RowError
+from vlm_neurons.neurons import TokenKind
+from vlm_neurons.scan.blocks import Skip
+
+if TYPE_CHECKING:
+    from vlm_neurons.data import ImageTextData, Sample
+    from vlm_neurons.model import HookedVLM
+
+AHEAD = 2  # batches that wait, prepared, while the model works on another
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A batch and what was left out of it.
+
+    Attributes:
+        ids: sample ids of the rows.
+        batch: None if nothing is left.
+        skipped: samples that were left out.
+    """
+
+    ids: list[int]
+    batch: Batch | None
+    skipped: list[Skip]
+
+
+def known_skips(data: ImageTextData, prompt: str) -> dict[int, Skip]:
+    """Samples that need not be loaded to see that they cannot be scanned: duplicates and empty responses."""
+    skips = {
+        s.id: Skip(s.id, s.name, "empty response", repr(s.response))
+        for s in data
+        if s.response is not None and not s.response.strip()
+    }
+    for repeated, first in data.duplicates(prompt).items():
+        same = f"same images, prompt and response as sample {first} ({data[first].name})"
+        skips.setdefault(repeated, Skip(repeated, data[repeated].name, "duplicate", same))
+    return skips
+
+
+def load(model: HookedVLM, data: ImageTextData, ids: Sequence[int], prompt: str, known: Mapping[int, Skip]) -> Loaded:
+    """Prepare the samples `ids` as one batch, without those that cannot be scanned."""
+    skipped = [known[i] for i in ids if i in known]
+    rows: list[tuple[Sample, list[Any]]] = []
+    for sample in (data[i] for i in ids if i not in known):
+        try:
+            images = sample.load_images()
+        except OSError as error:
+            skipped.append(Skip(sample.id, sample.name, "broken image", str(error)))
+            continue
+        if sample.response is None:
+            skipped.append(
+                Skip(
+                    sample.id,
+                    sample.name,
+                    "no response",
+                    "the model could not be asked for one; captions.jsonl has the reason",
+                )
+            )
+            continue
+        rows.append((sample, images))
+    while rows:
+        row, reason, detail, batch = _try(model, rows, prompt)
+        if batch is not None:
+            return Loaded([sample.id for sample, _ in rows], batch, skipped)
+        sample, _ = rows.pop(row)
+        skipped.append(Skip(sample.id, sample.name, reason, detail))
+    return Loaded([], None, skipped)
+
+
+def _try(model: HookedVLM, rows: list[tuple[Sample, list[Any]]], prompt: str) -> tuple[int, str, str, Batch | None]:
+    """A batch, or the first row that cannot be in one, with reason and detail."""
+    try:
+        batch = model.prepare(
+            [images for _, images in rows],
+            [prompt if sample.prompt is None else sample.prompt for sample, _ in rows],
+            [sample.response for sample, _ in rows],
+        )
+    except RowError as error:
+        limit = getattr(model.config.text_config, "max_position_embeddings", None)
+        too_long = limit is not None and f"takes {limit}" in error.reason
+        return error.row, "too long" if too_long else "unusable", error.reason, None
+    except Exception as error:
+        error.add_note(f"while preparing samples {[sample.name for sample, _ in rows]}")
+        raise
+    has_text = batch.mask(TokenKind.TEXT).any(1).tolist()
+    if not all(has_text):
+        row = has_text.index(False)
+        return row, "empty response", f"{rows[row][0].response!r} gives no token", None
+    return 0, "", "", batch
+
+
+def ahead(make: Callable[[Sequence[int]], Loaded], chunks: Sequence[Sequence[int]]) -> Iterator[Loaded]:
+    """`make` of every chunk in order, the next ones in a background thread."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="load")
+    waiting: deque[Future[Loaded]] = deque()
+    todo = iter(chunks)
+    try:
+        while True:
+            while len(waiting) < AHEAD and (chunk := next(todo, None)) is not None:
+                waiting.append(pool.submit(make, chunk))
+            if not waiting:
+                return
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def chunks_of(start: int, stop: int, size: int) -> list[range]:
+    """Sample ids from start to stop in batches; a batch that loses samples is not filled up, so that which samples
+    share a batch depends on nothing else.
+
+    >>> chunks_of(0, 5, 2)
+    [range(0, 2), range(2, 4), range(4, 5)]
+    """
+    return [range(i, min(i + size, stop)) for i in range(start, stop, size)]

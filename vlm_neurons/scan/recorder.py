@@ -1,0 +1,182 @@
+"""From the hooks of one forward pass into the states of a block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from vlm_neurons.model.guards import indexed_by_image
+from vlm_neurons.neurons import Neuron, Pole, site_of_hook
+from vlm_neurons.scan.blocks import Column, States
+from vlm_neurons.scan.state import TopSamples
+from vlm_neurons.scan.summarise import RowTokens, entering, extremes, rows_by_image, rows_by_kind
+
+if TYPE_CHECKING:
+    from vlm_neurons.model import Batch, HookedVLM
+
+
+@dataclass(frozen=True)
+class ColumnInfo:
+    """One hook and pole of a scan; an entry of `columns` in `scan.json`.
+
+    Attributes:
+        hook: hook name.
+        pole: `"+"` or `"-"`.
+        site: name of the site, or the hook name.
+        layer: number of the layer.
+        indexed_by: `"row"`, or `"image"`: all its tokens are visual.
+        d: neurons.
+        dtype: of the activations, and of the values that are kept.
+    """
+
+    hook: str
+    pole: Pole
+    site: str
+    layer: int
+    indexed_by: Literal["row", "image"]
+    d: int
+    dtype: str
+
+    @property
+    def column(self) -> Column:
+        """What names its tensors."""
+        return self.hook, self.pole
+
+    def empty(self, top_n: int, n_visual: int, n_text: int, device: torch.device) -> TopSamples:
+        """A state that has seen nothing."""
+        return TopSamples.empty(self.d, top_n, n_visual, n_text, getattr(torch, self.dtype), device)
+
+    def record(self) -> dict[str, Any]:
+        """For `scan.json`."""
+        return asdict(self)
+
+
+def poles_of(hook: str) -> tuple[Pole, ...]:
+    """Both poles of a signed site, and of a hook that is no site, whose sign nothing is known about."""
+    site = site_of_hook(hook)
+    return ("+",) if site is not None and not site[0].signed else ("+", "-")
+
+
+def tokens_of(model: HookedVLM, hook: str, activation: Tensor, batch: Batch) -> Tensor:
+    """An activation as [image, patch, d] or [row, pos, d].
+
+    Raises:
+        ValueError: the hook holds something else, such as an attention pattern or one vector per head.
+    """
+    by_image = indexed_by_image(hook)
+    acts = model.patch_activations(hook, activation) if by_image else activation
+    outer = (len(batch.images),) if by_image else tuple(batch.input_ids.shape)
+    if acts.dim() != 3 or tuple(acts.shape[: len(outer)]) != outer:
+        wanted = "[image, patch, d]" if by_image else "[row, pos, d]"
+        raise ValueError(
+            f"{hook!r} holds {tuple(activation.shape)}; a scan needs {wanted}, "
+            "such as an MLP's or the residual stream's hooks have (model.hook_map() lists shapes)"
+        )
+    return acts
+
+
+def measure_columns(model: HookedVLM, hooks: Sequence[str], batch: Batch) -> list[ColumnInfo]:
+    """Run a batch once to see the width and dtype of every hook."""
+    seen: dict[str, Tensor] = {}
+
+    def look(hook: str) -> Callable[[Tensor], None]:
+        def see(activation: Tensor) -> None:
+            acts = tokens_of(model, hook, activation, batch)
+            seen[hook] = torch.empty(acts.shape[-1], dtype=acts.dtype, device="meta")
+
+        return see
+
+    model.observe(batch, {hook: look(hook) for hook in hooks})
+    missing = [hook for hook in hooks if hook not in seen]
+    if missing:
+        raise ValueError(f"no sample has an image, so {missing[0]!r} never has a value; leave its site out")
+    return [
+        ColumnInfo(
+            hook=hook,
+            pole=pole,
+            site=Neuron(hook, 0).site,
+            layer=Neuron(hook, 0).layer,
+            indexed_by="image" if indexed_by_image(hook) else "row",
+            d=seen[hook].shape[0],
+            dtype=str(seen[hook].dtype).removeprefix("torch."),
+        )
+        for hook in hooks
+        for pole in poles_of(hook)
+    ]
+
+
+class Recorder:
+    """States that take in batches.
+
+    Args:
+        model: what is scanned.
+        columns: hooks and poles.
+        top_n: samples kept per neuron.
+        n_visual: values kept per sample at visual tokens.
+        n_text: the same at text tokens.
+    """
+
+    def __init__(self, model: HookedVLM, columns: Sequence[ColumnInfo], top_n: int, n_visual: int, n_text: int) -> None:
+        self.model, self.columns = model, columns
+        self.n_visual, self.n_text = n_visual, n_text
+        self.states: States = {c.column: c.empty(top_n, n_visual, n_text, model.device) for c in columns}
+        self.poles: dict[str, list[Pole]] = {}
+        for column in columns:
+            self.poles.setdefault(column.hook, []).append(column.pole)
+
+    def see(self, batch: Batch, ids: Sequence[int], names: Sequence[str]) -> None:
+        """Run a batch and take in what the hooks hold.
+
+        Args:
+            batch: the batch.
+            ids: sample id of every row.
+            names: what to call the rows in an error.
+
+        Raises:
+            FloatingPointError: an activation is not finite; the message names sample and site.
+        """
+        broken: dict[str, Tensor] = {}
+        by_kind = rows_by_kind(batch.kinds)
+        sample_ids = torch.tensor(ids, device=self.model.device)
+
+        def look(hook: str) -> Callable[[Tensor], None]:
+            def take_in(activation: Tensor) -> None:
+                acts = tokens_of(self.model, hook, activation, batch)
+                rows = by_kind
+                if indexed_by_image(hook):
+                    rows = rows_by_image(batch.image_rows, acts.shape[1], len(batch))
+                broken[hook] = self._update(hook, acts.flatten(0, 1), rows, sample_ids)
+
+            return take_in
+
+        # Image hooks hold nothing for a batch of text-only samples.
+        hooks = [h for h in self.poles if batch.pixel_values is not None or not indexed_by_image(h)]
+        self.model.observe(batch, {hook: look(hook) for hook in hooks})
+        self._refuse(broken, ids, names)
+
+    def _update(self, hook: str, acts: Tensor, rows: list[RowTokens], ids: Tensor) -> Tensor:
+        broken = torch.zeros(len(rows), dtype=torch.bool, device=acts.device)
+        for pole in self.poles[hook]:
+            state = self.states[hook, pole]
+            ids = ids.to(acts.device)
+            if state.peak_all.device != acts.device:  # a model spread over devices
+                state = self.states[hook, pole] = state.to(acts.device)
+            found = extremes(acts, rows, pole)
+            broken |= found.broken()
+            enters = state.enters(found.score, ids)
+            state.update(entering(acts, rows, enters, self.n_visual, self.n_text, pole), ids, found.peak_all)
+        return broken
+
+    def _refuse(self, broken: dict[str, Tensor], ids: Sequence[int], names: Sequence[str]) -> None:
+        """One look at the flags of all hooks after the pass: looking at each would stop a GPU in every layer."""
+        if not bool(torch.stack([flags.any().cpu() for flags in broken.values()]).any()):
+            return
+        hook, row = next((h, int(f.nonzero()[0])) for h, f in broken.items() if f.any())
+        raise FloatingPointError(
+            f"sample {ids[row]} ({names[row]}) has activations at {hook!r} that are not finite. In float16 a large "
+            "model can overflow: load it in bfloat16 or float32. Otherwise look at this sample, or leave it out"
+        )

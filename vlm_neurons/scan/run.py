@@ -1,0 +1,238 @@
+"""The run directory: what was scanned, and what was found."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from vlm_neurons.neurons import Pole
+from vlm_neurons.scan.blocks import FORMAT, Column, open_block, skipped_of, state_of, tensor_name, write_atomic
+from vlm_neurons.scan.state import TopSamples
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vlm_neurons.data import ImageTextData
+
+# What decides the numbers: a run goes on only where all of this is the same.
+IDENTITY = ("format", "model", "data", "parameters", "columns", "rendered", "threads", "versions")
+# ... except these, which name or find a thing whose fingerprint is compared
+_NAMES = ("model.name", "data.source")
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run directory.
+
+    Attributes:
+        path: the directory.
+        info: the content of `scan.json`.
+    """
+
+    path: Path
+    info: dict[str, Any]
+
+    @classmethod
+    def load(cls, path: str | Path) -> Run:
+        """Open a run directory.
+
+        Raises:
+            FileNotFoundError: no `scan.json` there.
+            ValueError: it was written in a format that this version does not know.
+        """
+        path = Path(path)
+        file = path / "scan.json"
+        if not file.is_file():
+            raise FileNotFoundError(f"{path} is no run directory (no scan.json in it); make one with vlm_neurons.scan")
+        try:
+            info = json.loads(file.read_text(encoding="utf-8"))
+            found = info["format"]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"{file} is no scan.json of this package: {error!r}") from None
+        if found != FORMAT:
+            writer = info.get("versions", {}).get("vlm_neurons", "unknown")
+            raise ValueError(
+                f"{file} has format {found!r}, this version reads {FORMAT}: use the version of vlm_neurons that wrote it "
+                f"({writer}), or scan again into another directory"
+            )
+        return cls(path, info)
+
+    @property
+    def columns(self) -> list[Column]:
+        """Every (hook, pole) that was scanned."""
+        return [(column["hook"], column["pole"]) for column in self.info["columns"]]
+
+    @property
+    def identity(self) -> str:
+        """Digest of all that decides the numbers; every block carries it."""
+        return hashlib.sha256(json.dumps(_flat(self.info), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks of sample ids."""
+        return -(-self.info["data"]["n"] // self.info["parameters"]["block_size"])
+
+    def block_path(self, block: int) -> Path:
+        """File of a block, there or not."""
+        return self.path / "blocks" / f"{block:06d}.safetensors"
+
+    def missing_blocks(self) -> list[int]:
+        """Blocks that have still to be scanned."""
+        return [block for block in range(self.n_blocks) if not self.block_path(block).exists()]
+
+    @property
+    def complete(self) -> bool:
+        """Whether all samples were scanned and merged."""
+        return (self.path / "scan.safetensors").exists()
+
+    def top(self, hook: str, pole: Pole = "+") -> TopSamples:
+        """The top samples of every neuron of a hook, on the CPU.
+
+        Raises:
+            KeyError: the hook or the pole was not scanned.
+            FileNotFoundError: the scan is not finished.
+        """
+        if (hook, pole) not in self.columns:
+            raise KeyError(f"{hook!r} pole {pole!r} was not scanned; this run has {self.columns}")
+        if not self.complete:
+            raise FileNotFoundError(self._unfinished())
+        with safe_open(self.path / "scan.safetensors", framework="pt") as file:
+            return state_of(file, (hook, pole))
+
+    @cached_property
+    def samples(self) -> pd.DataFrame:
+        """Scanned samples: id, name, images (paths; None for one in memory), prompt, response, n_visual_tokens,
+        n_text_tokens."""
+        import pandas as pd
+
+        if not self.complete:
+            raise FileNotFoundError(self._unfinished())
+        return pd.read_parquet(self.path / "samples.parquet")
+
+    @cached_property
+    def skipped(self) -> list[dict[str, Any]]:
+        """Samples that were not scanned: id, name, reason, detail."""
+        if not self.complete:
+            raise FileNotFoundError(self._unfinished())
+        lines = (self.path / "skipped.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    def open_data(self) -> ImageTextData:
+        """The data that was scanned, from its source, with the responses that were scanned.
+
+        Raises:
+            ValueError: it was made in memory and cannot be opened again, or it has another number of samples now.
+        """
+        from vlm_neurons.data import ImageTextData
+
+        source = self.info["data"]["source"]
+        if source == "memory":
+            raise ValueError(f"{self.path} was scanned from data in memory: pass that data")
+        data = ImageTextData.open(source)
+        if len(data) != self.info["data"]["n"]:
+            raise ValueError(f"{source} had {self.info['data']['n']} samples when it was scanned, now {len(data)}")
+        scanned = dict(zip(self.samples["id"], self.samples["response"], strict=True))
+        return data.with_responses([scanned.get(s.id, s.response) for s in data])
+
+    def _unfinished(self) -> str:
+        missing = len(self.missing_blocks())
+        return f"{self.path} is not finished ({missing} of {self.n_blocks} blocks are missing); scan again to go on"
+
+    def summary(self) -> str:
+        """One sentence: how many samples were scanned, how many were skipped and why.
+
+        A reason is followed by its number, such as "2 broken image".
+        """
+        text = f"{len(self.samples)} samples scanned, {len(self.skipped)} skipped"
+        reasons = Counter(record["reason"] for record in self.skipped)
+        return text + (f" ({', '.join(f'{n} {reason}' for reason, n in reasons.items())})" if reasons else "")
+
+
+def start(path: Path, info: dict[str, Any]) -> Run:
+    """Begin a run, or go on with the one that is there.
+
+    Raises:
+        ValueError: the directory holds a run of another model, other data or other parameters; nothing is changed.
+    """
+    file = path / "scan.json"
+    if not file.exists():
+        if list((path / "blocks").glob("*.safetensors")):
+            raise ValueError(f"{path} has blocks but no scan.json; choose another directory, or move blocks/ away")
+        text = json.dumps(info, indent=1, ensure_ascii=False) + "\n"
+        write_atomic(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    run = Run.load(path)
+    there, here = _flat(run.info), _flat(info)
+    differences = [
+        f"{name}: {there.get(name)!r} there, {here.get(name)!r} here"
+        for name in sorted({*there, *here})
+        if there.get(name) != here.get(name)
+    ]
+    if differences:
+        raise ValueError(
+            f"{path} holds another scan; " + "; ".join(differences) + ". Make these the same to go on with it, "
+            "or choose another directory. Nothing was changed."
+        )
+    return run
+
+
+def _flat(info: dict[str, Any]) -> dict[str, Any]:
+    """The identity of a run as one level of names, such as `parameters.top_n`."""
+    flat: dict[str, Any] = {}
+    for name in IDENTITY:
+        value = info.get(name)
+        if isinstance(value, dict):
+            flat |= {f"{name}.{key}": v for key, v in value.items()}
+        else:
+            flat[name] = value
+    return {name: value for name, value in flat.items() if name not in _NAMES}
+
+
+def finish(run: Run, data: ImageTextData, prompt: str) -> None:
+    """Merge all blocks into `scan.safetensors`, and write `samples.parquet` and `skipped.jsonl`.
+
+    Several processes may do this at once: each writes the same files whole.
+    """
+    files = [open_block(run.block_path(block), run.identity, block) for block in range(run.n_blocks)]
+    _write_samples(run, data, prompt, files)
+    skipped = sorted((s for file in files for s in skipped_of(file)), key=lambda s: s.id)
+    lines = "".join(json.dumps(asdict(s), ensure_ascii=False) + "\n" for s in skipped)
+    write_atomic(run.path / "skipped.jsonl", lambda temporary: temporary.write_text(lines, encoding="utf-8"))
+    tensors: dict[str, torch.Tensor] = {}
+    for column in run.columns:
+        merged = state_of(files[0], column)
+        for file in files[1:]:
+            merged.merge(state_of(file, column))
+        tensors |= {tensor_name(column, name): tensor for name, tensor in merged.tensors().items()}
+    metadata = {"format": str(FORMAT), "run": run.identity}
+    write_atomic(run.path / "scan.safetensors", lambda temporary: save_file(tensors, temporary, metadata))
+
+
+def _write_samples(run: Run, data: ImageTextData, prompt: str, files: list[Any]) -> None:
+    import pandas as pd
+
+    scanned = {
+        name: torch.cat([file.get_tensor(f"samples/{name}") for file in files]).tolist()
+        for name in ("id", "n_visual_tokens", "n_text_tokens")
+    }
+    samples = [data[i] for i in scanned["id"]]
+    table = pd.DataFrame(
+        {
+            "id": scanned["id"],
+            "name": [s.name for s in samples],
+            "images": [s.image_paths for s in samples],
+            "prompt": [prompt if s.prompt is None else s.prompt for s in samples],
+            "response": [s.response for s in samples],
+            "n_visual_tokens": scanned["n_visual_tokens"],
+            "n_text_tokens": scanned["n_text_tokens"],
+        }
+    )
+    write_atomic(run.path / "samples.parquet", lambda temporary: table.to_parquet(temporary, index=False))
