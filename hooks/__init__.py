@@ -26,7 +26,7 @@ def record(neurons: str | Neuron | Iterable[str | Neuron], into: dict[str, Any],
     Args:
         neurons: neuron ids or `Neuron`s, and hook names (`"blocks.3.mlp.hook_act"`), one or several.
         into: receives, under the id of a neuron as given, its activations [batch, pos] (or [image, patch]), negated
-            for the negative pole; under a hook name, the whole tensor. Copies, on the tensor's device, without gradient.
+            for the negative pole; under a hook name, the whole tensor. Copies, without gradient.
         append: keep a list with one tensor for every forward pass (while generating: the prompt, then one pass for
             every token); else the last pass replaces the one before.
 

@@ -36,7 +36,15 @@ class BoundVLM:
             raise AttributeError(name)
         return getattr(self.vlm.bridge, name)
 
-    def _arguments(self, tokens: Tensor | None, kwargs: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+    def inputs(
+        self, tokens: Tensor | None = None, kwargs: dict[str, Any] | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Token ids and keywords for the bridge.
+
+        Raises:
+            ValueError: the tokens do not fit the batch.
+            RuntimeError: the bridge is in compatibility mode.
+        """
         guards.check_mode(self.vlm.bridge)
         batch = self.batch
         if tokens is None:
@@ -57,7 +65,7 @@ class BoundVLM:
         inputs: dict[str, Any] = {"attention_mask": batch.attention_mask, "use_cache": False}
         if batch.pixel_values is not None:
             inputs["pixel_values"] = batch.pixel_values
-        return tokens, {**inputs, **kwargs}
+        return tokens, {**inputs, **(kwargs or {})}
 
     @property
     def _n_images(self) -> int:
@@ -65,7 +73,7 @@ class BoundVLM:
 
     def __call__(self, tokens: Tensor | None = None, **kwargs: Any) -> Any:
         """Forward pass; keywords as `TransformerBridge.forward`."""
-        tokens, inputs = self._arguments(tokens, kwargs)
+        tokens, inputs = self.inputs(tokens, kwargs)
         return self.vlm.bridge(tokens, **inputs)
 
     forward = __call__
@@ -78,7 +86,7 @@ class BoundVLM:
         **kwargs: Any,
     ) -> Any:
         """`TransformerBridge.run_with_hooks` with the images; raises if a hook named in `fwd_hooks` does not fire."""
-        tokens, inputs = self._arguments(tokens, kwargs)
+        tokens, inputs = self.inputs(tokens, kwargs)
         watch = self.vlm._watch(fwd_hooks)
         if kwargs.get("remove_batch_dim"):
             guards.check_image_indexed(watch.names, self._n_images, "remove_batch_dim")
@@ -99,7 +107,7 @@ class BoundVLM:
             HookNeverFires: it names one that did not fire.
             ValueError: `pos_slice` or `remove_batch_dim` would cut a tensor that is indexed by image.
         """
-        tokens, inputs = self._arguments(tokens, kwargs)
+        tokens, inputs = self.inputs(tokens, kwargs)
         points = self.vlm._points()
         named = [names_filter] if isinstance(names_filter, str) else names_filter
         asked = [] if named is None or callable(named) else list(named)

@@ -50,7 +50,7 @@ def extend(bridge: TransformerBridge) -> None:
     _insert(bridge, "vision_projector", projector, linears)
     _alias(bridge, "vision_projector", projector, {"hook_pre": "in.hook_out", "hook_post": "out.hook_in"})
     # TransformerLens reads the aliases of block components from this template, too.
-    template = bridge.adapter.component_mapping["blocks"].submodules["mlp"]
+    template = bridge.adapter.components["blocks"].submodules["mlp"]
     template.hook_aliases = {**template.hook_aliases, ACT_HOOK: "act.hook_out"}
     driver = bridge._driver
     driver.supported_hook_points = frozenset(bridge._hook_registry) - driver.non_fireable_hook_points

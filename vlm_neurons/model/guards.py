@@ -82,7 +82,7 @@ class ForwardGuard:
 
 def guard_of(bridge: TransformerBridge, image_id: int, tokenizer: Any) -> ForwardGuard:
     """The guard of a bridge; a bridge that is wrapped again keeps its own."""
-    inner: nn.Module = bridge.original_model.model
+    inner: Any = bridge.original_model.model
     for hook in inner._forward_pre_hooks.values():
         owner = getattr(hook, "__self__", None)
         if isinstance(owner, ForwardGuard):

@@ -16,6 +16,7 @@ from vlm_neurons.neurons import site_of_hook
 if TYPE_CHECKING:
     import pandas as pd
 
+    from vlm_neurons.model.batch import Batch
     from vlm_neurons.model.hooked import HookedVLM
 
 # What a hook holds, by the end of its name: the first that fits.
@@ -48,6 +49,10 @@ HOLDS: tuple[tuple[str, str], ...] = (
     (r"(mlp\.(hook_out|out\.hook_out)|hook_mlp_out)$", "output of the MLP, added to the residual stream"),
     (r"(hook_scale)$", "scale of a norm"),
     (r"(hook_normalized)$", "normalised, before the norm's weight"),
+    (r"hook_(cos|sin)$", "cosines and sines of the rotary position embedding"),
+    (r"hook_vision_embed$", "patch embeddings with positions"),
+    (r"hook_vision_out$", "last hidden state of the vision tower, which the projector does not read"),
+    (r"hook_(attn|mlp)_in$", "input of the module"),
     (r"hook_in$", "input of the module"),
     (r"hook_out$", "output of the module"),
 )
@@ -63,50 +68,15 @@ def holds(hook: str) -> str:
 
 
 def measure(model: HookedVLM) -> pd.DataFrame:
-    """Run one grey image with a short prompt, and see what fires and from where the logits can be reached.
-
-    Every hook adds zero times a number that wants a gradient; the logits' autograd graph then tells, without a
-    backward pass, which of these numbers it was made from. Nothing is kept of the activations but their shapes.
-    """
+    """Run one grey image with a short prompt, and see what fires and what the logits depend on."""
     import pandas as pd
     from PIL import Image
 
     batch = model.prepare([Image.new("RGB", (64, 48), (128, 128, 128))], ["Hi"])
     points = model._points()
     canonical = {name: point for name, point in points.items() if point.name == name}
-    shapes: dict[str, tuple[int, ...]] = {}
-    leaves: dict[str, Tensor] = {}
-    wanted = [p for p in model.bridge.original_model.parameters() if p.requires_grad]
-
-    def probe(name: str) -> Callable[..., Any]:
-        def fn(tensor: Any, hook: Any) -> Any:
-            if not isinstance(tensor, Tensor):
-                return None
-            shapes[name] = tuple(tensor.shape)
-            if not tensor.is_floating_point():
-                return None
-            leaf = leaves.setdefault(name, torch.zeros((), device=tensor.device, dtype=tensor.dtype).requires_grad_())
-            return tensor + leaf
-
-        return fn
-
-    pairs = [(n, probe(n)) for n in canonical if model.bridge._gated_hook_reason(n) is None]
-    try:
-        for parameter in wanted:
-            parameter.requires_grad_(False)
-        with (
-            torch.enable_grad(),
-            torch.autograd.graph.saved_tensors_hooks(lambda t: None, lambda t: t),
-            warnings.catch_warnings(),
-        ):
-            warnings.simplefilter("ignore")
-            tokens, inputs = model.bind(batch)._arguments(None, {})
-            logits = model.bridge.run_with_hooks(tokens, fwd_hooks=pairs, **inputs)
-        reached = _leaves(logits)
-    finally:
-        for parameter in wanted:
-            parameter.requires_grad_(True)
-    first = {id(points[n]): n for n in canonical}
+    shapes, reached = _probe(model, batch, list(canonical))
+    first = {id(point): name for name, point in canonical.items()}
     rows = []
     for name in sorted(points, key=_order):
         same = first.get(id(points[name]), name)
@@ -120,13 +90,51 @@ def measure(model: HookedVLM) -> pd.DataFrame:
                 "holds": holds(name),
                 "shape": _shape(name, shapes[same], batch.input_ids.shape[1], batch.grids[0]),
                 "indexed_by": "image" if guards.indexed_by_image(name) else "row",
-                "affects_logits": same in leaves and id(leaves[same]) in reached,
+                "affects_logits": same in reached,
                 "same_as": "" if same == name else same,
             }
         )
     table = pd.DataFrame(rows)
     table.attrs["never_fire"] = sorted(set(points) - set(table["hook"]))
     return table
+
+
+def _probe(model: HookedVLM, batch: Batch, names: list[str]) -> tuple[dict[str, tuple[int, ...]], set[str]]:
+    """Shapes at the hooks that fire, and the hooks that the logits are made from.
+
+    Every hook adds a zero that wants a gradient; the autograd graph of the logits then tells, without a backward
+    pass, which of these zeros went into them. No activation is kept.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    leaves: dict[str, Tensor] = {}
+
+    def probe(name: str) -> Callable[..., Any]:
+        def fn(tensor: Any, hook: Any) -> Any:
+            if not isinstance(tensor, Tensor):
+                return None
+            shapes[name] = tuple(tensor.shape)
+            if not tensor.is_floating_point():
+                return None
+            leaves[name] = torch.zeros((), device=tensor.device, dtype=tensor.dtype).requires_grad_()
+            return tensor + leaves[name]
+
+        return fn
+
+    pairs: list[guards.Hook] = [(n, probe(n)) for n in names if model.bridge._gated_hook_reason(n) is None]
+    trainable = [p for p in model.bridge.original_model.parameters() if p.requires_grad]
+    forget = torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, lambda nothing: nothing)
+    tokens, inputs = model.bind(batch).inputs()
+    try:
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        with torch.enable_grad(), forget, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # TransformerLens warns of edits at norms; ours add zero
+            logits = model.bridge.run_with_hooks(tokens, fwd_hooks=pairs, **inputs)
+        reached = _leaves(logits)
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+    return shapes, {name for name, leaf in leaves.items() if id(leaf) in reached}
 
 
 def _leaves(output: Tensor) -> set[int]:

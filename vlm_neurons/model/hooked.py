@@ -11,13 +11,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vlm_neurons.model import guards
+from vlm_neurons.model import guards, running
 from vlm_neurons.model.batch import Batch
 from vlm_neurons.model.bound import BoundVLM
 from vlm_neurons.model.bridge import extend, wrap
-from vlm_neurons.model.families import Family, family_of, feature_layers, tower_of
+from vlm_neurons.model.families import Family, family_of, feature_layers
 from vlm_neurons.model.fingerprint import fingerprint
-from vlm_neurons.model.prepare import Images, prepare, words_of
+from vlm_neurons.model.images import Images, by_patch
+from vlm_neurons.model.prepare import prepare, words_of
 from vlm_neurons.neurons import SITES, TokenKind, site_of_hook
 
 if TYPE_CHECKING:
@@ -221,25 +222,7 @@ class HookedVLM:
             KeyError: a hook does not exist.
             HookNeverFires: a hook did not fire.
         """
-        from transformer_lens.model_bridge.exceptions import StopAtLayerException
-
-        bound = self.bind(batch)
-        tokens, inputs = bound._arguments(None, {})
-        watch = self._watch([(name, _observer(fn)) for name, fn in hooks.items()])
-
-        def stop(tensor: Tensor, hook: Any) -> None:
-            raise StopAtLayerException(tensor)  # the bridge catches it, as for stop_at_layer
-
-        points = self._points()
-        handles = [points[name].add_hook(fn) for name, fn in watch.hooks if isinstance(name, str)]
-        handles.append(points["unembed.hook_in"].add_hook(stop))
-        try:
-            with torch.no_grad():
-                self.bridge(tokens, **inputs)
-        finally:
-            for point, handle in zip([*(points[n] for n in hooks), points["unembed.hook_in"]], handles, strict=True):
-                self.bridge._remove_temporary_hook(point, "fwd", handle)
-        watch.check(len(batch.images) > 0)
+        running.observe(self, batch, hooks)
 
     def generate(
         self,
@@ -256,39 +239,13 @@ class HookedVLM:
 
         Honours `with model.hooks(...)`. Equal to transformers' own greedy search.
         """
-        batch = self._continuable(images, prompts)
+        batch = running.continuable(self, images, prompts)
         new = self.generate_tokens(batch, max_new_tokens)
         return [text.strip() for text in self.tokenizer.batch_decode(new, skip_special_tokens=True)]
 
     def generate_tokens(self, batch: Batch, max_new_tokens: int = 64) -> Int[Tensor, "batch new"]:
         """The token ids that `generate` decodes; rows that ended earlier are padded."""
-        guards.check_mode(self.bridge)
-        batch = self._checked(self._continuable(batch, None))
-        hf: Any = self.bridge.original_model
-        config = type(hf.generation_config)(
-            do_sample=False,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=hf.generation_config.eos_token_id,
-            bos_token_id=hf.generation_config.bos_token_id,
-            pad_token_id=self.words.pad_id,
-        )
-        inputs = {"attention_mask": batch.attention_mask}
-        if batch.pixel_values is not None:
-            inputs["pixel_values"] = batch.pixel_values
-        with torch.no_grad():
-            out = hf.generate(input_ids=batch.input_ids, generation_config=config, **inputs)
-        return out[:, batch.input_ids.shape[1] :]
-
-    def _continuable(self, images: Any, prompts: Any) -> Batch:
-        if not isinstance(images, Batch):
-            if prompts is None:
-                raise ValueError("generate(images, prompts): prompts are missing")
-            return self.prepare(images, prompts, padding_side="left")
-        if prompts is not None:
-            raise ValueError("generate(batch): the batch has its prompts already")
-        if not bool(images.attention_mask[:, -1].all()):
-            raise ValueError("a batch padded on the right cannot be continued: prepare(..., padding_side='left')")
-        return images
+        return running.generate_tokens(self, batch, max_new_tokens)
 
     def patch_activations(self, hook: str, tensor: Float[Tensor, "image ..."]) -> Float[Tensor, "image patch ..."]:
         """Activations by patch: of a hook that is indexed by image, what comes before the patches (CLIP's CLS token)
@@ -300,18 +257,7 @@ class HookedVLM:
         """
         if not guards.indexed_by_image(hook):
             return tensor
-        size, patch = self.config.vision_config.image_size, self.config.vision_config.patch_size
-        n_patches = (size // patch) ** 2
-        extra = tower_of(self.config).class_tokens
-        if (
-            tensor.dim() >= 2
-            and tensor.shape[1] == n_patches
-            and not hook.endswith(("hook_pattern", "hook_attn_scores"))
-        ):
-            return tensor
-        if extra and tensor.dim() in (3, 4) and tensor.shape[1] == n_patches + extra:
-            return tensor[:, extra:]
-        raise ValueError(f"{hook!r} {tuple(tensor.shape)} does not have one entry for each of {n_patches} patches")
+        return by_patch(self.config, hook, tensor)
 
     def site_hooks(self, site: str) -> list[str]:
         """Hook names of a site in order of layers, or `[site]` if it is the name of a hook.
@@ -340,10 +286,3 @@ class HookedVLM:
     def fingerprint(self) -> str:
         """SHA-256 (hex) over the config and a sample of the weights; see `vlm_neurons.model.fingerprint`."""
         return fingerprint(self.bridge.original_model, self.config, self.processor)
-
-
-def _observer(fn: Callable[[Tensor], None]) -> Callable[..., None]:
-    def hook_fn(tensor: Tensor, hook: Any) -> None:
-        fn(tensor)
-
-    return hook_fn
