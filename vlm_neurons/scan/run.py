@@ -61,7 +61,7 @@ class Run:
         if found != FORMAT:
             writer = info.get("versions", {}).get("vlm_neurons", "unknown")
             raise ValueError(
-                f"{file} has format {found!r}, this version reads {FORMAT}: use the version of vlm_neurons that wrote it "
+                f"{file} has format {found!r}, this version reads {FORMAT}: use the vlm_neurons that wrote it "
                 f"({writer}), or scan again into another directory"
             )
         return cls(path, info)
