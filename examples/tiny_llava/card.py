@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from meaning import meaning, passing
 from measure import CONCEPTS, N_COLORS, Recording, counts, record_site, selectivity
 from torch import Tensor
 from tqdm import tqdm
@@ -23,7 +24,7 @@ import vlm_neurons as vn
 from vlm_neurons.hooks import ablate
 from vlm_neurons.world import Scenes, language
 
-SEEDS = {"seen": 101, "held_out": 102, "questions": 103, "text": 104, "controls": 105, "choose": 106}
+SEEDS = {"seen": 101, "held_out": 102, "questions": 103, "text": 104, "controls": 105, "choose": 106, "scan": 107}
 Where = Callable[[vn.Batch], Tensor]
 
 
@@ -202,6 +203,17 @@ def control_c(model: vn.HookedVLM, n: int, k: int, draws: int) -> dict[str, Any]
     return found
 
 
+def control_d(model: vn.HookedVLM, path: str, draws: int) -> dict[str, Any]:
+    """Neurons of each class that pass its bar on scenes that did not choose them, trained and with random gates."""
+    trained = meaning(model, SEEDS)
+    drawn = [passing(meaning(random_gates(model, path, seed), SEEDS)) for seed in range(draws)]
+    best = {
+        label: sorted((r for r in trained if r["label"] == label and r["passes"]), key=lambda r: -r["f1"])[:8]
+        for label in ("visual", "text", "multimodal")
+    }
+    return {"trained": passing(trained), "random": drawn, "examples": best}
+
+
 def main() -> None:
     """Everything, or what `--only` names; results are added to card.json and the card is written from it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -209,7 +221,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=500, help="scenes per accuracy cell")
     parser.add_argument("--n-controls", type=int, default=200)
     parser.add_argument("--draws", type=int, default=3)
-    parser.add_argument("--only", nargs="*", default=["accuracy", "A", "B", "C"])
+    parser.add_argument("--only", nargs="*", default=["accuracy", "A", "B", "C", "D"])
     args = parser.parse_args()
     folder = Path(args.model)
     model = vn.HookedVLM.from_pretrained(args.model)
@@ -221,12 +233,13 @@ def main() -> None:
         "A": lambda: control_a(model, args.n_controls),
         "B": lambda: control_b(model, args.model, 300, args.draws),
         "C": lambda: control_c(model, 400, 20, args.draws),
+        "D": lambda: control_d(model, args.model, args.draws),
     }
     for name in args.only:
         began = time.monotonic()
         card[name] = parts[name]()
-        print(f"{name}: {time.monotonic() - began:.0f} s\n{json.dumps(card[name], indent=1)}")
-        path.write_text(json.dumps(card, indent=1) + "\n")
+        print(f"{name}: {time.monotonic() - began:.0f} s\n{json.dumps(card[name], indent=1, default=float)}")
+        path.write_text(json.dumps(card, indent=1, default=float) + "\n")
     write_card(folder, card)
 
 

@@ -11,6 +11,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from vlm_neurons import HookedVLM, TokenKind
+from vlm_neurons.hooks import record
 from vlm_neurons.world import Scenes
 from vlm_neurons.world.language import WORD_CLASSES
 
@@ -100,9 +101,9 @@ def selectivity(recording: Recording) -> Selectivity:
         is_concept, is_word = share >= IS_OBJECT, recording.said == word
         rows["auroc"].append(_auroc(ranks, is_concept))
         rows["auroc_objects"].append(_auroc(object_ranks, is_concept[on_thing]))
-        rows["f1"].append(_f1(fires, is_concept))
+        rows["f1"].append(f1_of_firing(fires, is_concept))
         rows["word_auroc"].append(_auroc(word_ranks, is_word))
-        rows["word_f1"].append(_f1(word_fires, is_word))
+        rows["word_f1"].append(f1_of_firing(word_fires, is_word))
     return Selectivity(**{name: np.stack(values) for name, values in rows.items()})
 
 
@@ -114,7 +115,9 @@ def _auroc(
     return (ranks[positive].sum(0) - n * (n + 1) / 2) / (n * m)
 
 
-def _f1(fires: Bool[np.ndarray, "item neuron"], positive: Bool[np.ndarray, " item"]) -> Float[np.ndarray, " neuron"]:
+def f1_of_firing(
+    fires: Bool[np.ndarray, "item neuron"], positive: Bool[np.ndarray, " item"]
+) -> Float[np.ndarray, " neuron"]:
     """Harmonic mean of precision and recall of "fires"."""
     return 2 * fires[positive].sum(0) / np.maximum(fires.sum(0) + positive.sum(), 1)
 

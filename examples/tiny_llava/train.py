@@ -45,6 +45,7 @@ class Plan:
     sparsity: float = 0.2
     floor: float = 0.18
     seed: int = 0
+    log_every: int = 50
 
 
 class Trainee:
@@ -184,7 +185,7 @@ def run_stage(trainee: Trainee, batcher: Batcher, plan: Plan, stage: int, rank: 
         torch.stack(list(terms.values())).sum().backward()
         share_gradients(trainee.model, world)
         adam.step()
-        if rank == 0 and (step % 50 == 0 or step == steps - 1):
+        if rank == 0 and (step % plan.log_every == 0 or step == steps - 1):
             row = {"stage": stage, "step": step, "seconds": round(time.monotonic() - began, 1)}
             row |= {k: round(v.item(), 4) for k, v in terms.items()}
             print("  ".join(f"{k} {v}" for k, v in row.items()), flush=True)
