@@ -12,6 +12,16 @@ from torch import nn
 _SAMPLED = 64
 
 
+# What saving, loading or wrapping changes in a config without changing what the model computes.
+_VOLATILE = {"_name_or_path", "transformers_version", "_attn_implementation", "dtype", "torch_dtype", "architectures"}
+
+
+def _lasting(settings: Any) -> Any:
+    if isinstance(settings, dict):
+        return {str(k): _lasting(v) for k, v in settings.items() if k not in _VOLATILE and not str(k).startswith("_")}
+    return [_lasting(v) for v in settings] if isinstance(settings, (list, tuple)) else settings
+
+
 def fingerprint(model: nn.Module, config: Any, processor: Any) -> str:
     """SHA-256 over what decides a model's activations: the config, the image processor's settings, the chat template,
     and of every weight tensor its name, shape, data type and up to 64 values at equal steps.
@@ -20,9 +30,7 @@ def fingerprint(model: nn.Module, config: Any, processor: Any) -> str:
     The same for a model before and after it is wrapped in a bridge, and on any device.
     """
     digest = hashlib.sha256()
-    settings = config.to_dict()
-    for volatile in ("_name_or_path", "transformers_version", "_attn_implementation", "dtype", "torch_dtype"):
-        settings.pop(volatile, None)
+    settings = _lasting(config.to_dict())
     images = processor.image_processor.to_dict()
     template = getattr(processor, "chat_template", None)
     digest.update(json.dumps([settings, images, template], sort_keys=True, default=str).encode())

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from vlm_neurons.model.families import family_of
+from vlm_neurons.model.families import family_of, tower_of
 
 
 def load(
@@ -33,7 +33,7 @@ def load(
         model = getattr(transformers, family.architecture).from_pretrained(
             source, dtype=dtype, attn_implementation="eager", **spread
         )
-        processor = load_processor(source)
+        processor = load_processor(source, config)
     except OSError as error:
         raise _not_there(name, source, error) from error
     return (model if device_map is not None else model.to(device)), processor, name
@@ -49,7 +49,7 @@ def find(name_or_dir: str | Path) -> str:
     return str(embedded) if embedded is not None else str(name_or_dir)
 
 
-def load_processor(source: str) -> Any:
+def load_processor(source: str, config: Any) -> Any:
     """The processor; images go by PIL, so that torchvision is not needed and results do not depend on it.
 
     Raises:
@@ -59,24 +59,27 @@ def load_processor(source: str) -> Any:
 
     images = transformers.AutoImageProcessor.from_pretrained(source, backend="pil")
     tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-    settings, _ = transformers.LlavaProcessor.get_processor_dict(source)
-    kept = (
-        "patch_size",
-        "vision_feature_select_strategy",
-        "image_token",
-        "num_additional_image_tokens",
-        "chat_template",
-    )
-    return transformers.LlavaProcessor(
-        image_processor=images, tokenizer=tokenizer, **{k: settings[k] for k in kept if settings.get(k) is not None}
-    )
+    try:
+        saved, _ = transformers.LlavaProcessor.get_processor_dict(source)
+    except OSError:
+        saved = {}
+    # Checkpoints saved before transformers 4.45 leave these out; the model's config says the same.
+    settings: dict[str, Any] = {
+        "patch_size": config.vision_config.patch_size,
+        "vision_feature_select_strategy": config.vision_feature_select_strategy,
+        "num_additional_image_tokens": tower_of(config).class_tokens,
+        "image_token": tokenizer.convert_ids_to_tokens(config.image_token_id),
+    }
+    settings |= {k: saved[k] for k in [*settings, "chat_template"] if saved.get(k) is not None}
+    return transformers.LlavaProcessor(image_processor=images, tokenizer=tokenizer, **settings)
 
 
 def _not_there(name: str, source: str, error: Exception) -> OSError:
     if Path(source).is_dir():
         return OSError(f"the directory {source!r} is not a complete Hugging Face model: {error}")
     return OSError(
-        f"{name!r} is no directory here, no embedded model, and cannot be downloaded ({type(error).__name__}). "
+        f"{name!r} is no directory here, no embedded model, and cannot be downloaded "
+        f"({str(error).strip().splitlines()[0]}). "
         "Pass the path of a local directory that holds config.json, the weights, the tokenizer and "
         "preprocessor_config.json, such as HookedVLM.from_pretrained('/models/llava-1.5-7b-hf')"
     )

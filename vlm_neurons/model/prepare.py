@@ -172,23 +172,30 @@ def _tokenise(words: Words, rendered: list[Rendered], pixels: Pixels) -> list[_R
         verbose=False,
     )
     return [
-        _row(words, row, one, images, pixels, ids, offsets)
-        for row, (one, images, ids, offsets) in enumerate(
-            zip(rendered, images_of, encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        _row(words, row, one, text, images, pixels, ids, offsets)
+        for row, (one, text, images, ids, offsets) in enumerate(
+            zip(rendered, expanded, images_of, encoded["input_ids"], encoded["offset_mapping"], strict=True)
         )
     ]
 
 
 def _row(
-    words: Words, row: int, one: Rendered, images: list[int], pixels: Pixels, ids: list[int], offsets: list[Any]
+    words: Words,
+    row: int,
+    one: Rendered,
+    text: str,
+    images: list[int],
+    pixels: Pixels,
+    ids: list[int],
+    offsets: list[Any],
 ) -> _Row:
+    """Ids, spans and kinds of one row; `text` is the expanded text, which the offsets are about."""
     if words.max_tokens is not None and len(ids) > words.max_tokens:
         raise RowError(row, f"{len(ids)} tokens, the model takes {words.max_tokens}: shorten the text")
     n_visual = sum(pixels.counts[i] for i in images)
     if ids.count(words.image_id) != n_visual:
         raise RowError(row, f"{ids.count(words.image_id)} image tokens for {n_visual} patches")
-    spans = _untrimmed(words, ids, offsets) if words.trims else [(int(s), int(e)) for s, e in offsets]
-    spans = _as_rendered(words, one, spans, [pixels.counts[i] for i in images])
+    spans = _as_rendered(words, one, _true_spans(words, text, ids, offsets), [pixels.counts[i] for i in images])
     kinds = []
     for token, (start, end) in zip(ids, spans, strict=True):
         if token == words.image_id:
@@ -200,19 +207,26 @@ def _row(
     return _Row(ids, spans, kinds, images)
 
 
-def _untrimmed(words: Words, ids: list[int], offsets: list[Any]) -> list[tuple[int, int]]:
-    """Give tokens back the blanks that byte-level offsets leave out, so that a token that is all blanks has its
-    characters. `Ġ` is the byte-level blank, the only character that is trimmed."""
+def _true_spans(words: Words, text: str, ids: list[int], offsets: list[Any]) -> list[tuple[int, int]]:
+    """Offsets, put right where a tokenizer reports them loosely.
+
+    Byte-level tokenizers may leave out blanks (`Ġ` is the byte-level blank, the only character that is trimmed): a
+    token that is all blanks would have no characters. SentencePiece-like ones put a `▁` of their own before a word
+    and report it as that word's first character: it has none.
+    """
     spans = []
     reached = 0
     for token, piece, (start, end) in zip(ids, words.tokenizer.convert_ids_to_tokens(ids), offsets, strict=True):
         if token not in words.special_ids:
-            blanks = len(piece) - len(piece.lstrip("Ġ"))
-            if blanks == len(piece):
-                start = end - blanks
-            else:
-                start, end = start - blanks, end + len(piece) - len(piece.rstrip("Ġ"))
-            start = max(start, min(reached, end))  # a blank that the tokenizer made up before the first word
+            if words.trims:
+                blanks = len(piece) - len(piece.lstrip("Ġ"))
+                if blanks == len(piece):
+                    start = end - blanks
+                else:
+                    start, end = start - blanks, end + len(piece) - len(piece.rstrip("Ġ"))
+                start = max(start, min(reached, end))  # a blank that the tokenizer made up before the first word
+            elif not piece.strip("▁") and text[start:end].strip() and text[start:end] != piece:
+                end = start
         spans.append((int(start), int(end)))
         reached = max(reached, int(end))
     return spans
