@@ -1,0 +1,144 @@
+"""What a few neurons did on their top samples, patch by patch and token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from vlm_neurons.model.guards import indexed_by_image
+from vlm_neurons.neurons import Neuron, TokenKind, parse_neurons
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vlm_neurons.data import ImageTextData, Sample
+    from vlm_neurons.model import Batch, HookedVLM
+    from vlm_neurons.scan import Run
+
+
+@dataclass(frozen=True, eq=False)
+class CloseUp:
+    """One neuron on one sample.
+
+    Attributes:
+        sample: id of the sample.
+        name: its name.
+        response: the text that counts as TEXT.
+        images: what the model saw: resized and cropped.
+        patches: for each image, the activation at every patch; the negative pole's are negated.
+        tokens: the TEXT tokens as they read; none for a neuron that sees images only.
+        values: activation at each of them.
+    """
+
+    sample: int
+    name: str
+    response: str
+    images: tuple[Image.Image, ...]
+    patches: tuple[Float[np.ndarray, "rows columns"], ...]
+    tokens: tuple[str, ...]
+    values: Float[np.ndarray, "token"]
+
+
+def close_ups(
+    model: HookedVLM, data: ImageTextData, run: Run, neurons: str | Iterable[str | Neuron], top: int = 3
+) -> dict[str, list[CloseUp]]:
+    """Look at the top samples of some neurons once more.
+
+    Every sample goes through the model once and alone, however many neurons want it. (The scan may have run it in a
+    larger batch, so that last digits can differ.)
+
+    Args:
+        model: the model that was scanned.
+        data: the data that was scanned; prompts and responses are taken from the run.
+        run: a finished run.
+        neurons: neurons of hooks that were scanned.
+        top: samples per neuron; fewer where the neuron has fewer.
+
+    Returns:
+        id of the neuron -> its samples, the strongest first.
+
+    Raises:
+        ValueError: the model gives other activations than the scan stored: it or the data is not what was scanned.
+        OSError: an image cannot be read any more.
+    """
+    chosen = parse_neurons(neurons)
+    wanted: dict[int, list[Neuron]] = {}
+    stored: dict[tuple[str, int], float] = {}
+    tops = {key: run.top(*key) for key in {(n.hook, n.pole) for n in chosen}}
+    for neuron in chosen:
+        best = tops[neuron.hook, neuron.pole]
+        for rank, sample in enumerate(best.sample_ids[neuron.index, :top].tolist()):
+            if sample >= 0:
+                wanted.setdefault(sample, []).append(neuron)
+                first = (best.visual[neuron.index, rank, 0], best.text[neuron.index, rank, 0])
+                stored[neuron.id, sample] = max(float(v) for v in first)
+    rows = run.samples.set_index("id")
+    seen: dict[tuple[str, int], CloseUp] = {}
+    for sample, there in wanted.items():
+        for name, close in _look(model, data[sample], rows.loc[sample], there).items():
+            seen[name, sample] = close
+            _check(close, name, stored[name, sample], run)
+    return {n.id: [seen[key] for key in stored if key[0] == n.id] for n in chosen}
+
+
+def _look(model: HookedVLM, sample: Sample, row: Any, neurons: list[Neuron]) -> dict[str, CloseUp]:
+    """One forward pass of one sample."""
+    batch = model.prepare([sample.load_images()], [row["prompt"]], [row["response"]])
+    images = tuple(batch.seen_image(i) for i in range(len(batch.images)))
+    kept: dict[str, Tensor] = {}
+
+    def keeper(hook: str) -> Callable[[Tensor], None]:
+        index = [n.index for n in neurons if n.hook == hook]
+
+        def keep(activation: Tensor) -> None:
+            kept[hook] = model.patch_activations(hook, activation)[..., index].float().cpu()
+
+        return keep
+
+    model.observe(batch, {hook: keeper(hook) for hook in dict.fromkeys(n.hook for n in neurons)})
+    tokens = tuple(t for t, is_text in zip(batch.tokens(0), batch.mask(TokenKind.TEXT)[0], strict=True) if is_text)
+    found = {}
+    for hook, values in kept.items():
+        for place, neuron in enumerate(n for n in neurons if n.hook == hook):
+            own = values[..., place].numpy() * (-1 if neuron.pole == "-" else 1) + 0.0  # no -0.0
+            patches, text = _split(batch, own, indexed_by_image(hook))
+            found[neuron.id] = CloseUp(
+                int(row.name),
+                str(row["name"]),
+                str(row["response"]),
+                images,
+                patches,
+                tokens if len(text) else (),
+                text,
+            )
+    return found
+
+
+def _split(
+    batch: Batch, values: Float[np.ndarray, "first second"], by_image: bool
+) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    """Activations of one neuron as one [rows, columns] array per image, and those of the TEXT tokens."""
+    if by_image:
+        return tuple(v.reshape(grid) for v, grid in zip(values, batch.grids, strict=True)), np.zeros(0, np.float32)
+    patches = tuple(np.full(grid, np.nan, np.float32) for grid in batch.grids)
+    for position, index in enumerate(batch.patch_index[0].tolist()):
+        if index >= 0:
+            patch = batch.patches[index]
+            patches[patch.image][patch.row, patch.column] = values[0, position]
+    return patches, values[0, batch.mask(TokenKind.TEXT)[0].numpy()]
+
+
+def _check(close: CloseUp, neuron: str, stored: float, run: Run) -> None:
+    """The largest activation has to be what the scan stored, but for what another batch may change."""
+    here = max(float(v.max()) for v in (*close.patches, close.values) if v.size)
+    tolerance = 1e-3 if run.info["model"]["dtype"] == "float32" else 0.1
+    if not abs(here - stored) <= tolerance * max(1.0, abs(stored)):
+        raise ValueError(
+            f"{neuron} reaches {here:.4g} on sample {close.sample} ({close.name}), the scan stored {stored:.4g}: "
+            f"this is another model or other data than {run.path} was made with; pass the model= and data= of the scan"
+        )
