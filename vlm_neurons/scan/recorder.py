@@ -155,6 +155,8 @@ class Recorder:
 
         # Image hooks hold nothing for a batch of text-only samples.
         hooks = [h for h in self.poles if batch.pixel_values is not None or not indexed_by_image(h)]
+        if not hooks:
+            return
         self.model.observe(batch, {hook: look(hook) for hook in hooks})
         self._refuse(broken, ids, names)
 
