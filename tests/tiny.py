@@ -15,6 +15,7 @@ CORPUS = [
     "What colour is the train? The train is blue and white.",
     "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich.",
     "1234567890 (5 + 3) * 2 = 16; see https://example.org/path?x=1&y=2",
+    "First line.\nSecond line.\n\nThird.",
 ] * 8
 SPECIAL = ["<unk>", "<s>", "</s>", "<pad>", "<image>", "<|im_start|>", "<|im_end|>"]
 
@@ -37,13 +38,17 @@ def tokenizer(kind: str = "bpe", *, size: int = 420, trim_offsets: bool = True, 
         tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tok.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer: Any = trainers.BpeTrainer(vocab_size=size, special_tokens=SPECIAL, initial_alphabet=alphabet)
+        trainer: Any = trainers.BpeTrainer(
+            vocab_size=size, special_tokens=SPECIAL, show_progress=False, initial_alphabet=alphabet
+        )
         steps.append(processors.ByteLevel(trim_offsets=trim_offsets))
     else:
         tok = Tokenizer(models.Unigram())
         tok.pre_tokenizer = pre_tokenizers.Metaspace()
         tok.decoder = decoders.Metaspace()
-        trainer = trainers.UnigramTrainer(vocab_size=size, special_tokens=SPECIAL, unk_token="<unk>")
+        trainer = trainers.UnigramTrainer(
+            vocab_size=size, special_tokens=SPECIAL, show_progress=False, unk_token="<unk>"
+        )
     tok.train_from_iterator(CORPUS, trainer)
     if bos:
         steps.append(
@@ -166,3 +171,10 @@ def image(width: int = 40, height: int = 33, rng: np.random.Generator | None = N
 
 PROMPTS = ["What colour is the train?", "Could you describe the image? Please be brief.", "Hi"]
 RESPONSES = ["The train is blue and white.", "There are two people, a dog and three cats on the grass.", "A dog."]
+
+CHATML = (
+    "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for c in m['content'] %}"
+    "{% if c['type'] == 'image' %}<image>{% else %}{{ c['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""Appends end tokens and a line break after the response."""

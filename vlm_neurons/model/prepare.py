@@ -224,7 +224,8 @@ def _true_spans(words: Words, text: str, ids: list[int], offsets: list[Any]) -> 
                     start = end - blanks
                 else:
                     start, end = start - blanks, end + len(piece) - len(piece.rstrip("Ġ"))
-                start = max(start, min(reached, end))  # a blank that the tokenizer made up before the first word
+                if blanks:
+                    start = max(start, min(reached, end))  # the tokenizer may make up a blank before the first word
             elif not piece.strip("▁") and text[start:end].strip() and text[start:end] != piece:
                 end = start
         spans.append((int(start), int(end)))
