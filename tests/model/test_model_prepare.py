@@ -16,8 +16,9 @@ from vlm_neurons.neurons import TokenKind
 
 HF_LLAVA = (  # the template of llava-hf/llava-1.5-7b-hf, without its generation marks
     "{% for m in messages %}{{ m['role'].upper() + ': ' }}"
-    "{% for c in m['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}{% for c in m['content'] | selectattr('type', 'equalto', 'text') %}"
-    "{{ c['text'] + ' ' }}{% endfor %}{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+    "{% for c in m['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}"
+    "{% for c in m['content'] | selectattr('type', 'equalto', 'text') %}{{ c['text'] + ' ' }}{% endfor %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
 TRIMMING = tiny.CHATML.replace("c['text']", "c['text'] | trim")
 THINKING = tiny.CHATML.replace("assistant\n{% endif", "assistant\nthink:\n{% endif")  # only in the generation prompt

@@ -46,7 +46,7 @@ class ForwardGuard:
     Counts forward passes, so that a context of hooks can tell "never fired" from "nothing was run".
     """
 
-    def __init__(self, inner: nn.Module, image_id: int, pad_id: int | None, bos_id: int | None) -> None:
+    def __init__(self, inner: nn.Module, image_id: int, pad_id: int, bos_id: int | None) -> None:
         self.passes = self.passes_with_images = 0
         self.image_id, self.pad_id, self.bos_id = image_id, pad_id, bos_id
         self.handle = inner.register_forward_pre_hook(self._look, with_kwargs=True)
@@ -72,22 +72,22 @@ class ForwardGuard:
             )
 
     def _left_padded(self, ids: Tensor) -> bool:
-        if self.pad_id is None or ids.dim() != 2 or ids.shape[0] < 2 or ids.shape[1] < 2:
+        if ids.dim() != 2 or ids.shape[1] < 2:
             return False
-        first = ids[:, 0] == self.pad_id
+        padded = ids[:, 0] == self.pad_id
         if self.pad_id == self.bos_id:
-            first = first & (ids[:, 1] == self.pad_id)
-        return bool(first.any() and not first.all())
+            padded = padded & (ids[:, 1] == self.pad_id)
+        return bool(padded.any())
 
 
-def guard_of(bridge: TransformerBridge, image_id: int, tokenizer: Any) -> ForwardGuard:
+def guard_of(bridge: TransformerBridge, image_id: int, pad_id: int, bos_id: int | None) -> ForwardGuard:
     """The guard of a bridge; a bridge that is wrapped again keeps its own."""
     inner: Any = bridge.original_model.model
     for hook in inner._forward_pre_hooks.values():
         owner = getattr(hook, "__self__", None)
         if isinstance(owner, ForwardGuard):
             return owner
-    return ForwardGuard(inner, image_id, tokenizer.pad_token_id, tokenizer.bos_token_id)
+    return ForwardGuard(inner, image_id, pad_id, bos_id)
 
 
 def check_mode(bridge: TransformerBridge) -> None:

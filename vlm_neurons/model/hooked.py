@@ -70,7 +70,7 @@ class HookedVLM:
         extend(self.bridge)
         self.bridge.processor = processor
         self.first_dead_layer = max(feature_layers(self.config))
-        self._guard = guards.guard_of(self.bridge, self.words.image_id, self.tokenizer)
+        self._guard = guards.guard_of(self.bridge, self.words.image_id, self.words.pad_id, self.tokenizer.bos_token_id)
         self._hook_points: dict[str, Any] | None = None
         self._map: Any = None
 
