@@ -21,10 +21,10 @@ COLORS = {
     "unknown": ("#9A9A9A", "#000000"),
 }
 MEANINGS = {
-    "gate": "SiLU(gate_proj x)",
-    "post": "SiLU(gate_proj x) × up_proj x",
-    "projector": "hidden layer of the vision projector",
-    "vision": "MLPs of the vision tower",
+    "gate": "SiLU(gate)",
+    "post": "SiLU(gate) × up",
+    "projector": "hidden layer",
+    "vision": "MLPs of the tower",
 }
 
 WIDTH, LEFT, BAR, ROW, HEAD = 400, 44, 306, 17, 40  # drawing units, one a pixel at the narrowest
@@ -101,7 +101,7 @@ def layers_svg(table: pd.DataFrame) -> str:
 def _panel(panel: pd.DataFrame, top: int) -> Iterator[str]:
     first = panel.iloc[0]
     layers, total = panel.iloc[:-1], panel.iloc[-1]
-    yield f'<text class="head" x="0" y="{top + 13}">{_safe(site_name(first["site"], first["pole"]))}</text>'
+    yield f'<text class="head" x="0" y="{top + 13}">{_safe(_short(site_name(first["site"], first["pole"])))}</text>'
     yield f'<text class="end" x="{WIDTH}" y="{top + 13}">{total["n"]:,} neurons</text>'
     x = 0.0
     for label in LABELS:
@@ -144,10 +144,14 @@ def site_name(site: str, pole: str = "+") -> str:
     """A site in words.
 
     >>> site_name("post", "-")
-    'post, negative side: SiLU(gate_proj x) × up_proj x'
+    'post, negative side: SiLU(gate) × up'
     """
     words = f"{site}, negative side" if pole == "-" else str(site)
     return f"{words}: {MEANINGS[site]}" if site in MEANINGS else words
+
+
+def _short(name: str, most: int = 38) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def _in_words(counts: pd.DataFrame) -> str:

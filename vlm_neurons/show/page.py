@@ -18,6 +18,8 @@ from vlm_neurons.show.pictures import data_uri, heat, share_of
 
 # A modality's colour scale never ends below this share of the neuron's peak: noise must not look like a signal.
 FLOOR = 0.1
+DARK_FROM = 61  # percent of orange from which black letters are easier to read on a dark page than white ones
+CLOSING = frozenset(".,;:!?)]}%'’”…")  # punctuation that stays with the word before it
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Token:
     dark: bool
     counts: bool
     newline: bool
+    joined: bool
+    """No line may break before it."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +182,7 @@ def _shown(c: CloseUp, peak: float, tops: tuple[float, float], rule: Rule | None
     counts = _over(c.values, peak, rule.t_text) if rule else np.zeros(c.values.shape, bool)
     share = share_of(c.values, tops[1])
     tokens = tuple(_token(*one) for one in zip(c.tokens, c.values, share, counts, strict=True))
-    return Shown(c.name, c.sample, _verdict(c, peak, rule) if rule else "", drawn, tokens)
+    return Shown(visible(c.name), c.sample, _verdict(c, peak, rule) if rule else "", drawn, tokens)
 
 
 def _over(values: Float[np.ndarray, "..."], peak: float, threshold: float) -> np.ndarray:
@@ -201,7 +205,7 @@ def _picture(image: Any, patches: Float[np.ndarray, "rows columns"], top: float,
     rows, columns = patches.shape
     row, column = divmod(int(patches.argmax()), columns)
     best = float(patches[row, column])
-    where = f"strongest patch: row {row + 1}, column {column + 1} of {rows} × {columns}, {number(best)}"
+    where = f"strongest patch {number(best)} at row {row + 1}, column {column + 1} of {rows} × {columns}"
     box = (_cent(column, columns), _cent(row, rows), _cent(1, columns), _cent(1, rows)) if best > 0 else None
     if box is None:
         where = f"no patch is positive; largest {number(best)}"
@@ -220,7 +224,8 @@ def _token(token: str, value: float, share: float, counts: bool) -> Token:
         text=visible(token),
         title=f"{number(float(value))}",
         share=f"{100 * share:.0f}%",
-        dark=bool(share >= 0.55),
+        dark=round(100 * share) >= DARK_FROM,
         counts=bool(counts),
         newline="\n" in token,
+        joined=token[:1] in CLOSING or token == "",
     )

@@ -43,6 +43,8 @@ class Group:
     title: str
     intro: str
     parts: tuple[Part, ...]
+    folded: bool
+    """Shown on demand, so that a page about several sites stays short."""
 
 
 def report(
@@ -186,7 +188,7 @@ def _groups(
         cards = tuple(card(row, close[row["neuron"]], rule, pictures) for row in rows.to_dict("records"))
         title = "" if label == NOT_APPLICABLE else f"The clearest {NAMES[label]} neurons"
         parts.setdefault((site, pole), []).append(Part(title, label, cards))
-    for number, ((site, pole), found) in enumerate(parts.items()):
+    for place, ((site, pole), found) in enumerate(parts.items()):
         if any(part.label != NOT_APPLICABLE for part in found):
             intro = (
                 "Ordered by their share of the class, ties last. Left the picture as the model saw it, right the "
@@ -196,7 +198,8 @@ def _groups(
             )
         else:
             intro = "These neurons see images only, so they have no class; those with the highest activations."
-        yield Group(f"site{number}", site_name(site, pole), intro, tuple(found))
+        folded = place > 0 and any(part.label != NOT_APPLICABLE for part in found)
+        yield Group(f"site{place}", site_name(site, pole), intro, tuple(found), folded)
 
 
 def _panel(part: pd.DataFrame) -> dict[str, Any]:
