@@ -104,6 +104,7 @@ def test_normalisation_keeps_the_order_at_any_size():
     scaled = normalise(values, values[:, -1])
     assert (scaled.diff(dim=1) >= 0).all()
     assert (scaled.max(1).values == 10).all()
+    assert (scaled[values <= 0] == 0).all()
     assert (normalise(values, torch.zeros(50)) == 0).all()
 
 
