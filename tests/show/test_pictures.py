@@ -8,7 +8,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from vlm_neurons.show.page import visible
+from vlm_neurons.show.page import LONGEST, joints, visible
 from vlm_neurons.show.pictures import cividis, data_uri, heat
 
 
@@ -59,3 +59,17 @@ def test_no_token_is_invisible() -> None:
         shown = visible(token)
         assert shown.strip() and all(c.isprintable() for c in shown), repr(token)
     assert visible(" a b") == " a b"
+
+
+def test_lines_break_between_words_and_never_grow_without_end() -> None:
+    rng = np.random.default_rng()
+    pieces = [" dog", "s", ".", "", "ab", "世", "界", " ", "/", "x" * 40, "\n", ")", "7"]
+    for _ in range(200):
+        tokens = [pieces[i] for i in rng.integers(0, len(pieces), 40)]
+        joined = joints(tokens)
+        lines, widest = [""], max(map(len, tokens))
+        for token, stays in zip(tokens, joined, strict=True):
+            lines = [*lines[:-1], lines[-1] + token] if stays else [*lines, token]
+            assert not (stays and token[:1] in (" ", "\n", "/", "世", "界"))
+        assert "".join(lines) == "".join(tokens) and max(map(len, lines)) <= max(LONGEST, widest)
+    assert joints([" sm", "all", " dog", "."]) == [False, True, False, True]

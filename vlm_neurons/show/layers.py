@@ -27,7 +27,7 @@ MEANINGS = {
     "vision": "MLPs of the tower",
 }
 
-WIDTH, LEFT, BAR, ROW, HEAD = 400, 44, 306, 17, 40  # drawing units, one a pixel at the narrowest
+WIDTH, LEFT, BAR, ROW, HEAD = 400, 50, 302, 17, 40  # drawing units, one a pixel at the narrowest
 
 
 def shares(table: pd.DataFrame) -> pd.DataFrame:

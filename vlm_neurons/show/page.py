@@ -18,6 +18,7 @@ from vlm_neurons.show.pictures import data_uri, heat, share_of
 
 # A modality's colour scale never ends below this share of the neuron's peak: noise must not look like a signal.
 FLOOR = 0.1
+LONGEST = 24  # characters that are kept on one line
 DARK_FROM = 61  # percent of orange from which black letters are easier to read on a dark page than white ones
 CLOSING = frozenset(".,;:!?)]}%'’”…")  # punctuation that stays with the word before it
 
@@ -181,7 +182,7 @@ def _shown(c: CloseUp, peak: float, tops: tuple[float, float], rule: Rule | None
     drawn = tuple(_picture(i, p, tops[0], pictures) for i, p in zip(c.images, c.patches, strict=True))
     counts = _over(c.values, peak, rule.t_text) if rule else np.zeros(c.values.shape, bool)
     share = share_of(c.values, tops[1])
-    tokens = tuple(_token(*one) for one in zip(c.tokens, c.values, share, counts, strict=True))
+    tokens = tuple(_token(*one) for one in zip(c.tokens, c.values, share, counts, joints(c.tokens), strict=True))
     return Shown(visible(c.name), c.sample, _verdict(c, peak, rule) if rule else "", drawn, tokens)
 
 
@@ -219,7 +220,25 @@ def _cent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.4f}%"
 
 
-def _token(token: str, value: float, share: float, counts: bool) -> Token:
+def joints(tokens: Sequence[str]) -> list[bool]:
+    """Before which tokens no line may break: inside words, and before closing punctuation.
+
+    >>> joints(["A", " sm", "all", " dog", "."])
+    [False, False, True, False, True]
+    """
+    found, before, run = [], "", 0
+    for token in tokens:
+        inside = before[-1:].isalnum() and token[:1].isalnum() and unicodedata.category(token[0]) != "Lo"
+        run += len(token)
+        # scripts without blanks (category Lo) may break anywhere, and so may what would not fit a narrow line
+        joined = (inside or token == "" or token[0] in CLOSING) and run <= LONGEST
+        run = run if joined else len(token)
+        found.append(joined)
+        before = token
+    return found
+
+
+def _token(token: str, value: float, share: float, counts: bool, joined: bool) -> Token:
     return Token(
         text=visible(token),
         title=f"{number(float(value))}",
@@ -227,5 +246,5 @@ def _token(token: str, value: float, share: float, counts: bool) -> Token:
         dark=round(100 * share) >= DARK_FROM,
         counts=bool(counts),
         newline="\n" in token,
-        joined=token[:1] in CLOSING or token == "",
+        joined=joined,
     )
