@@ -101,7 +101,7 @@ def page(
     sites = [part for _, part in table.groupby(["site", "pole"], sort=False) if part["label"].isin(LABELS).any()]
     return environment.get_template("report.html").render(
         model=_shown(run.info["model"]["name"]),
-        data=_shown(run.info["data"]["source"]),
+        data="data in memory" if run.info["data"]["source"] == "memory" else _shown(run.info["data"]["source"]),
         summary=run.summary(),
         n_neurons=_n_neurons(table),
         number=number,
