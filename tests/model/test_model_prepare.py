@@ -68,13 +68,10 @@ def characters(words: Any, ids: list[int], text: str, counts: list[int]) -> list
             left -= 1
             at += len("<image>") if left == 0 else 0
             continue
-        if token in words.special_ids and token != words.tokenizer.unk_token_id:
+        if token in words.special_ids:
             size = len(piece) if data[at:].startswith(piece.encode()) else 0
         elif byte_level:
             size = sum(size_of[c] for c in piece)
-        elif token == words.tokenizer.unk_token_id:
-            size = 1  # the line break, the one character that is not in the vocabulary
-            assert data[at : at + 1] == b"\n"
         else:
             if piece.startswith("▁") and data[at : at + 1] != b" ":
                 piece = piece[1:]  # made up by the tokenizer
@@ -140,9 +137,7 @@ def test_text_is_exactly_the_tokens_with_a_character_of_the_response(kind: str, 
             for token, (first, last) in zip(ids, walked, strict=True):
                 if token == words.image_id:
                     expected.append(TokenKind.VISUAL)
-                elif max(first, start) < min(last, end) and (
-                    token not in words.special_ids or token == words.tokenizer.unk_token_id
-                ):
+                elif max(first, start) < min(last, end) and token not in words.special_ids:
                     expected.append(TokenKind.TEXT)
                 else:
                     expected.append(TokenKind.TEMPLATE)
@@ -177,6 +172,26 @@ def test_ids_and_pixels_are_the_processors_own(kind: str, template: str | None) 
     assert torch.equal(batch.input_ids, own["input_ids"])
     assert torch.equal(batch.attention_mask, own["attention_mask"])
     assert torch.equal(batch.pixel_values, own["pixel_values"])
+
+
+def test_an_unknown_character_of_the_response_is_text() -> None:
+    processor, config, words = make("unigram", None)
+    batch = prepare(processor, config, words, [None], "the \u2603", "A \u2603 dog")
+    unknown = batch.input_ids[0] == words.tokenizer.unk_token_id
+    assert batch.kinds[0][unknown].tolist() == [TokenKind.TEMPLATE, TokenKind.TEXT]
+
+
+def test_a_special_token_that_swallows_blanks_of_the_response_is_not_text() -> None:
+    from tokenizers import AddedToken
+
+    processor, config, _ = make("unigram", tiny.CHATML.replace("<|im_end|>", "<end>"))
+    end = AddedToken("<end>", lstrip=True, special=True, normalized=False)
+    processor.tokenizer.add_tokens([end], special_tokens=True)
+    batch = prepare(processor, config, words_of(processor, config), [None], "Hi", "A dog.  ")
+    at = (batch.input_ids[0] == processor.tokenizer.convert_tokens_to_ids("<end>")).nonzero().flatten()
+    assert batch.texts[0][slice(*batch.spans[0, at[-1]].tolist())] == "  <end>"
+    assert batch.kinds[0][at].tolist() == [TokenKind.TEMPLATE] * 2
+    assert "".join(t for t, k in zip(batch.tokens(0), batch.kinds[0], strict=True) if k == TokenKind.TEXT) == "A dog."
 
 
 def test_a_prompt_without_response_ends_in_the_generation_prompt() -> None:
@@ -242,7 +257,7 @@ def test_a_row_that_is_too_long_is_refused() -> None:
 
 
 def test_a_template_that_changes_the_response_is_refused() -> None:
-    processor, _, _ = make("bpe", tiny.CHATML.replace("c['text']", "c['text'] | upper"))
+    processor, _, _ = make("unigram", tiny.CHATML.replace("c['text']", "c['text'] | upper"))
     with pytest.raises(ValueError, match="chat template"):
         render(processor, "<image>", "a", 0, "some answer")
 

@@ -25,7 +25,7 @@ class Words:
         image_token: text of the image token.
         image_id: its id.
         pad_id: id to pad with.
-        special_ids: ids of special tokens; they are never TEXT.
+        special_ids: ids of special tokens; they are never TEXT. Not the unknown token: it stands for characters.
         special_texts: what user text must not contain, since it would be read as a special token.
         trims: whether offsets leave out a token's leading and trailing blanks (byte-level `trim_offsets`).
         max_tokens: longest row that the model can place, or None.
@@ -68,7 +68,7 @@ def words_of(processor: Any, config: Any) -> Words:
         image_token=image_token,
         image_id=image_id,
         pad_id=int(pad),
-        special_ids=frozenset(special.values()),
+        special_ids=frozenset(special.values()) - {tokenizer.unk_token_id},
         special_texts=tuple(sorted(special, key=len, reverse=True)),
         trims=_trims(tokenizer),
         max_tokens=getattr(config.text_config, "max_position_embeddings", None),
