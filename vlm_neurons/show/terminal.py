@@ -21,14 +21,15 @@ def layer_tables(table: pd.DataFrame) -> list[Table]:
     Returns:
         Tables for `rich.console.Console.print`; sites whose neurons have no class give none.
     """
+    from rich import box
     from rich.markup import escape
     from rich.table import Table
 
     tables = []
     for (site, pole), panel in shares(table).groupby(["site", "pole"], sort=False):
-        one = Table(title=escape(site_name(site, pole)), title_justify="left")
+        one = Table(title=escape(site_name(site, pole)), title_justify="left", box=box.SIMPLE_HEAD)
         for heading in ("layer", *(NAMES[label] for label in LABELS), "neurons", "confident"):
-            one.add_column(heading, justify="right")
+            one.add_column(heading, justify="right", no_wrap=True)
         for _, row in panel.iterrows():
             if row["layer"] == "all":
                 one.add_section()
