@@ -27,7 +27,9 @@ def layer_tables(table: pd.DataFrame) -> list[Table]:
 
     tables = []
     for (site, pole), panel in shares(table).groupby(["site", "pole"], sort=False):
-        one = Table(title=escape(site_name(site, pole)), title_justify="left", box=box.SIMPLE_HEAD)
+        one = Table(
+            title=escape(site_name(site, pole)), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1)
+        )
         for heading in ("layer", *(NAMES[label] for label in LABELS), "neurons", "confident"):
             one.add_column(heading, justify="right", no_wrap=True)
         for _, row in panel.iterrows():
