@@ -96,6 +96,8 @@ def test_a_saved_model_loads_without_installing_anything(
     hf.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
 
+    from transformer_lens.model_bridge import TransformerBridge
+
     def forbidden(*args: Any, **kwargs: Any) -> Any:
         raise AssertionError(f"a process was started: {args}")
 
@@ -111,7 +113,10 @@ def test_a_saved_model_loads_without_installing_anything(
     assert torch.equal(a.input_ids, b.input_ids) and torch.equal(a.kinds, b.kinds)
     assert torch.equal(a.pixel_values, b.pixel_values) and a.texts == b.texts
     assert torch.equal(loaded(a), in_memory(b))
+    booted = vn.HookedVLM(TransformerBridge.boot_transformers(str(tmp_path)), processor)  # by TransformerLens' own way
+    assert torch.equal(booted(b), in_memory(b)) and booted.fingerprint() == in_memory.fingerprint()
     assert vn.HookedVLM.from_pretrained(str(tmp_path), dtype=torch.bfloat16).dtype == torch.bfloat16
+    assert torch.equal(vn.HookedVLM.from_pretrained(tmp_path, device_map="cpu")(a), loaded(a))
 
 
 @torch.no_grad()

@@ -13,12 +13,21 @@ _SAMPLED = 64
 
 
 # What saving, loading or wrapping changes in a config without changing what the model computes.
-_VOLATILE = {"_name_or_path", "transformers_version", "_attn_implementation", "dtype", "torch_dtype", "architectures"}
+_VOLATILE = {
+    "_attn_implementation",
+    "_name_or_path",
+    "architectures",
+    "dtype",
+    "output_attentions",
+    "torch_dtype",
+    "transformers_version",
+}
 
 
 def _lasting(settings: Any) -> Any:
     if isinstance(settings, dict):
-        return {str(k): _lasting(v) for k, v in settings.items() if k not in _VOLATILE and not str(k).startswith("_")}
+        kept = {str(k): v for k, v in settings.items() if v is not None and k not in _VOLATILE}
+        return {k: _lasting(v) for k, v in kept.items() if not k.startswith("_")}
     return [_lasting(v) for v in settings] if isinstance(settings, (list, tuple)) else settings
 
 
