@@ -18,10 +18,10 @@ _EXPORTS = {
     "Sample": "data",
     "scenes": "world",
     "describe": "data",
-    "scan": "scan",
-    "Run": "scan",
-    "classify": "classify",
-    "statistics": "classify",
+    "scan": "scanning",
+    "Run": "scanning",
+    "classify": "classification",
+    "statistics": "classification",
     "report": "show",
     "Neuron": "neurons",
     "Patch": "neurons",
@@ -44,8 +44,8 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from vlm_neurons.classify import classify as classify
-    from vlm_neurons.classify import statistics as statistics
+    from vlm_neurons.classification import classify as classify
+    from vlm_neurons.classification import statistics as statistics
     from vlm_neurons.data import ImageTextData as ImageTextData
     from vlm_neurons.data import Sample as Sample
     from vlm_neurons.data import describe as describe
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from vlm_neurons.neurons import Neuron as Neuron
     from vlm_neurons.neurons import Patch as Patch
     from vlm_neurons.neurons import TokenKind as TokenKind
-    from vlm_neurons.scan import Run as Run
-    from vlm_neurons.scan import scan as scan
-    from vlm_neurons.world import scenes as scenes
+    from vlm_neurons.scanning import Run as Run
+    from vlm_neurons.scanning import scan as scan
     from vlm_neurons.show import report as report
+    from vlm_neurons.world import scenes as scenes

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from vlm_neurons.data import ImageTextData
     from vlm_neurons.model import HookedVLM
-    from vlm_neurons.scan import Run
+    from vlm_neurons.scanning import Run
 
 DEMO_MODEL = "tiny-llava-scenes"
 DEMO_SITES = ["gate", "post", "projector"]
@@ -72,8 +72,8 @@ def scan(args: argparse.Namespace) -> None:
 
 def classify(args: argparse.Namespace) -> None:
     """Classify a finished scan."""
-    from vlm_neurons.classify import classify as label
-    from vlm_neurons.scan import Run
+    from vlm_neurons.classification import classify as label
+    from vlm_neurons.scanning import Run
 
     run = Run.load(args.run)
     table = label(
@@ -109,14 +109,14 @@ def _data(args: argparse.Namespace) -> ImageTextData:
 
 
 def _scan(model: HookedVLM, data: ImageTextData, args: argparse.Namespace, **options: Any) -> Run:
-    from vlm_neurons.scan import scan as run_scan
+    from vlm_neurons.scanning import scan as run_scan
 
     return run_scan(model, data, out=args.out, **options)
 
 
 def _finish(run: Run, model: HookedVLM) -> None:
     """Classify, show the classes by layer, and write the report."""
-    from vlm_neurons.classify import classify as label
+    from vlm_neurons.classification import classify as label
     from vlm_neurons.show import report as write
 
     _show(run, label(run))
@@ -217,7 +217,7 @@ def _model_options(p: argparse.ArgumentParser, model: bool = True, required: boo
 
 
 def _data_options(p: argparse.ArgumentParser) -> None:
-    from vlm_neurons.data.describe import DEFAULT_PROMPT
+    from vlm_neurons.data.describing import DEFAULT_PROMPT
 
     p.add_argument("--data", required=True, help="folder of images, .jsonl, or scenes:n=100,seed=0")
     p.add_argument("--prompt", default=DEFAULT_PROMPT, help="for samples without one (default: %(default)s)")

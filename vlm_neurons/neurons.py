@@ -130,7 +130,9 @@ class Neuron:
         if match := _ID.match(text):
             site = next(s for s in SITES.values() if s.prefix == match["prefix"])
             if "{layer}" not in site.pattern and int(match["layer"]) != 0:
-                raise ValueError(f"{text!r}: site {site.name!r} has the one layer 0; write {site.prefix}0N{match['index']}")
+                raise ValueError(
+                    f"{text!r}: site {site.name!r} has the one layer 0; write {site.prefix}0N{match['index']}"
+                )
             return cls(site.hook(int(match["layer"])), int(match["index"]), "-" if match["pole"] else "+")
         if match := _HOOK_ID.match(text):
             return cls(match["hook"], int(match["index"]), "-" if match["pole"] else "+")

@@ -119,12 +119,11 @@ class Batcher:
 
 
 def _order(rng: np.random.Generator) -> tuple[str, ...]:
-    """Kinds of questions for one dialogue; those whose words would give a later answer away come last."""
-    return (
-        str(rng.choice(["color", "shape"])),
-        "exists",
-        *(str(kind) for kind in rng.choice(["size", "where", "where", "count"], 2, replace=False)),
-    )
+    """Kinds of questions for one dialogue: any may come first, none after one whose words give its answer away."""
+    naming = [str(kind) for kind in rng.permutation(["size", "where", "where", "count"])]
+    if rng.random() < 0.4:
+        return (str(rng.choice(["color", "shape"])), "exists", *naming[:2])
+    return ("exists", *naming[:3]) if rng.random() < 0.4 else tuple(naming)
 
 
 def _render(has_image: bool, dialogue: Dialogue | None) -> tuple[str, list[tuple[int, int]]]:

@@ -32,15 +32,15 @@ MIDDLE = 2  # layers after which patches are read for the first time, and that t
 class Plan:
     """Sizes and rates of both stages; the defaults made the shipped model."""
 
-    steps_1: int = 1500
-    steps_2: int = 2750
+    steps_1: int = 3200
+    steps_2: int = 3000
     batch_1: int = 48
     batch_2: int = 32
     rate_1: float = 2.5e-3
     rate_2: float = 2.0e-3
     vision_rate_2: float = 1.5e-3
     warm_up: int = 60
-    easy_until: float = 0.75  # share of stage 1 over which easy scenes fade out
+    easy_until: float = 0.5  # share of stage 1 over which easy scenes fade out
     blocked: float = 0.7
     sparsity: float = 0.2
     floor: float = 0.18

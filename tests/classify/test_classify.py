@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vlm_neurons.classify import LABELS, classify, normalise, sample_classes, statistics
-from vlm_neurons.scan import Run, TopSamples
-from vlm_neurons.scan.blocks import tensor_name
-from vlm_neurons.scan.summarise import extremes, rows_by_kind, summarise
+from vlm_neurons.classification import LABELS, classify, normalise, sample_classes, statistics
+from vlm_neurons.scanning import Run, TopSamples
+from vlm_neurons.scanning.blocks import tensor_name
+from vlm_neurons.scanning.summarise import extremes, rows_by_kind, summarise
 
 GATE, PROJECTOR = "blocks.0.mlp.hook_act", "vision_projector.hook_post"
 

@@ -9,11 +9,11 @@ import tiny
 import torch
 from safetensors import safe_open
 
-from vlm_neurons.classify import LABELS, classify
+from vlm_neurons.classification import LABELS, classify
 from vlm_neurons.data import ImageTextData
 from vlm_neurons.model import HookedVLM
 from vlm_neurons.neurons import TokenKind
-from vlm_neurons.scan import Run, scan
+from vlm_neurons.scanning import Run, scan
 
 SITES = ["gate", "post", "projector", "vision", "blocks.1.hook_mlp_out"]
 POST, PROJECTOR, MLP_OUT = "blocks.1.mlp.hook_post", "vision_projector.hook_post", "blocks.1.hook_mlp_out"

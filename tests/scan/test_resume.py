@@ -17,7 +17,7 @@ import torch
 
 from vlm_neurons.data import ImageTextData
 from vlm_neurons.model import HookedVLM
-from vlm_neurons.scan import Run, scan
+from vlm_neurons.scanning import Run, scan
 
 N, BLOCK = 20, 4
 SETTINGS = {"site": ["gate", "projector"], "top_n": 5, "batch_size": 3, "block_size": BLOCK}
@@ -67,7 +67,7 @@ import torch
 torch.set_num_threads({threads})
 from scan import test_resume as t
 from vlm_neurons.data import ImageTextData
-from vlm_neurons.scan import engine
+from vlm_neurons.scanning import engine
 real = engine.write_block
 def slow(*arguments, **named):
     real(*arguments, **named)
@@ -134,7 +134,7 @@ def test_a_rank_beyond_the_world_is_refused(tmp_path, model, data, monkeypatch):
 
 
 def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path, model, data, whole, monkeypatch, capsys):
-    from vlm_neurons.scan import engine
+    from vlm_neurons.scanning import engine
 
     real, calls = engine.write_block, []
 

@@ -9,10 +9,10 @@ import pytest
 import tiny
 import torch
 
-from vlm_neurons.classify import classify
+from vlm_neurons.classification import classify
 from vlm_neurons.data import ImageTextData
 from vlm_neurons.model import HookedVLM
-from vlm_neurons.scan import scan
+from vlm_neurons.scanning import scan
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import brute_force as brute
 import pytest
 import torch
 
-from vlm_neurons.scan.state import TopSamples, order_keys
-from vlm_neurons.scan.summarise import entering, extremes, rows_by_image, rows_by_kind, summarise
+from vlm_neurons.scanning.state import TopSamples, order_keys
+from vlm_neurons.scanning.summarise import entering, extremes, rows_by_image, rows_by_kind, summarise
 
 INF = float("inf")
 

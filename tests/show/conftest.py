@@ -10,10 +10,10 @@ import pytest
 import tiny
 from PIL import Image
 
-from vlm_neurons.classify import classify
+from vlm_neurons.classification import classify
 from vlm_neurons.data import ImageTextData
 from vlm_neurons.model import HookedVLM
-from vlm_neurons.scan import Run, scan
+from vlm_neurons.scanning import Run, scan
 from vlm_neurons.show import report
 
 # each sets window.pwned, or asks the network, if it is ever read as HTML

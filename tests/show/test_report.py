@@ -11,10 +11,10 @@ import pytest
 import tiny
 from conftest import HOSTILE, Made
 
-from vlm_neurons.classify import LABELS, classify
+from vlm_neurons.classification import LABELS, classify
 from vlm_neurons.data import ImageTextData
 from vlm_neurons.model import HookedVLM
-from vlm_neurons.scan import scan
+from vlm_neurons.scanning import scan
 from vlm_neurons.show import report
 
 

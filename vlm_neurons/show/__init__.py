@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vlm_neurons.show.closeup import CloseUp, close_ups
 from vlm_neurons.show.layers import layers_svg
-from vlm_neurons.show.report import report
+from vlm_neurons.show.reporting import report
 from vlm_neurons.show.terminal import layer_tables
 
 __all__ = ["CloseUp", "close_ups", "layer_tables", "layers_svg", "report"]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from vlm_neurons.data import ImageTextData, Sample
     from vlm_neurons.model import Batch, HookedVLM
-    from vlm_neurons.scan import Run
+    from vlm_neurons.scanning import Run
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from html import escape
 from typing import TYPE_CHECKING
 
-from vlm_neurons.classify import LABELS
+from vlm_neurons.classification import LABELS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +42,7 @@ def shares(table: pd.DataFrame) -> pd.DataFrame:
     """
     import pandas as pd
 
-    from vlm_neurons.classify import statistics
+    from vlm_neurons.classification import statistics
 
     rows = []
     counted = statistics(table)

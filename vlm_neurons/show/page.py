@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from vlm_neurons.classify import LABELS, normalise
+from vlm_neurons.classification import LABELS, normalise
 from vlm_neurons.show.closeup import CloseUp
 from vlm_neurons.show.layers import NAMES, percent
 from vlm_neurons.show.pictures import data_uri, heat, share_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vlm_neurons.classify import LABELS
+from vlm_neurons.classification import LABELS
 from vlm_neurons.show.layers import NAMES, percent, shares, site_name
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from vlm_neurons.neurons import Pole
-from vlm_neurons.scan.blocks import FORMAT, Column, open_block, skipped_of, state_of, tensor_name, write_atomic
-from vlm_neurons.scan.state import TopSamples
+from vlm_neurons.scanning.blocks import FORMAT, Column, open_block, skipped_of, state_of, tensor_name, write_atomic
+from vlm_neurons.scanning.state import TopSamples
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +52,9 @@ class Run:
         path = Path(path)
         file = path / "scan.json"
         if not file.is_file():
-            raise FileNotFoundError(f"{path} is no run directory (no scan.json in it); make one with vlm_neurons.scan")
+            raise FileNotFoundError(
+                f"{path} is no run directory (no scan.json in it); make one with vlm_neurons.scanning"
+            )
         try:
             info = json.loads(file.read_text(encoding="utf-8"))
             found = info["format"]

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlm_neurons.classify import LABELS, NOT_APPLICABLE, classify
-from vlm_neurons.scan.blocks import write_atomic
-from vlm_neurons.scan.run import Run
+from vlm_neurons.classification import LABELS, NOT_APPLICABLE, classify
+from vlm_neurons.scanning.blocks import write_atomic
+from vlm_neurons.scanning.run import Run
 from vlm_neurons.show.choose import clearest
 from vlm_neurons.show.closeup import CloseUp, close_ups
 from vlm_neurons.show.layers import NAMES, layers_svg, percent, shares, site_name

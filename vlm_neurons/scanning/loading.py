@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlm_neurons.model import Batch, RowError
 from vlm_neurons.neurons import TokenKind
-from vlm_neurons.scan.blocks import Skip
+from vlm_neurons.scanning.blocks import Skip
 
 if TYPE_CHECKING:
     from vlm_neurons.data import ImageTextData, Sample

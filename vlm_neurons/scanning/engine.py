@@ -16,10 +16,10 @@ from tqdm import tqdm
 
 from vlm_neurons.data import DEFAULT_PROMPT, ImageTextData, describe
 from vlm_neurons.neurons import TokenKind
-from vlm_neurons.scan.blocks import FORMAT, Skip, open_block, write_block
-from vlm_neurons.scan.loading import Loaded, ahead, chunks_of, known_skips, load
-from vlm_neurons.scan.recorder import ColumnInfo, Recorder, measure_columns
-from vlm_neurons.scan.run import Run, finish, start
+from vlm_neurons.scanning.blocks import FORMAT, Skip, open_block, write_block
+from vlm_neurons.scanning.loading import Loaded, ahead, chunks_of, known_skips, load
+from vlm_neurons.scanning.recorder import ColumnInfo, Recorder, measure_columns
+from vlm_neurons.scanning.run import Run, finish, start
 
 if TYPE_CHECKING:
     from vlm_neurons.model import Batch, HookedVLM

@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vlm_neurons.neurons import Neuron
-from vlm_neurons.scan.blocks import write_atomic
-from vlm_neurons.scan.run import Run
-from vlm_neurons.scan.state import TopSamples
+from vlm_neurons.scanning.blocks import write_atomic
+from vlm_neurons.scanning.run import Run
+from vlm_neurons.scanning.state import TopSamples
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +57,8 @@ def classify(
         `confident` (the largest share exceeds 0.8), `tie` (two classes share the largest share; the label is then the
         first in the order visual, text, multimodal, unknown), `peak` (largest activation at visual and text tokens, the
         one that is mapped to 10), `peak_all_tokens` (template tokens too), `n_samples` (top samples; fewer than top_n
-        in a small data set). A neuron whose peak is not positive is unknown. Projector and vision neurons never see
+        in a small data set). `.attrs["parameters"]` holds the thresholds.
+        A neuron whose peak is not positive is unknown. Projector and vision neurons never see
         text: their shares are NaN and their label is `"not_applicable"`.
 
     Raises:
@@ -86,6 +87,7 @@ def classify(
             classes = sample_classes(state, t_visual, n_visual, t_text, n_text)
         parts.append(_rows(column, state, classes))
     table = pd.concat(parts, ignore_index=True)
+    table.attrs["parameters"] = {"t_visual": t_visual, "n_visual": n_visual, "t_text": t_text, "n_text": n_text}
     if write:
         file = run.path / ("neurons.parquet" if method == "thresholds" else f"labels-{method}.parquet")
         write_atomic(file, lambda temporary: table.to_parquet(temporary, index=False))

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from vlm_neurons.model.guards import indexed_by_image
 from vlm_neurons.neurons import Neuron, Pole, site_of_hook
-from vlm_neurons.scan.blocks import Column, States
-from vlm_neurons.scan.state import TopSamples
-from vlm_neurons.scan.summarise import RowTokens, entering, extremes, rows_by_image, rows_by_kind
+from vlm_neurons.scanning.blocks import Column, States
+from vlm_neurons.scanning.state import TopSamples
+from vlm_neurons.scanning.summarise import RowTokens, entering, extremes, rows_by_image, rows_by_kind
 
 if TYPE_CHECKING:
     from vlm_neurons.model import Batch, HookedVLM

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vlm_neurons.scan.summarise import Summary
+from vlm_neurons.scanning.summarise import Summary
 
 TENSORS = ("sample_ids", "visual", "text", "peak_all")
 

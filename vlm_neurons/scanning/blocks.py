@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vlm_neurons.neurons import Pole
-from vlm_neurons.scan.state import TENSORS, TopSamples
+from vlm_neurons.scanning.state import TENSORS, TopSamples
 
 FORMAT = 1
 Column = tuple[str, Pole]  # hook, pole

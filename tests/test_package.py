@@ -1,0 +1,49 @@
+"""First contact: what `import vlm_neurons` gives, and what it costs."""
+
+import importlib
+import inspect
+import pkgutil
+import resource
+import subprocess
+import sys
+
+import vlm_neurons as vn
+
+
+def test_every_public_name_stays_what_it_is_whatever_modules_were_imported_before():
+    for module in pkgutil.walk_packages(vn.__path__, "vlm_neurons."):
+        importlib.import_module(module.name)
+    for name in vn.__all__:
+        assert not inspect.ismodule(getattr(vn, name)), name
+    assert callable(vn.scan) and callable(vn.scenes) and callable(vn.classify) and callable(vn.report)
+
+
+def test_hooks_are_importable_as_the_readme_says():
+    from vlm_neurons.hooks import ablate, record
+
+    assert record("L0N1", {})[0][0] == "blocks.0.mlp.hook_act" == ablate("L0N1")[0][0]
+
+
+def test_import_takes_less_than_a_second_more_than_import_torch():
+    def seconds(code: str) -> float:
+        """Processor time, the best of three: a busy machine makes the clock on the wall say anything."""
+        best = float("inf")
+        for _ in range(3):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run([sys.executable, "-c", code], check=True)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            best = min(best, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        return best
+
+    assert seconds("import torch, vlm_neurons") - seconds("import torch") < 1
+
+
+def test_import_loads_no_heavy_library():
+    heavy = "('torch', 'transformers', 'transformer_lens', 'pandas')"
+    code = f"import sys, vlm_neurons; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    assert not hasattr(vn, "no_such_thing")
