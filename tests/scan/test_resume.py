@@ -239,10 +239,10 @@ def test_a_finished_run_is_returned_as_it_is(model, data, whole):
 def test_an_unknown_format_is_refused(tmp_path, model, data, whole):
     out = copy_of(whole, tmp_path)
     info = json.loads((out / "scan.json").read_text())
-    (out / "scan.json").write_text(json.dumps({**info, "format": 2}))
-    with pytest.raises(ValueError, match="format 2, this version reads 1"):
+    (out / "scan.json").write_text(json.dumps({**info, "format": 1}))
+    with pytest.raises(ValueError, match="format 1, this version reads 2"):
         Run.load(out)
-    assert_refused("format 2", out, model, data)
+    assert_refused("format 1", out, model, data)
     (out / "scan.json").write_text("[]")
     with pytest.raises(ValueError, match=r"no scan\.json of this package"):
         Run.load(out)

@@ -19,6 +19,7 @@ from vlm_neurons.model.families import Family, family_of, feature_layers
 from vlm_neurons.model.fingerprint import fingerprint
 from vlm_neurons.model.images import Images, by_patch
 from vlm_neurons.model.prepare import prepare, words_of
+from vlm_neurons.model.twin import Twin, make_twin
 from vlm_neurons.neurons import SITES, TokenKind, site_of_hook
 
 if TYPE_CHECKING:
@@ -62,17 +63,21 @@ class HookedVLM:
         self.family: Family = family_of(self.config)
         self.name = name or getattr(self.config, "_name_or_path", "") or self.family.name
         self.words = words_of(processor, self.config)
+        self._twin: Twin | None = None
         if given_bridge:
             guards.check_mode(model)  # type: ignore[arg-type]
             self.bridge: TransformerBridge = model  # type: ignore[assignment]
         else:
-            self.bridge = wrap(hf_model.eval(), self.tokenizer, self.family.architecture, self.name)
+            self._twin = make_twin(hf_model.eval())  # before the model is changed
+            self.bridge = wrap(hf_model, self.tokenizer, self.family.architecture, self.name)
         extend(self.bridge)
         self.bridge.processor = processor
         self.first_dead_layer = max(feature_layers(self.config))
         self._guard = guards.guard_of(self.bridge, self.words.image_id, self.words.pad_id, self.tokenizer.bos_token_id)
         self._hook_points: dict[str, Any] | None = None
         self._map: Any = None
+        if self._twin is not None:
+            self._twin.remember(self.bridge)
 
     @classmethod
     def from_pretrained(
@@ -210,19 +215,34 @@ class HookedVLM:
             self._hook_points = dict(self.bridge.hook_dict)
         return self._hook_points
 
-    def observe(self, batch: Batch, hooks: Mapping[str, Callable[[Tensor], None]]) -> None:
+    def observe(self, batch: Batch, hooks: Mapping[str, Callable[[Tensor], None]], fast: bool = False) -> None:
         """Forward pass that stops before the unembedding: no logits. For scans.
 
         Args:
             batch: from `prepare`.
             hooks: hook name -> function of the activation, which must not change it, and must copy what it keeps.
                 Hooks indexed by image are not called on a batch without images.
+            fast: by transformers' own forward pass with fused attention, for hooks that are in `fast_hooks`. About 1.4
+                times as quick as the bridge; activations differ from the bridge's in last digits.
 
         Raises:
             KeyError: a hook does not exist.
             HookNeverFires: a hook did not fire.
         """
-        running.observe(self, batch, hooks)
+        if not fast:
+            return running.observe(self, batch, hooks)
+        slow = sorted(set(hooks) - self.fast_hooks)
+        if slow or self._twin is None:
+            raise KeyError(f"fast=True cannot observe {slow}: leave it out; model.fast_hooks has what it can")
+        self._twin.observe(self._checked(batch), hooks)
+
+    @property
+    def fast_hooks(self) -> frozenset[str]:
+        """Hooks that `observe(..., fast=True)` can serve: the four sites. Empty for a model that was given as a bridge,
+        is quantised or spread over devices, and while hooks are active (the fast way would not see what they do)."""
+        if self._twin is None or not self._twin.stands_for(self.bridge):
+            return frozenset()
+        return frozenset(self._twin.points)
 
     def generate(
         self,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vlm_neurons.neurons import Pole
+from vlm_neurons.scanning.moments import MOMENTS, Moments
 from vlm_neurons.scanning.state import TENSORS, TopSamples
 
-FORMAT = 1
+FORMAT = 2  # 1 had no moments
 Column = tuple[str, Pole]  # hook, pole
 States = dict[Column, TopSamples]
+Sums = dict[Column, Moments]
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,11 @@ class Skip:
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file in the same folder, put it on disk, then give it its name."""
+    """Let `write` fill a temporary file in the same folder, put it on disk, then give it its name.
+
+    Raises:
+        OSError: the disk is full or cannot be written to; nothing is left behind.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
@@ -51,6 +59,11 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"{path} could not be written ({error}). What was finished before is untouched: make room, and the same "
+            "call goes on from there"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -65,21 +78,29 @@ def tensor_name(column: Column, name: str) -> str:
 
 
 def write_block(
-    path: Path, states: States, samples: dict[str, Tensor], skipped: Iterable[Skip], block: int, run: str
+    path: Path,
+    states: States,
+    moments: Sums,
+    samples: dict[str, Tensor],
+    skipped: Iterable[Skip],
+    block: int,
+    run: str,
 ) -> None:
     """Store what a block of sample ids gave.
 
     Args:
         path: the file.
         states: one state for every hook and pole.
+        moments: one for every hook and pole that sees both images and text.
         samples: tensors with one entry per scanned sample: `id`, `n_visual_tokens`, `n_text_tokens`.
         skipped: samples of the block that were not scanned.
         block: number of the block.
         run: digest of the run's identity, so that a block of another run is never merged.
     """
     tensors = {f"samples/{name}": tensor for name, tensor in samples.items()}
-    for column, state in states.items():
-        tensors |= {tensor_name(column, name): tensor for name, tensor in state.tensors().items()}
+    parts: list[tuple[Column, TopSamples | Moments]] = [*states.items(), *moments.items()]
+    for column, part in parts:
+        tensors |= {tensor_name(column, name): tensor for name, tensor in part.tensors().items()}
     metadata = {
         "format": str(FORMAT),
         "run": run,
@@ -87,6 +108,41 @@ def write_block(
         "skipped": json.dumps([asdict(s) for s in skipped]),
     }
     write_atomic(path, lambda temporary: save_file(tensors, temporary, metadata))
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[bool]:
+    """Hold a block while it is scanned, so that no other process does it too. A killed process lets go.
+
+    Yields:
+        Whether the block has still to be done.
+
+    Raises:
+        ValueError: another process is at it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not on this system: blocks are still written whole, by whoever is last
+        yield not path.exists()
+        return
+    lock = path.with_suffix(".lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ValueError(
+                f"{path.name} of {path.parent.parent} is being scanned by another process ({file.read().strip()}). "
+                "Let it finish, or give every process its own RANK and the common WORLD_SIZE; nothing was changed"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        try:
+            yield not path.exists()
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def open_block(path: Path, run: str, block: int) -> Any:
@@ -120,3 +176,8 @@ def skipped_of(file: Any) -> list[Skip]:
 def state_of(file: Any, column: Column) -> TopSamples:
     """One state of a block or of `scan.safetensors`."""
     return TopSamples(*(file.get_tensor(tensor_name(column, name)) for name in TENSORS))
+
+
+def moments_of(file: Any, column: Column) -> Moments:
+    """The moments of one column that sees both images and text."""
+    return Moments(*(file.get_tensor(tensor_name(column, name)) for name in MOMENTS))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +15,10 @@ from tqdm import tqdm
 
 from vlm_neurons.data import DEFAULT_PROMPT, ImageTextData, describe
 from vlm_neurons.neurons import TokenKind
-from vlm_neurons.scanning.blocks import FORMAT, Skip, open_block, write_block
+from vlm_neurons.scanning.blocks import FORMAT, Skip, States, claimed, open_block, write_block
+from vlm_neurons.scanning.cost import SHARE, TIMED, measure, seconds_per_sample
 from vlm_neurons.scanning.loading import Loaded, ahead, chunks_of, known_skips, load
+from vlm_neurons.scanning.place import place
 from vlm_neurons.scanning.recorder import ColumnInfo, Recorder, measure_columns
 from vlm_neurons.scanning.run import Run, finish, start
 
@@ -75,7 +76,7 @@ def scan(
     ).items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name}={value!r}: a whole number of at least 1 is needed")
-    out, rank, world = Path(out), *_place()
+    out, rank, world = Path(out), *place()
     sites = [site] if isinstance(site, str) else list(site)
     hooks = list(dict.fromkeys(hook for one in sites for hook in model.site_hooks(one)))
     if not hooks:
@@ -85,15 +86,16 @@ def scan(
     data = _with_responses(model, data, out, prompt, batch_size, world, progress)
     known = known_skips(data, prompt)
     first = _first_batch(model, data, prompt, known)
-    columns = measure_columns(model, hooks, first)
+    fast = set(hooks) <= model.fast_hooks
+    columns = measure_columns(model, hooks, first, fast)
     parameters = {
         "sites": sites, "hooks": hooks, "top_n": top_n, "n_visual": n_visual, "n_text": n_text,
         "batch_size": batch_size, "block_size": block_size, "prompt": prompt,
     }  # fmt: skip
-    run = start(out, _info(model, data, parameters, columns, first))
-    job = _Job(model, data, run, columns, known, prompt)
+    run = start(out, _info(model, data, parameters, columns, first, fast))
+    job = _Job(model, data, run, columns, known, prompt, fast)
     mine = [b for b in job.missing() if b % world == rank]
-    _say_cost(console, job, mine, _seconds(model, hooks, first))
+    _say_cost(console, job, mine, first)
     try:
         job.scan_blocks(mine, progress)
     except KeyboardInterrupt:
@@ -107,14 +109,6 @@ def scan(
         f"{run.summary()}. Run directory: {run.path}" if run.complete else "Done here; other processes go on."
     )
     return run
-
-
-def _place() -> tuple[int, int]:
-    """This process's number and the number of processes."""
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    if not 0 <= rank < world:
-        raise ValueError(f"RANK={rank} with WORLD_SIZE={world} in the environment: RANK has to be 0 to {world - 1}")
-    return rank, world
 
 
 def _with_responses(
@@ -158,7 +152,12 @@ def _first_batch(model: HookedVLM, data: ImageTextData, prompt: str, known: dict
 
 
 def _info(
-    model: HookedVLM, data: ImageTextData, parameters: dict[str, Any], columns: list[ColumnInfo], first: Batch
+    model: HookedVLM,
+    data: ImageTextData,
+    parameters: dict[str, Any],
+    columns: list[ColumnInfo],
+    first: Batch,
+    fast: bool,
 ) -> dict[str, Any]:
     """Content of `scan.json`."""
     return {
@@ -169,6 +168,7 @@ def _info(
             "fingerprint": model.fingerprint(),
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": model.device.type,
+            "forward": "transformers, fused attention" if fast else "bridge",
         },
         "data": {"source": data.source, "fingerprint": data.fingerprint(), "n": len(data)},
         "parameters": parameters,
@@ -183,27 +183,26 @@ def _info(
     }
 
 
-def _seconds(model: HookedVLM, hooks: Sequence[str], batch: Batch) -> float:
-    """Time of one sample, timed alone, after the pass that warmed up."""
-    began = time.perf_counter()
-    model.observe(batch, {hook: lambda activation: None for hook in hooks})
-    return time.perf_counter() - began
-
-
-def _say_cost(console: Console, job: _Job, mine: list[int], seconds: float) -> None:
-    run = job.run
-    n = sum(len(run_ids) for run_ids in (job.ids(block) for block in mine))
-    parameters = run.info["parameters"]
-    size = sum(
-        c.empty(1, parameters["n_visual"], parameters["n_text"], torch.device("meta")).nbytes for c in job.columns
-    )
-    mib = size * parameters["top_n"] / 2**20
+def _say_cost(console: Console, job: _Job, mine: list[int], first: Batch) -> None:
+    """Time a few batches, print what the scan will cost, and refuse if the disk is too small for it."""
+    run, n = job.run, sum(len(job.ids(block)) for block in mine)
+    batches = [first]
+    chunks = chunks_of(0, n, run.info["parameters"]["batch_size"])
+    if mine and len(chunks) >= SHARE:
+        start = job.ids(mine[0]).start
+        few = [range(start + c.start, start + c.stop) for c in chunks[: min(TIMED, len(chunks) // SHARE)]]
+        batches = [b for c in few if (b := job.load([i for i in c if i < len(job.data)]).batch) is not None] or batches
+    seconds = seconds_per_sample(job.model, job.recorder(), batches) if mine else 0.0
+    cost = measure(run.path, job.columns, run.info["parameters"], seconds, len(run.missing_blocks()))
     console.print(
-        f"{sum(c.d for c in job.columns):,} neurons at {len(parameters['hooks'])} hooks, {len(job.data):,} samples in "
-        f"{run.n_blocks} blocks; {len(mine)} blocks ({n:,} samples) to do here, at about {seconds:.2g} s a sample "
-        f"{n * seconds / 60:.1f} min. About {mib:.1f} MiB of memory, and of disk for each block and the result "
-        f"({mib * (run.n_blocks + 1):.1f} MiB)."
+        f"{sum(c.d for c in job.columns):,} neurons at {len(run.info['parameters']['hooks'])} hooks, "
+        f"{len(job.data):,} samples in {run.n_blocks} blocks; {len(mine)} blocks ({n:,} samples) to do here, at about "
+        f"{seconds:.2g} s a sample {n * seconds / 60:.1f} min. About {cost.state / 2**20:.1f} MiB of memory for the "
+        f"state of a block and as much for those before it, and {cost.disk / 2**20:.1f} MiB of disk for the blocks and "
+        f"the result ({cost.free / 2**20:,.0f} MiB are free)."
     )
+    if mine:
+        cost.check(run.path)
 
 
 @dataclass(frozen=True)
@@ -216,6 +215,8 @@ class _Job:
     columns: list[ColumnInfo]
     known: dict[int, Skip]
     prompt: str
+    fast: bool
+    before: States = field(default_factory=dict)
 
     def missing(self) -> list[int]:
         """Blocks to do; those that are there are checked to be of this run."""
@@ -233,18 +234,32 @@ class _Job:
         n = sum(len(self.ids(block)) for block in blocks)
         with tqdm(total=n, unit="sample", desc="scan", disable=not progress) as bar:
             for block in blocks:
-                self.scan_block(block, bar)
+                with claimed(self.run.block_path(block)) as to_do:
+                    if to_do:
+                        self.scan_block(block, bar)
+
+    def recorder(self) -> Recorder:
+        """An empty one."""
+        kept = [self.run.info["parameters"][name] for name in ("top_n", "n_visual", "n_text")]
+        return Recorder(self.model, self.columns, *kept, fast=self.fast, before=self.before)
+
+    def load(self, chunk: Sequence[int]) -> Loaded:
+        """The samples of a chunk as a batch."""
+        return load(self.model, self.data, chunk, self.prompt, self.known)
+
+    def remember(self, states: States) -> None:
+        """Merge the states of a finished block into what later ones need not better."""
+        for column, state in states.items():
+            if state.peak_all.device.type == "cpu":
+                self.before.setdefault(column, state.empty_like()).merge(state)
 
     def scan_block(self, block: int, bar: Any) -> None:
-        parameters, ids = self.run.info["parameters"], self.ids(block)
-        recorder = Recorder(self.model, self.columns, parameters["top_n"], parameters["n_visual"], parameters["n_text"])
+        ids, recorder = self.ids(block), self.recorder()
         counts: dict[str, list[int]] = {"id": [], "n_visual_tokens": [], "n_text_tokens": []}
         skipped: list[Skip] = []
 
-        def make(chunk: Sequence[int]) -> Loaded:
-            return load(self.model, self.data, chunk, self.prompt, self.known)
-
-        for loaded in ahead(make, chunks := chunks_of(ids.start, ids.stop, parameters["batch_size"])):
+        chunks = chunks_of(ids.start, ids.stop, self.run.info["parameters"]["batch_size"])
+        for loaded in ahead(self.load, chunks):
             skipped += loaded.skipped
             if loaded.batch is not None:
                 recorder.see(loaded.batch, loaded.ids, [self.data[i].name for i in loaded.ids])
@@ -254,4 +269,6 @@ class _Job:
             bar.update(len(loaded.ids) + len(loaded.skipped))
         assert len(counts["id"]) + len(skipped) == sum(map(len, chunks)), "every sample is scanned or skipped, once"
         samples = {name: torch.tensor(values, dtype=torch.int32) for name, values in counts.items()}
-        write_block(self.run.block_path(block), recorder.states, samples, skipped, block, self.run.identity)
+        path = self.run.block_path(block)
+        write_block(path, recorder.states, recorder.moments, samples, skipped, block, self.run.identity)
+        self.remember(recorder.states)

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from vlm_neurons.model.guards import indexed_by_image
 from vlm_neurons.neurons import Neuron, Pole, site_of_hook
-from vlm_neurons.scanning.blocks import Column, States
+from vlm_neurons.scanning.blocks import Column, States, Sums
+from vlm_neurons.scanning.moments import Moments, image_means
 from vlm_neurons.scanning.state import TopSamples
-from vlm_neurons.scanning.summarise import RowTokens, entering, extremes, rows_by_image, rows_by_kind
+from vlm_neurons.scanning.summarise import RowTokens, entering, extremes, rows_by_image, rows_by_kind, summarise
 
 if TYPE_CHECKING:
     from vlm_neurons.model import Batch, HookedVLM
@@ -79,7 +80,7 @@ def tokens_of(model: HookedVLM, hook: str, activation: Tensor, batch: Batch) -> 
     return acts
 
 
-def measure_columns(model: HookedVLM, hooks: Sequence[str], batch: Batch) -> list[ColumnInfo]:
+def measure_columns(model: HookedVLM, hooks: Sequence[str], batch: Batch, fast: bool = False) -> list[ColumnInfo]:
     """Run a batch once to see the width and dtype of every hook."""
     seen: dict[str, Tensor] = {}
 
@@ -90,7 +91,7 @@ def measure_columns(model: HookedVLM, hooks: Sequence[str], batch: Batch) -> lis
 
         return see
 
-    model.observe(batch, {hook: look(hook) for hook in hooks})
+    model.observe(batch, {hook: look(hook) for hook in hooks}, fast=fast)
     missing = [hook for hook in hooks if hook not in seen]
     if missing:
         raise ValueError(f"no sample has an image, so {missing[0]!r} never has a value; leave its site out")
@@ -118,12 +119,25 @@ class Recorder:
         top_n: samples kept per neuron.
         n_visual: values kept per sample at visual tokens.
         n_text: the same at text tokens.
+        fast: run the model by `HookedVLM.observe(..., fast=True)`.
+        before: states of other samples of the same run. What cannot enter these cannot be among the top samples of
+            the run, and need not be looked at closely; the states made here lack it.
     """
 
-    def __init__(self, model: HookedVLM, columns: Sequence[ColumnInfo], top_n: int, n_visual: int, n_text: int) -> None:
-        self.model, self.columns = model, columns
+    def __init__(
+        self,
+        model: HookedVLM,
+        columns: Sequence[ColumnInfo],
+        top_n: int,
+        n_visual: int,
+        n_text: int,
+        fast: bool = False,
+        before: States | None = None,
+    ) -> None:
+        self.model, self.columns, self.fast, self.before = model, columns, fast, before or {}
         self.n_visual, self.n_text = n_visual, n_text
         self.states: States = {c.column: c.empty(top_n, n_visual, n_text, model.device) for c in columns}
+        self.moments: Sums = {c.column: Moments.empty(c.d, model.device) for c in columns if c.indexed_by == "row"}
         self.poles: dict[str, list[Pole]] = {}
         for column in columns:
             self.poles.setdefault(column.hook, []).append(column.pole)
@@ -157,21 +171,36 @@ class Recorder:
         hooks = [h for h in self.poles if batch.pixel_values is not None or not indexed_by_image(h)]
         if not hooks:
             return
-        self.model.observe(batch, {hook: look(hook) for hook in hooks})
+        self.model.observe(batch, {hook: look(hook) for hook in hooks}, fast=self.fast)
         self._refuse(broken, ids, names)
 
     def _update(self, hook: str, acts: Tensor, rows: list[RowTokens], ids: Tensor) -> Tensor:
         broken = torch.zeros(len(rows), dtype=torch.bool, device=acts.device)
         for pole in self.poles[hook]:
-            state = self.states[hook, pole]
-            ids = ids.to(acts.device)
-            if state.peak_all.device != acts.device:  # a model spread over devices
-                state = self.states[hook, pole] = state.to(acts.device)
+            column = hook, pole
+            if self.states[column].peak_all.device != acts.device:  # a model spread over devices
+                self._move(column, acts.device)
+            state, ids = self.states[column], ids.to(acts.device)
             found = extremes(acts, rows, pole)
             broken |= found.broken()
-            enters = state.enters(found.score, ids)
-            state.update(entering(acts, rows, enters, self.n_visual, self.n_text, pole), ids, found.peak_all)
+            if column in self.moments:
+                self.moments[column].update(*image_means(acts, rows, pole))
+            if acts.device.type == "cpu":
+                enters = state.enters(found.score, ids)
+                if column in self.before:
+                    enters &= self.before[column].enters(found.score, ids)
+                summary = entering(acts, rows, enters, self.n_visual, self.n_text, pole)
+            else:  # to ask which columns can enter would stop a GPU in every layer
+                summary = summarise(acts, rows, self.n_visual, self.n_text, pole)
+            state.update(summary, ids, found.peak_all)
         return broken
+
+    def _move(self, column: Column, device: torch.device) -> None:
+        self.states[column] = self.states[column].to(device)
+        if column in self.moments:
+            self.moments[column] = self.moments[column].to(device)
+        if column in self.before:
+            self.before[column] = self.before[column].to(device)
 
     def _refuse(self, broken: dict[str, Tensor], ids: Sequence[int], names: Sequence[str]) -> None:
         """One look at the flags of all hooks after the pass: looking at each would stop a GPU in every layer."""

@@ -15,7 +15,17 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from vlm_neurons.neurons import Pole
-from vlm_neurons.scanning.blocks import FORMAT, Column, open_block, skipped_of, state_of, tensor_name, write_atomic
+from vlm_neurons.scanning.blocks import (
+    FORMAT,
+    Column,
+    moments_of,
+    open_block,
+    skipped_of,
+    state_of,
+    tensor_name,
+    write_atomic,
+)
+from vlm_neurons.scanning.moments import Moments
 from vlm_neurons.scanning.state import TopSamples
 
 if TYPE_CHECKING:
@@ -103,12 +113,28 @@ class Run:
             KeyError: the hook or the pole was not scanned.
             FileNotFoundError: the scan is not finished.
         """
+        self._check_column(hook, pole)
+        with safe_open(self.path / "scan.safetensors", framework="pt") as file:
+            return state_of(file, (hook, pole))
+
+    def moments(self, hook: str, pole: Pole = "+") -> Moments:
+        """What the image-level test needs of every neuron of a hook.
+
+        Raises:
+            KeyError: the hook or the pole was not scanned, or its neurons see no text.
+            FileNotFoundError: the scan is not finished.
+        """
+        self._check_column(hook, pole)
+        if not any(c["hook"] == hook and c["indexed_by"] == "row" for c in self.info["columns"]):
+            raise KeyError(f"{hook!r} sees images only, so there is nothing to compare; the backbone's hooks see both")
+        with safe_open(self.path / "scan.safetensors", framework="pt") as file:
+            return moments_of(file, (hook, pole))
+
+    def _check_column(self, hook: str, pole: Pole) -> None:
         if (hook, pole) not in self.columns:
             raise KeyError(f"{hook!r} pole {pole!r} was not scanned; this run has {self.columns}")
         if not self.complete:
             raise FileNotFoundError(self._unfinished())
-        with safe_open(self.path / "scan.safetensors", framework="pt") as file:
-            return state_of(file, (hook, pole))
 
     @cached_property
     def samples(self) -> pd.DataFrame:
@@ -209,11 +235,13 @@ def finish(run: Run, data: ImageTextData, prompt: str) -> None:
     lines = "".join(json.dumps(asdict(s), ensure_ascii=False) + "\n" for s in skipped)
     write_atomic(run.path / "skipped.jsonl", lambda temporary: temporary.write_text(lines, encoding="utf-8"))
     tensors: dict[str, torch.Tensor] = {}
-    for column in run.columns:
-        merged = state_of(files[0], column)
-        for file in files[1:]:
-            merged.merge(state_of(file, column))
-        tensors |= {tensor_name(column, name): tensor for name, tensor in merged.tensors().items()}
+    for info in run.info["columns"]:
+        column = info["hook"], info["pole"]
+        for read in (state_of, moments_of) if info["indexed_by"] == "row" else (state_of,):
+            merged: Any = read(files[0], column)
+            for file in files[1:]:
+                merged.merge(read(file, column))
+            tensors |= {tensor_name(column, name): tensor for name, tensor in merged.tensors().items()}
     metadata = {"format": str(FORMAT), "run": run.identity}
     write_atomic(run.path / "scan.safetensors", lambda temporary: save_file(tensors, temporary, metadata))
 

@@ -123,6 +123,11 @@ class TopSamples:
         self._store(None, _best(self, other, self.sample_ids.shape[1]))
         self.peak_all = torch.maximum(self.peak_all, other.peak_all)
 
+    def empty_like(self) -> TopSamples:
+        """A state of the same shape that has seen nothing."""
+        d, top_n, n_visual = self.visual.shape
+        return TopSamples.empty(d, top_n, n_visual, self.text.shape[2], self.visual.dtype, self.visual.device)
+
     def to(self, device: torch.device | str) -> TopSamples:
         """The state on a device."""
         return TopSamples(*(getattr(self, name).to(device) for name in TENSORS))

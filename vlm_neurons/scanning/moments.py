@@ -1,0 +1,104 @@
+"""How strongly a neuron answers to the visual and to the text tokens of an image, summed over images.
+
+The image is the unit: tokens of one image are not independent of each other, images are. Per image, V and T are the
+means of max(a, 0) over its visual and over its text tokens (the negative pole: of max(-a, 0)). What a test of V against
+T needs of all images are five sums, so nothing else is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vlm_neurons.neurons import Pole
+from vlm_neurons.scanning.summarise import Positions, RowTokens, take
+
+MOMENTS = ("sums", "active", "n_images")
+
+
+@dataclass
+class Moments:
+    """Sums over the images seen so far, of the neurons of one tensor.
+
+    A sample with several images counts as one image. Samples without visual or without text tokens are left out: they
+    have no V or no T.
+
+    Attributes:
+        sums: of V, T, V^2, T^2 and V*T.
+        active: in how many images V, and T, is above 0.
+        n_images: images.
+    """
+
+    sums: Float[Tensor, "d 5"]
+    active: Int[Tensor, "d 2"]
+    n_images: Int[Tensor, ""]
+
+    @classmethod
+    def empty(cls, d: int, device: torch.device | str = "cpu") -> Moments:
+        """No image seen yet."""
+        return cls(
+            torch.zeros(d, 5, dtype=torch.float64, device=device),
+            torch.zeros(d, 2, dtype=torch.int32, device=device),
+            torch.zeros((), dtype=torch.int64, device=device),
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the state."""
+        return sum(getattr(self, name).nbytes for name in MOMENTS)
+
+    def update(self, visual: Float[Tensor, "row d"], text: Float[Tensor, "row d"]) -> None:
+        """Take in V and T of images that were not seen before; see `image_means`."""
+        v, t = visual.double(), text.double()
+        products = (v.sum(0), t.sum(0), (v * v).sum(0), (t * t).sum(0), (v * t).sum(0))
+        self.sums += torch.stack(products, 1)
+        self.active += torch.stack([(v > 0).sum(0), (t > 0).sum(0)], 1).to(torch.int32)
+        self.n_images += len(v)
+
+    def merge(self, other: Moments) -> None:
+        """Take in the sums over other images.
+
+        Sums of float64 depend on their order in the last digits: a scan merges its blocks in their order, whatever
+        processes made them.
+        """
+        for name in MOMENTS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def to(self, device: torch.device | str) -> Moments:
+        """The sums on a device."""
+        return Moments(*(getattr(self, name).to(device) for name in MOMENTS))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state by name, on the CPU, as a block stores it."""
+        return {name: getattr(self, name).cpu().contiguous() for name in MOMENTS}
+
+
+def image_means(
+    acts: Float[Tensor, "token d"], rows: Sequence[RowTokens], pole: Pole = "+"
+) -> tuple[Float[Tensor, "row d"], Float[Tensor, "row d"]]:
+    """V and T of the samples that have both visual and text tokens, in float32.
+
+    >>> row = RowTokens(visual=slice(0, 2), text=slice(2, 3), other=slice(0, 0))
+    >>> [m.tolist() for m in image_means(torch.tensor([[1.0], [-3.0], [2.0]]), [row])]
+    [[[0.5]], [[2.0]]]
+    """
+    both = [row for row in rows if _some(row.visual) and _some(row.text)]
+
+    def mean(where: Positions) -> Tensor:
+        tokens = take(acts, where)
+        positive = tokens.clamp(min=0) if pole == "+" else tokens.clamp(max=0)
+        total = positive.sum(0, dtype=torch.float32) / len(tokens)
+        return total if pole == "+" else -total
+
+    if not both:
+        nothing = torch.zeros(0, acts.shape[1], device=acts.device)
+        return nothing, nothing
+    return torch.stack([mean(r.visual) for r in both]), torch.stack([mean(r.text) for r in both])
+
+
+def _some(where: Positions) -> bool:
+    return where.stop > where.start if isinstance(where, slice) else len(where) > 0
