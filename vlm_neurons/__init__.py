@@ -21,7 +21,10 @@ _EXPORTS = {
     "scan": "scanning",
     "Run": "scanning",
     "classify": "classification",
-    "statistics": "classification",
+    "statistics": "layer_statistics",
+    "sweep": "robustness",
+    "sensitivity": "robustness",
+    "confusion": "robustness",
     "report": "show",
     "Neuron": "neurons",
     "Patch": "neurons",
@@ -45,15 +48,18 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from vlm_neurons.classification import classify as classify
-    from vlm_neurons.classification import statistics as statistics
     from vlm_neurons.data import ImageTextData as ImageTextData
     from vlm_neurons.data import Sample as Sample
     from vlm_neurons.data import describe as describe
+    from vlm_neurons.layer_statistics import statistics as statistics
     from vlm_neurons.model import Batch as Batch
     from vlm_neurons.model import HookedVLM as HookedVLM
     from vlm_neurons.neurons import Neuron as Neuron
     from vlm_neurons.neurons import Patch as Patch
     from vlm_neurons.neurons import TokenKind as TokenKind
+    from vlm_neurons.robustness import confusion as confusion
+    from vlm_neurons.robustness import sensitivity as sensitivity
+    from vlm_neurons.robustness import sweep as sweep
     from vlm_neurons.scanning import Run as Run
     from vlm_neurons.scanning import scan as scan
     from vlm_neurons.show import report as report

@@ -10,6 +10,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from vlm_neurons.image_test import table_of
+from vlm_neurons.layer_statistics import LABELS as LABELS
+from vlm_neurons.layer_statistics import NOT_APPLICABLE as NOT_APPLICABLE
+from vlm_neurons.layer_statistics import statistics as statistics
 from vlm_neurons.neurons import Neuron
 from vlm_neurons.scanning.blocks import write_atomic
 from vlm_neurons.scanning.run import Run
@@ -18,38 +22,47 @@ from vlm_neurons.scanning.state import TopSamples
 if TYPE_CHECKING:
     import pandas as pd
 
-LABELS = ("visual", "text", "multimodal", "unknown")
-NOT_APPLICABLE = "not_applicable"
 CONFIDENT = 0.8  # the paper's high confidence: the largest share exceeds this
 SCALE = 10.0  # the largest activation of a neuron is mapped to this
-METHODS = ("thresholds",)
+METHODS = ("thresholds", "image-test")
 
 
 def classify(
     run: Run | str | Path,
-    method: Literal["thresholds"] = "thresholds",
+    method: Literal["thresholds", "image-test"] = "thresholds",
     t_visual: float = 2.0,
     n_visual: int = 4,
     t_text: float = 3.0,
     n_text: int = 2,
     write: bool = True,
+    *,
+    delta: float = 0.2,
+    alpha: float = 0.05,
+    correction: Literal["bh", "by"] = "bh",
 ) -> pd.DataFrame:
     """Label every neuron of a scan; needs neither model nor data.
 
-    A top sample is visual-activated if at least `n_visual` of its visual tokens exceed `t_visual`, text-activated if at
-    least `n_text` of its text tokens exceed `t_text`, on activations normalised per neuron to 0 ... 10. It is a visual
-    sample if only the first holds, a text sample if only the second does, multi-modal if both do, unknown if none does.
+    Two methods: `"thresholds"`, the paper's rule on the top samples, and `"image-test"`, a test over all images with a
+    controlled false-discovery rate (`vlm_neurons.image_test` explains it).
+
+    The paper's rule: a top sample is visual-activated if at least `n_visual` of its visual tokens exceed `t_visual`,
+    text-activated if at least `n_text` of its text tokens exceed `t_text`, on activations normalised per neuron to
+    0 ... 10. It is a visual sample if only the first holds, a text sample if only the second does, multi-modal if both
+    do, unknown if none does.
     The label is the class with the largest share of the top samples. Activations have to exceed their threshold (>),
     counts to reach theirs (>=); the paper says neither.
 
     Args:
         run: a finished scan, or its directory.
-        method: `"thresholds"`, the paper's rule.
+        method: `"thresholds"` or `"image-test"`; the former reads the four numbers below, the latter the last three.
         t_visual: threshold of visual tokens, on 0 ... 10.
         n_visual: visual tokens that have to exceed it; at most the number that the scan kept.
         t_text: threshold of text tokens.
         n_text: text tokens that have to exceed it; at most the number that the scan kept.
-        write: also write `neurons.parquet` to the run directory.
+        write: also write `neurons.parquet` (thresholds) or `labels-image-test.parquet` to the run directory.
+        delta: margin of the modality index: beyond it a neuron is visual or text, within it multi-modal.
+        alpha: false-discovery rate among the neurons that get a label.
+        correction: `"bh"` (Benjamini-Hochberg) or `"by"` (Benjamini-Yekutieli: safe under any dependence).
 
     Returns:
         One row per neuron and pole, in the order of the scan: `neuron` (id), `site`, `hook`, `layer`, `index`, `pole`,
@@ -60,6 +73,11 @@ def classify(
         in a small data set). `.attrs["parameters"]` holds the thresholds.
         A neuron whose peak is not positive is unknown. Projector and vision neurons never see
         text: their shares are NaN and their label is `"not_applicable"`.
+        The image test has in place of the shares and peaks: `modality_index` (M, -1 text ... 1 visual) with its 95 %
+        interval `index_low`, `index_high` (Fieller), `p`, `q` (false-discovery rate; NaN for neurons that were not
+        tested), `pvalue_visual`, `pvalue_text`, `pvalue_multimodal`, `reason` of the unknown (`"inactive"`: active in
+        fewer than 100 images in both modalities; `"undecided"`), `confident` (q <= 0.001), `active_visual`,
+        `active_text` (images) and `n_images`.
 
     Raises:
         ValueError: an unknown method, a threshold outside 0 ... 10, or a count beyond what the scan kept.
@@ -69,6 +87,29 @@ def classify(
     run = run if isinstance(run, Run) else Run.load(run)
     if method not in METHODS:
         raise ValueError(f"method={method!r}: choose from {list(METHODS)}")
+    if method == "image-test":
+        return _written(run, table_of(run, delta, alpha, correction), "labels-image-test.parquet", write)
+    check_thresholds(run, t_visual, n_visual, t_text, n_text)
+    parts = []
+    for column in run.info["columns"]:
+        state = run.top(column["hook"], column["pole"])
+        classes = None
+        if column["indexed_by"] == "row":
+            classes = sample_classes(state, t_visual, n_visual, t_text, n_text)
+        parts.append(_rows(column, state, classes))
+    table = pd.concat(parts, ignore_index=True)
+    table.attrs["parameters"] = {"t_visual": t_visual, "n_visual": n_visual, "t_text": t_text, "n_text": n_text}
+    return _written(run, table, "neurons.parquet", write)
+
+
+def _written(run: Run, table: pd.DataFrame, name: str, write: bool) -> pd.DataFrame:
+    if write:
+        write_atomic(run.path / name, lambda temporary: table.to_parquet(temporary, index=False))
+    return table
+
+
+def check_thresholds(run: Run, t_visual: float, n_visual: int, t_text: float, n_text: int) -> None:
+    """Raise ValueError for thresholds outside 0 ... 10, and counts beyond what the scan kept."""
     for name, threshold in (("t_visual", t_visual), ("t_text", t_text)):
         if not 0 <= threshold < SCALE:
             raise ValueError(f"{name}={threshold!r}: activations are normalised to 0 ... 10; choose 0 <= {name} < 10")
@@ -79,19 +120,6 @@ def classify(
                 f"{name}={count!r}: the scan kept {kept} values a sample, so 1 to {kept} can be asked for; "
                 f"scan with a larger {name}= for more"
             )
-    parts = []
-    for column in run.info["columns"]:
-        state = run.top(column["hook"], column["pole"])
-        classes = None
-        if column["indexed_by"] == "row":
-            classes = sample_classes(state, t_visual, n_visual, t_text, n_text)
-        parts.append(_rows(column, state, classes))
-    table = pd.concat(parts, ignore_index=True)
-    table.attrs["parameters"] = {"t_visual": t_visual, "n_visual": n_visual, "t_text": t_text, "n_text": n_text}
-    if write:
-        file = run.path / ("neurons.parquet" if method == "thresholds" else f"labels-{method}.parquet")
-        write_atomic(file, lambda temporary: table.to_parquet(temporary, index=False))
-    return table
 
 
 def normalise(values: Float[Tensor, "d *n"], peak: Float[Tensor, "d"], scale: float = SCALE) -> Float[Tensor, "d *n"]:
@@ -109,11 +137,20 @@ def normalise(values: Float[Tensor, "d *n"], peak: Float[Tensor, "d"], scale: fl
 
 
 def sample_classes(
-    state: TopSamples, t_visual: float, n_visual: int, t_text: float, n_text: int
+    state: TopSamples,
+    t_visual: float,
+    n_visual: int,
+    t_text: float,
+    n_text: int,
+    peak: Float[Tensor, "d"] | None = None,
 ) -> Bool[Tensor, "d top_n 4"]:
-    """Which of the four classes, in the order of `LABELS`, every top sample is; all False where there is no sample."""
-    sees = normalise(state.visual[..., n_visual - 1], state.peak) > t_visual
-    reads = normalise(state.text[..., n_text - 1], state.peak) > t_text
+    """Which of the four classes, in the order of `LABELS`, every top sample is; all False where there is no sample.
+
+    `peak` is the activation that is mapped to 10; by default the largest at visual and text tokens.
+    """
+    peak = state.peak if peak is None else peak
+    sees = normalise(state.visual[..., n_visual - 1], peak) > t_visual
+    reads = normalise(state.text[..., n_text - 1], peak) > t_text
     classes = torch.stack([sees & ~reads, reads & ~sees, sees & reads, ~sees & ~reads], -1)
     return classes & (state.sample_ids >= 0)[..., None]
 
@@ -150,40 +187,3 @@ def _rows(column: dict[str, Any], state: TopSamples, classes: Tensor | None) -> 
         "n_samples": n_samples,
     }
     return pd.DataFrame(table)
-
-
-def statistics(table: pd.DataFrame) -> pd.DataFrame:
-    """How many neurons of every class there are, by layer and over all layers.
-
-    Args:
-        table: what `classify` returns.
-
-    Returns:
-        One row per site, pole, layer and label, in the order of the table: `site`, `pole`, `layer` (the number, or
-        `"all"`), `label`, `count`, `share` (of the neurons of this site, pole and layer that have a class; NaN for
-        `not_applicable`), `confident` (neurons of the class whose largest share exceeds 0.8) and `confident_share` (of
-        the class; NaN where it has no neuron). Every class has its row, also where its count is 0.
-    """
-    import pandas as pd
-
-    rows = []
-    for (site, pole), part in table.groupby(["site", "pole"], sort=False):
-        layers = [(int(layer), here) for layer, here in part.groupby("layer")]  # type: ignore[call-overload]
-        for layer, here in [*layers, ("all", part)]:
-            classified = here["label"] != NOT_APPLICABLE
-            for label in LABELS if classified.any() else (NOT_APPLICABLE,):
-                of_class = here["label"] == label
-                count, confident = int(of_class.sum()), int((of_class & here["confident"]).sum())
-                rows.append(
-                    {
-                        "site": site,
-                        "pole": pole,
-                        "layer": layer,
-                        "label": label,
-                        "count": count,
-                        "share": np.nan if label == NOT_APPLICABLE else count / int(classified.sum()),
-                        "confident": confident,
-                        "confident_share": confident / count if count and label != NOT_APPLICABLE else np.nan,
-                    }
-                )
-    return pd.DataFrame(rows)

@@ -133,6 +133,16 @@ def _points(model: nn.Module) -> dict[str, tuple[nn.Module, bool]]:
 
 
 def _shape_of(bridge: nn.Module) -> tuple[int, int]:
-    """Numbers of modules and of forward hooks."""
-    modules = list(bridge.modules())
-    return len(modules), sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
+    """Numbers of modules and of hooks, but for those that the libraries put on modules for themselves as they run."""
+    from transformer_lens.hook_points import HookPoint
+
+    modules, hooks = list(bridge.modules()), 0
+    for module in modules:
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
+            hooks += isinstance(module, HookPoint) or not _of_a_library(hook)
+    return len(modules), hooks
+
+
+def _of_a_library(hook: Any) -> bool:
+    hook = getattr(hook, "func", hook)  # functools.partial
+    return (getattr(hook, "__module__", None) or "").startswith(("transformers.", "transformer_lens.", "accelerate."))

@@ -240,8 +240,10 @@ class _Job:
 
     def recorder(self) -> Recorder:
         """An empty one."""
-        kept = [self.run.info["parameters"][name] for name in ("top_n", "n_visual", "n_text")]
-        return Recorder(self.model, self.columns, *kept, fast=self.fast, before=self.before)
+        kept = self.run.info["parameters"]
+        return Recorder(
+            self.model, self.columns, kept["top_n"], kept["n_visual"], kept["n_text"], self.fast, self.before
+        )
 
     def load(self, chunk: Sequence[int]) -> Loaded:
         """The samples of a chunk as a batch."""
