@@ -1,0 +1,300 @@
+"""What a scan costs beside the forward pass, and beside what one would otherwise write.
+
+    OMP_NUM_THREADS=1 python examples/benchmark_scan.py                    # CPU: LLaMA shape, width 512, 700 tokens
+    python examples/benchmark_scan.py --device cuda                        # GPU: LLaVA-1.5-7B's shape, random bf16 weights
+
+Everything is measured on the same batches in the same process: a round runs every variant once, one after the other, and
+gives one ratio to the bare forward pass of that round. Printed are the median ratio and its range over rounds. The bare
+forward pass is the best that a user could run: transformers, fused attention, no hooks, no unembedding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+
+from vlm_neurons.model import Batch, HookedVLM
+from vlm_neurons.model.load import load_processor
+from vlm_neurons.model.twin import inputs_of
+from vlm_neurons.neurons import TokenKind
+from vlm_neurons.scanning.cost import state_bytes
+from vlm_neurons.scanning.recorder import Recorder, measure_columns
+from vlm_neurons.zoo import path as zoo_path
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of the model."""
+
+    width: int = 512
+    d_mlp: int = 1376
+    layers: int = 4
+    heads: int = 8
+    vision: int = 128
+    vision_layers: int = 2
+
+
+LLAVA_7B = Shape(4096, 11_008, 32, 32, 1024, 24)
+ENTER = (
+    1.6  # % of samples that enter a neuron's top 50, on average over a scan of 23,000: 50 ln(23,000 / 50) / 23,000 + 50
+)
+
+
+def make_model(shape: Shape, device: str, dtype: torch.dtype) -> HookedVLM:
+    """A random LLaVA with 576 visual tokens per image, and the embedded model's tokenizer."""
+    from transformers import AutoConfig, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+    folder = str(zoo_path("tiny-llava-scenes"))
+    small = AutoConfig.from_pretrained(folder)
+    processor = load_processor(folder, small)
+    images, side = processor.image_processor, {"height": 336, "width": 336}
+    images.size, images.crop_size, images.do_resize, images.do_center_crop = {"shortest_edge": 336}, side, True, True
+    processor.patch_size, processor.num_additional_image_tokens = 14, 1
+    processor.vision_feature_select_strategy = "default"
+    vision = CLIPVisionConfig(
+        hidden_size=shape.vision, intermediate_size=4 * shape.vision, num_hidden_layers=shape.vision_layers,
+        num_attention_heads=16 if shape.vision > 512 else 4, image_size=336, patch_size=14,
+    )  # fmt: skip
+    text = LlamaConfig(
+        vocab_size=max(32_064, len(processor.tokenizer)), hidden_size=shape.width, intermediate_size=shape.d_mlp,
+        num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.heads,
+        max_position_embeddings=4096,
+    )  # fmt: skip
+    config = LlavaConfig(
+        vision_config=vision, text_config=text, image_token_id=small.image_token_id, vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+    )  # fmt: skip
+    with torch.device(device):
+        model = LlavaForConditionalGeneration(config).to(dtype)
+    return HookedVLM(model, processor)
+
+
+def make_batches(model: HookedVLM, tokens: int, batch_size: int, n: int) -> list[Batch]:
+    """Batches of one random picture and random words each, `tokens` tokens long, give or take a few."""
+    rng, words = np.random.default_rng(0), ["a", "red", "blue", "green", "circle", "square", "two", "of", "the"]
+    shuffled = random.Random(0)
+
+    def sample(length: int) -> tuple[Image.Image, str]:
+        picture = Image.fromarray(rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)).resize((336, 336))
+        return picture, " ".join(shuffled.choices(words, k=length))
+
+    def batch(length: int) -> Batch:
+        pictures, responses = zip(*(sample(length) for _ in range(batch_size)), strict=True)
+        return model.prepare(list(pictures), ["What is there?"] * batch_size, list(responses))
+
+    length = tokens - 576 - 24
+    have = batch(max(length, 1)).input_ids.shape[1]
+    length = max(1, round(length * (tokens - (have - length)) / max(length, 1)) if have != tokens else length)
+    return [batch(max(1, length)).to(model.device) for _ in range(n)]
+
+
+def timed(run: Callable[[], object], device: str) -> float:
+    """Seconds of one call."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+@dataclass
+class Bench:
+    """A model, batches, and the ways of running them."""
+
+    model: HookedVLM
+    batches: list[Batch]
+    top_n: int = 50
+
+    def __post_init__(self) -> None:
+        self.hooks = self.model.site_hooks("gate")
+        self.columns = measure_columns(self.model, self.hooks, self.batches[0], fast=True)
+        self.rows = len(self.batches[0])
+        self.full = self.recorder()
+        self.scan(self.full)  # the state after all batches, to start from
+        # Of n samples as many have to get in as of 23,000: the floor is a neuron's best or second best sample.
+        n, generator = self.rows * len(self.batches), torch.Generator().manual_seed(0)
+        self.before = {}
+        for column, state in self.full.states.items():
+            expected = torch.full((len(state.sample_ids),), n * ENTER / 100)
+            place = (expected.floor() + torch.bernoulli(expected % 1, generator=generator)).long().to(self.model.device)
+            floor = state.empty_like()
+            for name in ("sample_ids", "visual", "text"):
+                values = getattr(state, name)
+                at = values[torch.arange(len(values), device=values.device), place.clamp(max=min(n, self.top_n) - 1)]
+                getattr(floor, name).copy_(at[:, None].expand_as(values))
+            self.before[column] = floor
+
+    def recorder(self, before: bool = False) -> Recorder:
+        """An empty state; with `before`, one that lets in as many samples as a scan of 23,000 does on average."""
+        return Recorder(self.model, self.columns, self.top_n, 4, 2, True, self.before if before else None)
+
+    def bare(self) -> None:
+        """The forward pass alone."""
+        with torch.no_grad():
+            for batch in self.batches:
+                self.model._twin.model.model(**inputs_of(batch), use_cache=False)
+
+    def scan(self, recorder: Recorder) -> None:
+        """What `vlm_neurons.scan` does with batches that are loaded."""
+        for number, batch in enumerate(self.batches):
+            ids = range(number * self.rows, (number + 1) * self.rows)
+            recorder.see(batch, ids, [str(i) for i in ids])
+
+    def bridge(self) -> None:
+        """The bridge, without hooks or unembedding."""
+        for batch in self.batches:
+            self.model.observe(batch, {})
+
+    def cache_and_topk(self) -> None:
+        """`run_with_cache`, the maxima of every sample, and torch.topk over what was best so far."""
+        best: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        for number, batch in enumerate(self.batches):
+            with torch.no_grad():
+                _, cache = self.model.run_with_cache(batch, names_filter=self.hooks)
+            ids = torch.arange(self.rows) + number * self.rows
+            for hook in self.hooks:
+                tokens = (batch.mask("visual") | batch.mask("text"))[..., None]
+                score = cache[hook].masked_fill(~tokens, -torch.inf).amax(1).cpu()
+                scores, who = best.get(hook, (score[:0], torch.zeros(0, score.shape[1], dtype=torch.long)))
+                scores = torch.cat([scores, score])
+                who = torch.cat([who, ids[:, None].expand_as(score)])
+                top = scores.topk(min(self.top_n, len(scores)), dim=0)
+                best[hook] = top.values, who.gather(0, top.indices)
+
+    def two_pass(self) -> int:
+        """Maxima first; then the data again, keeping the raw tokens of every neuron's top samples. Returns bytes kept."""
+        scores: dict[str, list[torch.Tensor]] = {hook: [] for hook in self.hooks}
+
+        def first(hook: str, batch: Batch) -> Callable[[torch.Tensor], None]:
+            mask = ((batch.kinds == TokenKind.VISUAL) | (batch.kinds == TokenKind.TEXT))[..., None]
+            return lambda acts: scores[hook].append(acts.masked_fill(~mask, -torch.inf).amax(1).cpu())
+
+        for batch in self.batches:
+            self.model.observe(batch, {h: first(h, batch) for h in self.hooks}, fast=True)
+        tops = {h: torch.cat(s).topk(min(self.top_n, len(torch.cat(s))), dim=0).indices for h, s in scores.items()}
+        kept: list[torch.Tensor] = []
+
+        def second(hook: str, start: int) -> Callable[[torch.Tensor], None]:
+            def keep(acts: torch.Tensor) -> None:
+                for row in range(acts.shape[0]):
+                    neurons = (tops[hook] == start + row).any(0).nonzero().flatten()
+                    kept.append(acts[row].index_select(1, neurons.to(acts.device)).cpu())
+
+            return keep
+
+        for number, batch in enumerate(self.batches):
+            self.model.observe(batch, {h: second(h, number * self.rows) for h in self.hooks}, fast=True)
+        return sum(k.nbytes for k in kept)
+
+
+def ratios(bench: Bench, variants: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, list[float]]:
+    """Times of every variant over the bare forward pass of the same round; the order turns from round to round."""
+    found: dict[str, list[float]] = {name: [] for name in variants}
+    bench.bare()
+    bare = timed(bench.bare, device)
+    for number in range(rounds):
+        order = list(variants)
+        for name in order[number % len(order) :] + order[: number % len(order)]:
+            # between two bare passes of its own: a machine's speed drifts
+            seconds, before = timed(variants[name], device), bare
+            bare = timed(bench.bare, device)
+            found[name].append(2 * seconds / (before + bare))
+    return found
+
+
+def line(name: str, values: Sequence[float], note: str = "") -> None:
+    """One row of the table."""
+    median = sorted(values)[len(values) // 2]
+    print(f"| {name} | {median:.3f} | {min(values):.3f} - {max(values):.3f} | {note} |", flush=True)
+
+
+def compare(bench: Bench, rounds: int, device: str, others: bool = True) -> None:
+    """The main table."""
+    state = state_bytes(bench.columns, bench.top_n, 4, 2)
+    neurons = sum(c.d for c in bench.columns)
+    variants: dict[str, Callable[[], object]] = {
+        "scan, as on average over 23,000 samples": lambda: bench.scan(bench.recorder(before=True)),
+        "scan, its first samples (every one enters)": lambda: bench.scan(bench.recorder()),
+    }
+    notes = {next(iter(variants)): f"{state / neurons:.0f} bytes a neuron, moments included"}
+    for name, values in ratios(bench, variants, rounds, device).items():
+        line(name, values, notes.get(name, ""))
+    if others:
+        variants = {
+            "the bridge, nothing kept": bench.bridge,
+            "run_with_cache + torch.topk (maxima only)": bench.cache_and_topk,
+            "two passes, storing tokens of the top samples": bench.two_pass,
+        }
+        notes["two passes, storing tokens of the top samples"] = f"{bench.two_pass() / neurons:,.0f} bytes a neuron"
+        for name, values in ratios(bench, variants, max(2, rounds // 2), device).items():
+            line(name, values, notes.get(name, ""))
+
+
+def growth(device: str, dtype: torch.dtype, rounds: int) -> None:
+    """How the overhead grows: one thing changed at a time."""
+    cases = {
+        "base: 1,376 neurons a layer, 700 tokens, N 50": (Shape(layers=2), 700, 50),
+        "twice the neurons": (Shape(layers=2, d_mlp=2752), 700, 50),
+        "1,000 tokens": (Shape(layers=2), 1000, 50),
+        "N 10": (Shape(layers=2), 700, 10),
+        "N 200": (Shape(layers=2), 700, 200),
+    }
+    print("\n| scan, as on average over 23,000 samples | ratio | range | |\n|---|---|---|---|")
+    for name, (shape, tokens, top_n) in cases.items():
+        model = make_model(shape, device, dtype)
+        bench = Bench(model, make_batches(model, tokens, 4, 4), top_n)
+        found = ratios(bench, {name: lambda b=bench: b.scan(b.recorder(before=True))}, rounds, device)
+        line(name, found[name])
+
+
+def matrix_rate(device: str, dtype: torch.dtype) -> float:
+    """Multiply-adds times two per second of a large matrix product."""
+    size = 8192 if device == "cuda" else 1024
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    best = min(timed(lambda: a @ a, device) for _ in range(10))
+    return 2 * size**3 / best
+
+
+def main() -> None:
+    """Print Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batches", type=int, default=4)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--growth", action="store_true", help="also how the overhead grows (CPU shape)")
+    args = parser.parse_args()
+    gpu = args.device == "cuda"
+    shape, dtype = (LLAVA_7B, torch.bfloat16) if gpu else (Shape(), torch.float32)
+    model = make_model(shape, args.device, dtype)
+    bench = Bench(model, make_batches(model, 700, args.batch_size, args.batches))
+    tokens = bench.batches[0].input_ids.shape[1]
+    print(
+        f"{shape}, {str(dtype).removeprefix('torch.')}, {args.batches} batches of {args.batch_size} x {tokens} tokens, "
+    )
+    print(f"{torch.get_num_threads()} threads, {args.rounds} rounds\n")
+    weights = sum(p.numel() for n, p in model._twin.model.model.language_model.named_parameters() if "embed" not in n)
+    flops = 2 * weights * tokens * args.batch_size * args.batches
+    seconds = min(timed(bench.bare, args.device) for _ in range(2))
+    rate = matrix_rate(args.device, dtype)
+    print(
+        f"bare forward: {seconds / args.batches / args.batch_size:.4f} s a sample, {flops / seconds / 1e12:.3f} TFLOP/s "
+    )
+    print(f"in the backbone's matrices, {flops / seconds / rate:.0%} of the measured {rate / 1e12:.3f} TFLOP/s\n")
+    print("| | time / bare forward | range | |\n|---|---|---|---|")
+    compare(bench, args.rounds, args.device)
+    if args.growth:
+        growth(args.device, dtype, args.rounds)
+
+
+if __name__ == "__main__":
+    main()
