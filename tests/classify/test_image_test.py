@@ -109,9 +109,7 @@ def test_labels_reasons_and_columns(tmp_path):
     t[5, :15], v[5] = 1000, t[2]  # means are alike, text in 15 images only
     table = classify(run_of(tmp_path, v, t), method="image-test")
     gate = table[table["site"] == "gate"]
-    assert (
-        gate["label"].tolist()[:3] == ["visual", "text", "multimodal"] and gate["confident"][:3].all()
-    )
+    assert gate["label"].tolist()[:3] == ["visual", "text", "multimodal"] and gate["confident"][:3].all()
     assert gate["label"].tolist()[3:5] == ["unknown"] * 2 and gate["reason"].tolist()[3:5] == ["undecided", "inactive"]
     assert gate["label"][5] != "multimodal" and gate["active_text"][5] == 15
     assert gate["q"].isna().tolist() == [False] * 4 + [True, False]
@@ -137,9 +135,7 @@ def test_simulated_nulls_are_rejected_as_often_as_promised_and_pooling_more_ofte
     size = simulation.Size(neurons=3_000, images=100, visual=48, text=16, chunk=500)
     rates = simulation.null_rates(simulation.gaussian(correlation), size, [0.05])[0.05]
     for name in ("no preference, no margin", "edge of the margin"):
-        hits = round(
-            rates[name][0] * size.neurons
-        )  # the full version bounds the rate itself
+        hits = round(rates[name][0] * size.neurons)  # the full version bounds the rate itself
         assert stats.binomtest(hits, size.neurons, 0.06, alternative="greater").pvalue > 1e-4, (name, rates[name])
     if correlation == 0.1:
         assert rates["no preference, pooled tokens"][0] > 0.11

@@ -105,15 +105,6 @@ def test_killed_and_resumed_equals_never_killed(tmp_path, model, data, whole):
             assert snapshot(blocks)[path] == content, "a finished block was scanned again"
 
 
-def test_two_processes_share_the_blocks(tmp_path, data, whole):
-    first = child(data, tmp_path, RANK="0", WORLD_SIZE="2")
-    second = child(data, tmp_path, RANK="1", WORLD_SIZE="2")
-    for process in (first, second):
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors.decode()
-    assert_same(Run.load(tmp_path), whole)
-
-
 def test_one_process_of_two_does_its_own_blocks_alone(tmp_path, model, data, whole, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -62,9 +63,7 @@ class Run:
         path = Path(path)
         file = path / "scan.json"
         if not file.is_file():
-            raise FileNotFoundError(
-                f"{path} is no run directory (no scan.json in it); make one with vlm_neurons.scanning"
-            )
+            raise FileNotFoundError(f"{path} is no run directory (no scan.json in it); make one with vlm_neurons.scan")
         try:
             info = json.loads(file.read_text(encoding="utf-8"))
             found = info["format"]
@@ -77,6 +76,26 @@ class Run:
                 f"({writer}), or scan again into another directory"
             )
         return cls(path, info)
+
+    @staticmethod
+    def merge(runs: Sequence[str | Path | Run], out: str | Path, data: ImageTextData | None = None) -> Run:
+        """One run out of several that did different blocks of the same scan, on machines that share no disk.
+
+        On machine k of K scan with `RANK=k WORLD_SIZE=K` in the environment, into a directory of its own; bring the
+        directories together, and merge. The result is that of one process, tensor for tensor.
+
+        Args:
+            runs: the run directories. A block that several have is taken from the first.
+            out: where the whole run goes.
+            data: the data that was scanned; by default it is opened from its source.
+
+        Raises:
+            ValueError: the runs differ in model, data or parameters (the message says in what), a block is in none of
+                them or torn, or the data is not what was scanned.
+        """
+        from vlm_neurons.scanning.merging import merge
+
+        return merge([run if isinstance(run, Run) else Run.load(run) for run in runs], Path(out), data)
 
     @property
     def columns(self) -> list[Column]:
@@ -198,18 +217,22 @@ def start(path: Path, info: dict[str, Any]) -> Run:
         text = json.dumps(info, indent=1, ensure_ascii=False) + "\n"
         write_atomic(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     run = Run.load(path)
-    there, here = _flat(run.info), _flat(info)
-    differences = [
-        f"{name}: {there.get(name)!r} there, {here.get(name)!r} here"
-        for name in sorted({*there, *here})
-        if there.get(name) != here.get(name)
-    ]
-    if differences:
+    if found := differences(run.info, info, "there", "here"):
         raise ValueError(
-            f"{path} holds another scan; " + "; ".join(differences) + ". Make these the same to go on with it, "
-            "or choose another directory. Nothing was changed."
+            f"{path} holds another scan; {found}. Make these the same to go on with it, or choose another directory. "
+            "Nothing was changed."
         )
     return run
+
+
+def differences(a: dict[str, Any], b: dict[str, Any], at_a: object, at_b: object) -> str:
+    """What differs between the identities of two runs, in words; empty where nothing does."""
+    there, here = _flat(a), _flat(b)
+    return "; ".join(
+        f"{name}: {there.get(name)!r} {at_a}, {here.get(name)!r} {at_b}"
+        for name in sorted({*there, *here})
+        if there.get(name) != here.get(name)
+    )
 
 
 def _flat(info: dict[str, Any]) -> dict[str, Any]:
