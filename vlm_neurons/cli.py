@@ -77,10 +77,12 @@ def classify(args: argparse.Namespace) -> None:
 
     run = Run.load(args.run)
     table = label(
-        run, method=args.method, t_visual=args.t_visual, n_visual=args.n_visual, t_text=args.t_text, n_text=args.n_text
-    )
+        run, method=args.method, t_visual=args.t_visual, n_visual=args.n_visual, t_text=args.t_text, n_text=args.n_text,
+        delta=args.delta, alpha=args.alpha, correction=args.correction,
+    )  # fmt: skip
     _show(run, table)
-    _say(f"table: {run.path / 'neurons.parquet'}   next: vlm-neurons report {args.run}")
+    file = "neurons.parquet" if args.method == "thresholds" else f"labels-{args.method}.parquet"
+    _say(f"table: {run.path / file}   next: vlm-neurons report {args.run}")
 
 
 def report(args: argparse.Namespace) -> None:
@@ -186,7 +188,10 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--n-visual", type=_positive, default=4, help="visual tokens above it (default: %(default)s)")
     p.add_argument("--t-text", type=float, default=3.0, help="threshold on text tokens, 0-10 (default: %(default)s)")
     p.add_argument("--n-text", type=_positive, default=2, help="text tokens above it (default: %(default)s)")
-    p.add_argument("--method", default="thresholds", help="(default: %(default)s)")
+    p.add_argument("--method", default="thresholds", help="thresholds or image-test (default: %(default)s)")
+    p.add_argument("--delta", type=float, default=0.2, help="image-test: margin of the index (default: %(default)s)")
+    p.add_argument("--alpha", type=float, default=0.05, help="image-test: false-discovery rate (default: %(default)s)")
+    p.add_argument("--correction", choices=["bh", "by"], default="bh", help="image-test (default: %(default)s)")
 
     p = _command(commands, "report", report, "write one self-contained page about a run",
                  "vlm-neurons report runs/photos --out photos.html")  # fmt: skip

@@ -48,6 +48,8 @@ torch.set_num_threads({threads})
 from scan import test_resume as t
 from vlm_neurons.data import ImageTextData
 from vlm_neurons.scanning import Run, engine
+import transformer_lens.model_bridge.sources._bridge_builder, transformers.models.llava.modeling_llava
+import pandas, pyarrow, transformers.models.clip.modeling_clip, transformers.models.llama.modeling_llama
 real = engine.write_block
 def slow(*arguments, **named):
     real(*arguments, **named)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ def load(
     except (OSError, ValueError) as error:
         raise _not_there(name, source, error) from error
     family = family_of(config)  # before the weights are fetched
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device(device or (own_gpu() if torch.cuda.is_available() else "cpu"))
     on_gpu = device.type == "cuda" if device_map is None else torch.cuda.is_available()
     dtype = dtype or (torch.bfloat16 if on_gpu else torch.float32)
     spread = {} if device_map is None else {"device_map": device_map}
@@ -37,6 +39,20 @@ def load(
     except OSError as error:
         raise _not_there(name, source, error) from error
     return (model if device_map is not None else model.to(device)), processor, name
+
+
+def own_gpu(environment: Mapping[str, str] | None = None, n_gpus: int | None = None) -> str:
+    """The GPU of this process: of several on a machine, started by torchrun or srun, each has one of its own.
+
+    >>> own_gpu({"LOCAL_RANK": "3"}, n_gpus=8), own_gpu({"SLURM_LOCALID": "3"}, n_gpus=1), own_gpu({}, n_gpus=8)
+    ('cuda:3', 'cuda:0', 'cuda')
+    """
+    environment = os.environ if environment is None else environment
+    local = environment.get("LOCAL_RANK", environment.get("SLURM_LOCALID"))
+    if local is None:
+        return "cuda"
+    # srun may show each process its own GPU alone
+    return f"cuda:{int(local) % (torch.cuda.device_count() if n_gpus is None else n_gpus)}"
 
 
 def find(name_or_dir: str | Path) -> str:
