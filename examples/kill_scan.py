@@ -20,23 +20,22 @@ import torch
 
 import vlm_neurons as vn
 
-SAMPLES, SETTINGS = 160, {"site": ["gate", "projector"], "top_n": 10, "batch_size": 4, "block_size": 8}
+SAMPLES, SETTINGS = 96, {"site": ["gate", "projector"], "top_n": 10, "batch_size": 4, "block_size": 8}
 
 
-def work(out: str) -> vn.Run:
+def work(out: str, model: vn.HookedVLM) -> vn.Run:
     """One process of the scan."""
-    model = vn.HookedVLM.from_pretrained("tiny-llava-scenes", device="cpu")
     return vn.scan(model, vn.scenes(SAMPLES, seed=1), **SETTINGS, out=out, progress=False)
 
 
-def start(out: str, processes: int) -> list[int]:
-    """The scan as `processes` processes, forked from this one, which imports and computes nothing in parallel."""
+def start(out: str, processes: int, model: vn.HookedVLM) -> list[int]:
+    """The scan as `processes` processes, forked from this one, which has one thread."""
     children = []
     for rank in range(processes):
         if (child := os.fork()) == 0:
             os.environ.update(RANK=str(rank), WORLD_SIZE=str(processes))
             try:
-                work(out)
+                work(out, model)
             finally:
                 os._exit(sys.exc_info()[0] is not None)
         children.append(child)
@@ -60,16 +59,18 @@ def same(a: vn.Run, b: vn.Run) -> bool:
     return a.samples.equals(b.samples) and a.skipped == b.skipped
 
 
-def kill_and_resume(whole: vn.Run, out: str, kills: int, rng: random.Random, longest: float) -> int:
+def kill_and_resume(
+    whole: vn.Run, out: str, model: vn.HookedVLM, kills: int, rng: random.Random, longest: float
+) -> int:
     """Run until finished, killing `kills` times on the way; returns how often something was there to kill."""
     killed = 0
     for _ in range(kills):
-        children = start(out, rng.choice([1, 2]))
-        time.sleep(rng.uniform(0.2, 1) * longest)
+        children = start(out, rng.choice([1, 2]), model)
+        time.sleep(rng.uniform(0.1, 0.8) * longest)
         for child in children:
             os.kill(child, signal.SIGKILL)  # a child that is done is still there to be waited for
         killed += sum(code == -signal.SIGKILL for code in wait(children))
-    if any(wait(start(out, rng.choice([1, 2])))):
+    if any(wait(start(out, rng.choice([1, 2]), model))):
         raise SystemExit("the resumed scan failed")
     found = vn.Run.load(out)
     if not found.complete or not same(whole, found):
@@ -84,15 +85,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     args = parser.parse_args()
     torch.set_num_threads(1)
+    model = vn.HookedVLM.from_pretrained("tiny-llava-scenes", device="cpu")
     rng, killed, scans = random.Random(args.seed), 0, 0
     with tempfile.TemporaryDirectory() as folder:
         began = time.monotonic()
-        wait(start(f"{folder}/whole", 1))
+        wait(start(f"{folder}/whole", 1, model))
         longest = time.monotonic() - began
         whole = vn.Run.load(f"{folder}/whole")
         while killed < args.kills:
             scans += 1
-            killed += kill_and_resume(whole, f"{folder}/{scans}", min(3, args.kills - killed), rng, longest)
+            killed += kill_and_resume(whole, f"{folder}/{scans}", model, min(3, args.kills - killed), rng, longest)
             print(
                 f"{killed} processes killed in {scans} scans; identical to the scan that was never killed", flush=True
             )

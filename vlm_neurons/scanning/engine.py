@@ -47,8 +47,12 @@ def scan(
     to storing every activation, whatever the batch size, for the activations that the model gives in these batches.
 
     A run directory that is there already is gone on with: blocks that are done are not scanned again. Of several
-    processes (`RANK` and `WORLD_SIZE` in the environment, as torchrun sets them) each takes every WORLD_SIZE-th block,
-    and the last one merges.
+    processes (`RANK` and `WORLD_SIZE` in the environment, as torchrun sets them, or SLURM's variables under srun) each
+    takes every WORLD_SIZE-th block, and the last one merges; `Run.merge` joins runs of machines that share no disk.
+
+    Where all hooks are of the four sites, the forward pass is transformers' own with fused attention
+    (`HookedVLM.fast_hooks`), else the bridge's; `scan.json` says which. They differ in last digits. In the same pass
+    the sums for `classify(method="image-test")` are gathered.
 
     Args:
         model: what to scan.
@@ -70,6 +74,7 @@ def scan(
     Raises:
         ValueError: bad arguments or data, or `out` holds a run with other model, data or parameters.
         FloatingPointError: an activation is not finite; the message names sample and site.
+        OSError: the disk is too small, or full; what was finished stays.
     """
     for name, value in dict(
         top_n=top_n, n_visual=n_visual, n_text=n_text, batch_size=batch_size, block_size=block_size
