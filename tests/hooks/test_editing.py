@@ -142,8 +142,9 @@ def test_ids_masks_table_rows_and_neurons_select_the_same(model: HookedVLM, batc
     ids = [f"L{layer}N{i}" for layer, i in mask.nonzero().tolist()]
     table = pd.DataFrame({"neuron": ids, "label": "visual", "pole": "+"})
     expected = model.run_with_hooks(batch, fwd_hooks=ablate(ids))
-    for same in (", ".join(ids), [Neuron.parse(i) for i in ids], mask, mask.numpy(), {"gate": mask}, table,
-                 table["neuron"], np.array(ids), list(table.itertuples()), [table.iloc[i] for i in range(len(table))]):  # fmt: skip
+    forms: list[Any] = [", ".join(ids), [Neuron.parse(i) for i in ids], mask, mask.numpy(), {"gate": mask}, table]
+    forms += [table["neuron"], np.array(ids), list(table.itertuples()), [table.iloc[i] for i in range(len(table))]]
+    for same in forms:
         assert torch.equal(model.run_with_hooks(batch, fwd_hooks=ablate(same)), expected)
     width = as_it_was(model, batch, PROJECTOR).shape[-1]
     some = torch.rand(width) < 0.5
@@ -234,7 +235,7 @@ def test_mistakes_name_what_there_is(model: HookedVLM, batch: Any) -> None:
     last = model.n_layers - 1
     with pytest.raises(ValueError, match="only calls of HookedVLM do"):
         model.bridge.run_with_hooks(batch.input_ids, fwd_hooks=ablate("L0N1", where="visual"), **inputs)
-    with pytest.raises(ValueError, match="choose from .*visual"):
+    with pytest.raises(ValueError, match=r"choose from .*visual"):
         model.run_with_hooks(batch, fwd_hooks=ablate("L0N1", where="pictures"))
     with pytest.raises(TypeError, match="bool tensor"):
         model.run_with_hooks(batch, fwd_hooks=scale("L0N1", 2.0, where=batch.kinds))
