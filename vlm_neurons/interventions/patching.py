@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vlm_neurons.hooks import Neurons
 from vlm_neurons.hooks.positions import Where, positions
 from vlm_neurons.hooks.selecting import Target, select, targets
 from vlm_neurons.interventions.caches import take_rows
