@@ -88,7 +88,7 @@ def controls(model: vn.HookedVLM, out: Path, args: Any) -> str:
     found = vn.controls(model, data(args.n, 0)["data"], draws=2)
     found.to_csv(out / "controls.csv", index=False)
     names = ["check", "condition", "description loss", "change", "low", "high", "color", "shape", "place"]
-    return markdown(found[names + ["visual", "text", "multimodal", "unknown"]].round(3))
+    return markdown(found[[*names, "visual", "text", "multimodal", "unknown"]].round(3))
 
 
 def pruning(model: vn.HookedVLM, out: Path, args: Any) -> str:
