@@ -64,15 +64,15 @@ def controls(
         model: the model; its weights are the same afterwards.
         data: samples with responses.
         draws: of random gates.
-        classes: also scan and classify with the trained and with random gates (three more passes per scan).
+        classes: also scan and classify with the trained and with random gates.
         seed: of the random gates and the bootstrap.
         batch_size: samples per forward pass.
 
     Returns:
-        One row per condition: `check` (`"intact"`, `"silenced"`, `"random gates"`), `condition`, then for every measure
-        of `measure` its mean over samples, and `change in <measure>` with `low` and `high` for the description loss (95
-        % bootstrap over samples). With `classes` the counts `visual`, `text`, `multimodal`, `unknown` on the rows of
-        intact and random gates.
+        One row per condition: `check` (`"intact"`, `"silenced"`, `"random gates"`), `condition`, the mean over samples of
+        every measure (description loss; for scenes the attributes that are said right), and `change`, `low`, `high`:
+        of the description loss, with its 95 % bootstrap interval over samples. With `classes` the counts `visual`,
+        `text`, `multimodal`, `unknown` on the rows of intact and random gates.
 
     Raises:
         ValueError: samples without responses, or a model without gates.
