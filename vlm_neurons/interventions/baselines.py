@@ -69,8 +69,8 @@ def controls(
         batch_size: samples per forward pass.
 
     Returns:
-        One row per condition: `check` (`"intact"`, `"silenced"`, `"random gates"`), `condition`, the mean over samples of
-        every measure (description loss; for scenes the attributes that are said right), and `change`, `low`, `high`:
+        One row per condition: `check` (`"intact"`, `"silenced"`, `"random gates"`), `condition`, the mean over samples
+        of every measure (description loss; for scenes the attributes that are said right), and `change`, `low`, `high`
         of the description loss, with its 95 % bootstrap interval over samples. With `classes` the counts `visual`,
         `text`, `multimodal`, `unknown` on the rows of intact and random gates.
 
