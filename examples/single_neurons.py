@@ -19,6 +19,7 @@ from vlm_neurons.world.render import coverage
 from vlm_neurons.world.scene import COLORS
 
 CHOOSE, JUDGE = 301, 302  # seeds of the scenes
+STRENGTH = 2.0  # steering sets neurons to so many times their high value
 SINGLE, TOGETHER = 8, 20  # neurons shown one by one; neurons of a colour that are switched together
 
 
@@ -81,9 +82,12 @@ def single_neurons(model: vn.HookedVLM, n: int = 100, draws: int = 8) -> pd.Data
     """
     found = choose(Setting(model, color_pairs(4 * n, seed=CHOOSE)))
     setting = Setting(model, color_pairs(2 * n, seed=JUDGE))
-    highs = {(h, i): v for h, i, v in zip(found["hook"], found["index"], found["high"], strict=True)}
+    highs: dict[tuple[str, int], float] = {
+        (h, i): v for h, i, v in zip(found["hook"], found["index"], found["high"], strict=True)
+    }
     sizes = activation_sizes(model, [setting.batch], model.site_hooks("gate"), "visual")
-    found = found[found["high"] > 0.1]
+    # What the last layer writes at image positions, no other position ever reads: neurons there cannot matter.
+    found = found[(found["high"] > 0.1) & (found["hook"] != model.site_hooks("gate")[-1])]
     units: list[tuple[str, list[Neuron]]] = []
     for _, row in found.head(SINGLE).iterrows():
         units.append((row["color"], [Neuron(row["hook"], int(row["index"]))]))
@@ -121,5 +125,5 @@ def single_neurons(model: vn.HookedVLM, n: int = 100, draws: int = 8) -> pd.Data
 def _moved(setting: Setting, name: str, neurons: list[Neuron], highs: dict[tuple[str, int], float]) -> np.ndarray:
     if name == "ablate":
         return setting.log_odds(ablate(neurons, where=setting.visual))
-    values = torch.tensor([highs.get((n.hook, n.index), 0.0) for n in neurons])
+    values = STRENGTH * torch.tensor([highs[n.hook, n.index] for n in neurons])
     return setting.log_odds(ablate(neurons, to=values, where=setting.object))
