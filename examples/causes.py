@@ -40,12 +40,20 @@ def data(n: int, seed: int) -> dict[str, Any]:
     }
 
 
-def effects(model: vn.HookedVLM, out: Path, args: Any, seed: int) -> pd.DataFrame:
-    """All neurons of every class, and the 60 clearest, against matched controls."""
+PLACES = (None, "visual", ("template", "text"))
+
+
+def effects(model: vn.HookedVLM, out: Path, args: Any, seed: int = 0) -> pd.DataFrame:
+    """The 60 clearest neurons of every class, and all of them, against matched controls; under another seed than 0
+    only the 60 clearest at image patches and at words."""
     table = classes(model, out)
     groups: dict[str, Any] = {f"{name}, top {TOP}": rows for name, rows in vn.class_groups(table, top=TOP).items()}
-    groups |= {f"{name}, all": rows for name, rows in vn.class_groups(table).items()}
-    found = vn.causal_effects(model, groups=groups, controls=args.controls, seed=seed, **data(args.n, seed))
+    if seed == 0:
+        groups |= {f"{name}, all": rows for name, rows in vn.class_groups(table).items()}
+    found = vn.causal_effects(
+        model, groups=groups, controls=args.controls, where=PLACES if seed == 0 else PLACES[1:], seed=seed,
+        **data(args.n, seed),
+    )  # fmt: skip
     found.to_csv(out / f"effects-{seed}.csv", index=False)
     return found
 
@@ -72,7 +80,7 @@ def by_layer(model: vn.HookedVLM, out: Path, args: Any) -> str:
 
 
 def seeds(model: vn.HookedVLM, out: Path, args: Any) -> str:
-    """The same under two seeds: other scenes, other controls."""
+    """The cells that both seeds have: other scenes, other controls."""
     runs = []
     for seed in (0, 1):
         path = out / f"effects-{seed}.csv"
