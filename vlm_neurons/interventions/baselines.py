@@ -64,7 +64,8 @@ def controls(
         model: the model; its weights are the same afterwards.
         data: samples with responses.
         draws: of random gates.
-        classes: also scan and classify with the trained and with random gates.
+        classes: also scan and classify with the trained and with random gates, by the top twentieth of the samples
+            (5 to 50 of them).
         seed: of the random gates and the bootstrap.
         batch_size: samples per forward pass.
 
@@ -110,6 +111,7 @@ def _classes(model: HookedVLM, data: ImageTextData, batch_size: int) -> dict[str
     from vlm_neurons.scanning import scan
 
     with tempfile.TemporaryDirectory() as folder:
-        run = scan(model, data, site="gate", batch_size=batch_size, out=folder, progress=False)
+        top_n = max(5, min(50, len(data) // 20))  # of few samples the top 50 would be all, and nearly all unknown
+        run = scan(model, data, site="gate", top_n=top_n, batch_size=batch_size, out=folder, progress=False)
         labels = classify(run, write=False)["label"]
     return {label: int((labels == label).sum()) for label in LABELS}
