@@ -26,6 +26,19 @@ _EXPORTS = {
     "sensitivity": "robustness",
     "confusion": "robustness",
     "report": "show",
+    "causal_effects": "interventions",
+    "class_groups": "interventions",
+    "compare_effects": "interventions",
+    "controls": "interventions",
+    "random_gates": "interventions",
+    "pruning_curve": "interventions",
+    "patch_neurons": "interventions",
+    "attribute_neurons": "interventions",
+    "direct_logits": "interventions",
+    "vocabulary": "interventions",
+    "images_of_row": "interventions",
+    "row_cache": "interventions",
+    "take_rows": "interventions",
     "Neuron": "neurons",
     "Patch": "neurons",
     "TokenKind": "neurons",
@@ -51,6 +64,19 @@ if TYPE_CHECKING:
     from vlm_neurons.data import ImageTextData as ImageTextData
     from vlm_neurons.data import Sample as Sample
     from vlm_neurons.data import describe as describe
+    from vlm_neurons.interventions import attribute_neurons as attribute_neurons
+    from vlm_neurons.interventions import causal_effects as causal_effects
+    from vlm_neurons.interventions import class_groups as class_groups
+    from vlm_neurons.interventions import compare_effects as compare_effects
+    from vlm_neurons.interventions import controls as controls
+    from vlm_neurons.interventions import direct_logits as direct_logits
+    from vlm_neurons.interventions import images_of_row as images_of_row
+    from vlm_neurons.interventions import patch_neurons as patch_neurons
+    from vlm_neurons.interventions import pruning_curve as pruning_curve
+    from vlm_neurons.interventions import random_gates as random_gates
+    from vlm_neurons.interventions import row_cache as row_cache
+    from vlm_neurons.interventions import take_rows as take_rows
+    from vlm_neurons.interventions import vocabulary as vocabulary
     from vlm_neurons.layer_statistics import statistics as statistics
     from vlm_neurons.model import Batch as Batch
     from vlm_neurons.model import HookedVLM as HookedVLM

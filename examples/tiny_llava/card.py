@@ -80,18 +80,7 @@ def accuracy(model: vn.HookedVLM, n: int) -> dict[str, Any]:
 
 def silence(model: vn.HookedVLM, where: Where, layers: list[int]) -> Callable[[vn.Batch], list[Any]]:
     """Zero the input of down_proj, and with it the MLP's output, at some positions of the prompt."""
-
-    def hooks(batch: vn.Batch) -> list[Any]:
-        mask = where(batch)
-
-        def fn(value: Tensor, hook: Any) -> Tensor | None:
-            if value.shape[1] != mask.shape[1]:  # a generated token
-                return None
-            return value.masked_fill(mask[..., None], 0.0)
-
-        return [(name, fn) for name in (f"blocks.{i}.mlp.hook_post" for i in layers)]
-
-    return hooks
+    return lambda batch: ablate([f"blocks.{i}.mlp.hook_post" for i in layers], where=where(batch))
 
 
 def on_objects(data: Scenes, first: int, batch: vn.Batch, objects: bool) -> Tensor:
@@ -140,25 +129,15 @@ def control_a(model: vn.HookedVLM, n: int) -> dict[str, Any]:
     return found
 
 
-def random_gates(model: vn.HookedVLM, path: str, seed: int) -> vn.HookedVLM:
-    """A copy whose gate rows are random directions of the same norms."""
-    other = vn.HookedVLM.from_pretrained(path)
-    generator = torch.Generator().manual_seed(seed)
-    for name, weight in other.bridge.original_model.named_parameters():
-        if "gate_proj" in name:
-            new = torch.randn(weight.shape, generator=generator)
-            weight.data.copy_(new * (weight.norm(dim=1, keepdim=True) / new.norm(dim=1, keepdim=True)))
-    return other
-
-
-def control_b(model: vn.HookedVLM, path: str, n: int, draws: int) -> dict[str, Any]:
+def control_b(model: vn.HookedVLM, n: int, draws: int) -> dict[str, Any]:
     """Concept-selective neurons of the trained gates and of random ones, on the same new scenes."""
     data = vn.scenes(n, seed=SEEDS["controls"])
     layers = np.repeat(np.arange(model.n_layers), model.config.text_config.intermediate_size)
     trained = counts(selectivity(record_site(model, data)), layers)
     drawn = []
     for seed in tqdm(range(draws), desc="random gates"):
-        drawn.append(counts(selectivity(record_site(random_gates(model, path, seed), data)), layers))
+        with vn.random_gates(model, seed):
+            drawn.append(counts(selectivity(record_site(model, data)), layers))
     return {name: {"trained": value, "random": [d[name] for d in drawn]} for name, value in trained.items()}
 
 
@@ -203,10 +182,13 @@ def control_c(model: vn.HookedVLM, n: int, k: int, draws: int) -> dict[str, Any]
     return found
 
 
-def control_d(model: vn.HookedVLM, path: str, draws: int) -> dict[str, Any]:
+def control_d(model: vn.HookedVLM, draws: int) -> dict[str, Any]:
     """Neurons of each class that pass its bar on scenes that did not choose them, trained and with random gates."""
     trained = meaning(model, SEEDS)
-    drawn = [passing(meaning(random_gates(model, path, seed), SEEDS)) for seed in range(draws)]
+    drawn = []
+    for seed in range(draws):
+        with vn.random_gates(model, seed):
+            drawn.append(passing(meaning(model, SEEDS)))
     best = {
         label: sorted((r for r in trained if r["label"] == label and r["passes"]), key=lambda r: -r["f1"])[:8]
         for label in ("visual", "text", "multimodal")
@@ -231,9 +213,9 @@ def main() -> None:
     parts: dict[str, Callable[[], Any]] = {
         "accuracy": lambda: accuracy(model, args.n),
         "A": lambda: control_a(model, args.n_controls),
-        "B": lambda: control_b(model, args.model, 300, args.draws),
+        "B": lambda: control_b(model, 300, args.draws),
         "C": lambda: control_c(model, 400, 20, args.draws),
-        "D": lambda: control_d(model, args.model, args.draws),
+        "D": lambda: control_d(model, args.draws),
     }
     for name in args.only:
         began = time.monotonic()

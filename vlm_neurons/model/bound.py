@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vlm_neurons.model import guards
 from vlm_neurons.model.batch import Batch
+from vlm_neurons.model.current import running
 from vlm_neurons.neurons import TokenKind
 
 if TYPE_CHECKING:
@@ -74,7 +75,8 @@ class BoundVLM:
     def __call__(self, tokens: Tensor | None = None, **kwargs: Any) -> Any:
         """Forward pass; keywords as `TransformerBridge.forward`."""
         tokens, inputs = self.inputs(tokens, kwargs)
-        return self.vlm.bridge(tokens, **inputs)
+        with running(self.batch):
+            return self.vlm.bridge(tokens, **inputs)
 
     forward = __call__
 
@@ -90,7 +92,8 @@ class BoundVLM:
         watch = self.vlm._watch(fwd_hooks)
         if kwargs.get("remove_batch_dim"):
             guards.check_image_indexed(watch.names, self._n_images, "remove_batch_dim")
-        output = self.vlm.bridge.run_with_hooks(tokens, fwd_hooks=watch.hooks, bwd_hooks=list(bwd_hooks), **inputs)
+        with running(self.batch):
+            output = self.vlm.bridge.run_with_hooks(tokens, fwd_hooks=watch.hooks, bwd_hooks=list(bwd_hooks), **inputs)
         watch.check(self._n_images > 0)
         return output
 
@@ -118,7 +121,7 @@ class BoundVLM:
         self._check_cuts([n for n in points if chosen(n)], kwargs)
         merged: list[Tensor] = []
         repair = any(chosen(n) for n in guards.BEFORE_MERGE) and self._n_images > 0
-        with self._merged_embedding(merged if repair else None):
+        with self._merged_embedding(merged if repair else None), running(self.batch):
             output, cache = self.vlm.bridge.run_with_cache(
                 tokens, names_filter=asked if asked else names_filter, **inputs
             )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from vlm_neurons.model.current import begin_pass, end_pass
 from vlm_neurons.model.errors import HookNeverFires
 from vlm_neurons.neurons import SITES, site_of_hook
 
@@ -50,11 +51,13 @@ class ForwardGuard:
         self.passes = self.passes_with_images = 0
         self.image_id, self.pad_id, self.bos_id = image_id, pad_id, bos_id
         self.handle = inner.register_forward_pre_hook(self._look, with_kwargs=True)
+        inner.register_forward_hook(self._leave, always_call=True)
 
     def _look(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.passes += 1
         ids = kwargs.get("input_ids", args[0] if args else None)
         cached = kwargs.get("past_key_values")
+        begin_pass(int(cached.get_seq_length()) if cached is not None else 0, kwargs.get("attention_mask"))
         if not isinstance(ids, Tensor) or (cached is not None and cached.get_seq_length() > 0):
             return
         has_pixels = kwargs.get("pixel_values") is not None or bool(kwargs.get("mm_encoder_outputs"))
@@ -70,6 +73,9 @@ class ForwardGuard:
                 "the tokens are padded on the left, but no attention_mask was given: real tokens would attend to "
                 "padding. Run a batch from prepare(), or pass attention_mask="
             )
+
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        end_pass()
 
     def _left_padded(self, ids: Tensor) -> bool:
         if ids.dim() != 2 or ids.shape[1] < 2:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vlm_neurons.model import guards
 from vlm_neurons.model.batch import Batch
+from vlm_neurons.model.current import running
 
 if TYPE_CHECKING:
     from vlm_neurons.model.hooked import HookedVLM
@@ -31,7 +32,7 @@ def observe(vlm: HookedVLM, batch: Batch, hooks: Mapping[str, Callable[[Tensor],
     wanted.append((points["unembed.hook_in"], stop))
     handles = [(point, point.add_hook(fn)) for point, fn in wanted]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), running(batch.to(vlm.device)):
             vlm.bridge(tokens, **inputs)
     finally:
         for point, handle in handles:
@@ -63,7 +64,7 @@ def generate_tokens(vlm: HookedVLM, batch: Batch, max_new_tokens: int) -> Tensor
     inputs = {"attention_mask": batch.attention_mask}
     if batch.pixel_values is not None:
         inputs["pixel_values"] = batch.pixel_values
-    with torch.no_grad():
+    with torch.no_grad(), running(batch):
         out = hf.generate(input_ids=batch.input_ids, generation_config=config, **inputs)
     return out[:, batch.input_ids.shape[1] :]
 

@@ -1,0 +1,217 @@
+"""Changing activations: every function returns a new tensor and leaves the given one alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vlm_neurons.hooks.positions import HookPairs, Where, positions, real_positions
+from vlm_neurons.hooks.selecting import Neurons, Target, targets
+from vlm_neurons.model.current import current_pass
+from vlm_neurons.model.guards import indexed_by_image
+
+Value = Callable[[Tensor, Target], Tensor]  # the old values [batch, pos, neuron] -> the new ones
+
+
+def ablate(
+    neurons: Neurons, to: float | str | Float[Tensor, "..."] = 0.0, where: Where = None, seed: int = 0
+) -> HookPairs:
+    """Set neurons to a value.
+
+    Args:
+        neurons: see `Neurons`. The negative pole is the same coordinate: its value is the negation, so `to=0` does
+            the same for both poles and `to=v` puts -v into the tensor.
+        to: a number; a tensor of one value per neuron in the order of `neurons`, or one that broadcasts to
+            [batch, pos, neuron]; `"mean"`: the neuron's mean over the positions that are changed, padding left out;
+            `"resample"`: its values at these positions, shuffled among them (all neurons, at all hooks, by the same
+            shuffle, so that they stay together as they occurred).
+        where: see `Where`; default everywhere.
+        seed: of the shuffle.
+
+    Raises:
+        ValueError: nothing is named, `to` is an unknown word or has not one value per neuron; when run: `where` does
+            not fit.
+        IndexError: when run: the tensor has no such coordinate.
+
+    >>> [name for name, _ in ablate("L3N17, L4N2")]
+    ['blocks.3.mlp.hook_act', 'blocks.4.mlp.hook_act']
+    """
+    found = targets(neurons, "ablate")
+    if isinstance(to, str):
+        if to not in ("mean", "resample"):
+            raise ValueError(f"ablate: to={to!r}: give a number, a tensor, 'mean' or 'resample'")
+        return [(t.hook, _statistic(t, to, where, seed)) for t in found]
+    values = _per_neuron(to, found, "ablate", "to")
+
+    def writer(target: Target) -> Value:
+        def value(old: Tensor, target: Target) -> Tensor:
+            new = torch.as_tensor(values[target], device=old.device, dtype=old.dtype)
+            return new if target.neurons is None else new * target.sign(old)
+
+        return value
+
+    return [(t.hook, _editor(t, writer(t), where, "ablate")) for t in found]
+
+
+def scale(neurons: Neurons, by: float | Float[Tensor, "neuron"], where: Where = None) -> HookPairs:
+    """Multiply neurons.
+
+    Args:
+        neurons: see `Neurons`.
+        by: a number, or a tensor of one factor per neuron in the order of `neurons`.
+        where: see `Where`; default everywhere.
+
+    Raises:
+        ValueError: nothing is named, or `by` has not one value per neuron; when run: `where` does not fit.
+        IndexError: when run: the tensor has no such coordinate.
+
+    >>> [name for name, _ in scale("post:L3N17", by=3.0)]
+    ['blocks.3.mlp.hook_post']
+    """
+    found = targets(neurons, "scale")
+    factors = _per_neuron(by, found, "scale", "by")
+
+    def value(old: Tensor, target: Target) -> Tensor:
+        return old * torch.as_tensor(factors[target], device=old.device, dtype=old.dtype)
+
+    return [(t.hook, _editor(t, value, where, "scale")) for t in found]
+
+
+def patch(neurons: Neurons, source_cache: Mapping[str, Tensor], where: Where = None) -> HookPairs:
+    """Put in the activations of another run, position by position.
+
+    Args:
+        neurons: see `Neurons`; a hook name patches the whole tensor.
+        source_cache: an ActivationCache or dict with the hooks' tensors, or what `record` kept (under neuron ids).
+        where: see `Where`; default everywhere. New tokens of a generation are left alone: the source is the prompt.
+
+    Raises:
+        ValueError: nothing is named; when run: the source has another shape than the run, or `where` does not fit.
+        KeyError: the source lacks what is to be patched.
+        IndexError: when run: the tensor has no such coordinate.
+
+    >>> [name for name, _ in patch("L3N17", {"L3N17": torch.zeros(1, 4)})]
+    ['blocks.3.mlp.hook_act']
+    """
+    pairs: HookPairs = []
+    for target in targets(neurons, "patch"):
+        source = _source(target, source_cache)
+        pairs.append((target.hook, _editor(target, _from(source), where, "patch", prompt_only=True)))
+    return pairs
+
+
+def add_direction(
+    hook: str, direction: Float[Tensor, "*batch_pos d"], by: float = 1.0, where: Where = None
+) -> HookPairs:
+    """Add `by` times a direction: steering.
+
+    Args:
+        hook: name of any hook whose tensor is [batch, pos, d] (or [image, patch, d]), such as
+            `"blocks.2.hook_resid_post"`.
+        direction: [d], or what broadcasts to the tensor.
+        by: factor.
+        where: see `Where`; default everywhere, new tokens of a generation too.
+
+    Raises:
+        ValueError: when run: the direction has another width than the tensor, or `where` does not fit.
+
+    >>> [name for name, _ in add_direction("blocks.2.hook_resid_post", torch.ones(8), by=4.0)]
+    ['blocks.2.hook_resid_post']
+    """
+
+    def value(old: Tensor, target: Target) -> Tensor:
+        if direction.shape[-1] != old.shape[-1]:
+            raise ValueError(f"add_direction: {hook} has width {old.shape[-1]}, the direction {direction.shape[-1]}")
+        return old + by * direction.to(old)
+
+    target = Target(hook, None, (0,), (hook,))
+    return [(hook, _editor(target, value, where, "add_direction"))]
+
+
+def _editor(
+    target: Target, value: Value, where: Where, caller: str, prompt_only: bool = False
+) -> Callable[..., Tensor | None]:
+    def fn(tensor: Tensor, hook: Any = None) -> Tensor | None:
+        target.check(tensor)
+        running = current_pass()
+        if prompt_only and running is not None and running.past > 0:
+            return None
+        return _put(tensor, target, value(_old(tensor, target), target), positions(where, tensor, target.hook, caller))
+
+    return fn
+
+
+def _old(tensor: Tensor, target: Target) -> Tensor:
+    return tensor if target.neurons is None else tensor[..., target.index(tensor.device)]
+
+
+def _put(tensor: Tensor, target: Target, new: Tensor, mask: Tensor | None) -> Tensor:
+    old = _old(tensor, target)
+    if mask is not None:
+        new = torch.where(mask.reshape(*mask.shape, *[1] * (old.dim() - 2)), new, old)
+    if target.neurons is None:
+        return new.expand_as(old).clone()
+    result = tensor.clone()
+    result[..., target.index(tensor.device)] = new.expand_as(old)
+    return result
+
+
+def _statistic(target: Target, to: str, where: Where, seed: int) -> Callable[..., Tensor | None]:
+    def fn(tensor: Tensor, hook: Any = None) -> Tensor | None:
+        target.check(tensor)
+        mask = real_positions(where, tensor, target.hook, "ablate")
+        if not bool(mask.any()):
+            return None
+        old = _old(tensor, target)
+        chosen = old[mask]  # [position, neuron]
+        if to == "mean":
+            new = chosen.mean(0, keepdim=True).expand_as(chosen)
+        else:
+            generator = torch.Generator().manual_seed(seed)
+            new = chosen[torch.randperm(len(chosen), generator=generator).to(tensor.device)]
+        everything = old.clone()
+        everything[mask] = new
+        return _put(tensor, target, everything, None)
+
+    return fn
+
+
+def _per_neuron(value: Any, found: list[Target], caller: str, name: str) -> dict[Target, Any]:
+    """The share of a value that each target gets: its own entries of the last dimension, or all of it."""
+    n = sum(len(t.places) for t in found)
+    whole = any(t.neurons is None for t in found)
+    if not isinstance(value, Tensor) or value.dim() == 0 or whole or value.shape[-1] == 1 != n:
+        return dict.fromkeys(found, value)
+    if value.shape[-1] != n:
+        raise ValueError(f"{caller}: `{name}` has {value.shape[-1]} values in its last dimension for {n} neurons")
+    return {t: value[..., list(t.places)] for t in found}
+
+
+def _source(target: Target, cache: Mapping[str, Tensor]) -> Tensor:
+    """Values [batch, pos, neuron] as they are in the tensor: the sign of negative poles undone."""
+    if target.hook in cache:
+        tensor = cache[target.hook]
+        target.check(tensor)
+        return _old(tensor, target).detach()
+    missing = [key for key in target.keys if key not in cache]
+    if missing:
+        raise KeyError(f"patch: the source has neither {target.hook!r} nor {missing[0]!r}; cache or record them")
+    values = torch.stack([cache[key] for key in target.keys], -1)
+    return (values * target.sign(values)).detach()
+
+
+def _from(source: Tensor) -> Value:
+    def value(old: Tensor, target: Target) -> Tensor:
+        if source.shape != old.shape:
+            what = "[image, patch]" if indexed_by_image(target.hook) else "[batch, pos]"
+            raise ValueError(
+                f"patch: the source at {target.hook} is {tuple(source.shape)}, this run {tuple(old.shape)}: both runs "
+                f"need the same {what}; give prompts of one length, or ablate(..., to=values) with values that fit"
+            )
+        return source.to(old)
+
+    return value

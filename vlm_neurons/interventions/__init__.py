@@ -1,0 +1,28 @@
+"""What neurons do: ablation of classes against matched controls, patching, attribution, what they write."""
+
+from vlm_neurons.interventions.baselines import controls, random_gates
+from vlm_neurons.interventions.caches import images_of_row, row_cache, take_rows
+from vlm_neurons.interventions.effects import causal_effects, class_groups, compare_effects
+from vlm_neurons.interventions.measures import Task, measure, prepare_tasks
+from vlm_neurons.interventions.patching import attribute_neurons, patch_neurons
+from vlm_neurons.interventions.pruning import pruning_curve
+from vlm_neurons.interventions.readout import direct_logits, vocabulary
+
+__all__ = [
+    "Task",
+    "attribute_neurons",
+    "causal_effects",
+    "class_groups",
+    "compare_effects",
+    "controls",
+    "direct_logits",
+    "images_of_row",
+    "measure",
+    "patch_neurons",
+    "prepare_tasks",
+    "pruning_curve",
+    "random_gates",
+    "row_cache",
+    "take_rows",
+    "vocabulary",
+]

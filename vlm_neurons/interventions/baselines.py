@@ -1,0 +1,117 @@
+"""The two checks that any claim of learned neurons needs."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from vlm_neurons.hooks import ablate
+from vlm_neurons.interventions.effects import bootstrap
+from vlm_neurons.interventions.measures import Scores, measure, prepare_tasks
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vlm_neurons.data import ImageTextData
+    from vlm_neurons.model import HookedVLM
+
+PLACES = ("visual", "template", "text", None)
+
+
+@contextmanager
+def random_gates(model: HookedVLM, seed: int = 0) -> Iterator[HookedVLM]:
+    """Within this context every row of every gate_proj is a random direction of the same norm; the weights are put
+    back on leaving. What "selective" neurons it has, no training made."""
+    generator = torch.Generator().manual_seed(seed)
+    kept: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
+    try:
+        for name, weight in model.bridge.original_model.named_parameters():
+            if "gate_proj" not in name:
+                continue
+            kept.append((weight, weight.data.clone()))
+            new = torch.randn(weight.shape, generator=generator).to(weight.device)
+            norm = weight.data.float().norm(dim=1, keepdim=True) / new.norm(dim=1, keepdim=True)
+            weight.data.copy_(new * norm)
+        if not kept:
+            raise ValueError("this model has no gate_proj: random gates are for gated MLPs")
+        yield model
+    finally:
+        for weight, old in kept:
+            weight.data.copy_(old)
+
+
+def controls(
+    model: HookedVLM,
+    data: ImageTextData,
+    draws: int = 3,
+    classes: bool = True,
+    seed: int = 0,
+    batch_size: int = 50,
+) -> pd.DataFrame:
+    """Do the MLPs do work where neurons are said to see, and does training make the neurons?
+
+    1. MLPs silenced (their outputs set to zero) by position kind, all layers together and, at image patches, one by
+       one. If silencing them at image patches costs nothing, no neuron does visual work there, however selective.
+    2. Gates replaced by random directions of equal norm. Selectivity or classes that random gates have as well, say
+       nothing about training.
+
+    Args:
+        model: the model; its weights are the same afterwards.
+        data: samples with responses.
+        draws: of random gates.
+        classes: also scan and classify with the trained and with random gates, by the top twentieth of the samples
+            (5 to 50 of them).
+        seed: of the random gates and the bootstrap.
+        batch_size: samples per forward pass.
+
+    Returns:
+        One row per condition: `check` (`"intact"`, `"silenced"`, `"random gates"`), `condition`, the mean over samples
+        of every measure (description loss; for scenes the attributes that are said right), and `change`, `low`, `high`
+        of the description loss, with its 95 % bootstrap interval over samples. With `classes` the counts `visual`,
+        `text`, `multimodal`, `unknown` on the rows of intact and random gates.
+
+    Raises:
+        ValueError: samples without responses, or a model without gates.
+    """
+    import pandas as pd
+
+    tasks = prepare_tasks(model, data, batch_size=batch_size)
+    rng = np.random.default_rng(seed)
+    intact = measure(model, tasks)
+    rows = [_row("intact", "", intact, intact, rng) | (_classes(model, data, batch_size) if classes else {})]
+    every = list(range(model.n_layers))
+    conditions: list[tuple[str, Sequence[int], Any]] = [(p or "all positions", every, p) for p in PLACES]
+    conditions += [(f"visual, layer {i}", [i], "visual") for i in every]
+    for name, layers, where in conditions:
+        hooks = ablate([f"blocks.{i}.mlp.hook_post" for i in layers], where=where)
+        rows.append(_row("silenced", name, measure(model, tasks, hooks), intact, rng))
+    for draw in range(draws):
+        with random_gates(model, seed + draw):
+            row = _row("random gates", f"draw {draw}", measure(model, tasks), intact, rng)
+            rows.append(row | (_classes(model, data, batch_size) if classes else {}))
+    return pd.DataFrame(rows)
+
+
+def _row(check: str, condition: str, scores: Scores, intact: Scores, rng: np.random.Generator) -> dict[str, Any]:
+    row: dict[str, Any] = {"check": check, "condition": condition}
+    row |= {name: float(np.nanmean(values)) for name, values in scores.items()}
+    change = (scores["description loss"] - intact["description loss"])[:, None]
+    low, high = np.percentile(bootstrap(change, rng), [2.5, 97.5])
+    return row | {"change": float(change.mean()), "low": float(low), "high": float(high)}
+
+
+def _classes(model: HookedVLM, data: ImageTextData, batch_size: int) -> dict[str, int]:
+    """How many gate neurons each class has."""
+    from vlm_neurons.classification import LABELS, classify
+    from vlm_neurons.scanning import scan
+
+    with tempfile.TemporaryDirectory() as folder:
+        top_n = max(5, min(50, len(data) // 20))  # of few samples the top 50 would be all, and nearly all unknown
+        run = scan(model, data, site="gate", top_n=top_n, batch_size=batch_size, out=folder, progress=False)
+        labels = classify(run, write=False)["label"]
+    return {label: int((labels == label).sum()) for label in LABELS}

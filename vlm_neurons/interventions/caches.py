@@ -1,0 +1,100 @@
+"""Batches and caches by row, where vision tensors are indexed by image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlm_neurons.model import Batch
+from vlm_neurons.model.guards import indexed_by_image
+
+
+def images_of_row(batch: Batch, row: int) -> list[int]:
+    """Which images a row has, in order: entries of vision and projector tensors. `batch.image_rows` is the inverse.
+
+    Raises:
+        IndexError: there is no such row.
+    """
+    if not 0 <= row < len(batch):
+        raise IndexError(f"row {row}: this batch has the rows 0 to {len(batch) - 1}")
+    return [i for i, at in enumerate(batch.image_rows.tolist()) if at == row]
+
+
+def row_cache(cache: Mapping[str, Tensor], batch: Batch, row: int) -> dict[str, Tensor]:
+    """The activations of one row, without the batch dimension.
+
+    Args:
+        cache: an ActivationCache, or a dict of tensors, of a run on `batch`.
+        batch: that batch.
+        row: which row.
+
+    Returns:
+        Tensors of backbone hooks [pos, ...] without padding. Tensors of vision and projector hooks keep the image
+        dimension, [image, patch, ...], with the images of this row alone: also where the row has one, or none.
+        Tensors that do not have the batch's rows (rotary embeddings) are left as they are.
+
+    Raises:
+        IndexError: there is no such row.
+    """
+    images = images_of_row(batch, row)
+    real = batch.attention_mask[row].bool()
+    found: dict[str, Tensor] = {}
+    for name, tensor in cache.items():
+        if not isinstance(tensor, Tensor):
+            continue
+        if indexed_by_image(name):
+            found[name] = tensor[images] if tensor.dim() and tensor.shape[0] == len(batch.images) else tensor
+        elif tensor.dim() and tensor.shape[0] == len(batch) and not name.startswith("rotary_emb."):
+            found[name] = _unpadded(tensor[row], real, name)
+        else:
+            found[name] = tensor
+    return found
+
+
+def _unpadded(tensor: Tensor, real: Tensor, name: str) -> Tensor:
+    real = real.to(tensor.device)
+    if name.endswith(("hook_pattern", "hook_attn_scores")):
+        return tensor[:, real][:, :, real]
+    return tensor[real] if tensor.dim() and tensor.shape[0] == real.shape[0] else tensor
+
+
+def take_rows(batch: Batch, rows: Sequence[int]) -> Batch:
+    """A batch of some rows, repeats allowed, with their images.
+
+    Raises:
+        IndexError: there is no such row.
+
+    Patches are numbered anew: `patches[k].image` counts the images of the new batch.
+    """
+    images = [images_of_row(batch, row) for row in rows]
+    chosen = [i for of_row in images for i in of_row]
+    sizes = [r * c for r, c in batch.grids]
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    patches = [
+        replace(p, image=new) for new, old in enumerate(chosen) for p in batch.patches[starts[old] :][: sizes[old]]
+    ]
+    index = torch.tensor(list(rows), device=batch.input_ids.device)
+    patch_index = torch.full_like(batch.patch_index[index], -1)
+    first = 0
+    for new, (row, of_row) in enumerate(zip(rows, images, strict=True)):
+        visual = batch.patch_index[row] >= 0
+        patch_index[new, visual] = torch.arange(int(visual.sum()), device=index.device) + first
+        first += sum(sizes[i] for i in of_row)
+    picked: dict[str, Any] = {
+        name: getattr(batch, name)[index] for name in ("input_ids", "attention_mask", "kinds", "spans")
+    }
+    picked |= {name: tuple(getattr(batch, name)[row] for row in rows) for name in ("prompts", "responses", "texts")}
+    return replace(
+        batch,
+        **picked,
+        pixel_values=batch.pixel_values[chosen] if batch.pixel_values is not None and chosen else None,
+        image_rows=torch.tensor([n for n, of in enumerate(images) for _ in of], dtype=torch.long, device=index.device),
+        patch_index=patch_index,
+        patches=tuple(patches),
+        images=tuple(batch.images[i] for i in chosen),
+        grids=tuple(batch.grids[i] for i in chosen),
+    )

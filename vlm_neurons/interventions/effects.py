@@ -1,0 +1,190 @@
+"""Do the classes matter? Ablate them, and random neurons like them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+from tqdm import tqdm
+
+from vlm_neurons.hooks import Neurons, Where, ablate
+from vlm_neurons.hooks.selecting import select
+from vlm_neurons.interventions.matching import activation_sizes, matched, size_ratio
+from vlm_neurons.interventions.measures import Scores, Task, measure, prepare_tasks
+from vlm_neurons.neurons import Neuron
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vlm_neurons.data import ImageTextData
+    from vlm_neurons.model import HookedVLM
+
+RESAMPLES = 1000
+SIZE_BATCHES = 4  # batches of descriptions that activation sizes are measured on
+
+
+def class_groups(
+    table: pd.DataFrame, top: int | None = None, confident: bool = False, by_layer: bool = False
+) -> dict[str, pd.DataFrame]:
+    """Rows of the classification table by class, as groups for `causal_effects` and `patch_neurons`.
+
+    Args:
+        table: what `classify` returns, of one site and with positive poles only taken.
+        top: of every class only so many: those with the largest share of its own samples, then the largest peak.
+        confident: only neurons whose class has more than 80 % of the top samples.
+        by_layer: a group for every class and layer, `"visual, layer 0"`.
+    """
+    table = table[(table["pole"] == "+") & table["label"].isin(["visual", "text", "multimodal", "unknown"])]
+    if confident:
+        table = table[table["confident"]]
+    found: dict[str, Any] = {}
+    for label in ("visual", "text", "multimodal", "unknown"):
+        mine = table[table["label"] == label]
+        if top is not None:
+            order = mine.assign(share=mine[f"p_{label}"]).sort_values(["share", "peak"], ascending=False, kind="stable")
+            mine = mine.loc[order.index[:top]]
+        parts = mine.groupby("layer") if by_layer else [(None, mine)]
+        found |= {label if layer is None else f"{label}, layer {layer}": part for layer, part in parts if len(part)}
+    return found
+
+
+def causal_effects(
+    model: HookedVLM,
+    data: ImageTextData,
+    table: pd.DataFrame | None = None,
+    groups: Mapping[str, Neurons] | None = None,
+    controls: int = 8,
+    where: Sequence[Where] = (None, "visual", ("template", "text")),
+    questions: ImageTextData | None = None,
+    text: ImageTextData | None = None,
+    to: float | str = 0.0,
+    seed: int = 0,
+    batch_size: int = 50,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Ablate groups of neurons, and random neurons matched by layer, count and activation size, and measure both.
+
+    Args:
+        model: the model.
+        data: samples with responses: description loss, and for `vn.scenes` the attributes that are said right.
+        table: what `classify` returns; its classes are the groups where none are given.
+        groups: `{name: neurons}`, such as `class_groups(table, top=40)`.
+        controls: draws of matched random neurons per group and place; at least 2.
+        where: positions of the ablation, one after the other: None (everywhere), a token kind, or several in a tuple.
+        questions: samples with short answers (`vn.scenes(n, task="question")`): loss and answers exactly right.
+        text: samples without images (`vn.scenes(n, task="text")`): the same.
+        to: as for `vlm_neurons.hooks.ablate`.
+        seed: of the control draws and of the bootstrap.
+        batch_size: samples per forward pass.
+        progress: show a bar on stderr.
+
+    Returns:
+        One row per group, place and measure: `group`, `where`, `measure`, `n_neurons`, `n_control` (fewer than
+        n_neurons where the group is most of a layer), `size_ratio` (mean activation of controls / group), `intact`,
+        `effect` (ablated - intact, mean over samples), `control` (the same for the controls), `difference` (effect -
+        control), `low`, `high` (95 % bootstrap interval of the difference, over samples and over control draws), `se`,
+        `n` (samples). Losses in nats per token: damage is positive; shares right: damage is negative.
+
+    Raises:
+        ValueError: fewer than two control draws, neither table nor groups, or samples without responses.
+    """
+    import pandas as pd
+
+    if controls < 2:
+        raise ValueError(f"controls={controls}: an interval over draws needs at least 2")
+    if groups is None:
+        if table is None:
+            raise ValueError("give the table of classify(), or groups={name: neurons}")
+        groups = class_groups(table)
+    members = {name: [n for _, n in select(neurons, "causal_effects") if n] for name, neurons in groups.items()}
+    tasks = prepare_tasks(model, data, questions, text, batch_size=batch_size)
+    hooks = sorted({n.hook for found in members.values() for n in found})
+    intact = measure(model, tasks)
+    rows: list[dict[str, Any]] = []
+    with tqdm(total=len(where) * len(members) * (controls + 1), desc="ablations", disable=not progress) as bar:
+        for place in where:
+            sizes = activation_sizes(model, tasks[0].batches[:SIZE_BATCHES], hooks, place)
+            here = tasks if place != "visual" else [t for t in tasks if t.shows_images]
+            for number, (name, neurons) in enumerate(members.items()):
+                rng = np.random.default_rng([seed, number])
+                drawn = [matched(neurons, sizes, rng) for _ in range(controls)]
+                found = [_ablated(model, here, n, to, place, bar) for n in (neurons, *drawn)]
+                shared = {
+                    "group": name,
+                    "where": place_name(place),
+                    "n_neurons": len(neurons),
+                    "n_control": len(drawn[0]),
+                    "size_ratio": float(np.mean([size_ratio(d, neurons, sizes) for d in drawn])),
+                }
+                rows += [shared | row for row in _compare(intact, found[0], found[1:], rng)]
+    return pd.DataFrame(rows)
+
+
+def place_name(where: Where) -> str:
+    """`where` in words.
+
+    >>> place_name(("template", "text"))
+    'template + text'
+    """
+    if where is None:
+        return "everywhere"
+    return " + ".join(map(str, where)) if isinstance(where, tuple | list) else str(where)
+
+
+def _ablated(
+    model: HookedVLM, tasks: Sequence[Task], neurons: Sequence[Neuron], to: float | str, where: Where, bar: Any
+) -> Scores:
+    bar.update()
+    return measure(model, tasks, ablate(neurons, to, where) if neurons else [])
+
+
+def _compare(intact: Scores, group: Scores, drawn: list[Scores], rng: np.random.Generator) -> Iterator[dict[str, Any]]:
+    """One row per measure."""
+    for name in group:
+        effect = group[name] - intact[name]
+        control = np.stack([d[name] - intact[name] for d in drawn], 1)
+        keep = ~np.isnan(effect)
+        effect, control = effect[keep], control[keep]
+        paired = effect[:, None] - control
+        means = bootstrap(paired, rng)
+        low, high = np.percentile(means, [2.5, 97.5])
+        yield {
+            "measure": name,
+            "intact": float(np.nanmean(intact[name])),
+            "effect": float(effect.mean()),
+            "control": float(control.mean()),
+            "difference": float(paired.mean()),
+            "low": float(low),
+            "high": float(high),
+            "se": float(means.std()),
+            "n": len(effect),
+        }
+
+
+def bootstrap(
+    values: Float[np.ndarray, "sample draw"], rng: np.random.Generator, resamples: int = RESAMPLES
+) -> Float[np.ndarray, " resample"]:
+    """Means of resampled samples and resampled control draws, both with replacement, independently."""
+    n, draws = values.shape
+    rows = rng.multinomial(n, np.full(n, 1 / n), resamples) / n
+    columns = rng.multinomial(draws, np.full(draws, 1 / draws), resamples) / draws
+    return np.einsum("rd,rd->r", rows @ values, columns)
+
+
+def compare_effects(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
+    """Two runs of `causal_effects`, such as under two seeds, cell by cell.
+
+    Returns:
+        One row per cell that both have: `group`, `where`, `measure`, `difference_a`, `difference_b`, `change`, `low`,
+        `high` (95 % interval of the change, from both standard errors), `covers_zero`.
+    """
+    keys = ["group", "where", "measure"]
+    both = a.merge(b, on=keys, suffixes=("_a", "_b"))
+    change = both["difference_b"] - both["difference_a"]
+    half = 1.96 * np.sqrt(both["se_a"] ** 2 + both["se_b"] ** 2)
+    found = both[[*keys, "difference_a", "difference_b"]].copy()
+    found["change"], found["low"], found["high"] = change, change - half, change + half
+    found["covers_zero"] = change.abs() <= half
+    return found

@@ -1,0 +1,149 @@
+"""What a neuron writes: its output weights read as words, and its direct share of a logit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vlm_neurons.hooks import Neurons
+from vlm_neurons.hooks.selecting import select
+from vlm_neurons.neurons import Neuron, site_of_hook
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vlm_neurons.model import Batch, HookedVLM
+
+
+def output_weights(model: HookedVLM, neurons: Neurons) -> Float[Tensor, "neuron d_model"]:
+    """What one unit of each neuron adds to the residual stream (projector: to an image token's embedding); the
+    negative pole writes the opposite. A gate neuron's unit is multiplied by its `up` first.
+
+    Raises:
+        ValueError: a neuron of the vision tower or of another hook, which does not write to the backbone.
+    """
+    chosen = [neuron for _, neuron in _single(neurons)]
+    hf: Any = model.bridge.original_model
+    rows = []
+    for neuron in chosen:
+        site = neuron.site
+        if site in ("gate", "post"):
+            weight = hf.model.language_model.layers[neuron.layer].mlp.down_proj.weight
+        elif site == "projector":
+            weight = hf.model.multi_modal_projector.linear_2.weight
+        else:
+            raise ValueError(f"{neuron.id} does not write to the backbone; sites gate, post and projector do")
+        if not 0 <= neuron.index < weight.shape[1]:
+            raise IndexError(f"{neuron.id}: there are {weight.shape[1]} neurons, 0 to {weight.shape[1] - 1}")
+        rows.append(weight[:, neuron.index] * (-1 if neuron.pole == "-" else 1))
+    return torch.stack(rows).detach()
+
+
+def vocabulary(model: HookedVLM, neurons: Neurons, k: int = 8) -> pd.DataFrame:
+    """The words whose logits a neuron's output weights raise and lower most (logit lens: final norm's weight, then
+    unembedding; the layers between are ignored).
+
+    Args:
+        model: the model.
+        neurons: of the sites gate, post and projector. A gate neuron is multiplied by `up`, which takes both signs:
+            where that is negative it lowers what stands here as raised.
+        k: words of each kind.
+
+    Returns:
+        One row per neuron: `neuron`, `raises`, `lowers` (lists of words, strongest first), `raised`, `lowered`
+        (their logits per unit of the neuron at a norm scale of 1).
+    """
+    import pandas as pd
+
+    logits = _read(model, output_weights(model, neurons).float())
+    rows = []
+    for (key, _), row in zip(_single(neurons), logits, strict=True):
+        up, down = row.topk(k), (-row).topk(k)
+        rows.append(
+            {
+                "neuron": key,
+                "raises": _words(model, up.indices),
+                "lowers": _words(model, down.indices),
+                "raised": up.values.tolist(),
+                "lowered": (-down.values).tolist(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def direct_logits(
+    model: HookedVLM,
+    batch: Batch,
+    neurons: Neurons,
+    token: str | int,
+    against: str | int | None = None,
+    position: int = -1,
+) -> Float[Tensor, "batch neuron"]:
+    """What backbone neurons add directly to the logit of a token at one position: activation x output weights, through
+    the final norm at the scale that it had, to the unembedding. What later layers make of it is left out.
+
+    Args:
+        model: the model.
+        batch: from `prepare`.
+        neurons: of the sites gate and post. A gate neuron counts with its `up`, as SiLU(gate) * up.
+        token: one token, as text or id (text is tokenised alone; a model with byte-level BPE needs the blank in front).
+        against: subtract this token's logit: attribution of a logit difference.
+        position: position in the batch at which the logit is read.
+
+    Raises:
+        ValueError: text that is not one token, or neurons of other sites.
+    """
+    chosen = [neuron for _, neuron in _single(neurons)]
+    bad = next((n for n in chosen if n.site not in ("gate", "post")), None)
+    if bad is not None:
+        raise ValueError(f"{bad.id}: direct logits are of backbone neurons, sites gate and post")
+    hooks = sorted({_post_hook(n) for n in chosen})
+    final = f"blocks.{model.n_layers - 1}.hook_resid_post"
+    with torch.no_grad():
+        _, cache = model.run_with_cache(batch, names_filter=[*hooks, final])
+    hf: Any = model.bridge.original_model
+    unembed = hf.lm_head.weight.float()
+    direction = unembed[_token(model, token)] - (0 if against is None else unembed[_token(model, against)])
+    norm = hf.model.language_model.norm
+    resid = cache[final][:, position].float()
+    scale = (resid.pow(2).mean(-1, keepdim=True) + model.config.text_config.rms_norm_eps).sqrt()
+    written = output_weights(model, [Neuron(n.hook, n.index) for n in chosen]).float()
+    per_unit = (written * norm.weight.float()) @ direction
+    activations = torch.stack([cache[_post_hook(n)][:, position, n.index].float() for n in chosen], -1)
+    return (activations * per_unit / scale).detach()
+
+
+def _read(model: HookedVLM, vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
+    hf: Any = model.bridge.original_model
+    return ((vectors * hf.model.language_model.norm.weight.float()) @ hf.lm_head.weight.float().T).detach()
+
+
+def _single(neurons: Neurons) -> list[tuple[str, Neuron]]:
+    found = select(neurons, "read out")
+    whole = next((key for key, neuron in found if neuron is None), None)
+    if whole is not None:
+        raise ValueError(f"{whole!r} is a hook; name single neurons, such as {whole}:0")
+    return [(key, neuron) for key, neuron in found if neuron is not None]
+
+
+def _post_hook(neuron: Neuron) -> str:
+    found = site_of_hook(neuron.hook)
+    assert found is not None
+    return f"blocks.{found[1]}.mlp.hook_post"
+
+
+def _words(model: HookedVLM, ids: Tensor) -> list[str]:
+    return [model.tokenizer.decode([i]).strip() or repr(model.tokenizer.decode([i])) for i in ids.tolist()]
+
+
+def _token(model: HookedVLM, token: str | int) -> int:
+    if isinstance(token, int):
+        return token
+    ids = model.tokenizer(token, add_special_tokens=False)["input_ids"]
+    if len(ids) != 1:
+        pieces = model.tokenizer.convert_ids_to_tokens(ids)
+        raise ValueError(f"{token!r} is {len(ids)} tokens, {pieces}; give one of them, or a token id")
+    return int(ids[0])
