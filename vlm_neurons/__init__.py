@@ -22,6 +22,14 @@ _EXPORTS = {
     "Run": "scanning",
     "classify": "classification",
     "statistics": "classification",
+    "gather_evidence": "evidence",
+    "Evidence": "evidence",
+    "Exemplar": "evidence",
+    "explain": "explaining",
+    "Explanation": "explaining",
+    "DissectionExplainer": "explaining",
+    "OpenAIExplainer": "explaining",
+    "LocalExplainer": "explaining",
     "report": "show",
     "Neuron": "neurons",
     "Patch": "neurons",
@@ -49,6 +57,14 @@ if TYPE_CHECKING:
     from vlm_neurons.data import ImageTextData as ImageTextData
     from vlm_neurons.data import Sample as Sample
     from vlm_neurons.data import describe as describe
+    from vlm_neurons.evidence import Evidence as Evidence
+    from vlm_neurons.evidence import Exemplar as Exemplar
+    from vlm_neurons.evidence import gather_evidence as gather_evidence
+    from vlm_neurons.explaining import DissectionExplainer as DissectionExplainer
+    from vlm_neurons.explaining import Explanation as Explanation
+    from vlm_neurons.explaining import LocalExplainer as LocalExplainer
+    from vlm_neurons.explaining import OpenAIExplainer as OpenAIExplainer
+    from vlm_neurons.explaining import explain as explain
     from vlm_neurons.model import Batch as Batch
     from vlm_neurons.model import HookedVLM as HookedVLM
     from vlm_neurons.neurons import Neuron as Neuron
