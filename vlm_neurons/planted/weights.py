@@ -1,0 +1,2 @@
+class Plant: pass
+def plant(): pass
