@@ -52,7 +52,7 @@ class DissectionExplainer:
         truth: of scenes, use the ground truth too.
         min_r: a concept has to correlate at least so much with the activations (0-10 scale, all patches or tokens of
             the exemplars), and more than 99 % of the nulls.
-        gain: how much more two concepts have to correlate than one.
+        gain: two concepts have to leave so much less variance unexplained than one, as a share.
         n_null: number of nulls.
 
     It finds what is in its bank (`vlm_neurons.concepts`) or is a pair of such concepts, and nothing else: neurons for
@@ -61,7 +61,7 @@ class DissectionExplainer:
 
     truth: bool = True
     min_r: float = 0.3
-    gain: float = 0.04
+    gain: float = 0.12
     n_null: int = 100
     name: str = "dissection"
 
@@ -125,6 +125,8 @@ class DissectionExplainer:
         self, concepts: list[Concept], masks: np.ndarray, r: np.ndarray, flat: np.ndarray, single: Fit
     ) -> Fit:
         """Two concepts together, or either of two, if that fits so much better than one."""
+        # what two have to reach: 1 - r^2 lower by the share `gain`
+        enough = float(np.sqrt(1 - (1 - self.gain) * (1 - single.r**2)))
         best, candidates = single, [int(i) for i in np.argsort(-r)[:14] if r[i] > 0.1]
         for i, j in combinations(candidates, 2):
             a, b = concepts[i], concepts[j]
@@ -133,7 +135,7 @@ class DissectionExplainer:
                 options.append((((a, b),), np.minimum(masks[i], masks[j])))
             for alternatives, mask in options:
                 score = float(correlations(mask[None], flat)[0])
-                if score > max(best.r, single.r + self.gain):
+                if score > max(best.r, enough):
                     best = Fit(alternatives, score, single.null)
         return best
 
