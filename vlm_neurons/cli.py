@@ -83,6 +83,13 @@ def classify(args: argparse.Namespace) -> None:
     _say(f"table: {run.path / 'neurons.parquet'}   next: vlm-neurons report {args.run}")
 
 
+def explain(args: argparse.Namespace) -> None:
+    """Explain neurons of a finished run."""
+    from vlm_neurons.cli_explain import explain_run
+
+    explain_run(args, _model, _say)
+
+
 def report(args: argparse.Namespace) -> None:
     """Write the page of a run."""
     from vlm_neurons.data import ImageTextData
@@ -187,6 +194,14 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--t-text", type=float, default=3.0, help="threshold on text tokens, 0-10 (default: %(default)s)")
     p.add_argument("--n-text", type=_positive, default=2, help="text tokens above it (default: %(default)s)")
     p.add_argument("--method", default="thresholds", help="(default: %(default)s)")
+
+    from vlm_neurons.cli_explain import add_options
+
+    p = _command(commands, "explain", explain, "say in words what neurons respond to",
+                 "vlm-neurons explain runs/photos --class visual --top 20")  # fmt: skip
+    add_options(p, _positive)
+    _model_options(p, required=False)
+    p.add_argument("--data", help="overrides the data that the scan recorded")
 
     p = _command(commands, "report", report, "write one self-contained page about a run",
                  "vlm-neurons report runs/photos --out photos.html")  # fmt: skip

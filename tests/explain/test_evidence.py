@@ -21,7 +21,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[vn.HookedVLM, vn.Ima
     rng = np.random.default_rng()
     samples = []
     for i in range(30):
-        image = None if i == 5 else [tiny.image(60, 33, rng), tiny.image(rng=rng)] if i == 9 else tiny.image(33, 50, rng)
+        image = (
+            None if i == 5 else [tiny.image(60, 33, rng), tiny.image(rng=rng)] if i == 9 else tiny.image(33, 50, rng)
+        )
         samples.append({"image": image, "response": f"There are {i} dogs on the grass.", "name": f"s{i}"})
     samples.append({"image": samples[0]["image"], "response": "The train is blue.", "name": "the image of s0 again"})
     data = vn.ImageTextData.from_samples(samples)

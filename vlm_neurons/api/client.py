@@ -57,7 +57,7 @@ class ChatClient:
         model: its name there.
         base_url: the server; `OPENAI_BASE_URL`, or OpenAI, if not given.
         api_key: `OPENAI_API_KEY` if not given. A server of one's own that needs none is given any.
-        cache: file of replies; None keeps them in memory for this client.
+        cache: file of replies; None keeps none after the run.
         concurrency: requests under way at once.
         timeout: seconds without a byte until a try is given up.
         deadline: seconds for a request with all its tries.
@@ -93,13 +93,12 @@ class ChatClient:
                 f"max_cost={self.max_cost} cannot be kept: the price of {self.model!r} is not known; pass "
                 "price=(dollars per million tokens in, out), (0, 0) for a server of your own"
             )
-        self._memory: Cache | None = None
 
     def plan(self, asks: Sequence[Ask]) -> Plan:
         """What `stream` would do; sends nothing."""
-        cache = self._open()
+        cache = Cache(self.cache)
         todo = [a for a in asks if cache.get(self._key(a, self._capabilities(cache))) is None]
-        self._close(cache)
+        cache.close()
         price = self.price if isinstance(self.price, Price) else None
         counts = price or Price(0, 0)
         tokens_in, tokens_out = sum(counts.tokens(a.messages) for a in todo), sum(a.max_tokens for a in todo)
@@ -143,13 +142,6 @@ class ChatClient:
                     pass
             thread.join()
 
-    def _open(self) -> Cache:
-        """A connection of this thread's own; the cache in memory lives as long as the client."""
-        return Cache(self.cache)
-
-    def _close(self, cache: Cache) -> None:
-        cache.close()
-
     def _capabilities(self, cache: Cache) -> dict[str, bool]:
         declared = {name: value for name in ("images", "schema") if (value := getattr(self, name)) is not None}
         return {**cache.capabilities(str(self.base_url), self.model), **declared}
@@ -165,13 +157,14 @@ class _Run:
     def __init__(self, client: ChatClient, asks: Sequence[Ask], done: Any) -> None:
         self.client, self.asks, self.done = client, iter(asks), done
         self.spent = self.reserved = 0.0
-        self.stopped = False
+        self.under_way = 0
+        self.returned = asyncio.Condition()
         self.finding = asyncio.Lock()
         self.key = client.api_key or os.environ.get("OPENAI_API_KEY")
         self.redact = redactor(self.key)
 
     async def all(self) -> None:
-        self.cache = self.client._open()
+        self.cache = Cache(self.client.cache)
         self.capabilities = self.client._capabilities(self.cache)
         self.api: Any = None
         try:
@@ -181,7 +174,7 @@ class _Run:
         finally:
             if self.api is not None:
                 await self.api.close()
-            self.client._close(self.cache)
+            self.cache.close()
 
     async def work(self) -> None:
         for ask in self.asks:  # shared: each worker takes the next one
@@ -197,17 +190,29 @@ class _Run:
             return Reply(ask, failure=("capability", f"{self.client.model} takes no images"))
         price = self.client.price if isinstance(self.client.price, Price) else None
         bound = price.cost(price.tokens(ask.messages), ask.max_tokens) if price else 0.0
-        limit = self.client.max_cost
-        if limit is not None and (self.stopped or self.spent + self.reserved + bound > limit):
-            self.stopped = True
-            return Reply(ask, failure=("cost", f"could pass max_cost={limit}: ${self.spent:.4f} spent; run again to go on"))
-        self.reserved += bound
+        if not await self.afford(bound):
+            detail = f"could pass max_cost={self.client.max_cost}: ${self.spent:.4f} spent; run again to go on"
+            return Reply(ask, failure=("cost", detail))
         try:
             reply = await self.send(ask)
+            self.spent += reply.cost
+            return reply
         finally:
-            self.reserved -= bound
-        self.spent += reply.cost
-        return reply
+            async with self.returned:
+                self.reserved, self.under_way = self.reserved - bound, self.under_way - 1
+                self.returned.notify_all()
+
+    async def afford(self, bound: float) -> bool:
+        """Reserve what a call may cost; False where the budget is spent. What is under way may cost less than was
+        reserved for it, so that a call waits for it before it is given up."""
+        limit = self.client.max_cost
+        async with self.returned:
+            while limit is not None and self.under_way and self.spent + self.reserved + bound > limit:
+                await self.returned.wait()
+            if limit is not None and self.spent + bound > limit:
+                return False
+            self.reserved, self.under_way = self.reserved + bound, self.under_way + 1
+            return True
 
     async def send(self, ask: Ask) -> Reply:
         """Ask the server; where it does not know a field, find out which and go on without it."""

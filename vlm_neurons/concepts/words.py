@@ -32,7 +32,9 @@ CLASSES: dict[str, frozenset[str]] = {
     "furniture": _words("table chair chairs bed sofa couch desk bench shelf cabinet lamp"),
     "numbers": _words("one two three four five six seven eight nine ten several many few couple pair dozen"),
     "articles": _words("a an the"),
-    "prepositions": _words("in on at of by with under over above below behind near beside between from to into through"),
+    "prepositions": _words(
+        "in on at of by with under over above below behind near beside between from to into through"
+    ),
     "conjunctions": _words("and or but while as because although"),
     "pronouns": _words("it he she they them his her their its there this that these those which who"),
     "forms of to be": _words("is are was were be been being"),

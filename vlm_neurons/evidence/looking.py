@@ -78,7 +78,11 @@ def _seen(model: HookedVLM, batch: Batch, sample: int, name: str, norms: Tensor 
     if norms is not None:
         real = (batch.kinds[0] != int(TokenKind.PAD)).cpu()
         sinks = norms > SINK * norms[real].median()
-    sinks |= (batch.input_ids[0] == model.tokenizer.bos_token_id).cpu() if model.tokenizer.bos_token_id is not None else False
+    sinks |= (
+        (batch.input_ids[0] == model.tokenizer.bos_token_id).cpu()
+        if model.tokenizer.bos_token_id is not None
+        else False
+    )
     boxes = [np.full((*grid, 4), np.nan, np.float32) for grid in batch.grids]
     patch_sinks = [np.zeros(grid, bool) for grid in batch.grids]
     first = [0] * len(batch.grids)

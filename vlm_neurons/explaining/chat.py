@@ -167,9 +167,7 @@ class LocalExplainer:
         import torch
 
         name = str(getattr(self.model.config, "_name_or_path", ""))
-        text = self.processor.apply_chat_template(
-            self._plain(request), add_generation_prompt=True, tokenize=False
-        )
+        text = self.processor.apply_chat_template(self._plain(request), add_generation_prompt=True, tokenize=False)
         pictures = [_picture(url) for url in images_of(request)]
         inputs = self.processor(text=text, images=pictures or None, return_tensors="pt").to(self.model.device)
         n_in = int(inputs["input_ids"].shape[1])
@@ -203,9 +201,7 @@ class LocalExplainer:
         ]  # fmt: skip
 
 
-def explanation_of(
-    evidence: Evidence, replies: list[Reply], name: str, simulator: Simulator | None
-) -> Explanation:
+def explanation_of(evidence: Evidence, replies: list[Reply], name: str, simulator: Simulator | None) -> Explanation:
     """One explanation from all replies about a neuron; it failed if they all did."""
     made = [_single(evidence, r, name) for r in replies]
     good = [m for m in made if m.failure is None]

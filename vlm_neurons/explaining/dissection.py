@@ -61,7 +61,7 @@ class DissectionExplainer:
 
     truth: bool = True
     min_r: float = 0.3
-    gain: float = 0.12
+    gain: float = 0.08
     n_null: int = 100
     name: str = "dissection"
 
@@ -121,9 +121,7 @@ class DissectionExplainer:
         fit = self._pair(concepts, masks, r, flat, fit)
         return fit if fit.r >= self.min_r and float(r[best]) > null else None
 
-    def _pair(
-        self, concepts: list[Concept], masks: np.ndarray, r: np.ndarray, flat: np.ndarray, single: Fit
-    ) -> Fit:
+    def _pair(self, concepts: list[Concept], masks: np.ndarray, r: np.ndarray, flat: np.ndarray, single: Fit) -> Fit:
         """Two concepts together, or either of two, if that fits so much better than one."""
         # what two have to reach: 1 - r^2 lower by the share `gain`
         enough = float(np.sqrt(1 - (1 - self.gain) * (1 - single.r**2)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -104,7 +104,7 @@ class Explainer(Protocol):
         ...
 
 
-@dataclass
+@dataclass(frozen=True)
 class Log:
     """`explanations.jsonl`: one line per neuron and attempt, the last one counting.
 
@@ -113,7 +113,6 @@ class Log:
     """
 
     path: Path
-    _keys: dict[str, Explanation] = field(default_factory=dict, repr=False)
 
     def read(self) -> dict[str, Explanation]:
         """The last explanation of every neuron. A last line that a crash cut off is left out."""
@@ -132,9 +131,10 @@ class Log:
     def append(self, explanations: Iterable[Explanation]) -> None:
         """Add lines; each is on disk when this returns."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        torn = self.path.is_file() and not self.path.read_bytes()[-1:] in (b"\n", b"")
+        if self.path.is_file() and not (there := self.path.read_bytes()).endswith(b"\n"):
+            with self.path.open("rb+") as file:  # a crash cut the last line off
+                file.truncate(there.rfind(b"\n") + 1)
         with self.path.open("a", encoding="utf-8") as file:
-            file.write("\n" if torn else "")
             for one in explanations:
                 file.write(one.to_json() + "\n")
                 file.flush()

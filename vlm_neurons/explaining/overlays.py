@@ -72,7 +72,7 @@ def strongest(image: Image.Image, scaled: Float[np.ndarray, "rows columns"], box
     for i in range(4):
         row, column = np.unravel_index(int(left_over.argmax()), left_over.shape)
         value = float(left_over[row, column])
-        if value <= 0:
+        if value < 1:
             break
         around = boxes[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2].reshape(-1, 4)
         box = (*np.floor(np.nanmin(around, 0))[:2].astype(int), *np.ceil(np.nanmax(around, 0))[2:].astype(int))

@@ -71,7 +71,7 @@ def _environment() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     loader = PackageLoader("vlm_neurons.explaining", "prompts")
-    return Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=False)  # noqa: S701 (no HTML)
+    return Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=False)
 
 
 def render(template: str, **values: Any) -> str:

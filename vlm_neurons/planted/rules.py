@@ -113,7 +113,8 @@ def _position(rng: np.random.Generator, color: Concept) -> Rule:
         opposite = {"top": "bottom", "bottom": "top", "left side": "right side", "right side": "left side"}
         true = str(rng.choice(list(opposite)))
         texts = {"true": f"the {true} of the image", "near_miss": "the corners of the image",
-                 "too_broad": "any part of the image", "too_narrow": f"{color.value} regions at the {true} of the image",
+                 "too_broad": "any part of the image",
+                 "too_narrow": f"{color.value} regions at the {true} of the image",
                  "wrong": f"the {opposite[true]} of the image"}  # fmt: skip
         return Rule("position", visual=((Concept("position", true),),), explanations=texts)
     row, column = int(rng.integers(3)), int(rng.integers(3))

@@ -93,9 +93,7 @@ def _look(model: HookedVLM, sample: Sample, row: Any, neurons: list[Neuron]) -> 
     for neuron, (patches, values) in found.items():
         text = seen.is_text & ~np.isnan(values)
         tokens = tuple(t for t, is_text in zip(seen.tokens, text, strict=True) if is_text)
-        close[neuron] = CloseUp(
-            sample.id, seen.name, str(row["response"]), seen.images, patches, tokens, values[text]
-        )
+        close[neuron] = CloseUp(sample.id, seen.name, str(row["response"]), seen.images, patches, tokens, values[text])
     return close
 
 
