@@ -72,9 +72,7 @@ def _chosen(args: argparse.Namespace, run: Run) -> list[str]:
     return found
 
 
-def _evidence(
-    args: argparse.Namespace, run: Run, neurons: list[str], model: Callable[..., Any]
-) -> dict[str, Evidence]:
+def _evidence(args: argparse.Namespace, run: Run, neurons: list[str], model: Callable[..., Any]) -> dict[str, Evidence]:
     """From the run directory, and gathered for those that are not there."""
     from vlm_neurons.data import ImageTextData
     from vlm_neurons.evidence import gather_evidence, load

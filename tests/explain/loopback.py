@@ -94,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(200, completion(body, good))
         if fault == "cut":
             self.close_connection = True
-            self.wfile.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n{\"id\"")
+            self.wfile.write(b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n{"id"')
             return None
         if fault == "drip":
             self.close_connection = True

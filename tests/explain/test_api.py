@@ -40,7 +40,9 @@ def test_two_hundred_neurons_and_a_fifth_of_faults(tmp_path: Path) -> None:
         assert all(e.text == "" and e.failure.kind and e.failure.detail for e in failed.values() if e.failure)
         assert {e.failure.kind for e in failed.values() if e.failure} <= {
             "refusal", "length", "schema", "filter", "server", "network"}  # fmt: skip
-        assert all(e.text == "red things" and e.model == "some-model-2099-01-01" for e in first.values() if not e.failure)
+        assert all(
+            e.text == "red things" and e.model == "some-model-2099-01-01" for e in first.values() if not e.failure
+        )
         assert 4 < len(failed) < 80 and "failed" in summary(first)
         paid = list(server.paid)
         server.fault = lambda number, body: ""

@@ -91,8 +91,8 @@ def schema_of(model: type[BaseModel]) -> dict[str, Any]:
 
 def read(ask: Ask, completion: dict[str, Any]) -> tuple[BaseModel | None, tuple[str, str] | None]:
     """The checked answer, or (kind, detail) of what is wrong with it."""
-    choices = completion.get("choices")
-    message = choices[0].get("message") if choices else None
+    choices = completion.get("choices") or [{}]
+    message = choices[0].get("message")
     if not message:
         return None, ("server", f"a reply without choices: {str(completion)[:200]}")
     if message.get("refusal"):

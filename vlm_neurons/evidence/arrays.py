@@ -69,15 +69,17 @@ def seen_of(
     """A sample whose patches tile its image, and its activation maps."""
     if (image is None) != (patches is None):
         raise ValueError(f"{neuron}, sample {sample}: it has an image without patches, or patches without an image")
-    shown, maps, boxes = (), (), ()
+    shown: tuple[Image.Image, ...] = ()
+    maps: tuple[np.ndarray, ...] = ()
+    boxes: tuple[np.ndarray, ...] = ()
     if image is not None:
         grid = np.asarray(patches, np.float32)
         if grid.ndim != 2:
             raise ValueError(f"{neuron}, sample {sample}: patches are {grid.shape}; give [rows, columns]")
-        shown, maps, boxes = (image.convert("RGB"),), (grid,), (tiles(image.size, grid.shape),)  # type: ignore[assignment]
+        shown, maps, boxes = (image.convert("RGB"),), (grid,), (tiles(image.size, grid.shape),)
     kinds = np.full(len(tokens), int(TokenKind.TEXT))
     sinks = np.array([i == 0 and t in BOS for i, t in enumerate(tokens)], bool)
-    no_sinks = tuple(np.zeros(m.shape, bool) for m in maps)  # type: ignore[attr-defined]
+    no_sinks = tuple(np.zeros(m.shape, bool) for m in maps)
     return Seen(sample, name, shown, boxes, tuple(tokens), kinds, (0,) * len(shown), sinks, no_sinks), maps
 
 

@@ -67,7 +67,7 @@ class Exemplar:
 
     Attributes:
         seen: the sample.
-        group: `"top"` (one of the strongest samples), `"quantile"` (at a lower quantile of a random draw) or `"random"`.
+        group: `"top"` (one of the strongest samples), `"quantile"` (at a lower quantile of a random draw), `"random"`.
         split: what it may be used for: `"explain"`, `"select"` (choosing among candidates) or `"test"` (scores).
         rank: place within its group, from 0; of top samples, the strongest has 0.
         patches: activation at every patch of each image, raw; the negative pole's are negated.

@@ -37,7 +37,8 @@ def save(evidence: Mapping[str, Evidence], path: str | Path) -> Path:
     path.mkdir(parents=True, exist_ok=True)
     everything = {**(load(path) if (path / "exemplars.parquet").is_file() else {}), **evidence}
     numbers: dict[int, int] = {}  # id(seen) -> row; samples of different sources may share an id
-    rows, exemplars, neurons = [], [], []
+    rows: list[dict[str, Any]] = []
+    exemplars, neurons = [], []
     by_content: dict[Any, int] = {}
     for name, one in everything.items():
         neurons.append({"name": name, "neuron": one.neuron, "peak": one.peak, "label": one.label, "seed": one.seed,
@@ -156,8 +157,8 @@ def _read_sample(row: dict[str, Any]) -> Seen:
 
 
 def _exemplar_row(name: str, e: Exemplar, sample_row: int) -> dict[str, Any]:
-    return {"name": name, "sample_row": sample_row, "sample": e.seen.sample, "group": e.group, "split": e.split,
-            "rank": e.rank, "patches": [p.ravel().tolist() for p in e.patches], "values": e.values.tolist()}  # fmt: skip
+    return {"name": name, "sample_row": sample_row, "sample": e.seen.sample, "group": e.group,
+            "split": e.split, "rank": e.rank, "patches": [p.ravel().tolist() for p in e.patches], "values": e.values.tolist()}  # fmt: skip
 
 
 def _png(image: Any) -> bytes:

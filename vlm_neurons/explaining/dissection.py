@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 Alternative = tuple[Concept, ...]  # concepts that hold together
 MIN_TEXT = 5  # tokens
 TIE = 0.003  # concepts that cannot be told apart on the exemplars: the kind that is named first here is preferred
-_PREFERRED = ("word", "color", "shape", "size", "place", "object", "class", "position", "punctuation", "after", "before",
-              "capital", "brightness", "texture")  # fmt: skip
+_PREFERRED = ("word", "color", "shape", "size", "place", "object", "class", "position", "punctuation", "after",
+              "before", "capital", "brightness", "texture")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ class DissectionExplainer:
         rng = np.random.default_rng([evidence.seed, 17])
         visual = self._side(*_visual_side(evidence, shown, self.truth), rng) if evidence.sees_images else None
         lexical = self._side(*_text_side(evidence, shown), rng) if evidence.sees_text else None
-        parts, support = [], []
+        parts: list[str] = []
+        support: list[dict[str, Any]] = []
         for side, fit in (("visual", visual), ("text", lexical)):
             if fit is None:
                 continue
@@ -128,7 +129,7 @@ class DissectionExplainer:
         best, candidates = single, [int(i) for i in np.argsort(-r)[:14] if r[i] > 0.1]
         for i, j in combinations(candidates, 2):
             a, b = concepts[i], concepts[j]
-            options = [(((a,), (b,)), np.maximum(masks[i], masks[j]))]
+            options: list[tuple[tuple[Alternative, ...], np.ndarray]] = [(((a,), (b,)), np.maximum(masks[i], masks[j]))]
             if a.kind != b.kind and "word" not in (a.kind, b.kind):
                 options.append((((a, b),), np.minimum(masks[i], masks[j])))
             for alternatives, mask in options:

@@ -92,7 +92,10 @@ class Explanation:
 class Explainer(Protocol):
     """What `vn.explain` takes."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What it is called in records."""
+        ...
 
     def settings(self) -> str:
         """All that decides its answers, as one string."""

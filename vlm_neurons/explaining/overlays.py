@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -75,8 +76,10 @@ def strongest(image: Image.Image, scaled: Float[np.ndarray, "rows columns"], box
         if value < 1:
             break
         around = boxes[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2].reshape(-1, 4)
-        box = (*np.floor(np.nanmin(around, 0))[:2].astype(int), *np.ceil(np.nanmax(around, 0))[2:].astype(int))
-        crop = image.crop(tuple(int(v) for v in box)).resize((half - 4, half - 4), Image.Resampling.BICUBIC)
+        (left, top), (right, bottom) = np.nanmin(around, 0)[:2].tolist(), np.nanmax(around, 0)[2:].tolist()
+        crop = image.crop((int(left), int(top), ceil(right), ceil(bottom))).resize(
+            (half - 4, half - 4), Image.Resampling.BICUBIC
+        )
         x, y = (i % 2) * half, (i // 2) * half
         sheet.paste(crop, (x + 2, y + 2))
         draw.rectangle((x + 2, y + 2, x + 44, y + 26), fill=(0, 0, 0))

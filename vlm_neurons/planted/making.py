@@ -24,6 +24,7 @@ N_SAMPLES = 1000
 N_TOP = 50
 TEXT_KINDS = ("word", "word_class", "context", "outside")
 _LABELS = {"picture_or_word": "multimodal", "picture_and_word": "multimodal", "noise": "unknown"}
+NO_IMAGES: tuple[Any, ...] = ()
 Sides = tuple[Float[np.ndarray, "8 8"] | None, Float[np.ndarray, "token"]]
 
 
@@ -123,7 +124,7 @@ def _pool(world: str, seed: int) -> tuple[Seen, ...]:
     for i in range(N_SAMPLES):
         rng = np.random.default_rng([seed, 5, i])
         if world == "text":
-            text, images = sentences(rng), ()
+            text, images = sentences(rng), NO_IMAGES
         else:
             told = int(rng.integers(N_SAMPLES)) if world == "mixed" and rng.random() < 0.5 else i
             text, images = str(data[told].response), data[i].images
