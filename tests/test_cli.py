@@ -1,0 +1,115 @@
+"""The command line, as a user types it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vlm_neurons.cli import main
+
+COMMANDS = ("demo", "describe", "scan", "classify", "report")
+SCAN = ["scan", "--model", "tiny-llava-scenes", "--batch-size", "4"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("cli") / "run"
+    assert main([*SCAN, "--data", "scenes:n=60,seed=3", "--out", str(out), "--site", "gate", "projector"]) == 0
+    return out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_has_a_worked_example(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    assert f"example: vlm-neurons {command}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_scan_classify_and_report_leave_what_they_promise(run, capsys):
+    assert main(["classify", str(run)]) == 0
+    out = capsys.readouterr().out
+    assert "visual" in out and "multi-modal" in out and "classes_by_layer.svg" in out
+    table = pd.read_parquet(run / "neurons.parquet")
+    assert set(table.site) == {"gate", "projector"} and len(table) == 4 * 384 + 128
+    assert main(["report", str(run)]) == 0
+    for name in ("scan.json", "scan.safetensors", "samples.parquet", "skipped.jsonl", "classes_by_layer.svg"):
+        assert (run / name).stat().st_size >= 0
+    assert b"<svg" in (run / "report.html").read_bytes()
+
+
+def test_other_thresholds_need_no_new_scan_and_change_the_table(run):
+    def labels(*options):
+        assert main(["classify", str(run), *options]) == 0
+        return pd.read_parquet(run / "neurons.parquet").query("site == 'gate'").label.value_counts().to_dict()
+
+    assert labels("--t-visual", "9.9", "--t-text", "9.9").get("unknown", 0) > labels().get("unknown", 0)
+
+
+def test_describe_writes_responses_that_scan_takes(tmp_path, capsys):
+    from vlm_neurons import scenes
+
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for sample in scenes(5, seed=2):
+        sample.images[0].save(photos / f"{sample.id}.png")
+    out = photos / "captions.jsonl"
+    assert main(["describe", "--model", "tiny-llava-scenes", "--data", str(photos), "--out", str(out)]) == 0
+    assert "5 of 5" in capsys.readouterr().err
+    assert all(json.loads(line)["response"] for line in out.read_text().splitlines())
+    assert main([*SCAN, "--data", str(photos), "--out", str(tmp_path / "run")]) == 0
+    assert len(pd.read_parquet(tmp_path / "run" / "samples.parquet")) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([*SCAN, "--data", "/no/such/folder", "--out", "OUT"], "/no/such/folder"),
+        (["scan", "--model", "/no/such/model", "--data", "scenes:n=2,seed=0", "--out", "OUT"], "local directory"),
+        ([*SCAN, "--data", "scenes:n=2,seed=0", "--out", "OUT", "--site", "gates"], "gates"),
+        (["classify", "OUT"], "scan.json"),
+        (["report", "OUT"], "scan.json"),
+    ],
+)
+def test_bad_input_is_one_line_that_names_it_and_exit_code_1(arguments, named, tmp_path, capsys):
+    assert main([str(tmp_path / "out") if a == "OUT" else a for a in arguments]) == 1
+    error = capsys.readouterr().err
+    assert named in error and "Traceback" not in error
+
+
+def test_a_wrong_command_line_is_exit_code_2(capsys):
+    for arguments in ([], ["scan"], [*SCAN, "--data", "x", "--out", "y", "--top-n", "0"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        assert stopped.value.code == 2
+
+
+def test_counts_beyond_what_the_scan_kept_are_refused(run, capsys):
+    assert main(["classify", str(run), "--n-visual", "5"]) == 1
+    assert "the scan kept 4" in capsys.readouterr().err
+
+
+def test_ctrl_c_leaves_a_run_that_the_same_command_finishes_with_the_same_result(tmp_path):
+    command = [sys.executable, "-m", "vlm_neurons.cli", *SCAN, "--data", "scenes:n=400,seed=4", "--block-size", "20"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    out = tmp_path / "run"
+    process = subprocess.Popen([*command, "--out", str(out)], env=environment, stderr=subprocess.DEVNULL)
+    while len(list(out.glob("blocks/*.safetensors"))) < 2:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    done = len(list(out.glob("blocks/*.safetensors")))
+    assert 2 <= done < 20 and not (out / "scan.safetensors").exists()
+    for folder in (out, tmp_path / "whole"):
+        subprocess.run([*command, "--out", str(folder)], env=environment, check=True, stderr=subprocess.DEVNULL)
+    resumed, whole = load_file(out / "scan.safetensors"), load_file(tmp_path / "whole" / "scan.safetensors")
+    assert resumed.keys() == whole.keys()
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
