@@ -1,6 +1,6 @@
 """What the dissection explainer finds in planted neurons: a table with 95 % Wilson intervals.
 
-    python examples/planted.py [--n 60] [--seed 0]
+    python examples/planted.py [--n 30] [--seed 0] [--kinds color noise]
 
 Right: exactly the concepts of the rule on each side, no more and no fewer. Of noise: "no clear pattern". Rules that are
 not in the bank have no right answer there; the table says how often the explainer kept silent. Bank and world are both
@@ -62,13 +62,15 @@ def measure(kind: str, n: int, seed: int, truth: bool) -> tuple[int, int, Counte
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--n", type=int, default=60)
+    parser.add_argument("--n", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kinds", nargs="+", default=list(planted.KINDS), choices=planted.KINDS)
     args = parser.parse_args()
     table = Table("group", "kind", "bank", "n", "right", "95 %", "no clear pattern", "otherwise, most often")
     totals: Counter[str] = Counter()
     rows = [(g, kind, True) for g, kinds in GROUPS.items() for kind in kinds]
     rows += [("pixels only", kind, False) for kind in PIXELS]
+    rows = [row for row in rows if row[1] in args.kinds]
     for group, kind, truth in rows:
         right, silent, wrong = measure(kind, args.n, args.seed, truth)
         low, high = wilson(right, args.n)
@@ -83,7 +85,9 @@ def main() -> None:
             totals[group] += right
     Console(width=150).print(table)
     for group, kinds in list(GROUPS.items())[:-1]:
-        n = args.n * len(kinds)
+        n = args.n * len(set(kinds) & set(args.kinds))
+        if not n:
+            continue
         low, high = wilson(totals[group], n)
         Console().print(f"{group}: {totals[group]} of {n} = {totals[group] / n:.3f} ({low:.3f}-{high:.3f})")
 

@@ -11,7 +11,8 @@ from typing import Any
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, model TEXT, reply TEXT NOT NULL, created TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS capabilities (server TEXT, model TEXT, name TEXT, value TEXT, PRIMARY KEY (server, model, name));
+CREATE TABLE IF NOT EXISTS capabilities
+  (server TEXT, model TEXT, name TEXT, value TEXT, PRIMARY KEY (server, model, name));
 """
 
 

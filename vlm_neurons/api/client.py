@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import queue
 import threading
@@ -136,10 +137,8 @@ class ChatClient:
                 yield reply
         finally:
             if not loop.is_closed():
-                try:
+                with contextlib.suppress(RuntimeError):  # it closed in the meantime
                     loop.call_soon_threadsafe(task.cancel)
-                except RuntimeError:  # it closed in the meantime
-                    pass
             thread.join()
 
     def _capabilities(self, cache: Cache) -> dict[str, bool]:

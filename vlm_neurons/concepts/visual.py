@@ -56,6 +56,7 @@ def color_names(pixels: Float[np.ndarray, "height width 3"]) -> dict[str, np.nda
     return named
 
 
+@lru_cache(maxsize=2048)  # many neurons share their samples
 def pixel_bank(seen: Seen) -> tuple[Maps, ...]:
     """Concepts of each image from its pixels: colour names, `bright` and `dark`, `textured` and `smooth` regions,
     regions unlike the image's border (`object`), and positions."""

@@ -158,7 +158,8 @@ def _read_sample(row: dict[str, Any]) -> Seen:
 
 def _exemplar_row(name: str, e: Exemplar, sample_row: int) -> dict[str, Any]:
     return {"name": name, "sample_row": sample_row, "sample": e.seen.sample, "group": e.group,
-            "split": e.split, "rank": e.rank, "patches": [p.ravel().tolist() for p in e.patches], "values": e.values.tolist()}  # fmt: skip
+            "split": e.split, "rank": e.rank, "patches": [p.ravel().tolist() for p in e.patches],
+            "values": e.values.tolist()}  # fmt: skip
 
 
 def _png(image: Any) -> bytes:
