@@ -177,7 +177,7 @@ def test_leaving_early_cancels_and_keeps_what_has_come(tmp_path: Path) -> None:
 def test_without_a_key_the_error_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
-    with pytest.raises(ValueError, match="OPENAI_API_KEY.*dissection"):
+    with pytest.raises(ValueError, match=r"OPENAI_API_KEY.*dissection"):
         vn.explain(cases.text_neurons(1), vn.OpenAIExplainer("gpt-4o"), progress=False)
 
 

@@ -84,7 +84,7 @@ def kind_of(evidence: Evidence) -> Kind:
     if evidence.label in ("visual", "text", "multimodal"):
         return evidence.label  # type: ignore[return-value]
     shown = evidence.split("explain")
-    image = any(np.nanmax(evidence.scale(p), initial=0) >= 1 for e in shown for p in e.patches if p.size)
+    image = any(np.nan_to_num(evidence.scale(p)).max(initial=0) >= 1 for e in shown for p in e.patches)
     text = any((evidence.scale(e.values)[e.scored_tokens()] >= 1).any() for e in shown)
     return "multimodal" if image and text else "text" if text else "visual"
 
