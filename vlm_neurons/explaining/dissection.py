@@ -126,7 +126,8 @@ class DissectionExplainer:
         """Two concepts together, or either of two, if that fits so much better than one."""
         # what two have to reach: 1 - r^2 lower by the share `gain`
         enough = float(np.sqrt(1 - (1 - self.gain) * (1 - single.r**2)))
-        best, candidates = single, [int(i) for i in np.argsort(-r)[:14] if r[i] > 0.1]
+        ranked = sorted(range(len(r)), key=lambda i: (-round(float(r[i]), 3), _PREFERRED.index(concepts[i].kind)))
+        best, candidates = single, [i for i in ranked[:14] if r[i] > 0.1]
         for i, j in combinations(candidates, 2):
             a, b = concepts[i], concepts[j]
             options: list[tuple[tuple[Alternative, ...], np.ndarray]] = [(((a,), (b,)), np.maximum(masks[i], masks[j]))]
