@@ -96,11 +96,18 @@ def test_counts_beyond_what_the_scan_kept_are_refused(run, capsys):
     assert "the scan kept 4" in capsys.readouterr().err
 
 
+def _hear():
+    """A shell that starts pytest in the background leaves Ctrl-C ignored in all that pytest starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_leaves_a_run_that_the_same_command_finishes_with_the_same_result(tmp_path):
     command = [sys.executable, "-m", "vlm_neurons.cli", *SCAN, "--data", "scenes:n=400,seed=4", "--block-size", "20"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     out = tmp_path / "run"
-    process = subprocess.Popen([*command, "--out", str(out)], env=environment, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*command, "--out", str(out)], env=environment, stderr=subprocess.DEVNULL, preexec_fn=_hear
+    )
     while len(list(out.glob("blocks/*.safetensors"))) < 2:
         assert process.poll() is None
         time.sleep(0.02)

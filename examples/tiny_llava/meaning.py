@@ -21,7 +21,7 @@ BARS = {
 def word_bank(recording: Recording) -> dict[str, np.ndarray]:
     """Every token that is said often enough to judge, and every class of words: which response tokens they are."""
     tokens, counts = np.unique(recording.said, return_counts=True)
-    bank = {f"the word {t!r}": recording.said == t for t, c in zip(tokens, counts, strict=True) if c >= 10}
+    bank = {f'the word "{t}"': recording.said == t for t, c in zip(tokens, counts, strict=True) if c >= 10}
     for kind, words in WORD_CLASSES.items():
         bank[f"any {kind} word"] = np.isin(recording.said, words)
     return bank

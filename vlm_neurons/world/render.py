@@ -5,9 +5,10 @@ from __future__ import annotations
 from math import ceil, floor
 
 import numpy as np
+from einops import reduce
 from jaxtyping import Float, UInt8
 
-from vlm_neurons.world.scene import COLORS, GRID, IMAGE_SIZE, PATCH_SIZE, Scene, Thing
+from vlm_neurons.world.scene import COLORS, IMAGE_SIZE, PATCH_SIZE, Scene, Thing
 
 _FINE = 4  # sub-pixels per pixel and axis: for smooth edges; coverage is exactly what is drawn
 _SHADE = {"dark": 62.0, "light": 196.0}
@@ -36,14 +37,14 @@ def alpha_of(thing: Thing) -> Float[np.ndarray, "64 64"]:
     y = (np.arange(top * _FINE, bottom * _FINE) + 0.5) / _FINE - thing.y
     inside = _inside(thing.shape, x[None, :] / thing.radius, y[:, None] / thing.radius)
     alpha = np.zeros((IMAGE_SIZE, IMAGE_SIZE))
-    alpha[top:bottom, left:right] = inside.reshape(bottom - top, _FINE, right - left, _FINE).mean((1, 3))
+    alpha[top:bottom, left:right] = reduce(inside * 1.0, "(y fy) (x fx) -> y x", "mean", fy=_FINE, fx=_FINE)
     return alpha
 
 
 def coverage(scene: Scene) -> Float[np.ndarray, "things 8 8"]:
     """Share of every 8 x 8 pixel patch that each object covers, in [0, 1]; rows first."""
     alphas = np.stack([alpha_of(t) for t in scene.things])
-    return alphas.reshape(-1, GRID, PATCH_SIZE, GRID, PATCH_SIZE).mean((2, 4))
+    return reduce(alphas, "thing (row y) (column x) -> thing row column", "mean", y=PATCH_SIZE, x=PATCH_SIZE)
 
 
 def _inside(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
