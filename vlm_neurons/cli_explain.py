@@ -83,7 +83,10 @@ def _evidence(args: argparse.Namespace, run: Run, neurons: list[str], model: Cal
     if missing:
         data = ImageTextData.open(args.data) if args.data else run.open_data()
         args.model = args.model or run.info["model"]["name"]
-        usable |= gather_evidence(model(args), data, run, missing, seed=args.seed)
+        try:
+            usable |= gather_evidence(model(args), data, run, missing, seed=args.seed)
+        except KeyError as error:  # a neuron that was not scanned: wrong input, not a fault of the program
+            raise ValueError(str(error.args[0])) from error
     return {n: usable[n] for n in neurons}
 
 
