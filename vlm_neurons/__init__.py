@@ -25,6 +25,14 @@ _EXPORTS = {
     "sweep": "robustness",
     "sensitivity": "robustness",
     "confusion": "robustness",
+    "gather_evidence": "evidence",
+    "Evidence": "evidence",
+    "Exemplar": "evidence",
+    "explain": "explaining",
+    "Explanation": "explaining",
+    "DissectionExplainer": "explaining",
+    "OpenAIExplainer": "explaining",
+    "LocalExplainer": "explaining",
     "report": "show",
     "causal_effects": "interventions",
     "class_groups": "interventions",
@@ -64,6 +72,14 @@ if TYPE_CHECKING:
     from vlm_neurons.data import ImageTextData as ImageTextData
     from vlm_neurons.data import Sample as Sample
     from vlm_neurons.data import describe as describe
+    from vlm_neurons.evidence import Evidence as Evidence
+    from vlm_neurons.evidence import Exemplar as Exemplar
+    from vlm_neurons.evidence import gather_evidence as gather_evidence
+    from vlm_neurons.explaining import DissectionExplainer as DissectionExplainer
+    from vlm_neurons.explaining import Explanation as Explanation
+    from vlm_neurons.explaining import LocalExplainer as LocalExplainer
+    from vlm_neurons.explaining import OpenAIExplainer as OpenAIExplainer
+    from vlm_neurons.explaining import explain as explain
     from vlm_neurons.interventions import attribute_neurons as attribute_neurons
     from vlm_neurons.interventions import causal_effects as causal_effects
     from vlm_neurons.interventions import class_groups as class_groups

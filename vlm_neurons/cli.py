@@ -85,6 +85,13 @@ def classify(args: argparse.Namespace) -> None:
     _say(f"table: {run.path / file}   next: vlm-neurons report {args.run}")
 
 
+def explain(args: argparse.Namespace) -> None:
+    """Explain neurons of a finished run."""
+    from vlm_neurons.cli_explain import explain_run
+
+    explain_run(args, _model, _say)
+
+
 def report(args: argparse.Namespace) -> None:
     """Write the page of a run."""
     from vlm_neurons.data import ImageTextData
@@ -192,6 +199,14 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--delta", type=float, default=0.2, help="image-test: margin of the index (default: %(default)s)")
     p.add_argument("--alpha", type=float, default=0.05, help="image-test: false-discovery rate (default: %(default)s)")
     p.add_argument("--correction", choices=["bh", "by"], default="bh", help="image-test (default: %(default)s)")
+
+    from vlm_neurons.cli_explain import add_options
+
+    p = _command(commands, "explain", explain, "say in words what neurons respond to",
+                 "vlm-neurons explain runs/photos --class visual --top 20")  # fmt: skip
+    add_options(p, _positive)
+    _model_options(p, required=False)
+    p.add_argument("--data", help="overrides the data that the scan recorded")
 
     p = _command(commands, "report", report, "write one self-contained page about a run",
                  "vlm-neurons report runs/photos --out photos.html")  # fmt: skip

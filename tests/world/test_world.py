@@ -43,7 +43,7 @@ def test_coverage_equals_a_fine_brute_force_count():
                 thing.shape, (fine - thing.x)[None] / thing.radius, (fine - thing.y)[:, None] / thing.radius
             )
             brute = inside.reshape(8, 128, 8, 128).mean((1, 3))
-            assert np.abs(brute - covered).max() < 0.03  # two edges, each right to an eighth of a pixel
+            assert np.abs(brute - covered).max() < 0.06  # up to four edges, each right to an eighth of a pixel
 
 
 def test_pixels_change_exactly_in_the_patches_that_a_thing_covers():

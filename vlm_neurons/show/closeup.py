@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +10,12 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from vlm_neurons.model.guards import indexed_by_image
-from vlm_neurons.neurons import Neuron, TokenKind, parse_neurons
+from vlm_neurons.evidence.looking import look
+from vlm_neurons.neurons import Neuron, parse_neurons
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from vlm_neurons.data import ImageTextData, Sample
-    from vlm_neurons.model import Batch, HookedVLM
+    from vlm_neurons.model import HookedVLM
     from vlm_neurons.scanning import Run
 
 
@@ -88,49 +86,15 @@ def close_ups(
 
 def _look(model: HookedVLM, sample: Sample, row: Any, neurons: list[Neuron]) -> dict[str, CloseUp]:
     """One forward pass of one sample."""
-    batch = model.prepare([sample.load_images()], [row["prompt"]], [row["response"]])
-    images = tuple(batch.seen_image(i) for i in range(len(batch.images)))
-    kept: dict[str, Tensor] = {}
-
-    def keeper(hook: str) -> Callable[[Tensor], None]:
-        index = [n.index for n in neurons if n.hook == hook]
-
-        def keep(activation: Tensor) -> None:
-            kept[hook] = model.patch_activations(hook, activation)[..., index].float().cpu()
-
-        return keep
-
-    model.observe(batch, {hook: keeper(hook) for hook in dict.fromkeys(n.hook for n in neurons)})
-    tokens = tuple(t for t, is_text in zip(batch.tokens(0), batch.mask(TokenKind.TEXT)[0], strict=True) if is_text)
-    found = {}
-    for hook, values in kept.items():
-        for place, neuron in enumerate(n for n in neurons if n.hook == hook):
-            own = values[..., place].numpy() * (-1 if neuron.pole == "-" else 1) + 0.0  # no -0.0
-            patches, text = _split(batch, own, indexed_by_image(hook))
-            found[neuron.id] = CloseUp(
-                int(row.name),
-                str(row["name"]),
-                str(row["response"]),
-                images,
-                patches,
-                tokens if len(text) else (),
-                text,
-            )
-    return found
-
-
-def _split(
-    batch: Batch, values: Float[np.ndarray, "first second"], by_image: bool
-) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
-    """Activations of one neuron as one [rows, columns] array per image, and those of the TEXT tokens."""
-    if by_image:
-        return tuple(v.reshape(grid) for v, grid in zip(values, batch.grids, strict=True)), np.zeros(0, np.float32)
-    patches = tuple(np.full(grid, np.nan, np.float32) for grid in batch.grids)
-    for position, index in enumerate(batch.patch_index[0].tolist()):
-        if index >= 0:
-            patch = batch.patches[index]
-            patches[patch.image][patch.row, patch.column] = values[0, position]
-    return patches, values[0, batch.mask(TokenKind.TEXT)[0].numpy()]
+    seen, found = look(
+        model, sample.id, str(row["name"]), sample.load_images(), row["prompt"], row["response"], neurons
+    )
+    close = {}
+    for neuron, (patches, values) in found.items():
+        text = seen.is_text & ~np.isnan(values)
+        tokens = tuple(t for t, is_text in zip(seen.tokens, text, strict=True) if is_text)
+        close[neuron] = CloseUp(sample.id, seen.name, str(row["response"]), seen.images, patches, tokens, values[text])
+    return close
 
 
 def _check(close: CloseUp, neuron: str, stored: float, run: Run) -> None:

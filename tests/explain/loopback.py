@@ -1,0 +1,154 @@
+"""A server on this machine that behaves as the API does, and misbehaves on order. Standard library."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+FAULTS = ("429", "500", "timeout", "drip", "cut", "invalid_json", "refusal", "length", "wrong_schema", "filter")
+PAID = ("good", "refusal", "length", "wrong_schema", "filter")
+"""What an account is charged for."""
+
+
+@dataclass
+class Server:
+    """What the server is told, and what it saw.
+
+    Attributes:
+        fault: of the number of a request and its body, the fault to show; "" for none.
+        delay: seconds before each answer.
+        paid: digests of bodies whose answers were delivered and cost money, in order.
+        requests: bodies that came.
+        authorization: the headers that came with them.
+    """
+
+    fault: Callable[[int, dict[str, Any]], str] = lambda number, body: ""
+    delay: float = 0.0
+    answer: dict[str, Any] = field(default_factory=lambda: {
+        "phrase": "red things", "description": "They are red.", "confidence": 0.8, "clear_pattern": True})  # fmt: skip
+    paid: list[str] = field(default_factory=list)
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    authorization: set[str] = field(default_factory=set)
+    url: str = ""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+def digest(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def completion(body: dict[str, Any], message: dict[str, Any], finish: str = "stop") -> dict[str, Any]:
+    return {
+        "id": "x", "object": "chat.completion", "created": 1, "model": f"{body['model']}-2099-01-01",
+        "choices": [{"index": 0, "finish_reason": finish, "message": {"role": "assistant", **message}}],
+        "usage": {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120},
+    }  # fmt: skip
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Any
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+    def do_POST(self) -> None:
+        told: Server = self.server.told
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        with told.lock:
+            number = len(told.requests)
+            told.requests.append(body)
+            told.authorization.add(self.headers.get("authorization", ""))
+        time.sleep(told.delay)
+        fault = told.fault(number, body)
+        try:
+            self._answer(told, body, fault)
+        except (BrokenPipeError, ConnectionResetError):
+            return
+        if (fault or "good") in PAID:
+            with told.lock:
+                told.paid.append(digest(body))
+
+    def _answer(self, told: Server, body: dict[str, Any], fault: str) -> None:
+        good = {"content": json.dumps(told.answer), "refusal": None}
+        if fault == "429":
+            return self._send(429, {"error": {"message": "slow down"}}, {"retry-after-ms": "20"})
+        if fault == "500":
+            return self._send(500, {"error": {"message": "oops"}}, {"retry-after-ms": "20"})
+        if fault == "401":
+            key = self.headers.get("authorization", "")
+            return self._send(401, {"error": {"message": f"bad key {key} ({key.removeprefix('Bearer ')})"}})
+        if fault in ("no_schema", "no_images"):
+            name = "response_format" if fault == "no_schema" else "image_url"
+            return self._send(400, {"error": {"message": f"Unsupported: {name}"}})
+        if fault == "timeout":
+            time.sleep(1.2)
+            return self._send(200, completion(body, good))
+        if fault == "cut":
+            self.close_connection = True
+            self.wfile.write(b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n{"id"')
+            return None
+        if fault == "drip":
+            self.close_connection = True
+            self.wfile.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n")
+            for _ in range(60):
+                self.wfile.write(b" ")
+                self.wfile.flush()
+                time.sleep(0.1)
+            return None
+        if fault == "invalid_json":
+            return self._send(200, b'{"id": "x", "choices": [')
+        if fault == "refusal":
+            return self._send(200, completion(body, {"content": None, "refusal": "I cannot help with that."}))
+        if fault == "length":
+            return self._send(200, completion(body, {"content": '{"phrase": "red'}, "length"))
+        if fault == "filter":
+            return self._send(200, completion(body, {"content": ""}, "content_filter"))
+        if fault == "wrong_schema":
+            return self._send(200, completion(body, {"content": '{"phrase": "red", "mood": 1}'}))
+        return self._send(200, completion(body, good))
+
+    def _send(self, status: int, content: Any, headers: dict[str, str] | None = None) -> None:
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in {"content-type": "application/json", "content-length": len(data), **(headers or {})}.items():
+            self.send_header(name, str(value))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+class _Quiet(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, *args: Any) -> None:
+        pass  # clients that are killed
+
+
+@contextmanager
+def running(**told: Any) -> Iterator[Server]:
+    server = _Quiet(("127.0.0.1", 0), _Handler)
+    server.told = Server(**told)  # type: ignore[attr-defined]
+    server.told.url = f"http://127.0.0.1:{server.server_address[1]}/v1"  # type: ignore[attr-defined]
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield server.told  # type: ignore[attr-defined]
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def faulty(share: float, seed: int) -> Callable[[int, dict[str, Any]], str]:
+    """Shows each fault equally often, in a share of all requests."""
+    rng = random.Random(seed)
+    return lambda number, body: rng.choice(FAULTS) if rng.random() < share else ""

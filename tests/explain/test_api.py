@@ -1,0 +1,207 @@
+"""Requests through a server that misbehaves: all answered or recorded, none paid twice, nothing leaks."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import cases
+import loopback
+import pytest
+
+import vlm_neurons as vn
+from vlm_neurons.api import Cache
+from vlm_neurons.explaining import Log, Prompting, summary
+
+KEY = "canary-5f1d7c2e9b"
+
+
+def explainer(server: loopback.Server, **options: object) -> vn.OpenAIExplainer:
+    quick = {"timeout": 0.6, "deadline": 3.0, "max_retries": 3, "concurrency": 24, "api_key": KEY}
+    return vn.OpenAIExplainer("some-model", base_url=server.url, price=(1.0, 2.0), **{**quick, **options})  # type: ignore[arg-type]
+
+
+def test_two_hundred_neurons_and_a_fifth_of_faults(tmp_path: Path) -> None:
+    evidence = cases.text_neurons(200)
+    with loopback.running(fault=loopback.faulty(0.2, seed=int(time.time()))) as server:
+        first = vn.explain(evidence, explainer(server), out=tmp_path, progress=False)
+        assert set(first) == set(evidence)
+        lines = [json.loads(line) for line in (tmp_path / "explanations.jsonl").read_text().splitlines()]
+        assert Counter(one["neuron"] for one in lines) == Counter(e.neuron for e in evidence.values())
+        assert not [d for d, n in Counter(server.paid).items() if n > 1]
+        failed = {k: e for k, e in first.items() if e.failure}
+        assert all(e.text == "" and e.failure.kind and e.failure.detail for e in failed.values() if e.failure)
+        assert {e.failure.kind for e in failed.values() if e.failure} <= {
+            "refusal", "length", "schema", "filter", "server", "network"}  # fmt: skip
+        assert all(
+            e.text == "red things" and e.model == "some-model-2099-01-01" for e in first.values() if not e.failure
+        )
+        assert 4 < len(failed) < 80 and "failed" in summary(first)
+        paid = list(server.paid)
+        server.fault = lambda number, body: ""
+        second = vn.explain(evidence, explainer(server), out=tmp_path, progress=False)
+        assert not [d for d, n in Counter(server.paid).items() if n > 1]
+        fresh = {k for k, e in failed.items() if e.failure and e.failure.kind in ("server", "network")}
+        assert len(server.paid) - len(paid) == len(fresh)
+        assert {k for k, e in second.items() if e.failure} == set(failed) - fresh
+        # attempt= asks anew; a rerun of everything costs nothing
+        third = vn.explain(evidence, explainer(server, attempt=1), out=tmp_path, progress=False)
+        assert not any(e.failure for e in third.values())
+        n = len(server.requests)
+        vn.explain(evidence, explainer(server, attempt=1), out=tmp_path, redo=True, progress=False)
+        assert len(server.requests) == n
+    replay = vn.explain(evidence, explainer(server, attempt=1), out=tmp_path, redo=True, progress=False)
+    assert {k: e.text for k, e in replay.items()} == {k: e.text for k, e in third.items()}, "the server is gone"
+    assert all(e.cost == 0 for e in replay.values())
+
+
+_SCRIPT = """
+import sys
+sys.path.insert(0, sys.argv[3]), sys.path.insert(0, sys.argv[4])
+import cases, vlm_neurons as vn
+explainer = vn.OpenAIExplainer("m", base_url=sys.argv[1], api_key="x", concurrency=4, timeout=5)
+vn.explain(cases.text_neurons(120), explainer, out=sys.argv[2], progress=False)
+"""
+
+
+def test_killed_and_resumed_asks_nothing_again(tmp_path: Path) -> None:
+    here = Path(__file__).parent
+    with loopback.running(delay=0.05) as server:
+        command = [sys.executable, "-c", _SCRIPT, server.url, str(tmp_path), str(here), str(here.parent)]
+        process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        while len(server.paid) < 30 and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        cache = Cache(tmp_path / "cache.sqlite")
+        kept = len(cache)
+        cache.close()
+        asked = [loopback.digest(b) for b in server.requests]
+        assert 20 <= kept < 110 and len(asked) - kept <= 4, "at most what was under way is lost"
+        subprocess.run(command, check=True, timeout=60)
+        again = Counter(loopback.digest(b) for b in server.requests)
+        assert len(again) == 120 and sum(n - 1 for n in again.values()) == len(asked) - kept
+    explained = Log(tmp_path / "explanations.jsonl").read()
+    assert len(explained) == 120 and not any(e.failure for e in explained.values())
+
+
+def test_no_key_in_any_file_message_or_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with loopback.running(fault=lambda number, body: "401" if number % 2 else "") as server:
+        asker = explainer(server, api_key=None)
+        explained = vn.explain(cases.text_neurons(8), asker, out=tmp_path, progress=False)
+    assert server.authorization == {f"Bearer {KEY}"}, "the key has to reach the server"
+    assert {e.failure.kind for e in explained.values() if e.failure} == {"request"}
+    files = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert len(files) >= 2 and not [p for p in files if KEY.encode() in p.read_bytes()]
+    assert KEY not in repr(explained) + repr(asker) + repr(explainer(server)) + repr(asker.client())
+
+
+def test_max_cost_stops_before_it_is_passed_and_a_later_run_goes_on(tmp_path: Path) -> None:
+    evidence = cases.text_neurons(30)
+    with loopback.running() as server:
+        options = {"concurrency": 4, "max_tokens": 20}
+        plan = explainer(server, **options).plan(evidence)
+        assert plan.calls == 30 and plan.cached == 0 and plan.cost is not None and not server.requests
+        cost, rounds = plan.cost[1] / 30 + 8 * 140e-6, 0  # of one call at most, and of eight as they are
+        spent = 0.0
+        while rounds < 40:
+            rounds += 1
+            n = len(server.paid)
+            found = vn.explain(evidence, explainer(server, max_cost=cost, **options), out=tmp_path, progress=False)
+            spent = (len(server.paid) - n) * (100 * 1.0 + 20 * 2.0) / 1e6
+            assert spent <= cost and len(server.paid) - n > 0
+            if not any(e.failure for e in found.values()):
+                break
+            assert {e.failure.kind for e in found.values() if e.failure} == {"cost"}
+        assert 2 <= rounds < 40 and len(server.paid) == len(set(server.paid)) == 30
+        assert len((tmp_path / "explanations.jsonl").read_text().splitlines()) == 30
+    with pytest.raises(ValueError, match="price"):
+        vn.OpenAIExplainer("unknown", max_cost=1).client()
+
+
+def test_a_server_without_schemas_is_found_out_once(tmp_path: Path) -> None:
+    def fault(number: int, body: dict) -> str:  # type: ignore[type-arg]
+        return "no_schema" if "response_format" in body else ""
+
+    with loopback.running(fault=fault) as server:
+        found = vn.explain(cases.text_neurons(6), explainer(server, concurrency=1), out=tmp_path, progress=False)
+        assert not any(e.failure for e in found.values())
+        assert [("response_format" in b) for b in server.requests] == [True] + 6 * [False]
+        assert "JSON schema" in json.dumps(server.requests[-1])
+        vn.explain(cases.text_neurons(9), explainer(server, concurrency=1), out=tmp_path, progress=False)
+        assert len(server.requests) == 10, "remembered"
+    with loopback.running(fault=fault) as server:
+        found = vn.explain(cases.text_neurons(1), explainer(server, schema=True), progress=False)
+        assert [e.failure.kind for e in found.values() if e.failure] == ["request"], "declared: not doubted"
+
+
+def test_a_model_without_images_is_a_failure_of_its_own() -> None:
+    def fault(number: int, body: dict) -> str:  # type: ignore[type-arg]
+        return "no_images" if "image_url" in json.dumps(body) else ""
+
+    evidence = {"a": cases.picture_neuron("a"), "b": cases.picture_neuron("b"), **cases.text_neurons(2)}
+    with loopback.running(fault=fault) as server:
+        found = vn.explain(evidence, explainer(server, concurrency=1), progress=False)
+        assert len(server.requests) == 3
+    assert {k: e.failure.kind for k, e in found.items() if e.failure} == {"a": "request", "b": "capability"}
+
+
+def test_works_inside_a_running_loop() -> None:
+    async def notebook(server: loopback.Server) -> dict[str, vn.Explanation]:
+        return vn.explain(cases.text_neurons(3), explainer(server), progress=False)
+
+    with loopback.running() as server:
+        assert len(asyncio.run(notebook(server))) == 3
+
+
+def test_leaving_early_cancels_and_keeps_what_has_come(tmp_path: Path) -> None:
+    evidence = cases.text_neurons(40)
+    with loopback.running(delay=0.05) as server:
+        asker = explainer(server, concurrency=2, cache=tmp_path / "c.sqlite")
+        for n, _ in enumerate(asker.explain(evidence)):
+            if n == 5:
+                break
+        time.sleep(0.2)
+        assert 6 <= len(server.requests) <= 12
+        assert asker.plan(evidence).cached >= 6
+
+
+def test_without_a_key_the_error_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    with pytest.raises(ValueError, match=r"OPENAI_API_KEY.*dissection"):
+        vn.explain(cases.text_neurons(1), vn.OpenAIExplainer("gpt-4o"), progress=False)
+
+
+def test_the_best_candidate_on_the_select_split_is_kept() -> None:
+    import numpy as np
+
+    evidence = {"both": cases.picture_neuron()}
+    answers = iter(["wrong", "right", "also wrong"])
+
+    class Oracle:
+        def simulate(self, explanation, exemplars):  # type: ignore[no-untyped-def]
+            assert {e.split for e in exemplars} == {"select"}
+            rng = np.random.default_rng(0)
+            return [
+                (e.patches, e.values) if explanation == "right" else
+                (tuple(rng.random(p.shape) for p in e.patches), rng.random(e.values.shape))
+                for e in exemplars
+            ]  # fmt: skip
+
+    def fault(number: int, body: dict) -> str:  # type: ignore[type-arg]
+        server.answer = {**server.answer, "phrase": next(answers)}
+        return ""
+
+    with loopback.running(fault=fault) as server:
+        asker = explainer(server, candidates=3, simulator=Oracle(), concurrency=1, prompting=Prompting(n_on=2, n_off=1))
+        found = vn.explain(evidence, asker, progress=False)["both"]
+    assert found.text == "right" and found.tokens_in == 300 and len(found.support) == 3

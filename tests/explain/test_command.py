@@ -1,0 +1,35 @@
+"""`vlm-neurons explain` works on a classified run, and a dry run sends nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import loopback
+import pytest
+
+import vlm_neurons as vn
+from vlm_neurons.cli import main
+
+
+def test_from_a_run_directory_to_explanations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = vn.HookedVLM.from_pretrained("tiny-llava-scenes")
+    run = vn.scan(model, vn.scenes(60, seed=4), top_n=10, batch_size=16, out=tmp_path / "run", progress=False)
+    where = str(run.path)
+    assert main(["explain", where, "--top", "2"]) == 1 and "classify" in capsys.readouterr().err
+    vn.classify(run)
+    assert main(["explain", where, "--neurons", "L0N3,L1N4"]) == 0
+    lines = [json.loads(line) for line in (run.path / "explanations.jsonl").read_text().splitlines()]
+    assert [one["neuron"] for one in lines] == ["L0N3", "L1N4"] and all(one["text"] for one in lines)
+    assert "L1N4" in capsys.readouterr().out
+    with loopback.running() as server:
+        asked = ["explain", where, "--neurons", "L0N3,L1N4", "--explainer", "openai", "--explainer-model", "m",
+                 "--base-url", server.url, "--price", "1", "2"]  # fmt: skip
+        assert main([*asked, "--dry-run"]) == 0 and not server.requests
+        assert "2 calls" in capsys.readouterr().err
+        assert main(asked) == 0 and len(server.requests) == 2
+        assert main([*asked, "--dry-run"]) == 0
+        assert "0 calls (2 more are in the cache)" in capsys.readouterr().err
+    assert main(["explain", where, "--neurons", "L0N3", "--explainer", "openai"]) == 1
+    assert "--explainer-model" in capsys.readouterr().err
+    assert main(["explain", where, "--neurons", "L9N3"]) == 1

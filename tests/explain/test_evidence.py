@@ -1,0 +1,152 @@
+"""Evidence is what the neuron did, its splits share nothing, and it survives a round trip to disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+import vlm_neurons as vn
+from vlm_neurons.evidence import SPLITS, load, save
+from vlm_neurons.evidence.record import Seen
+from vlm_neurons.neurons import Neuron
+
+NEURONS = ["L0N3", "L1N7", "post:L1N5", "post:L1N5-", "P0N2", "V1N6"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[vn.HookedVLM, vn.ImageTextData, vn.Run]:
+    rng = np.random.default_rng()
+    samples = []
+    for i in range(30):
+        image = (
+            None if i == 5 else [tiny.image(60, 33, rng), tiny.image(rng=rng)] if i == 9 else tiny.image(33, 50, rng)
+        )
+        samples.append({"image": image, "response": f"There are {i} dogs on the grass.", "name": f"s{i}"})
+    samples.append({"image": samples[0]["image"], "response": "The train is blue.", "name": "the image of s0 again"})
+    data = vn.ImageTextData.from_samples(samples)
+    model = vn.HookedVLM(tiny.llava(), tiny.processor())
+    out = tmp_path_factory.mktemp("run")
+    sites = ["gate", "post", "projector", "vision"]
+    run = vn.scan(model, data, site=sites, top_n=8, batch_size=5, out=out, progress=False)
+    return model, data, run
+
+
+def test_activations_equal_a_cache_read_by_hand(made: tuple[vn.HookedVLM, vn.ImageTextData, vn.Run]) -> None:
+    model, data, run = made
+    evidence = vn.gather_evidence(model, data, run, NEURONS, n_top=8, n_spare=6, write=False, progress=False)
+    rows = run.samples.set_index("id")
+    for name, one in evidence.items():
+        neuron = Neuron.parse(name)
+        for e in one.exemplars:
+            row = rows.loc[e.seen.sample]
+            batch = model.prepare([data[e.seen.sample].load_images()], [row["prompt"]], [row["response"]])
+            _, cache = model.run_with_cache(batch, names_filter=neuron.hook)
+            raw = model.patch_activations(neuron.hook, cache[neuron.hook])[..., neuron.index].float().numpy()
+            raw = -raw if neuron.pole == "-" else raw
+            words = (batch.kinds[0] != vn.TokenKind.VISUAL).numpy()
+            if neuron.site in ("projector", "vision"):
+                patches = raw.reshape(len(e.seen.images), 4, 4)
+                assert np.isnan(e.values).all() and not one.sees_text
+            else:
+                patches = raw[0][~words].reshape(-1, 4, 4)
+                np.testing.assert_allclose(e.values, raw[0][words], atol=1e-5)
+            np.testing.assert_allclose(np.array(e.patches).reshape(patches.shape), patches, atol=1e-5)
+            assert list(e.seen.tokens) == [t for t, w in zip(batch.tokens(0), words, strict=True) if w]
+            assert [tuple(b) for box in e.seen.boxes for b in box.reshape(-1, 4)] == [p.box for p in batch.patches]
+            assert e.seen.token_sinks[0] and not e.scored_tokens()[0]
+
+
+def test_splits_share_no_sample_and_no_image(made: tuple[vn.HookedVLM, vn.ImageTextData, vn.Run]) -> None:
+    model, data, run = made
+    evidence = vn.gather_evidence(model, data, run, NEURONS, n_top=8, n_spare=6, write=False, progress=False)
+    for one in evidence.values():
+        groups = [{d for e in one.split(s) for d in (e.seen.sample, *e.seen.image_digests)} for s in SPLITS]
+        assert all(groups) and not any(groups[i] & groups[j] for i, j in [(0, 1), (0, 2), (1, 2)])
+        for split in ("select", "test"):
+            kinds = [e.group for e in one.split(split)]
+            assert kinds.count("top") == kinds.count("random") > 0 and "quantile" not in kinds
+        top = [e.peak for e in one.exemplars if e.group == "top"]
+        assert top == sorted(top, reverse=True)
+        assert {e.seen.sample for e in one.exemplars} >= set() and any(e.group == "quantile" for e in one.exemplars)
+    again = vn.gather_evidence(model, data, run, NEURONS, n_top=8, n_spare=6, write=False, progress=False)
+    assert {k: v.digest for k, v in again.items()} == {k: v.digest for k, v in evidence.items()}
+
+
+def test_an_exemplar_in_two_splits_is_refused() -> None:
+    one = vn.Evidence.from_arrays("x", tokens=[["a"], ["b"]], token_values=[np.ones(1), np.zeros(1)])
+    first = one.exemplars[0]
+    other = vn.Exemplar(first.seen, "random", "test", 0, first.patches, first.values)
+    with pytest.raises(ValueError, match="in the splits"):
+        vn.Evidence("x", 1.0, (first, other))
+
+
+def test_saved_evidence_is_the_same_and_neurons_are_added(
+    made: tuple[vn.HookedVLM, vn.ImageTextData, vn.Run], tmp_path: Path
+) -> None:
+    model, data, run = made
+    first = vn.gather_evidence(model, data, run, NEURONS[:4], n_top=6, n_spare=4, progress=False)
+    second = vn.gather_evidence(model, data, run, NEURONS[3:], n_top=8, n_spare=4, progress=False)
+    stored = load(run.path)
+    assert {k: v.digest for k, v in stored.items()} == {k: v.digest for k, v in {**first, **second}.items()}
+    assert len(list((run.path / "evidence").iterdir())) == 2
+    one, two = stored["L1N7"].exemplars[0], first["L1N7"].exemplars[0]
+    assert one.seen.places == two.seen.places and (one.seen.kinds == two.seen.kinds).all()
+    assert [i.tobytes() for i in one.seen.images] == [i.tobytes() for i in two.seen.images]
+    with pytest.raises(FileNotFoundError, match="gather_evidence"):
+        load(tmp_path)
+
+
+def test_another_model_is_noticed(made: tuple[vn.HookedVLM, vn.ImageTextData, vn.Run]) -> None:
+    model, data, run = made
+    other = vn.HookedVLM(tiny.llava(model.tokenizer), model.processor)
+    with pytest.raises(ValueError, match="another model or other data"):
+        vn.gather_evidence(other, data, run, NEURONS, n_top=4, write=False, progress=False)
+
+
+def test_arrays_of_any_direction_become_evidence(tmp_path: Path) -> None:
+    rng = np.random.default_rng()
+    n = 23
+    images = [None if i == 4 else tiny.image(48, 24, rng) for i in range(n)]
+    patches = [None if i == 4 else rng.normal(size=(2, 4)) for i in range(n)]
+    tokens = [["<s>", " a", " b"][: 1 + i % 3] for i in range(n)]
+    values = [rng.normal(size=len(t)) for t in tokens]
+    one = vn.Evidence.from_arrays(
+        "probe", images=images, patches=patches, tokens=tokens, token_values=values, n_top=10, seed=3
+    )
+    best = [max([*(p.ravel() if p is not None else []), *v]) for p, v in zip(patches, values, strict=True)]
+    top = [e.seen.sample for e in one.exemplars if e.group == "top"]
+    assert top == np.argsort(best)[::-1][:10].tolist() and one.peak == pytest.approx(max(best))
+    assert (one.scale(np.array([-1.0, one.peak / 2, 2 * one.peak])) == [0, 5, 10]).all()
+    save({"probe": one}, tmp_path)
+    assert load(tmp_path)["probe"].digest == one.digest
+    assert not one.exemplars[0].scored_tokens()[0] and one.exemplars[0].scored_tokens(sinks=True)[0]
+    with pytest.raises(ValueError, match="token_values"):
+        vn.Evidence.from_arrays("x", tokens=[["a"]], token_values=[np.zeros(2)])
+    with pytest.raises(ValueError, match="go together"):
+        vn.Evidence.from_arrays("x", images=images)
+
+
+def test_a_residual_stream_far_above_the_rest_marks_a_sink(
+    made: tuple[vn.HookedVLM, vn.ImageTextData, vn.Run],
+) -> None:
+    from vlm_neurons.evidence.looking import look
+
+    model, data, _ = made
+    seen, _ = look(model, 0, "", data[0].load_images(), "Hi", "A dog.", [Neuron.parse("L0N0")])
+    assert isinstance(seen, Seen) and seen.token_sinks.sum() == 1 and not seen.patch_sinks[0].any()
+
+    def inflate(tensor, hook):  # type: ignore[no-untyped-def]
+        tensor[:, 4:6] *= 1000
+        return tensor
+
+    with model.hooks(fwd_hooks=[("blocks.0.hook_out", inflate)]):
+        seen, _ = look(model, 0, "", data[0].load_images(), "Hi", "A dog.", [Neuron.parse("L0N0")])
+    batch = model.prepare([data[0].load_images()], ["Hi"], ["A dog."])
+    expected = np.zeros(batch.kinds.shape[1], bool)
+    expected[[0, 4, 5]] = True
+    visual = (batch.kinds[0] == vn.TokenKind.VISUAL).numpy()
+    assert (seen.token_sinks == expected[~visual]).all()
+    assert (seen.patch_sinks[0].ravel() == expected[visual]).all()

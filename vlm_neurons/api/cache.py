@@ -1,0 +1,74 @@
+"""Every reply that was paid for, in one sqlite file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, model TEXT, reply TEXT NOT NULL, created TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS capabilities
+  (server TEXT, model TEXT, name TEXT, value TEXT, PRIMARY KEY (server, model, name));
+"""
+
+
+def request_key(request: dict[str, Any]) -> str:
+    """SHA-256 of a whole request (server, model, messages with their images, schema, attempt), however it is ordered.
+
+    >>> request_key({"a": 1, "b": 2}) == request_key({"b": 2, "a": 1})
+    True
+    """
+    text = json.dumps(request, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class Cache:
+    """Replies by request key, and what was found out about servers. One thread at a time.
+
+    Args:
+        path: the file; None keeps everything in memory.
+
+    A reply is on disk as soon as `put` returns, so that a killed process loses at most the requests under way.
+    """
+
+    def __init__(self, path: str | Path | None) -> None:
+        if path is not None:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        self._db = sqlite3.connect(":memory:" if path is None else str(path), timeout=30)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.executescript(_TABLES)
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """The reply to a request, or None."""
+        row = self._db.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
+        return json.loads(row[0]) if row else None
+
+    def put(self, key: str, reply: dict[str, Any]) -> None:
+        """Keep a reply; the first one stays."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        values = (key, str(reply.get("model", "")), json.dumps(reply, ensure_ascii=False), now)
+        with self._db:
+            self._db.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?)", values)
+
+    def capabilities(self, server: str, model: str) -> dict[str, bool]:
+        """What was found out about a model on a server."""
+        rows = self._db.execute("SELECT name, value FROM capabilities WHERE server = ? AND model = ?", (server, model))
+        return {name: value == "yes" for name, value in rows}
+
+    def put_capability(self, server: str, model: str, name: str, value: bool) -> None:
+        """Remember what was found out."""
+        with self._db:
+            values = (server, model, name, "yes" if value else "no")
+            self._db.execute("INSERT OR REPLACE INTO capabilities VALUES (?, ?, ?, ?)", values)
+
+    def __len__(self) -> int:
+        return int(self._db.execute("SELECT count(*) FROM replies").fetchone()[0])
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()

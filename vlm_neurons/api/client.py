@@ -1,0 +1,299 @@
+"""Many questions to one model: bounded, cached, within a budget, and safe to interrupt."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vlm_neurons.api.asking import Ask, Reply, body_of, read, redactor
+from vlm_neurons.api.cache import Cache, request_key
+from vlm_neurons.api.prices import Price, images_of, price_of
+
+__all__ = ["Ask", "ChatClient", "Plan", "Reply"]
+_OPENAI = "https://api.openai.com/v1"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do.
+
+    Attributes:
+        calls: requests that the cache cannot answer.
+        cached: requests that it can.
+        images: pictures in the calls.
+        tokens_in: upper estimate of what the calls send.
+        tokens_out: upper bound of what they bring.
+        cost: (low, high) in US dollars, None where the price is not known. Low: half the tokens in, a fifth out.
+        price: where the price comes from.
+    """
+
+    calls: int
+    cached: int
+    images: int
+    tokens_in: int
+    tokens_out: int
+    cost: tuple[float, float] | None
+    price: str
+
+    def __str__(self) -> str:
+        money = f"${self.cost[0]:.4f} to ${self.cost[1]:.4f} ({self.price})" if self.cost else "unknown price"
+        return (
+            f"{self.calls} calls ({self.cached} more are in the cache), {self.images} images, at most about "
+            f"{self.tokens_in} tokens in and {self.tokens_out} out: {money}"
+        )
+
+
+@dataclass
+class ChatClient:
+    """A model behind an OpenAI-compatible server.
+
+    Attributes:
+        model: its name there.
+        base_url: the server; `OPENAI_BASE_URL`, or OpenAI, if not given.
+        api_key: `OPENAI_API_KEY` if not given. A server of one's own that needs none is given any.
+        cache: file of replies; None keeps none after the run.
+        concurrency: requests under way at once.
+        timeout: seconds without a byte until a try is given up.
+        deadline: seconds for a request with all its tries.
+        max_retries: further tries after 408, 409, 429, 5xx and broken connections (the SDK's, which obeys Retry-After).
+        max_cost: US dollars for one run; no call is sent that could pass it.
+        price: dollars per million tokens in and out; by default from the table that comes with the package.
+        images: whether the model takes pictures: True, False, or None to find out.
+        schema: whether the server obeys a JSON schema, likewise. Without it, it is asked for in words and checked here.
+        extra_body: fields of the vendor's own.
+    """
+
+    model: str
+    base_url: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    cache: str | Path | None = None
+    concurrency: int = 8
+    timeout: float = 90.0
+    deadline: float = 600.0
+    max_retries: int = 4
+    max_cost: float | None = None
+    price: tuple[float, float] | Price | None = None
+    images: bool | None = None
+    schema: bool | None = None
+    extra_body: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.base_url = (self.base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI).rstrip("/")
+        if isinstance(self.price, tuple):
+            self.price = Price(*self.price)
+        self.price = self.price or price_of(self.model)
+        if self.max_cost is not None and self.price is None:
+            raise ValueError(
+                f"max_cost={self.max_cost} cannot be kept: the price of {self.model!r} is not known; pass "
+                "price=(dollars per million tokens in, out), (0, 0) for a server of your own"
+            )
+
+    def plan(self, asks: Sequence[Ask]) -> Plan:
+        """What `stream` would do; sends nothing."""
+        cache = Cache(self.cache)
+        todo = [a for a in asks if cache.get(self._key(a, self._capabilities(cache))) is None]
+        cache.close()
+        price = self.price if isinstance(self.price, Price) else None
+        counts = price or Price(0, 0)
+        tokens_in, tokens_out = sum(counts.tokens(a.messages) for a in todo), sum(a.max_tokens for a in todo)
+        cost = (price.cost(tokens_in // 2, tokens_out // 5), price.cost(tokens_in, tokens_out)) if price else None
+        images = sum(len(images_of(a.messages)) for a in todo)
+        source = price.source if price else ""
+        return Plan(len(todo), len(asks) - len(todo), images, tokens_in, tokens_out, cost, source)
+
+    def stream(self, asks: Sequence[Ask]) -> Iterator[Reply]:
+        """A reply to every question, in the order in which they come; failures are replies too.
+
+        Leaving the loop, or Ctrl-C, cancels what is under way; what has come is in the cache. Works inside a running
+        event loop (a notebook) too.
+        """
+        replies: queue.Queue[Reply | BaseException | None] = queue.Queue()
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(_Run(self, asks, replies.put).all())
+
+        def work() -> None:
+            try:
+                loop.run_until_complete(task)
+                replies.put(None)
+            except BaseException as error:  # handed over to the thread that reads
+                replies.put(error)
+            finally:
+                loop.run_until_complete(loop.shutdown_asyncgens())
+                loop.close()
+
+        thread = threading.Thread(target=work, name="asks", daemon=True)
+        thread.start()
+        try:
+            while (reply := replies.get()) is not None:
+                if isinstance(reply, BaseException):
+                    raise _first(reply)
+                yield reply
+        finally:
+            if not loop.is_closed():
+                with contextlib.suppress(RuntimeError):  # it closed in the meantime
+                    loop.call_soon_threadsafe(task.cancel)
+            thread.join()
+
+    def _capabilities(self, cache: Cache) -> dict[str, bool]:
+        declared = {name: value for name in ("images", "schema") if (value := getattr(self, name)) is not None}
+        return {**cache.capabilities(str(self.base_url), self.model), **declared}
+
+    def _key(self, ask: Ask, capabilities: dict[str, bool]) -> str:
+        body = body_of(ask, self.model, capabilities, self.extra_body)
+        return request_key({"server": self.base_url, "attempt": ask.attempt, **body})
+
+
+class _Run:
+    """One run over questions, inside one event loop."""
+
+    def __init__(self, client: ChatClient, asks: Sequence[Ask], done: Any) -> None:
+        self.client, self.asks, self.done = client, iter(asks), done
+        self.spent = self.reserved = 0.0
+        self.under_way = 0
+        self.returned = asyncio.Condition()
+        self.finding = asyncio.Lock()
+        self.key = client.api_key or os.environ.get("OPENAI_API_KEY")
+        self.redact = redactor(self.key)
+
+    async def all(self) -> None:
+        self.cache = Cache(self.client.cache)
+        self.capabilities = self.client._capabilities(self.cache)
+        self.api: Any = None
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self.client.concurrency):
+                    group.create_task(self.work())
+        finally:
+            if self.api is not None:
+                await self.api.close()
+            self.cache.close()
+
+    async def work(self) -> None:
+        for ask in self.asks:  # shared: each worker takes the next one
+            self.done(await self.one(ask))
+            await asyncio.sleep(0)
+
+    async def one(self, ask: Ask) -> Reply:
+        """From the cache, or from the server within the budget."""
+        stored = self.cache.get(self.client._key(ask, self.capabilities))
+        if stored is not None:
+            return self.reply(ask, stored, cached=True)
+        if self.capabilities.get("images") is False and images_of(ask.messages):
+            return Reply(ask, failure=("capability", f"{self.client.model} takes no images"))
+        price = self.client.price if isinstance(self.client.price, Price) else None
+        bound = price.cost(price.tokens(ask.messages), ask.max_tokens) if price else 0.0
+        if not await self.afford(bound):
+            detail = f"could pass max_cost={self.client.max_cost}: ${self.spent:.4f} spent; run again to go on"
+            return Reply(ask, failure=("cost", detail))
+        try:
+            reply = await self.send(ask)
+            self.spent += reply.cost
+            return reply
+        finally:
+            async with self.returned:
+                self.reserved, self.under_way = self.reserved - bound, self.under_way - 1
+                self.returned.notify_all()
+
+    async def afford(self, bound: float) -> bool:
+        """Reserve what a call may cost; False where the budget is spent. What is under way may cost less than was
+        reserved for it, so that a call waits for it before it is given up."""
+        limit = self.client.max_cost
+        async with self.returned:
+            while limit is not None and self.under_way and self.spent + self.reserved + bound > limit:
+                await self.returned.wait()
+            if limit is not None and self.spent + bound > limit:
+                return False
+            self.reserved, self.under_way = self.reserved + bound, self.under_way + 1
+            return True
+
+    async def send(self, ask: Ask) -> Reply:
+        """Ask the server; where it does not know a field, find out which and go on without it."""
+        import openai
+
+        if self.api is None:
+            self.api = self.connect()
+        while True:
+            used = dict(self.capabilities)
+            body = body_of(ask, self.client.model, used, self.client.extra_body)
+            try:
+                async with asyncio.timeout(self.client.deadline):
+                    completion = await self.api.chat.completions.create(**body)
+                    stored = completion.model_dump(mode="json")
+            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+                if await self.learn(error, used, ask):
+                    continue
+                return Reply(ask, failure=("request", self.redact(error)))
+            except (openai.APIConnectionError, TimeoutError) as error:
+                return Reply(ask, failure=("network", self.redact(f"{type(error).__name__}: {error}")))
+            except openai.APIStatusError as error:
+                kind = "server" if error.status_code >= 500 or error.status_code in (408, 409, 429) else "request"
+                return Reply(ask, failure=(kind, self.redact(error)))
+            except (openai.OpenAIError, ValueError, AttributeError, TypeError) as error:  # a reply that is none
+                return Reply(ask, failure=("server", self.redact(f"{type(error).__name__}: {error}")))
+            if not stored.get("choices"):
+                return Reply(ask, failure=("server", self.redact(f"a reply without choices: {str(stored)[:200]}")))
+            self.cache.put(self.client._key(ask, used), stored)
+            return self.reply(ask, stored, cached=False)
+
+    async def learn(self, error: Any, used: dict[str, bool], ask: Ask) -> bool:
+        """Note the capability that a refusal of the server names; True if the question can be asked in another way.
+
+        Only what the server says of the field is believed, and only of fields whose capability is not declared.
+        """
+        said = self.redact(error).lower()
+        fields = {
+            "schema": ("response_format", "json_schema", "guided", "grammar"),
+            "max_tokens": ("max_completion_tokens", "max_tokens"),
+            "temperature": ("temperature",),
+            "images": ("image", "multimodal", "content part"),
+        }
+        async with self.finding:
+            for name, words in fields.items():
+                if name == "images" and not images_of(ask.messages):
+                    continue
+                if any(w in said for w in words) and used.get(name, True) and getattr(self.client, name, None) is None:
+                    if self.capabilities.get(name, True):
+                        self.capabilities[name] = False
+                        self.cache.put_capability(str(self.client.base_url), self.client.model, name, False)
+                    return name != "images"
+        return False
+
+    def connect(self) -> Any:
+        """The SDK's client; made late, since it needs a key."""
+        from openai import AsyncOpenAI
+
+        if not self.key and self.client.base_url == _OPENAI:
+            raise ValueError(
+                "no API key: set OPENAI_API_KEY, pass base_url= for a server of your own, or use "
+                "explainer='dissection', which needs none"
+            )
+        return AsyncOpenAI(
+            api_key=self.key or "none",
+            base_url=self.client.base_url,
+            timeout=self.client.timeout,
+            max_retries=self.client.max_retries,
+        )
+
+    def reply(self, ask: Ask, stored: dict[str, Any], cached: bool) -> Reply:
+        """A stored completion as a reply."""
+        answer, failure = read(ask, stored)
+        usage = stored.get("usage") or {}
+        tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+        price = self.client.price
+        cost = price.cost(*tokens) if isinstance(price, Price) and not cached else 0.0
+        failure = (failure[0], self.redact(failure[1])) if failure else None
+        return Reply(ask, answer, failure, str(stored.get("model") or ""), *tokens, cost, cached)
+
+
+def _first(error: BaseException) -> BaseException:
+    """What went wrong, out of the group that asyncio wraps it in."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,126 @@
+"""`vlm-neurons explain`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vlm_neurons.evidence import Evidence
+    from vlm_neurons.explaining.explanation import Explainer, Explanation
+    from vlm_neurons.scanning import Run
+
+CLASSES = ["visual", "text", "multimodal", "unknown", "not_applicable"]
+
+
+def add_options(p: argparse.ArgumentParser, positive: Callable[[str], int]) -> None:
+    """What the command takes."""
+    p.add_argument("run", help="run directory, classified")
+    which = p.add_mutually_exclusive_group()
+    which.add_argument("--neurons", help="ids, such as L3N17,P0N5")
+    which.add_argument("--class", dest="label", choices=CLASSES, help="the clearest neurons of one class")
+    p.add_argument("--top", type=positive, default=20, help="so many of a class (default: %(default)s)")
+    p.add_argument("--explainer", choices=["dissection", "openai", "local"], default="dissection",
+                   help="dissection needs no key; openai is any OpenAI-compatible server, its key in OPENAI_API_KEY; "
+                   "local is a model of transformers (default: %(default)s)")  # fmt: skip
+    p.add_argument("--explainer-model", help="name of the model that explains, or a local directory")
+    p.add_argument("--base-url", help="OpenAI-compatible server (default: OPENAI_BASE_URL, or OpenAI)")
+    p.add_argument("--price", type=float, nargs=2, metavar=("IN", "OUT"), help="dollars per million tokens")
+    p.add_argument("--max-cost", type=float, help="dollars; no call is sent that could pass it")
+    p.add_argument("--concurrency", type=positive, default=8, help="requests at once (default: %(default)s)")
+    p.add_argument("--attempt", type=int, default=0, help="another number asks anew where the cache has an answer")
+    p.add_argument("--seed", type=int, default=0, help="of the random samples (default: %(default)s)")
+    p.add_argument("--dry-run", action="store_true", help="print calls, images, tokens and price; send nothing")
+
+
+def explain_run(args: argparse.Namespace, model: Callable[..., Any], say: Callable[[str], None]) -> None:
+    """Gather evidence where it is missing, explain, and print a table."""
+    from vlm_neurons.explaining.explaining import explain, summary
+    from vlm_neurons.scanning import Run
+
+    run = Run.load(args.run)
+    explainer = _explainer(args, run)
+    evidence = _evidence(args, run, _chosen(args, run), model)
+    if args.dry_run:
+        plan = getattr(explainer, "plan", None)
+        say(str(plan(evidence)) if plan else f"{args.explainer}: no calls, no cost; {len(evidence)} neurons")
+        return
+    explanations = explain(evidence, explainer, out=run)
+    _show(explanations)
+    say(f"{summary(explanations)}\nexplanations: {run.path / 'explanations.jsonl'}")
+
+
+def _chosen(args: argparse.Namespace, run: Run) -> list[str]:
+    """Ids of the neurons that were asked for; without a choice, the clearest of each class that sees something."""
+    import pandas as pd
+
+    from vlm_neurons.neurons import parse_neurons
+    from vlm_neurons.show.choose import clearest
+
+    if args.neurons:
+        return [n.id for n in parse_neurons(args.neurons)]
+    file = run.path / "neurons.parquet"
+    if not file.is_file():
+        raise ValueError(f"{run.path} has no neurons.parquet; run vlm-neurons classify {run.path} first, or --neurons")
+    table = pd.read_parquet(file)
+    labels = [args.label] if args.label else ["visual", "text", "multimodal"]
+    found = [str(n) for label in labels for n in clearest(table, label, args.top)["neuron"]]
+    if not found:
+        raise ValueError(f"{run.path} has no neuron of class {' or '.join(labels)}")
+    return found
+
+
+def _evidence(args: argparse.Namespace, run: Run, neurons: list[str], model: Callable[..., Any]) -> dict[str, Evidence]:
+    """From the run directory, and gathered for those that are not there."""
+    from vlm_neurons.data import ImageTextData
+    from vlm_neurons.evidence import gather_evidence, load
+
+    stored = load(run.path) if (run.path / "evidence" / "exemplars.parquet").is_file() else {}
+    usable = {n: e for n, e in stored.items() if e.seed == args.seed and e.source.get("run") == run.identity}
+    missing = [n for n in neurons if n not in usable]
+    if missing:
+        data = ImageTextData.open(args.data) if args.data else run.open_data()
+        args.model = args.model or run.info["model"]["name"]
+        try:
+            usable |= gather_evidence(model(args), data, run, missing, seed=args.seed)
+        except KeyError as error:  # a neuron that was not scanned: wrong input, not a fault of the program
+            raise ValueError(str(error.args[0])) from error
+    return {n: usable[n] for n in neurons}
+
+
+def _explainer(args: argparse.Namespace, run: Run) -> Explainer:
+    from vlm_neurons.explaining.chat import LocalExplainer, OpenAIExplainer
+    from vlm_neurons.explaining.dissection import DissectionExplainer
+
+    if args.explainer == "dissection":
+        return DissectionExplainer()
+    if not args.explainer_model:
+        raise ValueError(f"--explainer {args.explainer} needs --explainer-model")
+    if args.explainer == "openai":
+        asker = OpenAIExplainer(
+            args.explainer_model, base_url=args.base_url, max_cost=args.max_cost, attempt=args.attempt,
+            price=tuple(args.price) if args.price else None, concurrency=args.concurrency,
+        )  # fmt: skip
+        asker.client()  # says now what is wrong with it
+        return replace(asker, cache=run.path / "cache.sqlite")
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    from vlm_neurons.zoo import path
+
+    where = str(path(args.explainer_model) or args.explainer_model)
+    hf_model = AutoModelForImageTextToText.from_pretrained(where).eval()
+    return LocalExplainer(hf_model, AutoProcessor.from_pretrained(where))
+
+
+def _show(explanations: dict[str, Explanation]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("neuron", "explanation", "confidence")
+    for key, e in explanations.items():
+        text = f"[dim]failed: {e.failure.kind}[/dim]" if e.failure else escape(e.text)
+        table.add_row(key, text, "" if e.confidence != e.confidence else f"{e.confidence:.2f}")
+    Console().print(table)

@@ -1,0 +1,55 @@
+"""A concept has a name for programs and words for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, order=True)
+class Concept:
+    """One concept of a bank.
+
+    Attributes:
+        kind: `"color"`, `"shape"`, `"size"`, `"place"`, `"brightness"`, `"texture"`, `"position"`, `"object"`; of words
+            `"word"`, `"class"`, `"punctuation"`, `"position"`, `"after"`, `"before"`, `"capital"`.
+        value: which one, such as `"red"`.
+    """
+
+    kind: str
+    value: str
+
+    @property
+    def name(self) -> str:
+        """`"color:red"`."""
+        return f"{self.kind}:{self.value}"
+
+
+_NOUN = {"shape": "{}s", "object": "objects", "brightness": "{} regions", "texture": "{} regions"}
+
+
+def phrase(concepts: Sequence[Concept], objects: bool = False) -> str:
+    """Visual concepts that hold together, in words.
+
+    Args:
+        concepts: one or more.
+        objects: call what has no noun of its own objects, rather than regions.
+
+    >>> phrase([Concept("color", "red")])
+    'red regions'
+    >>> phrase([Concept("shape", "circle"), Concept("color", "red"), Concept("place", "top left")])
+    'red circles at the top left'
+    """
+    by_kind = {c.kind: c.value for c in concepts}
+    parts = [by_kind[k] for k in ("size", "color") if k in by_kind]
+    nouns = [_NOUN[k].format(by_kind[k]).replace("crosss", "crosses") for k in _NOUN if k in by_kind]
+    if not nouns and set(by_kind) == {"position"}:
+        return f"the {by_kind['position']} of the image"
+    if not nouns:
+        nouns = ["objects" if objects or "size" in by_kind or "place" in by_kind else "regions"]
+    parts.append(" that are ".join(n.removesuffix(" regions") if i else n for i, n in enumerate(nouns)))
+    if "place" in by_kind:
+        parts.append(f"at the {by_kind['place']}")
+    if "position" in by_kind:
+        parts.append(f"at the {by_kind['position']} of the image")
+    return " ".join(parts)

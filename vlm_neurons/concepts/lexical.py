@@ -1,0 +1,115 @@
+"""Lexical concepts: which tokens are a word, of a class, at a position, or beside a word."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from itertools import accumulate
+
+import numpy as np
+from jaxtyping import Bool
+
+from vlm_neurons.concepts.concept import Concept
+from vlm_neurons.concepts.words import CLASSES
+
+_PIECE = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
+_CONTEXTS = 120  # words that "after" and "before" are tried with, the most frequent ones
+MIN_TEXTS = 2  # a word has to be in so many texts
+
+
+def pieces_of(tokens: Sequence[str]) -> tuple[list[str], list[int]]:
+    """Words and punctuation marks of a text, and the one that each token belongs to (-1: only blanks).
+
+    >>> pieces_of([" air", "plane", "."])
+    (['airplane', '.'], [0, 0, 1])
+    """
+    text = "".join(tokens)
+    matches = list(_PIECE.finditer(text))
+    ends = list(accumulate(len(t) for t in tokens))
+    home, at = [], 0
+    for token, end in zip(tokens, ends, strict=True):
+        start = end - len(token)
+        while at < len(matches) and matches[at].end() <= start:
+            at += 1
+        inside = at < len(matches) and matches[at].start() < end
+        home.append(at if inside else -1)
+    return [m[0] for m in matches], home
+
+
+def lexical_bank(texts: Sequence[Sequence[str]]) -> dict[Concept, list[Bool[np.ndarray, "token"]]]:
+    """Masks of every concept that occurs in at least two texts.
+
+    Args:
+        texts: tokens of each text, blanks included.
+
+    Returns:
+        concept -> for each text, whether each token has it. A word of several tokens has it at all of them.
+    """
+    read = [pieces_of(tokens) for tokens in texts]
+    counts = Counter(w for pieces, _ in read for w in {p.lower() for p in pieces})
+    common = {w for w, n in counts.items() if n >= MIN_TEXTS}
+    contexts = {w for w, _ in Counter({w: counts[w] for w in common}).most_common(_CONTEXTS)}
+    found: dict[Concept, list[set[int]]] = {}
+    for number, (pieces, _) in enumerate(read):
+        for place, concept in _concepts(pieces, common, contexts):
+            found.setdefault(concept, [set() for _ in read])[number].add(place)
+    homes = [np.array(home, int) for _, home in read]
+    return {
+        concept: [np.isin(home, list(where)) for home, where in zip(homes, places, strict=True)]
+        for concept, places in found.items()
+        if sum(bool(p) for p in places) >= MIN_TEXTS
+    }
+
+
+def _concepts(pieces: list[str], common: set[str], contexts: set[str]) -> list[tuple[int, Concept]]:
+    """(place, concept) of every word and mark of a text."""
+    found = []
+    low = [p.lower() for p in pieces]
+    starts = True
+    for i, (piece, word) in enumerate(zip(pieces, low, strict=True)):
+        is_word = piece[0].isalnum()
+        if is_word and word in common:
+            found.append((i, Concept("word", word)))
+        if not is_word:
+            found += [(i, Concept("punctuation", piece)), (i, Concept("punctuation", "any"))]
+        found += [(i, Concept("class", name)) for name, words in CLASSES.items() if word in words]
+        if word[0].isdigit():
+            found.append((i, Concept("class", "numbers")))
+        if piece[0].isupper():
+            found.append((i, Concept("capital", "")))
+        if starts and is_word:
+            found.append((i, Concept("position", "first word of a sentence")))
+        if i == 0:
+            found.append((i, Concept("position", "first word of the text")))
+        starts = piece in ".!?" or (starts and not is_word)
+        if i and low[i - 1] in contexts:
+            found.append((i, Concept("after", low[i - 1])))
+        if i + 1 < len(low) and low[i + 1] in contexts:
+            found.append((i, Concept("before", low[i + 1])))
+    return found
+
+
+def words_for(concept: Concept) -> str:
+    """A lexical concept in words.
+
+    >>> words_for(Concept("word", "red")), words_for(Concept("after", "the"))
+    ("the word 'red'", "words after 'the'")
+    """
+    value = concept.value
+    match concept.kind:
+        case "word":
+            return f"the word '{value}'"
+        case "class":
+            return f"words for {value}" if value not in _PLAIN else value
+        case "punctuation":
+            return "punctuation" if value == "any" else f"the mark '{value}'"
+        case "capital":
+            return "capitalised words"
+        case "position":
+            return f"the {value}"
+        case _:
+            return f"words {concept.kind} '{value}'"
+
+
+_PLAIN = {"numbers", "articles", "prepositions", "conjunctions", "pronouns", "forms of to be"}

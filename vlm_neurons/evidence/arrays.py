@@ -1,0 +1,100 @@
+"""Evidence from arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from vlm_neurons.evidence.choosing import assign
+from vlm_neurons.evidence.record import BOS, Evidence, Exemplar, Seen
+from vlm_neurons.neurons import TokenKind
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+T = TypeVar("T")
+
+
+def build(
+    cls: type[Evidence],
+    neuron: str,
+    images: Sequence[Image.Image | None] | None,
+    patches: Sequence[Any] | None,
+    tokens: Sequence[Sequence[str]] | None,
+    token_values: Sequence[Any] | None,
+    names: Sequence[str] | None,
+    sample_ids: Sequence[int] | None,
+    peak: float | None,
+    label: str | None,
+    n_top: int,
+    seed: int,
+    source: dict[str, Any] | None,
+) -> Evidence:
+    """See `Evidence.from_arrays`."""
+    given = {"images": images, "patches": patches, "tokens": tokens, "token_values": token_values}
+    lengths = {name: len(value) for name, value in {**given, "names": names}.items() if value is not None}
+    if not lengths or len(set(lengths.values())) != 1:
+        raise ValueError(f"{neuron}: give lists with one entry per sample; these have {lengths}")
+    for one, other in (("images", "patches"), ("tokens", "token_values")):
+        if (given[one] is None) != (given[other] is None):
+            raise ValueError(f"{neuron}: {one} and {other} go together")
+    n = next(iter(lengths.values()))
+    ids = list(range(n)) if sample_ids is None else [int(i) for i in sample_ids]
+    if len(ids) != n or len(set(ids)) != n:
+        raise ValueError(f"{neuron}: sample_ids has {len(ids)} entries for {n} samples, or repeats one")
+    found = []
+    for i in range(n):
+        image = None if images is None else images[i]
+        seen, maps = seen_of(neuron, ids[i], names[i] if names else f"sample {ids[i]}", image, _at(patches, i),
+                             _at(tokens, i) or ())  # fmt: skip
+        values = np.asarray([] if token_values is None else token_values[i], np.float32)
+        if values.shape != (len(seen.tokens),):
+            raise ValueError(f"{neuron}, sample {ids[i]}: {len(seen.tokens)} tokens, token_values {values.shape}")
+        if any(np.isinf(v).any() for v in (*maps, values)):
+            raise ValueError(f"{neuron}, sample {ids[i]}: infinite activations")
+        found.append(Exemplar(seen, "top", "explain", 0, maps, values))
+    order = sorted(range(n), key=lambda i: (-found[i].peak, ids[i]))
+    n_top = min(n_top, n // 2)
+    rest = [order[n_top + k] for k in np.random.default_rng([seed, 4]).permutation(n - n_top)]
+    exemplars = assign([found[i] for i in order[:n_top]], [found[i] for i in rest])
+    top = max((e.peak for e in found), default=0.0) if peak is None else float(peak)
+    return cls(neuron, top, exemplars, label, seed, dict(source or {}))
+
+
+def seen_of(
+    neuron: str, sample: int, name: str, image: Image.Image | None, patches: Any, tokens: Sequence[str]
+) -> tuple[Seen, tuple[np.ndarray, ...]]:
+    """A sample whose patches tile its image, and its activation maps."""
+    if (image is None) != (patches is None):
+        raise ValueError(f"{neuron}, sample {sample}: it has an image without patches, or patches without an image")
+    shown: tuple[Image.Image, ...] = ()
+    maps: tuple[np.ndarray, ...] = ()
+    boxes: tuple[np.ndarray, ...] = ()
+    if image is not None:
+        grid = np.asarray(patches, np.float32)
+        if grid.ndim != 2:
+            raise ValueError(f"{neuron}, sample {sample}: patches are {grid.shape}; give [rows, columns]")
+        shown, maps, boxes = (image.convert("RGB"),), (grid,), (tiles(image.size, grid.shape),)
+    kinds = np.full(len(tokens), int(TokenKind.TEXT))
+    sinks = np.array([i == 0 and t in BOS for i, t in enumerate(tokens)], bool)
+    no_sinks = tuple(np.zeros(m.shape, bool) for m in maps)
+    return Seen(sample, name, shown, boxes, tuple(tokens), kinds, (0,) * len(shown), sinks, no_sinks), maps
+
+
+def tiles(size: tuple[int, int], grid: tuple[int, ...]) -> np.ndarray:
+    """Boxes [rows, columns, 4] of a grid that covers a picture of (width, height) pixels.
+
+    >>> tiles((8, 4), (1, 2))[0, 1].tolist()
+    [4.0, 0.0, 8.0, 4.0]
+    """
+    rows, columns = grid
+    x, y = np.linspace(0, size[0], columns + 1), np.linspace(0, size[1], rows + 1)
+    left, top = np.meshgrid(x[:-1], y[:-1])
+    right, bottom = np.meshgrid(x[1:], y[1:])
+    return np.stack([left, top, right, bottom], -1)
+
+
+def _at(values: Sequence[T] | None, i: int) -> T | None:
+    return None if values is None else values[i]

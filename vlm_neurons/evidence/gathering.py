@@ -1,0 +1,136 @@
+"""Evidence of scanned neurons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vlm_neurons.evidence.choosing import assign, draw
+from vlm_neurons.evidence.looking import Activations, look
+from vlm_neurons.evidence.record import Evidence, Exemplar, Seen
+from vlm_neurons.neurons import Neuron, parse_neurons
+
+if TYPE_CHECKING:
+    from vlm_neurons.data import ImageTextData
+    from vlm_neurons.model import HookedVLM
+    from vlm_neurons.scanning import Run
+
+
+def gather_evidence(
+    model: HookedVLM,
+    data: ImageTextData,
+    run: Run,
+    neurons: str | Neuron | Iterable[str | Neuron],
+    n_top: int = 50,
+    n_spare: int = 50,
+    seed: int = 0,
+    write: bool = True,
+    progress: bool = True,
+) -> dict[str, Evidence]:
+    """What chosen neurons did, token by token, on their top samples, at lower quantiles and on random samples.
+
+    Every sample goes through the model once and alone, however many neurons need it.
+
+    Args:
+        model: the model that was scanned.
+        data: the data that was scanned; prompts and responses are taken from the run.
+        run: a finished run.
+        neurons: neurons of hooks that were scanned, at any site.
+        n_top: samples from the top of each neuron, at most as many as the scan kept; and as many random ones.
+        n_spare: random samples more, from which those at lower quantiles are taken.
+        seed: of the random draw, which all neurons share.
+        write: save into the run directory, `evidence/`; neurons that are there already are replaced, others stay.
+        progress: show a bar.
+
+    Returns:
+        id -> evidence. A neuron without a positive activation has its evidence too; everything is 0 on its scale.
+
+    Raises:
+        ValueError: the model gives other activations than the scan stored: it or the data is not what was scanned.
+        KeyError: a hook that was not scanned, or an index that it does not have.
+        OSError: an image cannot be read any more.
+    """
+    from vlm_neurons.evidence.storing import save
+
+    chosen = list(dict.fromkeys(parse_neurons(neurons)))
+    ids = run.samples["id"].tolist()
+    tops = {n.id: _top(run, n, n_top) for n in chosen}
+    drawn = [ids[k] for k in draw(len(ids), 2 * n_top + n_spare, seed)]
+    others = {n.id: [i for i in drawn if i not in set(tops[n.id][0])] for n in chosen}
+    wanted: dict[int, list[Neuron]] = {}
+    for neuron in chosen:
+        # n_top to be random exemplars, n_spare for the quantiles; a neuron's own top samples are neither
+        others[neuron.id] = others[neuron.id][: n_top + n_spare]
+        for sample in (*tops[neuron.id][0], *others[neuron.id]):
+            wanted.setdefault(sample, []).append(neuron)
+    looked = _look_at(model, data, run, wanted, progress)
+    labels = _labels(run)
+    found = {}
+    for neuron in chosen:
+        top, stored, peak = tops[neuron.id]
+        strong = [_exemplar(looked[s], neuron) for s in top]
+        for exemplar, value in zip(strong, stored, strict=True):
+            _check(exemplar, neuron, value, run)
+        rest = [_exemplar(looked[s], neuron) for s in others[neuron.id] if neuron.id in looked[s][1]]
+        exemplars = assign(strong, rest)
+        source = {"hook": neuron.hook, "index": neuron.index, "pole": neuron.pole, "data": run.info["data"]["source"],
+                  "model": run.info["model"]["name"], "run": run.identity}  # fmt: skip
+        found[neuron.id] = Evidence(neuron.id, peak, exemplars, labels.get(neuron.id), seed, source)
+    if write:
+        save(found, run.path / "evidence")
+    return found
+
+
+def _top(run: Run, neuron: Neuron, n: int) -> tuple[list[int], list[float], float]:
+    """Ids and scores of the top samples, and the peak."""
+    best = run.top(neuron.hook, neuron.pole)
+    if not 0 <= neuron.index < len(best.sample_ids):
+        raise KeyError(f"{neuron.id}: {neuron.hook} has {len(best.sample_ids)} neurons, numbered from 0")
+    ids = best.sample_ids[neuron.index, :n].tolist()
+    scores = best.scores[neuron.index, :n].float().tolist()
+    kept = [(i, s) for i, s in zip(ids, scores, strict=True) if i >= 0]
+    return [i for i, _ in kept], [s for _, s in kept], float(best.peak[neuron.index])
+
+
+def _look_at(
+    model: HookedVLM, data: ImageTextData, run: Run, wanted: dict[int, list[Neuron]], progress: bool
+) -> dict[int, tuple[Seen, dict[str, Activations]]]:
+    from tqdm import tqdm
+
+    rows = run.samples.set_index("id")
+    looked = {}
+    for sample in tqdm(sorted(wanted), desc="evidence", unit="sample", disable=not progress):
+        row = rows.loc[sample]
+        looked[sample] = look(
+            model, sample, str(row["name"]), data[sample].load_images(), row["prompt"], row["response"], wanted[sample]
+        )
+    return looked
+
+
+def _exemplar(looked: tuple[Seen, dict[str, Activations]], neuron: Neuron) -> Exemplar:
+    seen, activations = looked
+    patches, values = activations[neuron.id]
+    return Exemplar(seen, "top", "explain", 0, patches, values)
+
+
+def _check(exemplar: Exemplar, neuron: Neuron, stored: float, run: Run) -> None:
+    """The largest activation has to be what the scan stored, but for what another batch may change."""
+    tolerance = 1e-3 if run.info["model"]["dtype"] == "float32" else 0.1
+    if not abs(exemplar.peak - stored) <= tolerance * max(1.0, abs(stored)):
+        raise ValueError(
+            f"{neuron.id} reaches {exemplar.peak:.4g} on sample {exemplar.seen.sample} ({exemplar.seen.name}), the "
+            f"scan stored {stored:.4g}: this is another model or other data than {run.path} was made with; pass the "
+            "model= and data= of the scan"
+        )
+
+
+def _labels(run: Run) -> dict[str, Any]:
+    import pandas as pd
+
+    file = run.path / "neurons.parquet"
+    if not file.is_file():
+        return {}
+    table = pd.read_parquet(file, columns=["neuron", "label"])
+    return dict(zip(table["neuron"], np.asarray(table["label"], dtype=object), strict=True))

@@ -1,0 +1,234 @@
+"""Explainers that ask a model: behind a server, or in process."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlm_neurons.api.asking import Ask, Reply, read
+from vlm_neurons.api.client import ChatClient, Plan
+from vlm_neurons.api.prices import images_of, parts_of
+from vlm_neurons.explaining.explanation import NO_PATTERN, Explanation, Failure
+from vlm_neurons.explaining.overlays import Style
+from vlm_neurons.explaining.prompting import Answer, messages, prompt_id
+from vlm_neurons.explaining.selecting import Simulator, best_of
+
+if TYPE_CHECKING:
+    from vlm_neurons.evidence import Evidence
+
+
+@dataclass(frozen=True)
+class Prompting:
+    """How a neuron is shown; the same for every explainer that asks a model.
+
+    Attributes:
+        n_on: strongest samples shown, of the split `"explain"`.
+        n_off: random samples shown, for contrast, of the same split.
+        style: of the overlay: `"paper"` (fading to white) or `"boxes"`.
+        detail: of pictures: `"low"`, `"high"` or `"auto"`.
+    """
+
+    n_on: int = 8
+    n_off: int = 3
+    style: Style = "paper"
+    detail: str = "auto"
+
+    def messages(self, evidence: Evidence) -> tuple[list[dict[str, Any]], tuple[int, ...]]:
+        """The request, and ids of the samples in it."""
+        return messages(evidence, self.n_on, self.n_off, self.style, self.detail)
+
+
+@dataclass(frozen=True)
+class OpenAIExplainer:
+    """Asks a model behind OpenAI, or behind any server that speaks chat completions.
+
+    Attributes:
+        model: its name there.
+        base_url: the server; `OPENAI_BASE_URL` or OpenAI if not given. The key is read from `OPENAI_API_KEY`.
+        max_cost: US dollars for one run.
+        price: (in, out) in dollars per million tokens, where the table does not know the model.
+        cache: file of replies; `vn.explain(out=run)` gives it the run's `cache.sqlite`.
+        candidates: explanations asked for; with a simulator, the one that fits best on the split `"select"` is kept,
+            else the first.
+        simulator: see `vlm_neurons.explaining.selecting`.
+        attempt: another number asks again where the cache has an answer.
+        images: whether the model takes pictures; None finds out.
+        schema: whether the server obeys a JSON schema; None finds out.
+        api_key: instead of the environment's. In no record.
+        concurrency: requests under way at once.
+        timeout: seconds without a byte until a try is given up.
+        deadline: seconds for a request with all its tries.
+        max_retries: the SDK's.
+        extra_body: fields of the server's own.
+        prompting: how a neuron is shown.
+        max_tokens: of an answer.
+    """
+
+    model: str
+    base_url: str | None = None
+    max_cost: float | None = None
+    price: tuple[float, float] | None = None
+    cache: str | Path | None = None
+    candidates: int = 1
+    simulator: Simulator | None = None
+    attempt: int = 0
+    images: bool | None = None
+    schema: bool | None = None
+    api_key: str | None = field(default=None, repr=False)
+    concurrency: int = 8
+    timeout: float = 90.0
+    deadline: float = 600.0
+    max_retries: int = 4
+    extra_body: dict[str, Any] = field(default_factory=dict)
+    prompting: Prompting = field(default_factory=Prompting)
+    max_tokens: int = 500
+
+    @property
+    def name(self) -> str:
+        """`"openai:MODEL"`."""
+        return f"openai:{self.model}"
+
+    def client(self) -> ChatClient:
+        """The client that it asks through."""
+        return ChatClient(
+            self.model, self.base_url, self.api_key, self.cache, self.concurrency, self.timeout, self.deadline,
+            self.max_retries, self.max_cost, self.price, self.images, self.schema, self.extra_body,
+        )  # fmt: skip
+
+    def settings(self) -> str:
+        """All that decides its answers, as one string."""
+        return json.dumps([self.name, self.client().base_url, prompt_id(), repr(self.prompting), self.candidates,
+                           type(self.simulator).__name__, self.attempt, self.max_tokens, self.extra_body])  # fmt: skip
+
+    def asks(self, evidence: Mapping[str, Evidence]) -> list[Ask]:
+        """All requests; the key of each is (key of the evidence, ids of the samples shown)."""
+        found = []
+        for key, one in evidence.items():
+            request, ids = self.prompting.messages(one)
+            for candidate in range(self.candidates):
+                temperature = 0.0 if self.candidates == 1 else 0.8
+                number = self.attempt * 1000 + candidate
+                found.append(Ask((key, ids), request, Answer, self.max_tokens, temperature, number))
+        return found
+
+    def plan(self, evidence: Mapping[str, Evidence]) -> Plan:
+        """What `explain` would send and cost; sends nothing."""
+        return self.client().plan(self.asks(evidence))
+
+    def explain(self, evidence: Mapping[str, Evidence]) -> Iterator[tuple[str, Explanation]]:
+        """(key, explanation) of every neuron, failures included, as they come."""
+        waiting: dict[str, list[Reply]] = {}
+        for reply in self.client().stream(self.asks(evidence)):
+            key = reply.ask.key[0]
+            waiting.setdefault(key, []).append(reply)
+            if len(waiting[key]) == self.candidates:
+                replies = sorted(waiting.pop(key), key=lambda r: r.ask.attempt)
+                yield key, explanation_of(evidence[key], replies, self.name, self.simulator)
+
+
+@dataclass(frozen=True, eq=False)
+class LocalExplainer:
+    """Asks an image-text-to-text model of transformers in process, with the same prompts.
+
+    Attributes:
+        model: any `AutoModelForImageTextToText`.
+        processor: its processor, with a chat template.
+        prompting: how a neuron is shown; small models take few pictures.
+        max_tokens: of an answer. Greedy.
+    """
+
+    model: Any
+    processor: Any
+    prompting: Prompting = field(default_factory=lambda: Prompting(n_on=4, n_off=1))
+    max_tokens: int = 300
+    name: str = "local"
+
+    def settings(self) -> str:
+        """All that decides its answers, as one string."""
+        model = getattr(self.model.config, "_name_or_path", "")
+        return json.dumps([self.name, model, prompt_id(), repr(self.prompting), self.max_tokens])
+
+    def explain(self, evidence: Mapping[str, Evidence]) -> Iterator[tuple[str, Explanation]]:
+        """(key, explanation) of every neuron, failures included."""
+        from vlm_neurons.api.asking import body_of
+
+        for key, one in evidence.items():
+            request, ids = self.prompting.messages(one)
+            ask = Ask((key, ids), request, Answer, self.max_tokens)
+            hinted = body_of(ask, "", {"schema": False}, {})["messages"]
+            yield key, explanation_of(one, [self._answer(ask, hinted)], self.name, None)
+
+    def _answer(self, ask: Ask, request: list[dict[str, Any]]) -> Reply:
+        import torch
+
+        name = str(getattr(self.model.config, "_name_or_path", ""))
+        text = self.processor.apply_chat_template(self._plain(request), add_generation_prompt=True, tokenize=False)
+        pictures = [_picture(url) for url in images_of(request)]
+        inputs = self.processor(text=text, images=pictures or None, return_tensors="pt").to(self.model.device)
+        n_in = int(inputs["input_ids"].shape[1])
+        config = getattr(self.model.config, "text_config", self.model.config)
+        limit = getattr(config, "max_position_embeddings", None)
+        if limit is not None and n_in + self.max_tokens > limit:
+            detail = f"the prompt has {n_in} tokens, the model takes {limit}; show fewer samples (Prompting(n_on=...))"
+            return Reply(ask, failure=("request", detail), model=name)
+        with torch.no_grad():
+            out = self.model.generate(**inputs, max_new_tokens=self.max_tokens, do_sample=False)[0, n_in:]
+        said = self.processor.tokenizer.decode(out, skip_special_tokens=True)
+        finish = "length" if len(out) >= self.max_tokens else "stop"
+        answer, failure = read(ask, {"choices": [{"message": {"content": said}, "finish_reason": finish}]})
+        return Reply(ask, answer, failure, name, n_in, len(out))
+
+    def _plain(self, request: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Messages as chat templates take them; names of special tokens in texts are broken up."""
+        tokens = sorted({*self.processor.tokenizer.all_special_tokens, "<image>"}, key=len, reverse=True)
+
+        def clean(text: str) -> str:
+            for token in tokens:
+                text = text.replace(token, token[:1] + " " + token[1:])
+            return text
+
+        return [
+            {"role": m["role"], "content": [
+                {"type": "text", "text": clean(p["text"])} if p["type"] == "text" else {"type": "image"}
+                for p in parts_of([m])
+            ]}
+            for m in request
+        ]  # fmt: skip
+
+
+def explanation_of(evidence: Evidence, replies: list[Reply], name: str, simulator: Simulator | None) -> Explanation:
+    """One explanation from all replies about a neuron; it failed if they all did."""
+    made = [_single(evidence, r, name) for r in replies]
+    good = [m for m in made if m.failure is None]
+    chosen = good[0] if good else made[0]
+    support = chosen.support
+    if simulator is not None and len(good) > 1:
+        place, fits = best_of(good, evidence, simulator)
+        chosen = good[place]
+        support = tuple({"concepts": [], "candidate": g.text, "r_select": f if f == f else None}
+                        for g, f in zip(good, fits, strict=True))  # fmt: skip
+    totals = {n: sum(getattr(r, n) for r in replies) for n in ("tokens_in", "tokens_out", "cost")}
+    return Explanation(**{**vars(chosen), **totals, "support": support})
+
+
+def _single(evidence: Evidence, reply: Reply, name: str) -> Explanation:
+    answer: Any = reply.answer
+    common: dict[str, Any] = dict(
+        neuron=evidence.neuron, explainer=name, model=reply.model, prompt=prompt_id(), exemplars=reply.ask.key[1],
+        seed=evidence.seed,
+    )  # fmt: skip
+    if answer is None:
+        return Explanation(text="", failure=Failure(*(reply.failure or ("server", "no answer"))), **common)
+    text = answer.phrase if answer.clear_pattern else NO_PATTERN
+    return Explanation(text=text, description=answer.description, confidence=answer.confidence, **common)
+
+
+def _picture(url: str) -> Any:
+    from PIL import Image
+
+    return Image.open(io.BytesIO(base64.b64decode(url.split(",", 1)[1]))).convert("RGB")

@@ -1,0 +1,199 @@
+"""Planted neurons as weights: a concept detector edited into a model that knows the concept.
+
+A logistic probe without intercept separates what the MLP reads at places with the concept from everything else; its
+direction, scaled so that places with the concept reach about `STRENGTH`, takes the place of one neuron's input weights.
+The neuron's output weights are set to 0: it reads and does not act.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from vlm_neurons.concepts.concept import Concept
+from vlm_neurons.evidence.looking import look
+from vlm_neurons.neurons import SITES, Neuron, TokenKind
+
+if TYPE_CHECKING:
+    from vlm_neurons.model import HookedVLM
+    from vlm_neurons.world.dataset import Scenes
+
+STRENGTH = 6.0
+COVERED = 0.5  # a patch has the concept from this share on; between nothing and this it is not used
+READS = {  # site -> what the input weights read
+    "gate": "blocks.{layer}.mlp.hook_in",
+    "post": "blocks.{layer}.mlp.hook_in",
+    "projector": "vision_projector.hook_in",
+    "vision": "vision_encoder.encoder_layers.{layer}.mlp.hook_in",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Plant:
+    """A neuron that was edited in.
+
+    Attributes:
+        neuron: where.
+        concept: what it detects.
+        auroc: of the probe on the samples that it was fitted on.
+    """
+
+    neuron: Neuron
+    concept: Concept
+    auroc: float
+
+
+@contextmanager
+def plant(
+    model: HookedVLM,
+    data: Scenes,
+    concept: Concept,
+    site: str = "gate",
+    layer: int = 0,
+    index: int = 0,
+    words: bool = True,
+) -> Iterator[Plant]:
+    """Edit a detector of a concept into a model, and take it out again at the end of the `with` block.
+
+    Args:
+        model: a model that sees scenes, such as the embedded one.
+        data: scenes to fit the probe on; 100 are enough.
+        concept: `Concept("color", "red")`, or another kind that `Scenes.concept` knows.
+        site: `"gate"`, `"post"`, `"projector"` or `"vision"`.
+        layer: layer of the site.
+        index: the neuron that gives way.
+        words: in the backbone, the concept's word in responses counts as the concept too.
+
+    Raises:
+        ValueError: an unknown site, or scenes without the concept.
+
+    >>> model = vn.HookedVLM.from_pretrained("tiny-llava-scenes")  # doctest: +SKIP
+    >>> with plant(model, vn.scenes(100), Concept("color", "red")) as planted:  # doctest: +SKIP
+    ...     run = vn.scan(model, vn.scenes(300, seed=1))
+    """
+    if site not in READS:
+        raise ValueError(f"site {site!r}: choose from {', '.join(READS)}")
+    neuron = Neuron(SITES[site].hook(layer), index)
+    x, on = examples(model, data, concept, READS[site].format(layer=layer), words and site in ("gate", "post"))
+    if not on.any() or on.all():
+        raise ValueError(f"no scene with {concept.name} among {len(data)}, or nothing else; take more scenes")
+    direction = probe(x, on)
+    reached = x @ direction
+    direction = direction * (STRENGTH / reached[on].median())
+    weights = rows_of(model, site, layer, index)
+    before = [w.detach().clone() for w in weights.values()]
+    try:
+        with torch.no_grad():
+            for name, weight in weights.items():
+                new = direction if name == "in" else direction / STRENGTH if name == "up" else torch.zeros_like(weight)
+                weight.copy_(new.to(weight))
+        yield Plant(neuron, concept, auroc(reached, on))
+    finally:
+        with torch.no_grad():
+            for weight, old in zip(weights.values(), before, strict=True):
+                weight.copy_(old)
+
+
+def examples(
+    model: HookedVLM, data: Scenes, concept: Concept, hook: str, words: bool
+) -> tuple[Float[Tensor, "place d"], Bool[Tensor, "place"]]:
+    """What a module reads at every patch and text token of scenes, and whether the concept is there."""
+    maps = data.concept(concept.kind, concept.value)
+    rows: list[Tensor] = []
+    on: list[Tensor] = []
+    for i in range(len(data)):
+        batch = model.prepare([data[i].load_images()], [data[i].prompt], [data[i].response])
+        kept: list[Tensor] = []
+        model.observe(batch, {hook: _keep(kept)})
+        share = torch.tensor(maps[i].ravel())
+        sure = (share == 0) | (share >= COVERED)
+        if hook.startswith("vision"):
+            rows.append(model.patch_activations(hook, kept[0])[0][sure].cpu())
+        else:
+            rows.append(kept[0][0][batch.mask(TokenKind.VISUAL)[0]][sure].cpu())
+            text = batch.mask(TokenKind.TEXT)[0]
+            is_word = torch.tensor([t.strip() == concept.value for t in batch.tokens(0)])[text.cpu()]
+            if words or not bool(is_word.any()):
+                rows.append(kept[0][0][text].cpu())
+            else:
+                rows.append(kept[0][0][text].cpu()[~is_word])
+                is_word = is_word[~is_word]
+            on += [share[sure] >= COVERED, is_word]
+            continue
+        on.append(share[sure] >= COVERED)
+    return torch.cat(rows).float(), torch.cat(on)
+
+
+def _keep(kept: list[Tensor]) -> Callable[[Tensor], None]:
+    return lambda activation: kept.append(activation.detach().clone())
+
+
+def probe(x: Float[Tensor, "place d"], on: Bool[Tensor, "place"], decay: float = 1e-3) -> Float[Tensor, "d"]:
+    """Direction of a logistic regression without intercept, both classes with the same weight."""
+    direction = torch.zeros(x.shape[1], requires_grad=True)
+    weight = torch.where(on, 0.5 / on.sum(), 0.5 / (~on).sum())
+    scale = x.norm(dim=1).mean()
+    optimizer = torch.optim.LBFGS([direction], max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        error = torch.nn.functional.binary_cross_entropy_with_logits(
+            x @ direction / scale, on.float(), weight=weight, reduction="sum"
+        )
+        total: Any = error + decay * direction.square().sum()
+        total.backward()
+        return total
+
+    with torch.enable_grad():
+        optimizer.step(loss)
+    return direction.detach()
+
+
+def auroc(score: Float[Tensor, "place"], on: Bool[Tensor, "place"]) -> float:
+    """Share of (on, off) pairs in which the one that is on has the higher score.
+
+    >>> auroc(torch.tensor([3.0, 1.0, 2.0]), torch.tensor([True, False, False]))
+    1.0
+    """
+    ranks = torch.empty(len(score), dtype=torch.float64)
+    ranks[score.argsort()] = torch.arange(1, len(score) + 1, dtype=torch.float64)
+    n_on, n_off = int(on.sum()), int((~on).sum())
+    return float((ranks[on].sum() - n_on * (n_on + 1) / 2) / (n_on * n_off))
+
+
+def rows_of(model: HookedVLM, site: str, layer: int, index: int) -> dict[str, Tensor]:
+    """Views of one neuron's weights: `"in"` and, where there are, `"up"`, `"bias"`; `"out"`."""
+    at = {"gate": f"language_model.layers.{layer}.mlp.", "post": f"language_model.layers.{layer}.mlp.",
+          "projector": "multi_modal_projector.", "vision": f"encoder.layers.{layer}.mlp."}[site]  # fmt: skip
+    names = {"gate_proj.weight": "in", "up_proj.weight": "up", "down_proj.weight": "out", "linear_1.weight": "in",
+             "linear_1.bias": "bias", "linear_2.weight": "out", "fc1.weight": "in", "fc1.bias": "bias",
+             "fc2.weight": "out"}  # fmt: skip
+    found: dict[str, Tensor] = {}
+    hf: Any = model.bridge.original_model
+    for full, parameter in hf.named_parameters():
+        name = full.replace("._original_component", "").replace("_original_component.", "")
+        if at not in name:
+            continue
+        role = names.get(name.split(at)[-1])
+        if role:
+            found[role] = parameter.data[:, index] if role == "out" else parameter.data[index]
+    if "in" not in found or "out" not in found:
+        raise ValueError(f"{model.name} has no MLP weights for site {site!r}, layer {layer}")
+    return found
+
+
+def measured(model: HookedVLM, data: Scenes, planted: Plant) -> Float[np.ndarray, "sample 8 8"]:
+    """Activations of a planted neuron at every patch of scenes."""
+    found = []
+    for i in range(len(data)):
+        sample = data[i]
+        _, values = look(model, i, "", sample.load_images(), sample.prompt, sample.response, [planted.neuron])
+        found.append(values[planted.neuron.id][0][0])
+    return np.stack(found)
