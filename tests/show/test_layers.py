@@ -31,6 +31,13 @@ def random_table(n_layers: int, d: int, site: str = "gate", pole: str = "+") -> 
     )  # fmt: skip
 
 
+def test_a_share_below_one_percent_keeps_the_figure_well_formed() -> None:
+    table = random_table(2, 400).assign(label="unknown")
+    table.loc[[0, 400], "label"] = "visual"
+    assert "&lt;1 %" in layers_svg(table)
+    ElementTree.fromstring(layers_svg(table))
+
+
 @pytest.mark.parametrize("n_layers", [1, 4, 32])
 def test_every_bar_is_as_long_as_its_share_and_says_its_count(n_layers: int) -> None:
     tables = [random_table(n_layers, 97), random_table(n_layers, 60, "post"), random_table(n_layers, 60, "post", "-")]

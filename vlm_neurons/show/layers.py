@@ -107,7 +107,7 @@ def _panel(panel: pd.DataFrame, top: int) -> Iterator[str]:
     for label in LABELS:
         words = f"{NAMES[label]} {percent(total[label], total['n'])}"
         yield f'<rect x="{x:g}" y="{top + 21}" width="10" height="10" rx="2" fill="{COLORS[label][0]}"/>'
-        yield f'<text x="{x + 14:g}" y="{top + 30}">{words}</text>'
+        yield f'<text x="{x + 14:g}" y="{top + 30}">{_safe(words)}</text>'
         x += 24 + 6.1 * len(words)
     y = top + HEAD
     for _, row in layers.iterrows():
@@ -127,7 +127,7 @@ def _bar(name: str, counts: dict[str, int], y: float, layer: str) -> Iterator[st
         width = BAR * counts[label] / n
         if not counts[label]:
             continue
-        share = percent(counts[label], n)
+        share = _safe(percent(counts[label], n))  # "<1 %"
         yield (
             f'<g data-label="{label}" data-layer="{layer}" data-count="{counts[label]}">'
             f"<title>{name}: {counts[label]:,} of {n:,} neurons {NAMES[label]} ({share})</title>"
