@@ -66,7 +66,7 @@ def describe(args: argparse.Namespace) -> None:
 def scan(args: argparse.Namespace) -> None:
     """Scan data with a model."""
     _scan(_model(args), _data(args), args, site=args.site, batch_size=args.batch_size, block_size=args.block_size,
-          top_n=args.top_n, prompt=args.prompt)  # fmt: skip
+          top_n=args.top_n, prompt=args.prompt, workers=args.workers)  # fmt: skip
     _say(f"next: vlm-neurons classify {args.out}")
 
 
@@ -184,6 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--out", required=True, help="run directory")
     p.add_argument("--site", nargs="+", default=["gate"], help="gate, post, projector, vision, or hook names")
     p.add_argument("--top-n", type=_positive, default=50, help="samples kept per neuron (default: %(default)s)")
+    p.add_argument("--workers", type=int, default=0, help="processes that decode images (default: %(default)s)")
     p.add_argument("--block-size", type=_positive, default=1000, help="samples per file (default: %(default)s)")
 
     p = _command(commands, "classify", classify, "label every neuron of a finished scan",

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+from torch.utils.data import DataLoader, Dataset
 
 from vlm_neurons.model import Batch, RowError
 from vlm_neurons.neurons import TokenKind
@@ -99,8 +101,21 @@ def _try(model: HookedVLM, rows: list[tuple[Sample, list[Any]]], prompt: str) ->
     return 0, "", "", batch
 
 
-def ahead(make: Callable[[Sequence[int]], Loaded], chunks: Sequence[Sequence[int]]) -> Iterator[Loaded]:
-    """`make` of every chunk in order, the next ones in a background thread."""
+def ahead(
+    make: Callable[[Sequence[int]], Loaded], chunks: Sequence[Sequence[int]], workers: int = 0
+) -> Iterator[Loaded]:
+    """`make` of every chunk in order, the next ones in a background thread, or in `workers` processes."""
+    if workers:
+        loader = DataLoader(
+            _Chunks(make, chunks),
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=AHEAD,
+            collate_fn=_as_it_is,
+            multiprocessing_context="fork",  # the model is there already: nothing is copied or pickled to the workers
+        )
+        yield from loader
+        return
     pool = ThreadPoolExecutor(1, thread_name_prefix="load")
     waiting: deque[Future[Loaded]] = deque()
     todo = iter(chunks)
@@ -113,6 +128,26 @@ def ahead(make: Callable[[Sequence[int]], Loaded], chunks: Sequence[Sequence[int
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class _Chunks(Dataset[Loaded]):
+    make: Callable[[Sequence[int]], Loaded]
+    chunks: Sequence[Sequence[int]]
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    def __getitem__(self, place: int) -> Loaded:
+        loaded = self.make(self.chunks[place])
+        if loaded.batch is None:
+            return loaded
+        # A tokenizer takes longer to send than to make a batch with; the scan has no use for it.
+        return replace(loaded, batch=replace(loaded.batch, _tokenizer=None, _image_processor=None))
+
+
+def _as_it_is(loaded: Any) -> Any:
+    return loaded
 
 
 def chunks_of(start: int, stop: int, size: int) -> list[range]:
