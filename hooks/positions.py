@@ -71,6 +71,12 @@ def _mask(where: Where, caller: str) -> tuple[Tensor, bool]:
     if callable(where):
         return where(batch), False
     kinds = where if isinstance(where, tuple | list | set | frozenset) else (where,)
+    for kind in kinds:
+        if not isinstance(kind, str | TokenKind):
+            raise TypeError(
+                f"{caller}: where={where!r}: a torch bool tensor [batch, pos], the name of a token kind, several in a "
+                "tuple, or a function of the batch is needed"
+            )
     masks = [batch.mask(kind) for kind in kinds]
     new = any(k == TokenKind.TEXT or (isinstance(k, str) and k.upper() == "TEXT") for k in kinds)
     return torch.stack(masks).any(0), new

@@ -80,13 +80,18 @@ def classify(
         `active_text` (images) and `n_images`.
 
     Raises:
-        ValueError: an unknown method, a threshold outside 0 ... 10, or a count beyond what the scan kept.
+        ValueError: an unknown method, a threshold outside 0 ... 10, a count beyond what the scan kept, or an option of
+            the other method.
     """
     import pandas as pd
 
     run = run if isinstance(run, Run) else Run.load(run)
     if method not in METHODS:
         raise ValueError(f"method={method!r}: choose from {list(METHODS)}")
+    if method == "thresholds" and (delta, alpha, correction) != (0.2, 0.05, "bh"):
+        raise ValueError("delta, alpha and correction are of the image test: add method='image-test'")
+    if method == "image-test" and (t_visual, n_visual, t_text, n_text) != (2.0, 4, 3.0, 2):
+        raise ValueError("t_visual, n_visual, t_text and n_text are of the thresholds: the image test has delta, alpha")
     if method == "image-test":
         return _written(run, table_of(run, delta, alpha, correction), "labels-image-test.parquet", write)
     check_thresholds(run, t_visual, n_visual, t_text, n_text)

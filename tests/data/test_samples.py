@@ -100,6 +100,12 @@ def test_open_takes_paths_and_what_source_says(tmp_path):
         ImageTextData.open("scenes:100")
 
 
+@pytest.mark.parametrize("spec", ["scenes:n=x", "scenes:m=3", "scenes:n"])
+def test_a_scenes_source_that_makes_no_sense_says_how_to_write_it(spec):
+    with pytest.raises(ValueError, match="write scenes:n=100,seed=0"):
+        ImageTextData.open(spec)
+
+
 def test_scenes_open_from_their_source():
     data = ImageTextData.open("scenes:n=4,seed=3")
     assert len(data) == 4

@@ -171,7 +171,11 @@ def open_spec(spec: str) -> ImageTextData:
     if kind == "scenes" and rest:
         from vlm_neurons.world import scenes
 
-        return scenes(**_scene_arguments(spec, rest))
+        arguments = _scene_arguments(spec, rest)
+        try:
+            return scenes(**arguments)
+        except TypeError as error:  # an unknown name, or a word where a number belongs
+            raise ValueError(f"{spec!r}: write scenes:n=100,seed=0 ({error})") from None
     path = Path(spec)
     if path.is_dir():
         return read_folder(path)

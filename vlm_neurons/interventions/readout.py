@@ -29,7 +29,9 @@ def output_weights(model: HookedVLM, neurons: Neurons) -> Float[Tensor, "neuron 
     hf: Any = model.bridge.original_model
     rows = []
     for neuron in chosen:
-        site = neuron.site
+        site, n_layers = neuron.site, len(hf.model.language_model.layers)
+        if site in ("gate", "post") and neuron.layer >= n_layers:
+            raise IndexError(f"{neuron.id}: the backbone has {n_layers} layers, 0 to {n_layers - 1}")
         if site in ("gate", "post"):
             weight = hf.model.language_model.layers[neuron.layer].mlp.down_proj.weight
         elif site == "projector":

@@ -27,6 +27,10 @@ def load(
         raise _not_there(name, source, error) from error
     family = family_of(config)  # before the weights are fetched
     device = torch.device(device or (own_gpu() if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"device {str(device)!r}: torch sees no CUDA GPU here; leave device out, or install torch with CUDA"
+        )
     on_gpu = device.type == "cuda" if device_map is None else torch.cuda.is_available()
     dtype = dtype or (torch.bfloat16 if on_gpu else torch.float32)
     spread = {} if device_map is None else {"device_map": device_map}
