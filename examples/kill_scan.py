@@ -12,6 +12,7 @@ import argparse
 import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -23,28 +24,36 @@ import vlm_neurons as vn
 SAMPLES, SETTINGS = 96, {"site": ["gate", "projector"], "top_n": 10, "batch_size": 4, "block_size": 8}
 
 
-def work(out: str, model: vn.HookedVLM) -> vn.Run:
-    """One process of the scan."""
-    return vn.scan(model, vn.scenes(SAMPLES, seed=1), **SETTINGS, out=out, progress=False)
+def work(out: str) -> None:
+    """One process of the scan; says when the model is there."""
+    torch.set_num_threads(1)
+    model, data = vn.HookedVLM.from_pretrained("tiny-llava-scenes", device="cpu"), vn.scenes(SAMPLES, seed=1)
+    print("ready", flush=True)
+    vn.scan(model, data, **SETTINGS, out=out, progress=False)
 
 
-def start(out: str, processes: int, model: vn.HookedVLM) -> list[int]:
-    """The scan as `processes` processes, forked from this one, which has one thread."""
-    children = []
-    for rank in range(processes):
-        if (child := os.fork()) == 0:
-            os.environ.update(RANK=str(rank), WORLD_SIZE=str(processes))
-            try:
-                work(out, model)
-            finally:
-                os._exit(sys.exc_info()[0] is not None)
-        children.append(child)
+def start(out: str, processes: int) -> list[subprocess.Popen[str]]:
+    """The scan as `processes` new processes, all of which have their model loaded."""
+    command = [sys.executable, __file__, "--work", out]
+    children = [
+        subprocess.Popen(
+            command,
+            env={**os.environ, "RANK": str(rank), "WORLD_SIZE": str(processes)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for rank in range(processes)
+    ]
+    for child in children:
+        assert child.stdout is not None
+        child.stdout.readline()
     return children
 
 
-def wait(children: list[int]) -> list[int]:
+def wait(children: list[subprocess.Popen[str]]) -> list[int]:
     """Exit codes; negative for the killed."""
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    return [child.wait() for child in children]
 
 
 def same(a: vn.Run, b: vn.Run) -> bool:
@@ -59,18 +68,16 @@ def same(a: vn.Run, b: vn.Run) -> bool:
     return a.samples.equals(b.samples) and a.skipped == b.skipped
 
 
-def kill_and_resume(
-    whole: vn.Run, out: str, model: vn.HookedVLM, kills: int, rng: random.Random, longest: float
-) -> int:
+def kill_and_resume(whole: vn.Run, out: str, kills: int, rng: random.Random, longest: float) -> int:
     """Run until finished, killing `kills` times on the way; returns how often something was there to kill."""
     killed = 0
     for _ in range(kills):
-        children = start(out, rng.choice([1, 2]), model)
-        time.sleep(rng.uniform(0.1, 0.8) * longest)
+        children = start(out, rng.choice([1, 2]))
+        time.sleep(rng.uniform(0.05, 0.8) * longest)
         for child in children:
-            os.kill(child, signal.SIGKILL)  # a child that is done is still there to be waited for
+            child.kill()
         killed += sum(code == -signal.SIGKILL for code in wait(children))
-    if any(wait(start(out, rng.choice([1, 2]), model))):
+    if any(wait(start(out, rng.choice([1, 2])))):
         raise SystemExit("the resumed scan failed")
     found = vn.Run.load(out)
     if not found.complete or not same(whole, found):
@@ -83,18 +90,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
+    parser.add_argument("--work", help=argparse.SUPPRESS)  # what this script starts itself as
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    model = vn.HookedVLM.from_pretrained("tiny-llava-scenes", device="cpu")
+    if args.work:
+        return work(args.work)
     rng, killed, scans = random.Random(args.seed), 0, 0
     with tempfile.TemporaryDirectory() as folder:
+        children = start(f"{folder}/whole", 1)
         began = time.monotonic()
-        wait(start(f"{folder}/whole", 1, model))
+        wait(children)
         longest = time.monotonic() - began
         whole = vn.Run.load(f"{folder}/whole")
         while killed < args.kills:
             scans += 1
-            killed += kill_and_resume(whole, f"{folder}/{scans}", model, min(3, args.kills - killed), rng, longest)
+            killed += kill_and_resume(whole, f"{folder}/{scans}", min(3, args.kills - killed), rng, longest)
             print(
                 f"{killed} processes killed in {scans} scans; identical to the scan that was never killed", flush=True
             )
