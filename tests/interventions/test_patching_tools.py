@@ -176,6 +176,8 @@ def cells(setting: Any, axes: tuple[str, ...], kind: str, n: int = 6) -> pd.Data
     table = pd.DataFrame(rows, columns=list(axes))
     if "pos" in axes:  # chance may pick nothing but padding, or what the metric cannot see
         table.loc[0, "pos"] = corrupt.input_ids.shape[1] - 1
+        if "layer" in axes:  # before it, equal last tokens are still equal
+            table.loc[0, "layer"] = model.n_layers - 1
     if "src_pos" in axes:  # one entry of a pattern matters where the metric reads, and not at padding
         table["dest_pos"] = corrupt.input_ids.shape[1] - 1
         table["src_pos"] = [int(i) for i in torch.randperm(10)[:n] + corrupt.input_ids.shape[1] - 10]
