@@ -74,7 +74,7 @@ def test_masks_of_the_bank_equal_a_count_by_hand() -> None:
     shares = sum(m for c, m in pixel_bank(seen)[0].items() if c.kind == "color")
     np.testing.assert_allclose(shares, 1, err_msg="every pixel has exactly one color name")
     scenes = vn.scenes(1000, seed=SEED)
-    true = visual_bank(seen, f"scenes:n=1000,seed={SEED}")[0]
+    true = visual_bank(seen)[0]
     for kind, word in [("shape", "ring"), ("color", "red"), ("place", "top left")]:
         np.testing.assert_allclose(true[Concept(kind, word)], scenes.concept(kind, word)[seen.sample])
 

@@ -110,18 +110,17 @@ def means(values: Float[np.ndarray, "height width"], boxes: Float[np.ndarray, "r
     return np.where(area > 0, sums / np.maximum(area, 1), 0.0)
 
 
-def visual_bank(seen: Seen, source: str = "", truth: bool = True) -> tuple[Maps, ...]:
-    """Concepts of each image of a sample; of scenes with the truth.
+def visual_bank(seen: Seen, truth: bool = True) -> tuple[Maps, ...]:
+    """Concepts of each image of a sample; of scenes (`seen.source` begins with `"scenes:"`) with the truth.
 
     Args:
         seen: the sample.
-        source: what the data calls itself, `Evidence.source["data"]`; scenes begin with `"scenes:"`.
         truth: use the ground truth where there is one.
     """
     maps = pixel_bank(seen)
-    if not (truth and source.startswith("scenes:") and len(maps) == 1 and seen.boxes[0].shape[:2] == (8, 8)):
+    if not (truth and seen.source.startswith("scenes:") and len(maps) == 1 and seen.boxes[0].shape[:2] == (8, 8)):
         return maps
-    own = _scene_maps(source)
+    own = _scene_maps(seen.source)
     return ({**maps[0], **own(seen.sample)},)
 
 

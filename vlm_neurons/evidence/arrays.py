@@ -48,7 +48,7 @@ def build(
     for i in range(n):
         image = None if images is None else images[i]
         seen, maps = seen_of(neuron, ids[i], names[i] if names else f"sample {ids[i]}", image, _at(patches, i),
-                             _at(tokens, i) or ())  # fmt: skip
+                             _at(tokens, i) or (), str((source or {}).get("data", "")))  # fmt: skip
         values = np.asarray([] if token_values is None else token_values[i], np.float32)
         if values.shape != (len(seen.tokens),):
             raise ValueError(f"{neuron}, sample {ids[i]}: {len(seen.tokens)} tokens, token_values {values.shape}")
@@ -64,7 +64,7 @@ def build(
 
 
 def seen_of(
-    neuron: str, sample: int, name: str, image: Image.Image | None, patches: Any, tokens: Sequence[str]
+    neuron: str, sample: int, name: str, image: Image.Image | None, patches: Any, tokens: Sequence[str], source: str
 ) -> tuple[Seen, tuple[np.ndarray, ...]]:
     """A sample whose patches tile its image, and its activation maps."""
     if (image is None) != (patches is None):
@@ -80,7 +80,7 @@ def seen_of(
     kinds = np.full(len(tokens), int(TokenKind.TEXT))
     sinks = np.array([i == 0 and t in BOS for i, t in enumerate(tokens)], bool)
     no_sinks = tuple(np.zeros(m.shape, bool) for m in maps)
-    return Seen(sample, name, shown, boxes, tuple(tokens), kinds, (0,) * len(shown), sinks, no_sinks), maps
+    return Seen(sample, name, shown, boxes, tuple(tokens), kinds, (0,) * len(shown), sinks, no_sinks, source), maps
 
 
 def tiles(size: tuple[int, int], grid: tuple[int, ...]) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -103,9 +104,10 @@ def _look_at(
     looked = {}
     for sample in tqdm(sorted(wanted), desc="evidence", unit="sample", disable=not progress):
         row = rows.loc[sample]
-        looked[sample] = look(
+        seen, found = look(
             model, sample, str(row["name"]), data[sample].load_images(), row["prompt"], row["response"], wanted[sample]
         )
+        looked[sample] = replace(seen, source=run.info["data"]["source"]), found
     return looked
 
 

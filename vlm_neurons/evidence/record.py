@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -38,6 +38,7 @@ class Seen:
         token_sinks: tokens that draw activation whatever the content: BOS, and those with a residual stream far
             larger than the rest's.
         patch_sinks: the same for the patches of each image.
+        source: what the data calls itself, such as `"scenes:n=1000,seed=0"`: with the id it says where the sample is.
     """
 
     sample: int
@@ -49,6 +50,7 @@ class Seen:
     places: tuple[int, ...]
     token_sinks: Bool[np.ndarray, "token"]
     patch_sinks: tuple[Bool[np.ndarray, "rows columns"], ...]
+    source: str = ""
 
     @cached_property
     def image_digests(self) -> tuple[str, ...]:
@@ -162,6 +164,22 @@ class Evidence:
     def sees_text(self) -> bool:
         """Whether any exemplar has a token of the response with a value."""
         return any(e.scored_tokens(sinks=True).any() for e in self.exemplars)
+
+    def only(self, side: Literal["visual", "text"]) -> Evidence:
+        """The same evidence with the activations of the other side taken away (NaN).
+
+        Raises:
+            ValueError: no such side.
+        """
+        if side not in ("visual", "text"):
+            raise ValueError(f"side {side!r}: 'visual' or 'text'")
+
+        def bare(e: Exemplar) -> Exemplar:
+            if side == "visual":
+                return replace(e, values=np.full_like(e.values, np.nan))
+            return replace(e, patches=tuple(np.full_like(p, np.nan) for p in e.patches))
+
+        return replace(self, exemplars=tuple(bare(e) for e in self.exemplars), label=side)
 
     @property
     def digest(self) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from vlm_neurons.evidence.record import Evidence, Exemplar, Seen
 from vlm_neurons.scanning.blocks import write_atomic
 
-FORMAT = 1
+FORMAT = 2  # 1 had no source of the samples
 
 
 def save(evidence: Mapping[str, Evidence], path: str | Path) -> Path:
@@ -110,7 +110,7 @@ def _samples_schema() -> Any:
     return pa.schema(
         [("sample", pa.int64()), ("name", pa.string()), ("images", pa.list_(pa.binary())), ("grids", pa.list_(ints)),
          ("boxes", pa.list_(floats)), ("tokens", pa.list_(pa.string())), ("kinds", ints), ("places", ints),
-         ("token_sinks", flags), ("patch_sinks", pa.list_(flags))]
+         ("token_sinks", flags), ("patch_sinks", pa.list_(flags)), ("source", pa.string())]
     )  # fmt: skip
 
 
@@ -136,6 +136,7 @@ def _sample_row(seen: Seen) -> dict[str, Any]:
         "places": list(seen.places),
         "token_sinks": seen.token_sinks.tolist(),
         "patch_sinks": [s.ravel().tolist() for s in seen.patch_sinks],
+        "source": seen.source,
     }
 
 
@@ -153,6 +154,7 @@ def _read_sample(row: dict[str, Any]) -> Seen:
         tuple(row["places"]),
         np.array(row["token_sinks"], bool),
         tuple(np.array(s, bool).reshape(g) for s, g in zip(row["patch_sinks"], grids, strict=True)),
+        row["source"],
     )
 
 

@@ -174,7 +174,7 @@ def _visual_side(
     values: list[np.ndarray] = []
     bank: list[dict[Concept, Any]] = []
     for e in shown:
-        maps = visual_bank(e.seen, str(evidence.source.get("data", "")), truth)
+        maps = visual_bank(e.seen, truth)
         for patches, here, counts in zip(e.patches, maps, e.scored_patches(), strict=True):
             values.append(np.where(counts, np.nan_to_num(evidence.scale(patches)), 0.0))
             bank.append(here)

@@ -132,7 +132,8 @@ def _pool(world: str, seed: int) -> tuple[Seen, ...]:
         tokens = tokens_of(text)
         found.append(
             Seen(i, f"{world} {i}", images, boxes, tokens, np.full(len(tokens), int(TokenKind.TEXT)),
-                 (0,) * len(images), np.zeros(len(tokens), bool), tuple(np.zeros((8, 8), bool) for _ in images))
+                 (0,) * len(images), np.zeros(len(tokens), bool), tuple(np.zeros((8, 8), bool) for _ in images),
+                 _spec(seed) if images else "")
         )  # fmt: skip
     return tuple(found)
 

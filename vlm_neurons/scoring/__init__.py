@@ -1,0 +1,1 @@
+"""Scores: how well simulated activations agree with the real ones."""
