@@ -33,6 +33,13 @@ _EXPORTS = {
     "DissectionExplainer": "explaining",
     "OpenAIExplainer": "explaining",
     "LocalExplainer": "explaining",
+    "simulate": "simulating",
+    "Simulation": "simulating",
+    "ConceptSimulator": "simulating",
+    "score": "scoring",
+    "compare": "scoring",
+    "detect": "scoring",
+    "score_statistics": "scoring",
     "report": "show",
     "causal_effects": "interventions",
     "class_groups": "interventions",
@@ -104,5 +111,12 @@ if TYPE_CHECKING:
     from vlm_neurons.robustness import sweep as sweep
     from vlm_neurons.scanning import Run as Run
     from vlm_neurons.scanning import scan as scan
+    from vlm_neurons.scoring import compare as compare
+    from vlm_neurons.scoring import detect as detect
+    from vlm_neurons.scoring import score as score
+    from vlm_neurons.scoring import score_statistics as score_statistics
     from vlm_neurons.show import report as report
+    from vlm_neurons.simulating import ConceptSimulator as ConceptSimulator
+    from vlm_neurons.simulating import Simulation as Simulation
+    from vlm_neurons.simulating import simulate as simulate
     from vlm_neurons.world import scenes as scenes

@@ -184,18 +184,25 @@ def test_without_a_key_the_error_names_the_remedy(monkeypatch: pytest.MonkeyPatc
 def test_the_best_candidate_on_the_select_split_is_kept() -> None:
     import numpy as np
 
+    from vlm_neurons.simulating import Prediction, Simulates
+
     evidence = {"both": cases.picture_neuron()}
     answers = iter(["wrong", "right", "also wrong"])
 
-    class Oracle:
-        def simulate(self, explanation, exemplars):  # type: ignore[no-untyped-def]
-            assert {e.split for e in exemplars} == {"select"}
+    class Oracle(Simulates):
+        def run(self, jobs):  # type: ignore[no-untyped-def]
             rng = np.random.default_rng(0)
-            return [
-                (e.patches, e.values) if explanation == "right" else
-                (tuple(rng.random(p.shape) for p in e.patches), rng.random(e.values.shape))
-                for e in exemplars
-            ]  # fmt: skip
+            for place, job in enumerate(jobs):
+                e = job.exemplar
+                assert e.split == "select"
+                right = job.explanation == "right"
+                yield (
+                    place,
+                    Prediction(
+                        tuple(p if right else rng.random(p.shape) for p in e.patches),
+                        e.values if right else rng.random(e.values.shape),
+                    ),
+                )
 
     def fault(number: int, body: dict) -> str:  # type: ignore[type-arg]
         server.answer = {**server.answer, "phrase": next(answers)}

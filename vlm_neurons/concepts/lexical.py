@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate
 
 import numpy as np
@@ -113,3 +114,15 @@ def words_for(concept: Concept) -> str:
 
 
 _PLAIN = {"numbers", "articles", "prepositions", "conjunctions", "pronouns", "forms of to be"}
+
+
+@lru_cache(maxsize=65536)
+def mask_of(concept: Concept, tokens: tuple[str, ...]) -> Bool[np.ndarray, "token"]:
+    """Which tokens of one text have a concept, by the rules of the bank.
+
+    >>> mask_of(Concept("after", "the"), ("the", " red", " dog")).tolist()
+    [False, True, False]
+    """
+    pieces, home = pieces_of(tokens)
+    where = {place for place, other in _concepts(pieces, {concept.value}, {concept.value}) if other == concept}
+    return np.isin(np.array(home, int), list(where))

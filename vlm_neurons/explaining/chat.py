@@ -16,10 +16,11 @@ from vlm_neurons.api.prices import images_of, parts_of
 from vlm_neurons.explaining.explanation import NO_PATTERN, Explanation, Failure
 from vlm_neurons.explaining.overlays import Style
 from vlm_neurons.explaining.prompting import Answer, messages, prompt_id
-from vlm_neurons.explaining.selecting import Simulator, best_of
+from vlm_neurons.explaining.selecting import best_of
 
 if TYPE_CHECKING:
     from vlm_neurons.evidence import Evidence
+    from vlm_neurons.simulating import Simulator
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class OpenAIExplainer:
         cache: file of replies; `vn.explain(out=run)` gives it the run's `cache.sqlite`.
         candidates: explanations asked for; with a simulator, the one that fits best on the split `"select"` is kept,
             else the first.
-        simulator: see `vlm_neurons.explaining.selecting`.
+        simulator: such as `vn.ConceptSimulator()`.
         attempt: another number asks again where the cache has an answer.
         images: whether the model takes pictures; None finds out.
         schema: whether the server obeys a JSON schema; None finds out.

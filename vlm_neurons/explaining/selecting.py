@@ -3,47 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from vlm_neurons.evidence import Evidence, Exemplar
-
-Prediction = tuple[tuple[np.ndarray, ...], np.ndarray]  # maps [rows, columns] of each image; values [token]; 0-10
-
-
-class Simulator(Protocol):
-    """Predicts activations from an explanation."""
-
-    def simulate(self, explanation: str, exemplars: Sequence[Exemplar]) -> Sequence[Prediction | None]:
-        """A prediction for each exemplar; None where it failed."""
-        ...
+    from vlm_neurons.evidence import Evidence
+    from vlm_neurons.simulating import Simulator
 
 
 def fit(explanation: str, evidence: Evidence, simulator: Simulator) -> float:
-    """Correlation of predicted and real activations over all places of the split `"select"` that count.
+    """r over all places of the split `"select"` that count.
 
     Exemplars whose simulation failed are left out. NaN where nothing varies or everything failed.
     """
+    from vlm_neurons.scoring.measures import pooled
+    from vlm_neurons.scoring.pieces import pieces_of
+
     exemplars = evidence.split("select")
-    real: list[np.ndarray] = []
-    simulated: list[np.ndarray] = []
-    for e, prediction in zip(exemplars, simulator.simulate(explanation, exemplars), strict=True):
-        if prediction is None:
-            continue
-        maps, tokens = prediction
-        for patches, guess, counts in zip(e.patches, maps, e.scored_patches(), strict=False):
-            real.append(evidence.scale(patches)[counts])
-            simulated.append(np.asarray(guess)[counts])
-        counts = e.scored_tokens()
-        if len(tokens) == len(counts):
-            real.append(evidence.scale(e.values)[counts])
-            simulated.append(np.asarray(tokens)[counts])
-    a, b = (np.concatenate(v) if v else np.zeros(0) for v in (real, simulated))
-    if a.size < 2 or a.std() == 0 or b.std() == 0:
-        return float("nan")
-    return float(np.corrcoef(a, b)[0, 1])
+    guesses = simulator.simulate(explanation, exemplars)
+    return pooled(pieces_of(evidence, exemplars, guesses, ("visual", "text")))
 
 
 def best_of(candidates: Sequence[Any], evidence: Evidence, simulator: Simulator) -> tuple[int, list[float]]:

@@ -1,6 +1,10 @@
 """Simulators: what an explanation predicts, patch by patch and token by token."""
 
+from vlm_neurons.simulating.baselines import BASELINES, Oracle
+from vlm_neurons.simulating.concepts import ConceptSimulator
 from vlm_neurons.simulating.protocol import SIDES, Job, Prediction, Resolution, Side, Simulates, Simulator
 from vlm_neurons.simulating.record import Simulation, load, save
+from vlm_neurons.simulating.simulating import simulate
 
-__all__ = ["SIDES", "Job", "Prediction", "Resolution", "Side", "Simulates", "Simulation", "Simulator", "load", "save"]
+__all__ = ["BASELINES", "SIDES", "ConceptSimulator", "Job", "Oracle", "Prediction", "Resolution", "Side", "Simulates",
+           "Simulation", "Simulator", "load", "save", "simulate"]  # fmt: skip

@@ -94,19 +94,27 @@ class Resolution:
 
 @runtime_checkable
 class Simulator(Protocol):
-    """What `vn.simulate` and `vn.score` take. Inherit `Simulates` to have `simulate` made from `run`.
+    """What `vn.simulate` and `vn.score` take. Inherit `Simulates` to have `simulate` made from `run`."""
 
-    Attributes:
-        name: what it is called in records.
-        sides: what it can predict.
-        resolution: how finely.
-        paid: whether its answers cost money or much time, so that they are announced and kept.
-    """
+    @property
+    def name(self) -> str:
+        """What it is called in records."""
+        ...
 
-    name: str
-    sides: frozenset[Side]
-    resolution: Resolution
-    paid: bool
+    @property
+    def sides(self) -> frozenset[Side]:
+        """What it can predict."""
+        ...
+
+    @property
+    def resolution(self) -> Resolution:
+        """How finely."""
+        ...
+
+    @property
+    def paid(self) -> bool:
+        """Whether its answers cost money, or time worth a warning."""
+        ...
 
     def settings(self) -> str:
         """All that decides its answers, as one string."""

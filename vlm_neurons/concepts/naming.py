@@ -1,0 +1,167 @@
+"""From words to concepts: what an explanation names, of what the banks know."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from vlm_neurons.concepts.concept import Concept
+from vlm_neurons.concepts.visual import COLORS
+from vlm_neurons.concepts.words import CLASSES
+from vlm_neurons.concepts.words import words as _words
+from vlm_neurons.world.scene import COLUMNS, ROWS, SHAPES, SIZES
+
+TOGETHER = ", where the image shows them, and "  # both sides have to be there
+_NOT = re.compile(r"^(anything|everything|all) (but|except) ")
+_PLACE = re.compile(rf"\bat the ({'|'.join(ROWS)}) ({'|'.join(COLUMNS)})\b(?! of)")
+_POSITIONS = ("top", "bottom", "left side", "right side", "center", "edge", "corners")
+_POSITION = re.compile(rf"\b(?:(?:at|in|on) )?the ({'|'.join(_POSITIONS)}) of the (?:image|picture)\b")
+_FILLERS = _words(
+    "a an any the of in at on with are is that which colored coloured region regions area areas patch patches place "
+    "places part parts thing things image images picture pictures presence"
+)
+_PLAIN: dict[str, tuple[Concept, ...]] = {
+    "object": (Concept("object", ""),),
+    **{c: (Concept("color", c),) for c in COLORS},
+    "grey": (Concept("color", "gray"),),
+    **{s: (Concept("shape", s),) for s in SHAPES},
+    **{s: (Concept("size", s),) for s in SIZES},
+    **{b: (Concept("brightness", b),) for b in ("bright", "dark")},
+    **{t: (Concept("texture", t),) for t in ("textured", "smooth")},
+}
+_QUOTED = r"['\"‘’“”]?([^'\"‘’“”]+?)['\"‘’“”]?"
+_ABOUT_WORDS = re.compile(r"\b(words?|punctuation|mark|capitali[sz]ed)\b")
+_LEXICAL = (
+    (re.compile(r"punctuation( marks)?"), lambda m: Concept("punctuation", "any")),
+    (re.compile(rf"the mark {_QUOTED}"), lambda m: Concept("punctuation", m[1])),
+    (re.compile(r"capitali[sz]ed words"), lambda m: Concept("capital", "")),
+    (re.compile(r"the (first word of (?:a sentence|the text))"), lambda m: Concept("position", m[1])),
+    (re.compile(r"(?:the )?words? for (.+)"), lambda m: Concept("class", m[1])),
+    (re.compile(rf"words? (after|before) {_QUOTED}"), lambda m: Concept(m[1], m[2])),
+    (re.compile(rf"the word {_QUOTED}"), lambda m: Concept("word", m[1])),
+)
+_QUALIFIED = re.compile(rf"(the word {_QUOTED}) ((?:after|before) {_QUOTED})")
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """Concepts that hold together.
+
+    Attributes:
+        concepts: none stands for everything.
+        negated: everything but where they hold.
+    """
+
+    concepts: tuple[Concept, ...]
+    negated: bool = False
+
+
+@dataclass(frozen=True)
+class Named:
+    """What an explanation names.
+
+    Attributes:
+        visual: alternatives in pictures.
+        text: alternatives in words.
+        together: the sides have to be there both.
+        unknown: words that no bank has, so that the explanation is understood in part at best.
+    """
+
+    visual: tuple[Alternative, ...] = ()
+    text: tuple[Alternative, ...] = ()
+    together: bool = False
+    unknown: tuple[str, ...] = ()
+
+
+def named(explanation: str) -> Named:
+    """Read an explanation. Alternatives stand between semicolons.
+
+    >>> named("red circles; the word 'red'").visual
+    (Alternative(concepts=(Concept(kind='color', value='red'), Concept(kind='shape', value='circle')), negated=False),)
+    >>> named("dogs in snow").unknown
+    ('dogs', 'snow')
+    """
+    text = " ".join(explanation.strip().rstrip(".").split())
+    together = TOGETHER in text
+    visual, lexical, unknown = [], [], []
+    for part in (text.replace(TOGETHER, ";") if together else text).split(";"):
+        part = part.strip()
+        if not part:
+            continue
+        negated = bool(match := _NOT.match(part.lower()))
+        rest = part[match.end() :] if match else part
+        concepts = _lexical(rest)
+        if concepts is not None:
+            lexical.append(Alternative(concepts, negated))
+            continue
+        found, odd = _visual(rest)
+        if odd:
+            unknown += odd
+        else:
+            visual.append(Alternative(found, negated))
+    return Named(tuple(visual), tuple(lexical), together, tuple(unknown))
+
+
+def _lexical(text: str) -> tuple[Concept, ...] | None:
+    """Concepts of an alternative about words; None if it is not one that is understood."""
+    if text.lower() in ("all words", "any word", "words"):
+        return ()
+    if match := _QUALIFIED.fullmatch(text):
+        return (*_known(match[1]), *_known(f"words {match[3]}")) or None
+    parts = [_known(p) for p in text.split(" that are also ")]
+    return tuple(c for p in parts for c in p) if all(parts) else None
+
+
+def _known(text: str) -> tuple[Concept, ...]:
+    """The concept of one phrase of `words_for`; empty if there is none."""
+    if text.lower() in CLASSES:
+        return (Concept("class", text.lower()),)
+    for pattern, make in _LEXICAL:
+        if match := pattern.fullmatch(text):
+            concept = make(match)
+            if concept.kind == "class" and concept.value not in CLASSES:
+                return ()
+            return (Concept(concept.kind, concept.value.lower()),)
+    return ()
+
+
+def _visual(text: str) -> tuple[tuple[Concept, ...], list[str]]:
+    """Concepts of an alternative about pictures, and the words that are none."""
+    text = text.lower()
+    if _ABOUT_WORDS.search(text):
+        return (), [text]
+    concepts: list[Concept] = []
+    for pattern, kind in ((_PLACE, "place"), (_POSITION, "position")):
+        for match in pattern.finditer(text):
+            concepts.append(Concept(kind, " ".join(match.groups())))
+        text = pattern.sub(" ", text)
+    odd = []
+    for word in re.findall(r"[^\s,.'\"]+", text):
+        plain = next((w for w in (word, word.removesuffix("s"), word.removesuffix("es")) if w in _PLAIN), None)
+        if plain:
+            concepts += _PLAIN[plain]
+        elif word not in _FILLERS:
+            odd.append(word)
+    return tuple(dict.fromkeys(concepts)), odd
+
+
+def words_of(alternative: Alternative) -> tuple[Alternative, ...]:
+    """A visual alternative as words that say it: red regions as the word 'red'. None where no word would."""
+    said = [c.value for c in alternative.concepts if c.kind in ("color", "shape", "size")]
+    if alternative.negated:
+        return ()
+    return tuple(Alternative((Concept("word", w),)) for value in said for w in (value, f"{value}s"))
+
+
+def regions_of(alternative: Alternative) -> tuple[Alternative, ...]:
+    """A lexical alternative as regions of what it says: the word 'red' as red regions. None where there is none."""
+    if alternative.negated or len(alternative.concepts) != 1:
+        return ()
+    (concept,) = alternative.concepts
+    values: tuple[str, ...] = ()
+    if concept.kind == "word":
+        values = (concept.value, concept.value.removesuffix("s"))
+    elif concept.kind == "class" and concept.value == "shapes":
+        values = ("object",)
+    found = [_PLAIN[v] for v in values if v in _PLAIN]
+    return (Alternative(found[0]),) if found else ()

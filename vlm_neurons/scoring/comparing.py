@@ -1,0 +1,142 @@
+"""Scores against scores, and over a whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from vlm_neurons.explaining.explanation import Explanation, Failure
+from vlm_neurons.scoring.measures import auroc_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+
+    from vlm_neurons.evidence import Evidence, Exemplar
+
+N_BOOTSTRAP = 9999
+LEVELS = {"best": 1.0, "upper quarter": 0.75, "median": 0.5, "lower quarter": 0.25, "worst": 0.0}
+
+
+class Judge(Protocol):
+    """Says whether samples fit an explanation."""
+
+    def judge(self, explanation: str, exemplars: Sequence[Exemplar]) -> Sequence[float | Failure]:
+        """For each exemplar the chance that it fits, or why there is none. It may look at `exemplar.seen` only."""
+        ...
+
+
+def compare(a: pd.DataFrame, b: pd.DataFrame, column: str = "r", seed: int = 0) -> pd.DataFrame:
+    """Two explainers, or two simulators, on the same neurons.
+
+    Args:
+        a: what `score` returned.
+        b: the same for the other; neurons that are not in both, or have no number in one, are left out and counted.
+        column: which score.
+        seed: of the bootstrap.
+
+    Returns:
+        One row per class and one for `"all"`: `label, n, n_left_out, a, b` (means), `difference` (a - b) with its 95 %
+        interval `low, high` (bootstrap over neurons, paired), `a_better` (share of neurons; ties count half).
+
+    Raises:
+        KeyError: a table lacks the column.
+        ValueError: no neuron is in both, or one is in a table twice.
+    """
+    import pandas as pd
+
+    for table in (a, b):
+        if column not in table:
+            raise KeyError(f"{column!r} is no column of the scores: {', '.join(map(str, table.columns))}")
+        if table["neuron"].duplicated().any():
+            raise ValueError(f"neuron {table['neuron'][table['neuron'].duplicated()].iloc[0]} is in one table twice")
+    both = a[["neuron", "label", column]].merge(b[["neuron", column]], on="neuron", suffixes=("_a", "_b"))
+    if both.empty:
+        raise ValueError("no neuron is in both tables")
+    rng = np.random.default_rng(seed)
+    groups = [("all", both), *((str(label), part) for label, part in both.groupby("label", sort=False))]
+    rows = []
+    for label, part in groups:
+        x, y = part[f"{column}_a"].to_numpy(float), part[f"{column}_b"].to_numpy(float)
+        there = np.isfinite(x) & np.isfinite(y)
+        d = (x - y)[there]
+        low = high = float("nan")
+        if len(d) > 1:
+            means = d[rng.integers(len(d), size=(N_BOOTSTRAP, len(d)))].mean(1)
+            low, high = np.quantile(means, [0.025, 0.975])
+        rows.append({
+            "label": label, "n": len(d), "n_left_out": len(part) - len(d), "a": _mean(x[there]), "b": _mean(y[there]),
+            "difference": _mean(d), "low": float(low), "high": float(high),
+            "a_better": _mean((d > 0) + 0.5 * (d == 0)),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def score_statistics(scores: pd.DataFrame, by: str = "label") -> pd.DataFrame:
+    """Scores over the model.
+
+    Args:
+        scores: what `score` returned.
+        by: `"label"`, `"layer"`, or another column.
+
+    Returns:
+        One row per group and one for `"all"`: `n` explanations, `n_scored` (with an r), median `r`, `r_within` and
+        `r_null`, `above_null` (share of those with both whose r is above their r_null), `significant` (number with
+        q < .05), `n_failed` (exemplars), and `best ... worst`: neurons whose r is at that level.
+    """
+    import pandas as pd
+
+    rows = []
+    for name, part in [("all", scores), *scores.groupby(by, sort=True, dropna=False)]:
+        scored = part[part["r"].notna()].sort_values(["r", "neuron"])
+        both = scored[scored["r_null"].notna()]
+        row: dict[str, Any] = {
+            by: name, "n": len(part), "n_scored": len(scored), "r": scored["r"].median(),
+            "r_within": scored["r_within"].median(), "r_null": both["r_null"].median(),
+            "above_null": float((both["r"] > both["r_null"]).mean()) if len(both) else float("nan"),
+            "significant": int((scored["q"] < 0.05).sum()), "n_failed": int(part["n_failed"].sum()),
+        }  # fmt: skip
+        for level, share in LEVELS.items():
+            row[level] = scored["neuron"].iloc[round(share * (len(scored) - 1))] if len(scored) else None
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def detect(
+    explanations: Mapping[str, Explanation | str], evidence: Mapping[str, Evidence], judge: Judge
+) -> pd.DataFrame:
+    """An alternative to simulation: does the explanation tell active samples from inactive ones?
+
+    Args:
+        explanations: as in `score`.
+        evidence: of the same keys; the split `"test"` is judged, top exemplars against random ones.
+        judge: anything with `judge(explanation, exemplars)`, such as `vn.ApiJudge(model=...)`.
+
+    Returns:
+        One row per explanation: `neuron, explanation, auroc, n_top, n_random, n_failed`; NaN where a group is empty.
+    """
+    import pandas as pd
+
+    rows = []
+    for key, explanation in explanations.items():
+        text = explanation if isinstance(explanation, str) else explanation.text
+        if isinstance(explanation, Explanation) and explanation.failure is not None:
+            continue
+        exemplars = evidence[key].split("test")
+        said = judge.judge(text, exemplars)
+        good = [
+            (float(v), e.group == "top") for v, e in zip(said, exemplars, strict=True) if not isinstance(v, Failure)
+        ]
+        values, top = np.array([v for v, _ in good]), np.array([t for _, t in good], bool)
+        rows.append({
+            "neuron": evidence[key].neuron, "explanation": text, "auroc": auroc_of(values, top),
+            "n_top": int(top.sum()), "n_random": int((~top).sum()), "n_failed": len(said) - len(good),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else float("nan")

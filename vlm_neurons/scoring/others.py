@@ -1,0 +1,97 @@
+"""Explanations that were not made for the neuron they are tried on: other neurons', and the other modality's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vlm_neurons.explaining.explanation import Explanation
+from vlm_neurons.explaining.prompting import kind_of
+from vlm_neurons.neurons import Neuron
+from vlm_neurons.scoring import measures
+from vlm_neurons.scoring.pieces import pieces_of
+from vlm_neurons.simulating.protocol import SIDES, Side, says_nothing
+from vlm_neurons.simulating.record import Simulation
+from vlm_neurons.simulating.simulating import run
+
+if TYPE_CHECKING:
+    from vlm_neurons.evidence import Evidence
+    from vlm_neurons.explaining import Explainer
+    from vlm_neurons.simulating import Simulator
+
+_OTHER: dict[Side, Side] = {"visual": "text", "text": "visual"}
+
+
+def others(
+    key: str,
+    explanations: Mapping[str, Explanation | str],
+    evidence: Mapping[str, Evidence],
+    n: int,
+    rng: np.random.Generator,
+) -> list[str]:
+    """Explanations of other neurons of the same layer and class, at most n, drawn at random.
+
+    Those made from a top sample that the neuron is tested on are left out, and those that say nothing. (Random samples
+    are shared by all neurons of a run: they say nothing of one.)
+    """
+    own = evidence[key]
+    tested = {_sample(e) for e in own.split("test") if e.group == "top"}
+    found = []
+    for other, explanation in explanations.items():
+        one = evidence[other]
+        text = explanation if isinstance(explanation, str) else explanation.text
+        if other == key or says_nothing(text) or _kin(one) != _kin(own):
+            continue
+        if not tested & {_sample(e) for e in one.split("explain") if e.group == "top"}:
+            found.append(text)
+    return [found[i] for i in rng.permutation(len(found))[:n]]
+
+
+def _sample(e: Any) -> tuple[str, int]:
+    return e.seen.source, e.seen.sample
+
+
+def _kin(evidence: Evidence) -> tuple[str, str]:
+    """Layer (the hook) and class; neurons that are not of a model have the class alone."""
+    try:
+        return Neuron.parse(evidence.neuron).hook, kind_of(evidence)
+    except ValueError:
+        return "", kind_of(evidence)
+
+
+def swapped(
+    explanations: Mapping[str, Explanation | str],
+    evidence: Mapping[str, Evidence],
+    simulator: Simulator,
+    explainer: str | Explainer | None,
+    progress: bool,
+) -> dict[str, dict[str, float]]:
+    """r of what one modality alone says of the other: `r_image_to_text` and `r_text_to_image`.
+
+    The explainer sees one side of a multi-modal neuron's evidence; its words are simulated on the other. NaN where it
+    finds no pattern, or the words cannot be simulated there.
+    """
+    from vlm_neurons.explaining.explaining import explain
+
+    if explainer is None:
+        made = [e.explainer for e in explanations.values() if isinstance(e, Explanation)]
+        if len(made) < len(explanations) or set(made) != {"dissection"}:
+            return {}
+        explainer = "dissection"
+    chosen = {k: evidence[k] for k in explanations if kind_of(evidence[k]) == "multimodal"}
+    if not chosen or not simulator.sides >= set(SIDES) or hasattr(simulator, "for_neuron"):
+        return {}
+    found: dict[str, dict[str, float]] = {key: {} for key in chosen}
+    for side, name in (("visual", "r_image_to_text"), ("text", "r_text_to_image")):
+        one_sided = explain({k: e.only(side) for k, e in chosen.items()}, explainer, progress=progress)  # type: ignore[arg-type]
+        todo = {
+            k: Simulation(chosen[k].neuron, e.text, simulator.name, (_OTHER[side],),  # type: ignore[index]
+                          tuple(x.seen.sample for x in chosen[k].split("test")), ())
+            for k, e in one_sided.items() if e.failure is None and not says_nothing(e.text)
+        }  # fmt: skip
+        for key, made_one in run(simulator, todo, chosen):
+            pieces = pieces_of(chosen[key], chosen[key].split("test"), made_one.predictions, made_one.sides)
+            found[key][name] = measures.pooled(pieces)
+    return found

@@ -1,0 +1,257 @@
+"""`vn.score`: one row per neuron, every number beside its null."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vlm_neurons.explaining.explanation import Explanation
+from vlm_neurons.neurons import Neuron
+from vlm_neurons.scanning.blocks import write_atomic
+from vlm_neurons.scoring import measures, nulls
+from vlm_neurons.scoring.others import others, swapped
+from vlm_neurons.scoring.pieces import Piece, of_side, pieces_of, resolved
+from vlm_neurons.simulating.simulating import announce, folder, run, simulate, simulator_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vlm_neurons.evidence import Evidence
+    from vlm_neurons.explaining import Explainer
+    from vlm_neurons.scanning import Run
+    from vlm_neurons.simulating import Simulation, Simulator
+
+FILE = "scores.parquet"
+NAN = float("nan")
+FEW = 40  # images, below which an interval is called approximate (see examples/coverage.py)
+NUMBERS = ("r", "r_low", "r_high", "r_between", "r_within", "r_sample", "r_null", "r_empty", "p", "p_within", "q",
+           "ceiling", "auroc", "iou", "spearman", "detection", "r_visual", "r_text", "r_image_to_text",
+           "r_text_to_image")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Chance:
+    """How much chance is drawn.
+
+    Attributes:
+        n_null: explanations of other neurons tried, at most.
+        n_permutations: behind p and p_within.
+        seed: of all draws; every neuron has a stream of its own.
+    """
+
+    n_null: int = 20
+    n_permutations: int = 9999
+    seed: int = 0
+
+    def rng(self, neuron: str) -> np.random.Generator:
+        """The stream of one neuron."""
+        return np.random.default_rng([self.seed, zlib.crc32(neuron.encode())])
+
+
+def score(
+    explanations: Mapping[str, Explanation | str],
+    evidence: Mapping[str, Evidence],
+    simulator: str | Simulator = "concepts",
+    simulations: Mapping[str, Simulation] | None = None,
+    out: Run | str | Path | None = None,
+    n_null: int = 20,
+    n_permutations: int = 9999,
+    swap: str | Explainer | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """How well explanations predict activations, on the split `"test"` only: half top, half random exemplars.
+
+    Args:
+        explanations: key of the evidence -> explanation, or plain string.
+        evidence: of the same keys.
+        simulator: see `simulate`.
+        simulations: of the same explanations, where they were made before.
+        out: a run or a directory: the table goes to its `scores.parquet`, simulations and replies as in `simulate`.
+        n_null: explanations of other neurons tried on each neuron, at most. Each costs as much as a simulation.
+        n_permutations: behind p and p_within; from 999 on.
+        swap: explainer for the modality swap of multi-modal neurons; by default `"dissection"` where all explanations
+            are its own, else none. It sees one side of the evidence, and what it says is simulated on the other.
+        seed: of permutations and bootstrap.
+        progress: show bars.
+
+    Returns:
+        One row per explanation:
+
+        - `neuron, explanation, explainer, simulator, label, layer, modality`;
+        - `r` over all places (patches, tokens of the response; sinks left out), `r_low`, `r_high` (95 %, bootstrap over
+          exemplars within the two strata), `r_between` (of the means of images), `r_within` (after subtracting them),
+          `r_sample` (mean of every sample's own r, the paper's), `spearman`, `auroc` (of places above the paper's
+          thresholds), `iou` (at the neuron's own 95th percentile), `detection` (top against random exemplars);
+        - `r_null`: median r of up to `n_null` explanations of other neurons of the same layer and class, made from
+          other top samples than those it is tried on: how specific r is. `n_null`; `r_empty`: of the empty explanation;
+        - `p` (maps moved to other images), `p_within` (maps shifted inside), both one-sided; `q`: p after
+          Benjamini-Hochberg over the rows;
+        - `ceiling`: r of the truth itself at the simulator's resolution;
+        - `r_visual`, `r_text` and the swap, `r_image_to_text` and `r_text_to_image`, of multi-modal neurons;
+        - `n_images` with a prediction, `n_exemplars`, `n_failed`, `approximate` (fewer than 40 images), `note` (why a
+          number is missing).
+
+        NaN where a number does not exist: a constant simulation has no correlation, a failed one is no zero.
+
+    Raises:
+        ValueError: unknown simulator, or parameters out of range.
+        KeyError: an explanation without evidence.
+
+    >>> from vlm_neurons import planted
+    >>> made = planted.neurons("color", n=1)[0].evidence
+    >>> table = score({"it": "blue regions"}, {"it": made}, n_permutations=999, progress=False)
+    >>> bool(table.r[0] > 0.7), bool(table.p[0] < 0.01)
+    (True, True)
+    """
+    import pandas as pd
+
+    if n_permutations < 999 or n_null < 0:
+        raise ValueError(f"n_permutations={n_permutations} (from 999 on), n_null={n_null} (from 0 on)")
+    chosen = simulator_of(simulator, out)
+    chance = Chance(n_null, n_permutations, seed)
+    made = dict(simulations) if simulations is not None else {}
+    missing = {k: e for k, e in explanations.items() if k not in made}
+    made |= simulate(missing, evidence, chosen, out, progress=progress)
+    against = _nulls(made, explanations, evidence, chosen, chance, progress)
+    across = swapped(explanations, evidence, chosen, swap, progress)
+    rows = []
+    for key, explanation in explanations.items():
+        row = _row(explanation, evidence[key], made.get(key), chosen, chance)
+        rows.append({**row, **against.get(key, {}), **across.get(key, {})})
+    table = pd.DataFrame(rows, columns=None if rows else ["neuron", *NUMBERS])
+    table["layer"] = table["layer"].astype("Int64") if rows else []
+    table["q"] = _adjusted(table["p"].to_numpy(float))
+    if out is not None:
+        write_atomic(folder(out) / FILE, lambda temporary: table.to_parquet(temporary, index=False))
+    return table
+
+
+def _row(
+    explanation: Explanation | str, evidence: Evidence, made: Simulation | None, simulator: Simulator, chance: Chance
+) -> dict[str, Any]:
+    """Everything about one neuron but what needs further simulations."""
+    exemplars = evidence.split("test")
+    row: dict[str, Any] = {
+        "neuron": evidence.neuron, "explanation": explanation if isinstance(explanation, str) else explanation.text,
+        "explainer": "" if isinstance(explanation, str) else explanation.explainer, "simulator": simulator.name,
+        "label": evidence.label, "layer": _layer(evidence.neuron), "modality": "", **dict.fromkeys(NUMBERS, NAN),
+        "n_null": 0, "n_images": 0, "n_exemplars": len(exemplars), "n_failed": 0, "approximate": True, "note": "",
+    }  # fmt: skip
+    if made is None:
+        failure = explanation.failure if isinstance(explanation, Explanation) else None
+        return {**row, "note": f"the explanation failed: {failure.kind}" if failure else "not simulated"}
+    row["modality"] = "multimodal" if len(made.sides) == 2 else "".join(made.sides)
+    pieces = pieces_of(evidence, exemplars, made.predictions, made.sides)
+    n_images = len({p.exemplar for p in pieces})
+    row |= {"n_images": n_images, "n_failed": made.n_failed, "approximate": n_images < FEW}
+    return {**row, **_numbers(pieces, simulator, chance.rng(evidence.neuron), chance), "note": _note(made, pieces)}
+
+
+def _numbers(
+    pieces: Sequence[Piece], simulator: Simulator, rng: np.random.Generator, chance: Chance
+) -> dict[str, float]:
+    low, high = measures.interval(pieces, rng)
+    found = {
+        "r": measures.pooled(pieces), "r_low": low, "r_high": high, "r_between": measures.between(pieces),
+        "r_within": measures.within(pieces), "r_sample": measures.per_sample(pieces),
+        "p": nulls.p_images(pieces, chance.n_permutations, rng),
+        "p_within": nulls.p_places(pieces, chance.n_permutations, rng),
+        "ceiling": measures.pooled(resolved(pieces, simulator.resolution)), "auroc": measures.auroc(pieces),
+        "iou": measures.iou(pieces), "spearman": measures.spearman(pieces), "detection": measures.detection(pieces),
+    }  # fmt: skip
+    if len({p.side for p in pieces}) == 2:
+        found |= {f"r_{side}": measures.pooled(of_side(pieces, side)) for side in ("visual", "text")}
+    return found
+
+
+def _note(made: Simulation, pieces: Sequence[Piece]) -> str:
+    """Why there is no r."""
+    if not pieces:
+        kinds = sorted({p.failure.kind for p in made.predictions if p.failure})
+        return f"every simulation failed: {', '.join(kinds)}" if kinds else "no test exemplars"
+    if np.isfinite(measures.pooled(pieces)):
+        return ""
+    simulated = np.concatenate([p.pair[1] for p in pieces])
+    return "constant simulation" if simulated.min() == simulated.max() else "constant activations"
+
+
+def _nulls(
+    made: Mapping[str, Simulation], explanations: Mapping[str, Explanation | str], evidence: Mapping[str, Evidence],
+    simulator: Simulator, chance: Chance, progress: bool,
+) -> dict[str, dict[str, float]]:  # fmt: skip
+    """r_null, n_null and r_empty of every neuron."""
+    if hasattr(simulator, "for_neuron"):
+        return {}  # it does not read explanations
+    todo: dict[str, Simulation] = {}
+    about: dict[str, Evidence] = {}
+    for key, one in made.items():
+        own = evidence[key]
+        tried = others(key, explanations, evidence, chance.n_null, chance.rng(own.neuron))
+        for number, text in enumerate([*tried, ""]):
+            name = f"{key}\0{number if text else 'empty'}"
+            todo[name], about[name] = replace(one, explanation=text, predictions=()), own
+    announce(simulator, todo, about, progress)
+    found: dict[str, list[float]] = {}
+    empty: dict[str, float] = {}
+    for name, r in _rs(simulator, todo, about, progress):
+        key, _, which = name.partition("\0")
+        if which == "empty":
+            empty[key] = r
+        elif r is not None:
+            found.setdefault(key, []).append(r if np.isfinite(r) else 0.0)  # it predicts nothing here
+    return {
+        key: {"r_null": float(np.median(found[key])) if key in found else NAN, "n_null": len(found.get(key, [])),
+              "r_empty": NAN if empty.get(key) is None else empty[key]}
+        for key in made
+    }  # fmt: skip
+
+
+def _rs(
+    simulator: Simulator, todo: Mapping[str, Simulation], evidence: Mapping[str, Evidence], progress: bool
+) -> Iterator[tuple[str, Any]]:
+    """(name, r) of many simulations, which are not kept; r is None where all of one failed."""
+    from tqdm import tqdm
+
+    for name, one in tqdm(run(simulator, todo, evidence), total=len(todo), desc="nulls", disable=not progress):
+        pieces = pieces_of(evidence[name], evidence[name].split("test"), one.predictions, one.sides)
+        yield name, measures.pooled(pieces) if pieces else None
+
+
+def _layer(neuron: str) -> int | None:
+    try:
+        return Neuron.parse(neuron).layer
+    except ValueError:
+        return None
+
+
+def _adjusted(p: np.ndarray) -> np.ndarray:
+    """Benjamini-Hochberg over the p-values that exist."""
+    from scipy.stats import false_discovery_control
+
+    q = np.full(len(p), NAN)
+    there = np.isfinite(p)
+    if there.any():
+        q[there] = false_discovery_control(p[there], method="bh")
+    return q
+
+
+def load_scores(path: str | Path) -> pd.DataFrame:
+    """The table of a run directory.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    import pandas as pd
+
+    file = Path(path) / FILE
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"no {FILE} in {path}; make it with vn.score(..., out=run), or vlm-neurons score {path}"
+        )
+    return pd.read_parquet(file)

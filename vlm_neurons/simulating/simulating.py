@@ -1,0 +1,190 @@
+"""`vn.simulate`: any simulator over the test exemplars of many neurons, with a record that a later run goes on from."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlm_neurons.explaining.explanation import Explanation, Failure
+from vlm_neurons.explaining.prompting import kind_of
+from vlm_neurons.simulating.baselines import BASELINES
+from vlm_neurons.simulating.concepts import ConceptSimulator
+from vlm_neurons.simulating.protocol import SIDES, Job, Prediction, Side, Simulator
+from vlm_neurons.simulating.record import Simulation, load, save
+
+if TYPE_CHECKING:
+    from vlm_neurons.evidence import Evidence
+    from vlm_neurons.scanning import Run
+
+SAVE_EVERY = 30.0  # seconds: what a kill can cost of a simulator that keeps no cache of its own
+
+
+def simulate(
+    explanations: Mapping[str, Explanation | str],
+    evidence: Mapping[str, Evidence],
+    simulator: str | Simulator = "concepts",
+    out: Run | str | Path | None = None,
+    redo: bool = False,
+    progress: bool = True,
+) -> dict[str, Simulation]:
+    """What explanations predict for the exemplars of the split `"test"`, which no explainer has seen.
+
+    Args:
+        explanations: from `explain`, or plain strings; key of the evidence -> explanation. Failed ones are left out.
+        evidence: of the same keys.
+        simulator: `"concepts"`; a baseline (`"constant"`, `"position-prior"`, `"image-only"`, `"token-frequency"`); or
+            a simulator object.
+        out: a run or a directory: results go to its `simulations.parquet`, replies to its `cache.sqlite`. Neurons
+            whose simulation is there, made in the same way and without a failure, are not simulated again.
+        redo: simulate them all again.
+        progress: show a bar, and what it will cost where it costs something.
+
+    Returns:
+        key -> simulation, on the sides of the neuron's class (a visual neuron's patches, a text neuron's tokens, both
+        of a multi-modal one's) that the simulator can do.
+
+    Raises:
+        ValueError: an unknown simulator.
+        KeyError: an explanation without evidence.
+
+    >>> from vlm_neurons import planted
+    >>> made = planted.neurons("color", n=1)[0].evidence
+    >>> simulate({"it": "blue regions"}, {"it": made}, progress=False)["it"].n_failed
+    0
+    """
+    from tqdm import tqdm
+
+    chosen = simulator_of(simulator, out)
+    todo = wanted(explanations, evidence, chosen)
+    kept = {} if out is None or redo else load(folder(out))
+    found: dict[str, Simulation] = {}
+    for key, one in todo.items():
+        last = kept.get(one.neuron)
+        if last is not None and last.settings == one.settings and last.n_failed == 0:
+            found[key] = last
+    fresh = {key: one for key, one in todo.items() if key not in found}
+    announce(chosen, fresh, evidence, progress)
+    unsaved: dict[str, Simulation] = {}
+    saved_at = time.monotonic()
+    try:
+        with tqdm(total=len(fresh), desc=chosen.name, unit="neuron", disable=not progress or not fresh) as bar:
+            for key, one in run(chosen, fresh, evidence):
+                found[key] = unsaved[key] = one
+                bar.update()
+                if out is not None and time.monotonic() - saved_at > SAVE_EVERY:
+                    save(unsaved, folder(out))
+                    unsaved, saved_at = {}, time.monotonic()
+    finally:
+        if out is not None and unsaved:
+            save(unsaved, folder(out))
+    return {key: found[key] for key in todo if key in found}
+
+
+def wanted(
+    explanations: Mapping[str, Explanation | str], evidence: Mapping[str, Evidence], simulator: Simulator
+) -> dict[str, Simulation]:
+    """What has to be simulated, as simulations without predictions."""
+    found = {}
+    for key, explanation in explanations.items():
+        if key not in evidence:
+            raise KeyError(f"{key}: an explanation without evidence; gather_evidence(model, data, run, [{key!r}])")
+        if isinstance(explanation, Explanation) and explanation.failure is not None:
+            continue
+        text = explanation if isinstance(explanation, str) else explanation.text
+        one = evidence[key]
+        sides = sides_of(one, simulator)
+        samples = tuple(e.seen.sample for e in one.split("test"))
+        digest = hashlib.sha256(f"{simulator.settings()}\n{text}\n{sides}\n{one.digest}".encode()).hexdigest()
+        found[key] = Simulation(one.neuron, text, simulator.name, sides, samples, (), digest)
+    return found
+
+
+def sides_of(evidence: Evidence, simulator: Simulator) -> tuple[Side, ...]:
+    """Sides that are simulated: those of the neuron's class that the simulator can do."""
+    kind = kind_of(evidence)
+    return tuple(s for s in SIDES if kind in (s, "multimodal") and s in simulator.sides)
+
+
+def run(
+    simulator: Simulator, todo: Mapping[str, Simulation], evidence: Mapping[str, Evidence]
+) -> Iterator[tuple[str, Simulation]]:
+    """Each simulation as soon as all of its exemplars have come."""
+    from dataclasses import replace
+
+    for keys, own in _groups(simulator, todo, evidence):
+        jobs, home = _jobs({k: todo[k] for k in keys}, evidence)
+        waiting: dict[str, dict[int, Prediction]] = {}
+        left = {k: len(todo[k].samples) for k in keys}
+        for key in [k for k in keys if left[k] == 0 or not todo[k].sides]:
+            none = Failure("capability", f"{simulator.name} predicts {' and '.join(sorted(simulator.sides))} only")
+            yield key, replace(todo[key], predictions=(Prediction(failure=none),) * left[key])
+        for place, prediction in own.run(jobs) if jobs else ():
+            key, number = home[place]
+            waiting.setdefault(key, {})[number] = prediction
+            if len(waiting[key]) == left[key]:
+                ready = waiting.pop(key)
+                yield key, replace(todo[key], predictions=tuple(ready[i] for i in range(left[key])))
+
+
+def _groups(
+    simulator: Simulator, todo: Mapping[str, Simulation], evidence: Mapping[str, Evidence]
+) -> Iterator[tuple[list[str], Simulator]]:
+    """Neurons that go through one call together: all, or each alone where the simulator is about one neuron."""
+    about: Any = getattr(simulator, "for_neuron", None)
+    if about is None:
+        yield list(todo), simulator
+        return
+    for key in todo:
+        yield [key], about(evidence[key])
+
+
+def _jobs(todo: Mapping[str, Simulation], evidence: Mapping[str, Evidence]) -> tuple[list[Job], list[tuple[str, int]]]:
+    jobs, home = [], []
+    for key, one in todo.items():
+        for number, e in enumerate(evidence[key].split("test") if one.sides else ()):
+            jobs.append(Job(one.explanation, e, one.sides))
+            home.append((key, number))
+    return jobs, home
+
+
+def plan(todo: Mapping[str, Simulation], evidence: Mapping[str, Evidence], simulator: Simulator) -> str:
+    """What it will cost, in words."""
+    jobs, _ = _jobs(todo, evidence)
+    of: Any = getattr(simulator, "plan", None)
+    return str(of(jobs)) if of else f"{simulator.name}: {len(jobs)} predictions for {len(todo)} neurons, no cost"
+
+
+def announce(
+    simulator: Simulator, todo: Mapping[str, Simulation], evidence: Mapping[str, Evidence], progress: bool
+) -> None:
+    """Say what it will cost where it costs something."""
+    from tqdm import tqdm
+
+    if progress and todo and simulator.paid:
+        tqdm.write(f"{simulator.name}: {plan(todo, evidence, simulator)}")
+
+
+def simulator_of(simulator: str | Simulator, out: Any = None) -> Simulator:
+    """The simulator of a name; one that keeps replies gets the cache of the run directory."""
+    from dataclasses import replace
+
+    if isinstance(simulator, str):
+        if simulator == "concepts":
+            return ConceptSimulator()
+        if simulator in BASELINES:
+            return BASELINES[simulator]()
+        raise ValueError(
+            f"simulator {simulator!r}: 'concepts', a baseline ({', '.join(BASELINES)}), or an object such as "
+            "vn.ApiSimulator(model='gpt-4o')"
+        )
+    if out is not None and getattr(simulator, "cache", "none") is None:
+        return replace(simulator, cache=folder(out) / "cache.sqlite")  # type: ignore[type-var]
+    return simulator
+
+
+def folder(out: Run | str | Path) -> Path:
+    """The directory of a run, or of a path."""
+    return Path(out) if isinstance(out, str | Path) else Path(out.path)
