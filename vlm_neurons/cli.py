@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 DEMO_MODEL = "tiny-llava-scenes"
 DEMO_SITES = ["gate", "post", "projector"]
 DEMO_SCENES = 1000
+DEMO_NEURONS = 20  # of each class
 _LLAVA = "llava-hf/llava-1.5-7b-hf"
 
 
@@ -41,12 +42,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def demo(args: argparse.Namespace) -> None:
-    """Scan, classify and report the embedded model on its own world."""
+    """Scan, classify, explain, simulate, score and report the embedded model on its own world."""
+    from vlm_neurons.classification import classify as label
+    from vlm_neurons.cli_explain import clearest_of_classes, evidence_of
+    from vlm_neurons.cli_score import show as show_scores
+    from vlm_neurons.explaining import explain as explain_neurons
+    from vlm_neurons.scoring import score as score_explanations
+    from vlm_neurons.show import report as write
     from vlm_neurons.world import scenes
 
-    model = _model(args, DEMO_MODEL)
-    run = _scan(model, scenes(DEMO_SCENES, seed=0), args, site=DEMO_SITES, batch_size=32, block_size=256)
-    _finish(run, model=model)
+    model, data = _model(args, DEMO_MODEL), scenes(DEMO_SCENES, seed=0)
+    run = _scan(model, data, args, site=DEMO_SITES, batch_size=32, block_size=256)
+    _show(run, label(run))
+    evidence = evidence_of(run, clearest_of_classes(run, DEMO_NEURONS), lambda: model, data, seed=0)
+    explanations = explain_neurons(evidence, out=run)
+    show_scores(score_explanations(explanations, evidence, out=run))
+    _say(f"run directory: {run.path}\nreport: {write(run.path, model=model)}")
 
 
 def describe(args: argparse.Namespace) -> None:
@@ -92,6 +103,13 @@ def explain(args: argparse.Namespace) -> None:
     explain_run(args, _model, _say)
 
 
+def score(args: argparse.Namespace) -> None:
+    """Score the explanations of a run."""
+    from vlm_neurons.cli_score import score_run
+
+    score_run(args, _say)
+
+
 def report(args: argparse.Namespace) -> None:
     """Write the page of a run."""
     from vlm_neurons.data import ImageTextData
@@ -121,16 +139,6 @@ def _scan(model: HookedVLM, data: ImageTextData, args: argparse.Namespace, **opt
     from vlm_neurons.scanning import scan as run_scan
 
     return run_scan(model, data, out=args.out, **options)
-
-
-def _finish(run: Run, model: HookedVLM) -> None:
-    """Classify, show the classes by layer, and write the report."""
-    from vlm_neurons.classification import classify as label
-    from vlm_neurons.show import report as write
-
-    _show(run, label(run))
-    page = write(run.path, model=model)
-    _say(f"run directory: {run.path}\nreport: {page}")
 
 
 def _show(run: Run, table: pd.DataFrame) -> None:
@@ -165,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, dest="name", metavar="command")
 
-    p = _command(commands, "demo", demo, "scan, classify and report the embedded model: no key, no GPU",
+    p = _command(commands, "demo", demo, "scan, classify, explain and score the embedded model: no key, no GPU",
                  "vlm-neurons demo --out runs/demo")  # fmt: skip
     p.add_argument("--out", default="runs/demo", help="run directory (default: %(default)s)")
     _model_options(p, model=False)
@@ -208,6 +216,12 @@ def _parser() -> argparse.ArgumentParser:
     add_options(p, _positive)
     _model_options(p, required=False)
     p.add_argument("--data", help="overrides the data that the scan recorded")
+
+    from vlm_neurons.cli_score import add_options as add_score_options
+
+    p = _command(commands, "score", score, "tell whether the explanations of a run predict anything",
+                 "vlm-neurons score runs/photos --simulator concepts")  # fmt: skip
+    add_score_options(p, _positive)
 
     p = _command(commands, "report", report, "write one self-contained page about a run",
                  "vlm-neurons report runs/photos --out photos.html")  # fmt: skip

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vlm_neurons.data import ImageTextData
     from vlm_neurons.evidence import Evidence
     from vlm_neurons.explaining.explanation import Explainer, Explanation
+    from vlm_neurons.model import HookedVLM
     from vlm_neurons.scanning import Run
 
 CLASSES = ["visual", "text", "multimodal", "unknown", "not_applicable"]
+SEEING = ("visual", "text", "multimodal")
 
 
 def add_options(p: argparse.ArgumentParser, positive: Callable[[str], int]) -> None:
@@ -37,12 +40,15 @@ def add_options(p: argparse.ArgumentParser, positive: Callable[[str], int]) -> N
 
 def explain_run(args: argparse.Namespace, model: Callable[..., Any], say: Callable[[str], None]) -> None:
     """Gather evidence where it is missing, explain, and print a table."""
+    from vlm_neurons.data import ImageTextData
     from vlm_neurons.explaining.explaining import explain, summary
     from vlm_neurons.scanning import Run
 
     run = Run.load(args.run)
     explainer = _explainer(args, run)
-    evidence = _evidence(args, run, _chosen(args, run), model)
+    data = ImageTextData.open(args.data) if args.data else None
+    args.model = args.model or run.info["model"]["name"]
+    evidence = evidence_of(run, _chosen(args, run), lambda: model(args), data, args.seed)
     if args.dry_run:
         plan = getattr(explainer, "plan", None)
         say(str(plan(evidence)) if plan else f"{args.explainer}: no calls, no cost; {len(evidence)} neurons")
@@ -54,37 +60,45 @@ def explain_run(args: argparse.Namespace, model: Callable[..., Any], say: Callab
 
 def _chosen(args: argparse.Namespace, run: Run) -> list[str]:
     """Ids of the neurons that were asked for; without a choice, the clearest of each class that sees something."""
-    import pandas as pd
-
     from vlm_neurons.neurons import parse_neurons
-    from vlm_neurons.show.choose import clearest
 
     if args.neurons:
         return [n.id for n in parse_neurons(args.neurons)]
+    return clearest_of_classes(run, args.top, [args.label] if args.label else SEEING)
+
+
+def clearest_of_classes(run: Run, n: int, labels: Sequence[str] = SEEING) -> list[str]:
+    """Ids of the n clearest neurons of each class.
+
+    Raises:
+        ValueError: the run is not classified, or has none.
+    """
+    import pandas as pd
+
+    from vlm_neurons.show.choose import clearest
+
     file = run.path / "neurons.parquet"
     if not file.is_file():
         raise ValueError(f"{run.path} has no neurons.parquet; run vlm-neurons classify {run.path} first, or --neurons")
     table = pd.read_parquet(file)
-    labels = [args.label] if args.label else ["visual", "text", "multimodal"]
-    found = [str(n) for label in labels for n in clearest(table, label, args.top)["neuron"]]
+    found = [str(neuron) for label in labels for neuron in clearest(table, label, n)["neuron"]]
     if not found:
         raise ValueError(f"{run.path} has no neuron of class {' or '.join(labels)}")
     return found
 
 
-def _evidence(args: argparse.Namespace, run: Run, neurons: list[str], model: Callable[..., Any]) -> dict[str, Evidence]:
-    """From the run directory, and gathered for those that are not there."""
-    from vlm_neurons.data import ImageTextData
+def evidence_of(
+    run: Run, neurons: Sequence[str], model: Callable[[], HookedVLM], data: ImageTextData | None, seed: int
+) -> dict[str, Evidence]:
+    """From the run directory, and gathered for those that are not there (only then the model is loaded)."""
     from vlm_neurons.evidence import gather_evidence, load
 
     stored = load(run.path) if (run.path / "evidence" / "exemplars.parquet").is_file() else {}
-    usable = {n: e for n, e in stored.items() if e.seed == args.seed and e.source.get("run") == run.identity}
+    usable = {n: e for n, e in stored.items() if e.seed == seed and e.source.get("run") == run.identity}
     missing = [n for n in neurons if n not in usable]
     if missing:
-        data = ImageTextData.open(args.data) if args.data else run.open_data()
-        args.model = args.model or run.info["model"]["name"]
         try:
-            usable |= gather_evidence(model(args), data, run, missing, seed=args.seed)
+            usable |= gather_evidence(model(), run.open_data() if data is None else data, run, missing, seed=seed)
         except KeyError as error:  # a neuron that was not scanned: wrong input, not a fault of the program
             raise ValueError(str(error.args[0])) from error
     return {n: usable[n] for n in neurons}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +12,10 @@ from vlm_neurons.explaining.explanation import Explanation
 from vlm_neurons.neurons import Neuron
 from vlm_neurons.scanning.blocks import write_atomic
 from vlm_neurons.scoring import measures, nulls
-from vlm_neurons.scoring.others import others, swapped
+from vlm_neurons.scoring.others import swapped
 from vlm_neurons.scoring.pieces import Piece, of_side, pieces_of, resolved
-from vlm_neurons.simulating.simulating import announce, folder, run, simulate, simulator_of
+from vlm_neurons.scoring.specific import Chance, against_others
+from vlm_neurons.simulating.simulating import folder, simulate, simulator_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,25 +31,6 @@ FEW = 40  # images, below which an interval is called approximate (see examples/
 NUMBERS = ("r", "r_low", "r_high", "r_between", "r_within", "r_sample", "r_null", "r_empty", "p", "p_within", "q",
            "ceiling", "auroc", "iou", "spearman", "detection", "r_visual", "r_text", "r_image_to_text",
            "r_text_to_image")  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Chance:
-    """How much chance is drawn.
-
-    Attributes:
-        n_null: explanations of other neurons tried, at most.
-        n_permutations: behind p and p_within.
-        seed: of all draws; every neuron has a stream of its own.
-    """
-
-    n_null: int = 20
-    n_permutations: int = 9999
-    seed: int = 0
-
-    def rng(self, neuron: str) -> np.random.Generator:
-        """The stream of one neuron."""
-        return np.random.default_rng([self.seed, zlib.crc32(neuron.encode())])
 
 
 def score(
@@ -118,7 +98,7 @@ def score(
     made = dict(simulations) if simulations is not None else {}
     missing = {k: e for k, e in explanations.items() if k not in made}
     made |= simulate(missing, evidence, chosen, out, progress=progress)
-    against = _nulls(made, explanations, evidence, chosen, chance, progress)
+    against = against_others(made, explanations, evidence, chosen, chance, progress)
     across = swapped(explanations, evidence, chosen, swap, progress)
     rows = []
     for key, explanation in explanations.items():
@@ -179,48 +159,6 @@ def _note(made: Simulation, pieces: Sequence[Piece]) -> str:
         return ""
     simulated = np.concatenate([p.pair[1] for p in pieces])
     return "constant simulation" if simulated.min() == simulated.max() else "constant activations"
-
-
-def _nulls(
-    made: Mapping[str, Simulation], explanations: Mapping[str, Explanation | str], evidence: Mapping[str, Evidence],
-    simulator: Simulator, chance: Chance, progress: bool,
-) -> dict[str, dict[str, float]]:  # fmt: skip
-    """r_null, n_null and r_empty of every neuron."""
-    if hasattr(simulator, "for_neuron"):
-        return {}  # it does not read explanations
-    todo: dict[str, Simulation] = {}
-    about: dict[str, Evidence] = {}
-    for key, one in made.items():
-        own = evidence[key]
-        tried = others(key, explanations, evidence, chance.n_null, chance.rng(own.neuron))
-        for number, text in enumerate([*tried, ""]):
-            name = f"{key}\0{number if text else 'empty'}"
-            todo[name], about[name] = replace(one, explanation=text, predictions=()), own
-    announce(simulator, todo, about, progress)
-    found: dict[str, list[float]] = {}
-    empty: dict[str, float] = {}
-    for name, r in _rs(simulator, todo, about, progress):
-        key, _, which = name.partition("\0")
-        if which == "empty":
-            empty[key] = r
-        elif r is not None:
-            found.setdefault(key, []).append(r if np.isfinite(r) else 0.0)  # it predicts nothing here
-    return {
-        key: {"r_null": float(np.median(found[key])) if key in found else NAN, "n_null": len(found.get(key, [])),
-              "r_empty": NAN if empty.get(key) is None else empty[key]}
-        for key in made
-    }  # fmt: skip
-
-
-def _rs(
-    simulator: Simulator, todo: Mapping[str, Simulation], evidence: Mapping[str, Evidence], progress: bool
-) -> Iterator[tuple[str, Any]]:
-    """(name, r) of many simulations, which are not kept; r is None where all of one failed."""
-    from tqdm import tqdm
-
-    for name, one in tqdm(run(simulator, todo, evidence), total=len(todo), desc="nulls", disable=not progress):
-        pieces = pieces_of(evidence[name], evidence[name].split("test"), one.predictions, one.sides)
-        yield name, measures.pooled(pieces) if pieces else None
 
 
 def _layer(neuron: str) -> int | None:

@@ -1,0 +1,198 @@
+"""Scorers are judged before neurons are: planted neurons, synthetic intervals, failing replies.
+
+    python examples/trust.py judge [--n 30] [--seed 0]      # simulators x scores on planted neurons
+    python examples/trust.py baselines [--n 30]             # what the true explanation gets, against baselines
+    python examples/trust.py coverage [--n 1000]            # of the 95 % interval, on synthetic neurons with a known r
+    python examples/trust.py failures [--n 30]              # a fifth of the replies lost: dropped, and as zeros
+
+judge: every planted neuron has a true explanation, a near miss, one too broad, one too narrow, a wrong one and the empty
+one. A number is the AUROC of the score: the chance that a true explanation of one neuron scores above a false one of
+another, with a 95 % interval (bootstrap over neurons). An explanation without a score (a constant or failed simulation)
+counts as no association. The neurons, the banks and the world are all ours: this judges scores, not explanations of
+neurons in the wild.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from vlm_neurons import planted
+from vlm_neurons.explaining.explanation import Failure
+from vlm_neurons.scoring import measures
+from vlm_neurons.scoring.pieces import Piece, pieces_of
+from vlm_neurons.simulating import BASELINES, ConceptSimulator, Oracle, Prediction
+from vlm_neurons.simulating.simulating import sides_of
+
+GROUPS = {
+    "visual": ("color", "shape", "size", "position", "conjunction", "polysemantic"),
+    "text": ("word", "word_class", "context"),
+    "multi-modal": ("picture_or_word", "picture_and_word"),
+}
+FALSE = ("near_miss", "too_broad", "too_narrow", "wrong", "empty")
+SCORES = {"r": (measures.pooled, 0.0), "r_within": (measures.within, 0.0), "r_between": (measures.between, 0.0),
+          "spearman": (measures.spearman, 0.0), "auroc": (measures.auroc, 0.5), "iou": (measures.iou, 0.0),
+          "detection": (measures.detection, 0.5)}  # fmt: skip
+
+
+def made(group: str, n: int, seed: int) -> list[planted.Planted]:
+    """Planted neurons of a group, those whose rule is in a bank."""
+    return planted.neurons(GROUPS[group], n=n, seed=seed)
+
+
+def pieces(p: planted.Planted, explanation: str, simulator) -> tuple[list[Piece], int]:  # type: ignore[no-untyped-def]
+    """Pieces of a neuron's test exemplars, and how many simulations failed."""
+    own = simulator.for_neuron(p.evidence) if hasattr(simulator, "for_neuron") else simulator
+    exemplars = p.evidence.split("test")
+    guesses = own.simulate(explanation, exemplars)
+    sides = sides_of(p.evidence, own)
+    return pieces_of(p.evidence, exemplars, guesses, sides), sum(g.failure is not None for g in guesses)
+
+
+def judge(n: int, seed: int) -> None:
+    """Simulators x scores: do true explanations score above false ones?"""
+    table = Table("simulator", "neurons", "score", *(f.replace("_", " ") for f in FALSE), "no score: true / false")
+    for group in GROUPS:
+        neurons = made(group, n, seed)
+        for simulator in [ConceptSimulator(), *([ConceptSimulator(truth=False, name="concepts, pixels only")]
+                                                if group != "text" else [])]:  # fmt: skip
+            found = _all_scores(neurons, simulator)
+            for score, (_, none) in SCORES.items():
+                rng = np.random.default_rng(seed)
+                cells = [_auroc(found[score, "true"], found[score, f], none, rng) for f in FALSE]
+                missing = [int(np.isnan(found[score, k]).sum()) for k in ("true", *FALSE)]
+                table.add_row(simulator.name, f"{group}, {len(neurons)}", score, *cells,
+                              f"{missing[0]} / {sum(missing[1:])}")  # fmt: skip
+    Console(width=170).print(table)
+
+
+def _all_scores(neurons: Sequence[planted.Planted], simulator) -> dict[tuple[str, str], np.ndarray]:  # type: ignore[no-untyped-def]
+    found: dict[tuple[str, str], list[float]] = {}
+    for p in tqdm(neurons, desc=simulator.name):
+        for kind in ("true", *FALSE):
+            there, _ = pieces(p, p.rule.explanations.get(kind, ""), simulator)
+            for score, (measure, _) in SCORES.items():
+                found.setdefault((score, kind), []).append(measure(there))
+    return {key: np.array(values, float) for key, values in found.items()}
+
+
+def _auroc(true: np.ndarray, false: np.ndarray, none: float, rng: np.random.Generator) -> str:
+    """AUROC and its interval; neurons are drawn, with both of their explanations."""
+    a, b = np.nan_to_num(true, nan=none), np.nan_to_num(false, nan=none)
+
+    def one(order: np.ndarray) -> float:
+        x, y = a[order], b[order]
+        return measures.auroc_of(np.concatenate([x, y]), np.arange(2 * len(x)) < len(x))
+
+    drawn = [one(rng.integers(len(a), size=len(a))) for _ in range(300)]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return f"{one(np.arange(len(a))):.2f} ({low:.2f}-{high:.2f})"
+
+
+def baselines(n: int, seed: int) -> None:
+    """Median r and r_within of the true explanation, and of what does not read it."""
+    names = ["concepts", "concepts, pixels only", *BASELINES, "oracle"]
+    table = Table("neurons", *names)
+    for group in GROUPS:
+        neurons = made(group, n, seed)
+        simulators = [ConceptSimulator(), ConceptSimulator(truth=False), *(c() for c in BASELINES.values()),
+                      Oracle.of_planted(neurons)]  # fmt: skip
+        cells = []
+        for simulator in tqdm(simulators, desc=group):
+            every = [pieces(p, p.rule.explanations["true"], simulator)[0] for p in neurons]
+            r, w = ([f(x) for x in every] for f in (measures.pooled, measures.within))
+            scored = np.isfinite(r).sum()
+            cells.append(f"{np.nanmedian(r):.2f} / {np.nanmedian(w):.2f}" if np.isfinite(w).any() else
+                         f"{np.nanmedian(r):.2f} / -" if scored else "-")  # fmt: skip
+            cells[-1] += f" ({scored} of {len(r)})" if scored < len(r) else ""
+        table.add_row(f"{group}, {len(neurons)}", *cells)
+    Console(width=170).print("median r / median r within images", table)
+
+
+def synthetic(n: int, heavy: bool, skill: float, rng: np.random.Generator) -> list[Piece]:
+    """Images of a neuron, half of them top ones, and a simulator of some skill.
+
+    A blob of 2 x 2 to 4 x 4 patches of 8 x 8 (in every top image, in three of ten random ones) with a strength; the
+    simulator sees it, elsewhere with chance 1 - skill, misses it or invents one.
+    """
+    found = []
+    for i in range(n):
+        top = i < n // 2
+        real, seen = np.zeros((8, 8)), np.zeros((8, 8))
+        strength = rng.lognormal(0, 1.0) if heavy else 0.3 + 0.7 * rng.beta(2, 2)
+        if top or rng.random() < 0.3:
+            side, y, x = int(rng.integers(2, 5)), int(rng.integers(5)), int(rng.integers(5))
+            real[y : y + side, x : x + side] = 5 * strength
+            if rng.random() > skill:
+                y, x = int(rng.integers(5)), int(rng.integers(5))
+            seen[y : y + side, x : x + side] = 8
+        elif rng.random() > skill:
+            seen[2:5, 3:6] = 8
+        real += rng.lognormal(-1.5, 1.0, (8, 8)) if heavy else rng.uniform(0, 1.5, (8, 8))
+        found.append(
+            Piece(i, top, "visual", real, np.clip(seen + rng.normal(0, 1, (8, 8)), 0, 10), np.ones((8, 8), bool))
+        )
+    return found
+
+
+def coverage(n: int, seed: int) -> None:
+    """How often the 95 % interval holds the r of the population."""
+    table = Table("activations", "images", "coverage of the true r, %", "median width")
+    rng = np.random.default_rng(seed)
+    for heavy in (False, True):
+        true = {s: measures.pooled(synthetic(40000, heavy, s, rng)) for s in (0.2, 0.5, 0.8)}
+        for images in (20, 40, 100):
+            hits, widths = [], []
+            for i in tqdm(range(n), desc=f"{images} images"):
+                skill = (0.2, 0.5, 0.8)[i % 3]
+                low, high = measures.interval(synthetic(images, heavy, skill, rng), rng)
+                hits.append(low <= true[skill] <= high)
+                widths.append(high - low)
+            kind = "heavy-tailed" if heavy else "bounded"
+            kind += " (r " + ", ".join(f"{v:.2f}" for v in true.values()) + ")"
+            table.add_row(kind, str(images), f"{100 * np.mean(hits):.1f}", f"{np.median(widths):.2f}")
+    Console(width=120).print(table)
+
+
+def failures(n: int, seed: int) -> None:
+    """A fifth of the simulations lost: r of the rest against r of all, and against zeros in their place."""
+    rng = np.random.default_rng(seed)
+    inside, dropped, zeros, whole = 0, [], [], []
+    neurons = [p for group in GROUPS for p in made(group, max(1, n // 3), seed)]
+    for p in tqdm(neurons):
+        exemplars, simulator = p.evidence.split("test"), ConceptSimulator()
+        sides = sides_of(p.evidence, simulator)
+        guesses = simulator.simulate(p.rule.explanations["true"], exemplars)
+        lost = rng.random(len(guesses)) < 0.2
+        none = Prediction(failure=Failure("network", "lost"))
+        part = pieces_of(p.evidence, exemplars, [none if x else g for x, g in zip(lost, guesses, strict=True)], sides)
+        every = pieces_of(p.evidence, exemplars, guesses, sides)
+        as_zero = [replace(x, simulated=x.simulated * (not lost[x.exemplar])) for x in every]
+        low, high = measures.interval(every, rng)
+        inside += low <= measures.pooled(part) <= high
+        for values, those in ((whole, every), (dropped, part), (zeros, as_zero)):
+            values.append(measures.pooled(those))
+    Console().print(f"median r: all {np.median(whole):.3f}, a fifth dropped {np.median(dropped):.3f}, as zeros "
+                    f"{np.median(zeros):.3f}; dropped stays inside the interval for {inside} of {len(neurons)}")  # fmt: skip
+
+
+def main() -> None:
+    """Run one of the four."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=["judge", "baselines", "coverage", "failures"])
+    parser.add_argument("--n", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    {"judge": judge, "baselines": baselines, "coverage": coverage, "failures": failures}[args.what](
+        args.n or (1000 if args.what == "coverage" else 30), args.seed
+    )
+
+
+if __name__ == "__main__":
+    main()

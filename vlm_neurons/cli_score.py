@@ -1,0 +1,120 @@
+"""`vlm-neurons score`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from vlm_neurons.simulating.baselines import BASELINES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vlm_neurons.scanning import Run
+    from vlm_neurons.simulating import Simulator
+
+NAMES = {"visual": "visual", "text": "text", "multimodal": "multi-modal", "unknown": "unknown",
+         "not_applicable": "see images only", "all": "all"}  # fmt: skip
+MODELS = {"grounded": "GroundedSimulator", "clip": "ClipSimulator", "api": "ApiSimulator", "local": "LocalSimulator"}
+SHOWN = 15
+
+
+def add_options(p: argparse.ArgumentParser, positive: Callable[[str], int]) -> None:
+    """What the command takes."""
+    p.add_argument("run", help="run directory with explanations")
+    p.add_argument("--neurons", help="ids, such as L3N17,P0N5 (default: all that have an explanation)")
+    p.add_argument("--simulator", choices=["concepts", *BASELINES, *MODELS], default="concepts",
+                   help="concepts needs no key; api is any OpenAI-compatible server, its key in OPENAI_API_KEY; "
+                   "grounded, clip and local are models of transformers (default: %(default)s)")  # fmt: skip
+    p.add_argument("--simulator-model", help="name of the model that simulates, or a local directory")
+    p.add_argument("--base-url", help="OpenAI-compatible server (default: OPENAI_BASE_URL, or OpenAI)")
+    p.add_argument("--price", type=float, nargs=2, metavar=("IN", "OUT"), help="dollars per million tokens")
+    p.add_argument("--max-cost", type=float, help="dollars; no call is sent that could pass it")
+    p.add_argument("--concurrency", type=positive, default=8, help="requests at once (default: %(default)s)")
+    p.add_argument("--n-null", type=int, default=20,
+                   help="explanations of other neurons tried on each one, at most; each costs as much as the neuron's "
+                   "own (default: %(default)s)")  # fmt: skip
+    p.add_argument("--seed", type=int, default=0, help="of permutations and bootstrap (default: %(default)s)")
+    p.add_argument("--dry-run", action="store_true", help="print what it will cost; simulate nothing")
+
+
+def score_run(args: argparse.Namespace, say: Callable[[str], None]) -> pd.DataFrame | None:
+    """Simulate and score every explanation of a run, and print tables."""
+    from vlm_neurons.evidence import load
+    from vlm_neurons.explaining import Log
+    from vlm_neurons.neurons import parse_neurons
+    from vlm_neurons.scanning import Run
+    from vlm_neurons.scoring import score
+    from vlm_neurons.scoring.specific import cost_of
+
+    run = Run.load(args.run)
+    explanations = Log(run.path / "explanations.jsonl").read()
+    if not explanations:
+        raise ValueError(f"{run.path} has no explanations; run vlm-neurons explain {run.path} first")
+    if args.neurons:
+        wanted = [n.id for n in parse_neurons(args.neurons)]
+        missing = [n for n in wanted if n not in explanations]
+        if missing:
+            raise ValueError(f"no explanation of {', '.join(missing)} in {run.path}; run vlm-neurons explain first")
+        explanations = {n: explanations[n] for n in wanted}
+    evidence = {n: e for n, e in load(run.path).items() if n in explanations}
+    if lost := [n for n in explanations if n not in evidence]:
+        raise ValueError(f"{run.path}/evidence has nothing of {', '.join(lost[:5])}; run vlm-neurons explain again")
+    simulator = _simulator(args, run)
+    if args.dry_run:
+        say(cost_of(explanations, evidence, simulator, args.n_null))
+        return None
+    table = score(explanations, evidence, simulator, out=run, n_null=args.n_null, seed=args.seed)
+    show(table)
+    say(f"scores: {run.path / 'scores.parquet'}   next: vlm-neurons report {args.run}")
+    return table
+
+
+def _simulator(args: argparse.Namespace, run: Run) -> str | Simulator:
+    if args.simulator not in MODELS:
+        return str(args.simulator)
+    import vlm_neurons as vn
+
+    kind: Any = getattr(vn, MODELS[args.simulator])
+    if args.simulator == "api":
+        if not args.simulator_model:
+            raise ValueError("--simulator api needs --simulator-model")
+        made: Simulator = kind(
+            args.simulator_model, base_url=args.base_url, max_cost=args.max_cost, concurrency=args.concurrency,
+            price=tuple(args.price) if args.price else None, cache=run.path / "cache.sqlite",
+        )  # fmt: skip
+        return made
+    if args.simulator == "local" and not args.simulator_model:
+        raise ValueError("--simulator local needs --simulator-model")
+    found: Simulator = kind.from_pretrained(args.simulator_model) if args.simulator_model else kind.from_pretrained()
+    return found
+
+
+def show(scores: pd.DataFrame) -> None:
+    """The neurons with the best scores, and how many of each class have an explanation that predicts."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from vlm_neurons.scoring import score_statistics
+
+    console = Console()
+    table = Table("neuron", "class", "explanation", "r", "95 %", "others'", "within images", "q", "note",
+                  title=f"best {min(SHOWN, len(scores))} of {len(scores)}")  # fmt: skip
+    for row in scores.sort_values(["r", "neuron"], ascending=[False, True]).head(SHOWN).to_dict("records"):
+        table.add_row(
+            row["neuron"], NAMES.get(row["label"], "-"), escape(row["explanation"]), _two(row["r"]),
+            f"{_two(row['r_low'])} to {_two(row['r_high'])}" + (" (few images)" if row["approximate"] else ""),
+            _two(row["r_null"]), _two(row["r_within"]), "-" if row["q"] != row["q"] else f"{row['q']:.2g}", row["note"],
+        )  # fmt: skip
+    console.print(table)
+    table = Table("class", "explained", "with a score", "q < 0.05", "median r", "others' explanations")
+    for row in score_statistics(scores).to_dict("records"):
+        table.add_row(NAMES.get(row["label"], str(row["label"])), str(row["n"]), str(row["n_scored"]),
+                      str(row["significant"]), _two(row["r"]), _two(row["r_null"]))  # fmt: skip
+    console.print(table)
+
+
+def _two(value: float) -> str:
+    return "-" if value != value else f"{value:.2f}"

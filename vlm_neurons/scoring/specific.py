@@ -1,0 +1,107 @@
+"""How specific an explanation is: what other neurons' explanations, and the empty one, get on the same neuron."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vlm_neurons.explaining.explanation import Explanation
+from vlm_neurons.scoring import measures
+from vlm_neurons.scoring.others import others
+from vlm_neurons.scoring.pieces import pieces_of
+from vlm_neurons.simulating.simulating import announce, plan, run, simulator_of, wanted
+
+if TYPE_CHECKING:
+    from vlm_neurons.evidence import Evidence
+    from vlm_neurons.simulating import Simulation, Simulator
+
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Chance:
+    """How much chance is drawn.
+
+    Attributes:
+        n_null: explanations of other neurons tried, at most.
+        n_permutations: behind p and p_within.
+        seed: of all draws; every neuron has a stream of its own.
+    """
+
+    n_null: int = 20
+    n_permutations: int = 9999
+    seed: int = 0
+
+    def rng(self, neuron: str) -> np.random.Generator:
+        """The stream of one neuron."""
+        return np.random.default_rng([self.seed, zlib.crc32(neuron.encode())])
+
+
+def against_others(
+    made: Mapping[str, Simulation], explanations: Mapping[str, Explanation | str], evidence: Mapping[str, Evidence],
+    simulator: Simulator, chance: Chance, progress: bool,
+) -> dict[str, dict[str, float]]:  # fmt: skip
+    """r_null, n_null and r_empty of every neuron."""
+    if hasattr(simulator, "for_neuron"):
+        return {}  # it does not read explanations
+    todo, about = tried_on(made, explanations, evidence, chance)
+    announce(simulator, todo, about, progress)
+    found: dict[str, list[float]] = {}
+    empty: dict[str, float] = {}
+    for name, r in _each_r(simulator, todo, about, progress):
+        key, _, which = name.partition("\0")
+        if which == "empty":
+            empty[key] = r
+        elif r is not None:
+            found.setdefault(key, []).append(r if np.isfinite(r) else 0.0)  # it predicts nothing here
+    return {
+        key: {"r_null": float(np.median(found[key])) if key in found else NAN, "n_null": len(found.get(key, [])),
+              "r_empty": NAN if empty.get(key) is None else empty[key]}
+        for key in made
+    }  # fmt: skip
+
+
+def tried_on(
+    made: Mapping[str, Simulation], explanations: Mapping[str, Explanation | str], evidence: Mapping[str, Evidence],
+    chance: Chance,
+) -> tuple[dict[str, Simulation], dict[str, Evidence]]:  # fmt: skip
+    """Simulations without predictions of other neurons' explanations and the empty one, and whose evidence they are
+    tried on; by `"key\\0number"` and `"key\\0empty"`."""
+    todo: dict[str, Simulation] = {}
+    about: dict[str, Evidence] = {}
+    for key, one in made.items():
+        own = evidence[key]
+        tried = others(key, explanations, evidence, chance.n_null, chance.rng(own.neuron))
+        for number, text in enumerate([*tried, ""]):
+            name = f"{key}\0{number if text else 'empty'}"
+            todo[name], about[name] = replace(one, explanation=text, predictions=()), own
+    return todo, about
+
+
+def cost_of(
+    explanations: Mapping[str, Explanation | str], evidence: Mapping[str, Evidence], simulator: str | Simulator,
+    n_null: int = 20,
+) -> str:  # fmt: skip
+    """What `score` will cost, in words; simulates nothing. (The modality swap's calls to an explainer not included.)"""
+    chosen = simulator_of(simulator)
+    own = wanted(explanations, evidence, chosen)
+    todo, about = tried_on(own, explanations, evidence, Chance(n_null))
+    return (
+        f"explanations: {plan(own, evidence, chosen)}\n"
+        f"nulls (other neurons' explanations and the empty one): {plan(todo, about, chosen)}"
+    )
+
+
+def _each_r(
+    simulator: Simulator, todo: Mapping[str, Simulation], evidence: Mapping[str, Evidence], progress: bool
+) -> Iterator[tuple[str, Any]]:
+    """(name, r) of many simulations, which are not kept; r is None where all of one failed."""
+    from tqdm import tqdm
+
+    for name, one in tqdm(run(simulator, todo, evidence), total=len(todo), desc="nulls", disable=not progress):
+        pieces = pieces_of(evidence[name], evidence[name].split("test"), one.predictions, one.sides)
+        yield name, measures.pooled(pieces) if pieces else None
