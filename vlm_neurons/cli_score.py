@@ -93,6 +93,7 @@ def _simulator(args: argparse.Namespace, run: Run) -> str | Simulator:
 
 def show(scores: pd.DataFrame) -> None:
     """The neurons with the best scores, and how many of each class have an explanation that predicts."""
+    from rich.box import SIMPLE
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -100,16 +101,19 @@ def show(scores: pd.DataFrame) -> None:
     from vlm_neurons.scoring import score_statistics
 
     console = Console()
-    table = Table("neuron", "class", "explanation", "r", "95 %", "others'", "within images", "q", "note",
-                  title=f"best {min(SHOWN, len(scores))} of {len(scores)}")  # fmt: skip
+    table = Table(box=SIMPLE, padding=0, title=f"best {min(SHOWN, len(scores))} of {len(scores)} explanations")
+    for name in ("neuron", "class", "explanation", "r (95 %)", "others'", "q"):
+        table.add_column(name, no_wrap=True)
+    room = max(20, console.width - 65)
     for row in scores.sort_values(["r", "neuron"], ascending=[False, True]).head(SHOWN).to_dict("records"):
-        table.add_row(
-            row["neuron"], NAMES.get(row["label"], "-"), escape(row["explanation"]), _two(row["r"]),
-            f"{_two(row['r_low'])} to {_two(row['r_high'])}" + (" (few images)" if row["approximate"] else ""),
-            _two(row["r_null"]), _two(row["r_within"]), "-" if row["q"] != row["q"] else f"{row['q']:.2g}", row["note"],
-        )  # fmt: skip
+        span = f"{_two(row['r'])} ({_two(row['r_low'])}-{_two(row['r_high'])})" + ("*" if row["approximate"] else "")
+        table.add_row(row["neuron"], NAMES.get(row["label"], "-"), escape(_short(row["explanation"], room)),
+                      row["note"] or span, _two(row["r_null"]), _q(row["q"]))  # fmt: skip
     console.print(table)
-    table = Table("class", "explained", "with a score", "q < 0.05", "median r", "others' explanations")
+    console.print("r: of simulated and real activations on samples that the explainer did not see; others': median r "
+                  "of explanations of other neurons of the same layer and class; q: after Benjamini-Hochberg"
+                  + ("; *: few images, approximate" if scores["approximate"].any() else ""), style="dim")  # fmt: skip
+    table = Table("class", "explained", "with a score", "q < 0.05", "median r", "others'", box=SIMPLE)
     for row in score_statistics(scores).to_dict("records"):
         table.add_row(NAMES.get(row["label"], str(row["label"])), str(row["n"]), str(row["n_scored"]),
                       str(row["significant"]), _two(row["r"]), _two(row["r_null"]))  # fmt: skip
@@ -118,3 +122,11 @@ def show(scores: pd.DataFrame) -> None:
 
 def _two(value: float) -> str:
     return "-" if value != value else f"{value:.2f}"
+
+
+def _short(text: str, n: int) -> str:
+    return text if len(text) <= n else text[: n - 1] + "…"
+
+
+def _q(value: float) -> str:
+    return "-" if value != value else "< .001" if value < 0.001 else f"{value:.3f}"

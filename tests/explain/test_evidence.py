@@ -132,10 +132,11 @@ def test_arrays_of_any_direction_become_evidence(tmp_path: Path) -> None:
 def test_a_residual_stream_far_above_the_rest_marks_a_sink(
     made: tuple[vn.HookedVLM, vn.ImageTextData, vn.Run],
 ) -> None:
-    from vlm_neurons.evidence.looking import look
+    from vlm_neurons.evidence.looking import Look, look
 
     model, data, _ = made
-    seen, _ = look(model, 0, "", data[0].load_images(), "Hi", "A dog.", [Neuron.parse("L0N0")])
+    sample = Look(0, "", data[0].load_images(), "Hi", "A dog.", [Neuron.parse("L0N0")])
+    ((seen, _),) = look(model, [sample])
     assert isinstance(seen, Seen) and seen.token_sinks.sum() == 1 and not seen.patch_sinks[0].any()
 
     def inflate(tensor, hook):  # type: ignore[no-untyped-def]
@@ -143,7 +144,7 @@ def test_a_residual_stream_far_above_the_rest_marks_a_sink(
         return tensor
 
     with model.hooks(fwd_hooks=[("blocks.0.hook_out", inflate)]):
-        seen, _ = look(model, 0, "", data[0].load_images(), "Hi", "A dog.", [Neuron.parse("L0N0")])
+        ((seen, _),) = look(model, [sample])
     batch = model.prepare([data[0].load_images()], ["Hi"], ["A dog."])
     expected = np.zeros(batch.kinds.shape[1], bool)
     expected[[0, 4, 5]] = True

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from itertools import accumulate
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from vlm_neurons.concepts.concept import Concept
 from vlm_neurons.concepts.words import CLASSES
@@ -57,7 +57,7 @@ def lexical_bank(texts: Sequence[Sequence[str]]) -> dict[Concept, list[Bool[np.n
             found.setdefault(concept, [set() for _ in read])[number].add(place)
     homes = [np.array(home, int) for _, home in read]
     return {
-        concept: [np.isin(home, list(where)) for home, where in zip(homes, places, strict=True)]
+        concept: [_at(home, where) for home, where in zip(homes, places, strict=True)]
         for concept, places in found.items()
         if sum(bool(p) for p in places) >= MIN_TEXTS
     }
@@ -125,4 +125,13 @@ def mask_of(concept: Concept, tokens: tuple[str, ...]) -> Bool[np.ndarray, "toke
     """
     pieces, home = pieces_of(tokens)
     where = {place for place, other in _concepts(pieces, {concept.value}, {concept.value}) if other == concept}
-    return np.isin(np.array(home, int), list(where))
+    return _at(np.array(home, int), where)
+
+
+def _at(home: Int[np.ndarray, "token"], where: Collection[int]) -> Bool[np.ndarray, "token"]:
+    """Tokens whose piece is one of some places; blanks (-1) are none."""
+    if not where:
+        return np.zeros(len(home), bool)
+    mask = np.zeros(max(int(home.max(initial=0)), max(where)) + 2, bool)  # the last one is for -1
+    mask[list(where)] = True
+    return np.asarray(mask[home])

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vlm_neurons.evidence.choosing import assign, draw
-from vlm_neurons.evidence.looking import Activations, look
+from vlm_neurons.evidence.looking import Activations, Look, look
 from vlm_neurons.evidence.record import Evidence, Exemplar, Seen
 from vlm_neurons.neurons import Neuron, parse_neurons
 
@@ -98,16 +97,20 @@ def _top(run: Run, neuron: Neuron, n: int) -> tuple[list[int], list[float], floa
 def _look_at(
     model: HookedVLM, data: ImageTextData, run: Run, wanted: dict[int, list[Neuron]], progress: bool
 ) -> dict[int, tuple[Seen, dict[str, Activations]]]:
+    """Each sample once, in batches of the scan's size."""
     from tqdm import tqdm
 
-    rows = run.samples.set_index("id")
-    looked = {}
-    for sample in tqdm(sorted(wanted), desc="evidence", unit="sample", disable=not progress):
-        row = rows.loc[sample]
-        seen, found = look(
-            model, sample, str(row["name"]), data[sample].load_images(), row["prompt"], row["response"], wanted[sample]
-        )
-        looked[sample] = replace(seen, source=run.info["data"]["source"]), found
+    rows, size = run.samples.set_index("id"), int(run.info["parameters"]["batch_size"])
+    looked: dict[int, tuple[Seen, dict[str, Activations]]] = {}
+    ids = sorted(wanted)
+    with tqdm(total=len(ids), desc="evidence", unit="sample", disable=not progress) as bar:
+        for chunk in (ids[i : i + size] for i in range(0, len(ids), size)):
+            samples = [
+                Look(i, str(row["name"]), data[i].load_images(), row["prompt"], row["response"], wanted[i])
+                for i, row in ((i, rows.loc[i]) for i in chunk)
+            ]
+            looked.update(zip(chunk, look(model, samples, run.info["data"]["source"]), strict=True))
+            bar.update(len(chunk))
     return looked
 
 

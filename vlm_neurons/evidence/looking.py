@@ -1,8 +1,9 @@
-"""One forward pass of one sample, for every neuron that wants it."""
+"""One forward pass of some samples, for every neuron that wants them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from vlm_neurons.evidence.record import Seen
 from vlm_neurons.model.guards import indexed_by_image
-from vlm_neurons.neurons import Neuron, TokenKind
+from vlm_neurons.neurons import Neuron, Patch, TokenKind
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,23 +25,42 @@ SINK = 20.0
 Activations = tuple[tuple[np.ndarray, ...], np.ndarray]  # maps [rows, columns] of every image; values [token]
 
 
-def look(
-    model: HookedVLM,
-    sample: int,
-    name: str,
-    images: Sequence[Image.Image],
-    prompt: str,
-    response: str | None,
-    neurons: Sequence[Neuron],
-) -> tuple[Seen, dict[str, Activations]]:
-    """Run one sample alone.
+@dataclass(frozen=True)
+class Look:
+    """A sample to look at.
+
+    Attributes:
+        sample: id in the data set.
+        name: its name.
+        images: all of its images.
+        prompt: its prompt.
+        response: its response, if it has one.
+        neurons: whose activations are kept.
+    """
+
+    sample: int
+    name: str
+    images: Sequence[Image.Image]
+    prompt: str
+    response: str | None
+    neurons: Sequence[Neuron]
+
+
+def look(model: HookedVLM, samples: Sequence[Look], source: str = "") -> list[tuple[Seen, dict[str, Activations]]]:
+    """Run some samples through the model, in one batch.
+
+    Args:
+        model: any.
+        samples: a batch of them.
+        source: what the data calls itself.
 
     Returns:
-        What the model saw; and of every neuron its activations at the patches of each image and at every token but
-        the visual ones (NaN where the hook sees no text). The negative pole's are negated. Hooks indexed by image
-        are without CLS, and absent from a sample without images.
+        For each sample what the model saw; and of every neuron its activations at the patches of each image and at
+        every token but the visual ones (NaN where the hook sees no text). The negative pole's are negated. Hooks
+        indexed by image are without CLS, and absent from a sample without images.
     """
-    batch = model.prepare([list(images)], [prompt], [response])
+    batch = model.prepare([list(s.images) for s in samples], [s.prompt for s in samples], [s.response for s in samples])
+    neurons = list(dict.fromkeys(n for s in samples for n in s.neurons))
     kept: dict[str, Tensor] = {}
     norms: list[Tensor] = []
 
@@ -55,65 +75,77 @@ def look(
     hooks: dict[str, Callable[[Tensor], None]] = {hook: keeper(hook) for hook in dict.fromkeys(n.hook for n in neurons)}
     last = f"blocks.{model.n_layers - 1}.hook_in"
     if last not in hooks:
-        hooks[last] = lambda activation: norms.append(activation[0].float().norm(dim=-1).cpu())
-    model.observe(batch, hooks)
-    seen = _seen(model, batch, sample, name, norms[0] if norms else None)
-    found = {}
-    for hook, values in kept.items():
-        for place, neuron in enumerate(n for n in neurons if n.hook == hook):
-            own = values[..., place].numpy() * (-1 if neuron.pole == "-" else 1) + 0.0  # no -0.0
-            found[neuron.id] = _split(batch, own, indexed_by_image(hook))
-    return seen, found
+        hooks[last] = lambda activation: norms.append(activation.float().norm(dim=-1).cpu())
+    model.observe(batch, hooks, fast=set(hooks) <= model.fast_hooks)
+    found = []
+    for row, sample in enumerate(samples):
+        images = [i for i, home in enumerate(batch.image_rows.tolist()) if home == row]
+        seen = _seen(model, batch, row, images, sample, norms[0][row] if norms else None, source)
+        places, words = list(_patches(batch, row)), _words(batch, row)
+        activations: dict[str, Activations] = {}
+        for neuron in sample.neurons:
+            if neuron.hook not in kept or (indexed_by_image(neuron.hook) and not images):
+                continue
+            column = [n for n in neurons if n.hook == neuron.hook].index(neuron)
+            own = kept[neuron.hook][..., column].numpy() * (-1 if neuron.pole == "-" else 1) + 0.0  # no -0.0
+            if indexed_by_image(neuron.hook):
+                maps = tuple(own[i].reshape(batch.grids[i]) for i in images)
+                activations[neuron.id] = maps, np.full(len(words), np.nan, np.float32)
+            else:
+                activations[neuron.id] = _maps(batch, places, images, own[row]), own[row, words]
+        found.append((seen, activations))
+    return found
 
 
-def _words(batch: Batch) -> np.ndarray:
+def _words(batch: Batch, row: int) -> np.ndarray:
     """Positions that are neither padding nor visual."""
-    kinds = batch.kinds[0].cpu().numpy()
+    kinds = batch.kinds[row].cpu().numpy()
     return np.flatnonzero((kinds != int(TokenKind.PAD)) & (kinds != int(TokenKind.VISUAL)))
 
 
-def _seen(model: HookedVLM, batch: Batch, sample: int, name: str, norms: Tensor | None) -> Seen:
-    words, tokens = _words(batch), batch.tokens(0)
+def _seen(
+    model: HookedVLM, batch: Batch, row: int, images: list[int], sample: Look, norms: Tensor | None, source: str
+) -> Seen:
+    words, tokens = _words(batch, row), batch.tokens(row)
     sinks = torch.zeros(batch.kinds.shape[1], dtype=torch.bool)
     if norms is not None:
-        real = (batch.kinds[0] != int(TokenKind.PAD)).cpu()
+        real = (batch.kinds[row] != int(TokenKind.PAD)).cpu()
         sinks = norms > SINK * norms[real].median()
-    sinks |= (
-        (batch.input_ids[0] == model.tokenizer.bos_token_id).cpu()
-        if model.tokenizer.bos_token_id is not None
-        else False
-    )
-    boxes = [np.full((*grid, 4), np.nan, np.float32) for grid in batch.grids]
-    patch_sinks = [np.zeros(grid, bool) for grid in batch.grids]
-    first = [0] * len(batch.grids)
-    for position, index in reversed(list(enumerate(batch.patch_index[0].tolist()))):
-        if index >= 0:
-            patch = batch.patches[index]
-            boxes[patch.image][patch.row, patch.column] = patch.box
-            patch_sinks[patch.image][patch.row, patch.column] = bool(sinks[position])
-            first[patch.image] = position
+    if model.tokenizer.bos_token_id is not None:
+        sinks |= (batch.input_ids[row] == model.tokenizer.bos_token_id).cpu()
+    boxes = {i: np.full((*batch.grids[i], 4), np.nan, np.float32) for i in images}
+    patch_sinks = {i: np.zeros(batch.grids[i], bool) for i in images}
+    first = dict.fromkeys(images, 0)
+    for position, patch in reversed(list(_patches(batch, row))):
+        boxes[patch.image][patch.row, patch.column] = patch.box
+        patch_sinks[patch.image][patch.row, patch.column] = bool(sinks[position])
+        first[patch.image] = position
     return Seen(
-        sample,
-        name,
-        tuple(batch.seen_image(i) for i in range(len(batch.images))),
-        tuple(boxes),
+        sample.sample,
+        sample.name,
+        tuple(batch.seen_image(i) for i in images),
+        tuple(boxes[i] for i in images),
         tuple(tokens[i] for i in words),
-        batch.kinds[0].cpu().numpy()[words].astype(np.int64),
-        tuple(int((words < p).sum()) for p in first),
+        batch.kinds[row].cpu().numpy()[words].astype(np.int64),
+        tuple(int((words < first[i]).sum()) for i in images),
         sinks.numpy()[words],
-        tuple(patch_sinks),
+        tuple(patch_sinks[i] for i in images),
+        source,
     )
 
 
-def _split(batch: Batch, values: np.ndarray, by_image: bool) -> Activations:
-    """Activations of one neuron by patch and by token."""
-    words = _words(batch)
-    if by_image:
-        maps = tuple(v.reshape(grid) for v, grid in zip(values, batch.grids, strict=True))
-        return maps, np.full(len(words), np.nan, np.float32)
-    patches = tuple(np.full(grid, np.nan, np.float32) for grid in batch.grids)
-    for position, index in enumerate(batch.patch_index[0].tolist()):
+def _patches(batch: Batch, row: int) -> Iterator[tuple[int, Patch]]:
+    """(position, patch) of every visual token of a row."""
+    for position, index in enumerate(batch.patch_index[row].tolist()):
         if index >= 0:
-            patch = batch.patches[index]
-            patches[patch.image][patch.row, patch.column] = values[0, position]
-    return patches, values[0, words]
+            yield position, batch.patches[index]
+
+
+def _maps(
+    batch: Batch, places: list[tuple[int, Patch]], images: list[int], values: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    """Values of a row at the patches of each of its images."""
+    maps = {i: np.full(batch.grids[i], np.nan, np.float32) for i in images}
+    for position, patch in places:
+        maps[patch.image][patch.row, patch.column] = values[position]
+    return tuple(maps.values())

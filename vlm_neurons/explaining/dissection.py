@@ -18,6 +18,7 @@ from vlm_neurons.concepts.concept import Concept, phrase
 from vlm_neurons.concepts.lexical import lexical_bank, words_for
 from vlm_neurons.concepts.visual import visual_bank
 from vlm_neurons.explaining.explanation import NO_PATTERN, Explanation
+from vlm_neurons.explaining.prompting import kind_of
 
 if TYPE_CHECKING:
     from vlm_neurons.evidence import Evidence, Exemplar
@@ -55,6 +56,8 @@ class DissectionExplainer:
         gain: two concepts have to leave so much less variance unexplained than one, as a share.
         n_null: number of nulls.
 
+    Of a neuron that is classified as visual or text, only that side is looked at.
+
     It finds what is in its bank (`vlm_neurons.concepts`) or is a pair of such concepts, and nothing else: neurons for
     dogs, for irony or for the end of a list are `"no clear pattern"` to it, or the nearest concept that it has.
     """
@@ -67,7 +70,7 @@ class DissectionExplainer:
 
     def settings(self) -> str:
         """All that decides its answers, as one string."""
-        return f"dissection-1 {self.truth} {self.min_r} {self.gain} {self.n_null}"
+        return f"dissection-2 {self.truth} {self.min_r} {self.gain} {self.n_null}"
 
     def explain(self, evidence: Mapping[str, Evidence]) -> Iterator[tuple[str, Explanation]]:
         """(key, explanation) of every neuron."""
@@ -77,8 +80,12 @@ class DissectionExplainer:
     def _one(self, evidence: Evidence) -> Explanation:
         shown = evidence.split("explain")
         rng = np.random.default_rng([evidence.seed, 17])
-        visual = self._side(*_visual_side(evidence, shown, self.truth), rng) if evidence.sees_images else None
-        lexical = self._side(*_text_side(evidence, shown), rng) if evidence.sees_text else None
+        kind = kind_of(evidence)
+        visual = lexical = None
+        if kind != "text" and evidence.sees_images:
+            visual = self._side(*_visual_side(evidence, shown, self.truth), rng)
+        if kind != "visual" and evidence.sees_text:
+            lexical = self._side(*_text_side(evidence, shown), rng)
         parts: list[str] = []
         support: list[dict[str, Any]] = []
         for side, fit in (("visual", visual), ("text", lexical)):

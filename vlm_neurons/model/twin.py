@@ -29,6 +29,7 @@ _MODULES = {
     "projector": (r"multi_modal_projector\.linear_2$", False),
     "vision": (r"vision_tower\..*encoder\.layers\.(\d+)\.mlp\.fc2$", False),
 }
+_RESIDUAL = re.compile(r"language_model\.layers\.(\d+)$")  # `blocks.{i}.hook_in`: shows attention sinks
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,8 @@ def make_twin(model: Any) -> Twin | None:
 def _points(model: nn.Module) -> dict[str, tuple[nn.Module, bool]]:
     points = {}
     for path, module in model.named_modules():
+        if match := _RESIDUAL.search(path):
+            points[f"blocks.{match[1]}.hook_in"] = module, False
         for site, (pattern, is_output) in _MODULES.items():
             if match := re.search(pattern, path):
                 hook = SITES[site].hook(int(match[1]) if match.groups() else 0)

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vlm_neurons.concepts.concept import Concept
-from vlm_neurons.evidence.looking import look
+from vlm_neurons.evidence.looking import Look, look
 from vlm_neurons.neurons import SITES, Neuron, TokenKind
 
 if TYPE_CHECKING:
@@ -194,6 +194,7 @@ def measured(model: HookedVLM, data: Scenes, planted: Plant) -> Float[np.ndarray
     found = []
     for i in range(len(data)):
         sample = data[i]
-        _, values = look(model, i, "", sample.load_images(), sample.prompt, sample.response, [planted.neuron])
+        seen = Look(i, "", sample.load_images(), sample.prompt, sample.response, [planted.neuron])
+        ((_, values),) = look(model, [seen])
         found.append(values[planted.neuron.id][0][0])
     return np.stack(found)

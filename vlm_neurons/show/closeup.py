@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from vlm_neurons.evidence.looking import look
+from vlm_neurons.evidence.looking import Look, look
 from vlm_neurons.neurons import Neuron, parse_neurons
 
 if TYPE_CHECKING:
@@ -86,9 +86,8 @@ def close_ups(
 
 def _look(model: HookedVLM, sample: Sample, row: Any, neurons: list[Neuron]) -> dict[str, CloseUp]:
     """One forward pass of one sample."""
-    seen, found = look(
-        model, sample.id, str(row["name"]), sample.load_images(), row["prompt"], row["response"], neurons
-    )
+    wanted = Look(sample.id, str(row["name"]), sample.load_images(), row["prompt"], row["response"], neurons)
+    ((seen, found),) = look(model, [wanted])
     close = {}
     for neuron, (patches, values) in found.items():
         text = seen.is_text & ~np.isnan(values)
