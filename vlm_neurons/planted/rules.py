@@ -130,7 +130,8 @@ def _text_rule(kind: str, rng: np.random.Generator) -> Rule:
     word, sibling = (str(w) for w in rng.permutation(sorted(WORDS[first]))[:2])
     if kind == "word":
         true = Concept("word", word)
-        narrow, wrong = f"the word '{word}' after 'the'", words_for(Concept("word", sorted(WORDS[second])[0]))
+        where = "before 'sofa'" if first == "sizes" else "after 'the'"  # a size always comes after "the"
+        narrow, wrong = f"the word '{word}' {where}", words_for(Concept("word", sorted(WORDS[second])[0]))
         near, broad = words_for(Concept("word", sibling)), words_for(Concept("class", first))
     elif kind == "word_class":
         true = Concept("class", first)
