@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from vlm_neurons.cli import main
 
-COMMANDS = ("demo", "describe", "scan", "classify", "report")
+COMMANDS = ("demo", "describe", "scan", "classify", "explain", "score", "report")
 SCAN = ["scan", "--model", "tiny-llava-scenes", "--batch-size", "4"]
 
 

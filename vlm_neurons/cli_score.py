@@ -76,17 +76,15 @@ def _simulator(args: argparse.Namespace, run: Run) -> str | Simulator:
         return str(args.simulator)
     import vlm_neurons as vn
 
+    if args.simulator in ("api", "local") and not args.simulator_model:
+        raise ValueError(f"--simulator {args.simulator} needs --simulator-model")
     kind: Any = getattr(vn, MODELS[args.simulator])
     if args.simulator == "api":
-        if not args.simulator_model:
-            raise ValueError("--simulator api needs --simulator-model")
         made: Simulator = kind(
             args.simulator_model, base_url=args.base_url, max_cost=args.max_cost, concurrency=args.concurrency,
             price=tuple(args.price) if args.price else None, cache=run.path / "cache.sqlite",
         )  # fmt: skip
         return made
-    if args.simulator == "local" and not args.simulator_model:
-        raise ValueError("--simulator local needs --simulator-model")
     found: Simulator = kind.from_pretrained(args.simulator_model) if args.simulator_model else kind.from_pretrained()
     return found
 

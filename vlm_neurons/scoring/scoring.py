@@ -15,6 +15,7 @@ from vlm_neurons.scoring import measures, nulls
 from vlm_neurons.scoring.others import swapped
 from vlm_neurons.scoring.pieces import Piece, of_side, pieces_of, resolved
 from vlm_neurons.scoring.specific import Chance, against_others
+from vlm_neurons.simulating.record import to_front
 from vlm_neurons.simulating.simulating import folder, simulate, simulator_of
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ def score(
         simulator: see `simulate`.
         simulations: of the same explanations, where they were made before.
         out: a run or a directory: the table goes to its `scores.parquet`, simulations and replies as in `simulate`.
+            Rows of other neurons by the same simulator that are there stay in it (and q is over all); another
+            simulator's table is kept beside it, as `scores-NAME.parquet`.
         n_null: explanations of other neurons tried on each neuron, at most. Each costs as much as a simulation.
         n_permutations: behind p and p_within; from 999 on.
         swap: explainer for the modality swap of multi-modal neurons; by default `"dissection"` where all explanations
@@ -106,6 +109,8 @@ def score(
         rows.append({**row, **against.get(key, {}), **across.get(key, {})})
     table = pd.DataFrame(rows, columns=None if rows else ["neuron", *NUMBERS])
     table["layer"] = table["layer"].astype("Int64") if rows else []
+    if out is not None and rows:
+        table = _with_earlier(table, folder(out), chosen.name)
     table["q"] = _adjusted(table["p"].to_numpy(float))
     if out is not None:
         write_atomic(folder(out) / FILE, lambda temporary: table.to_parquet(temporary, index=False))
@@ -177,6 +182,18 @@ def _adjusted(p: np.ndarray) -> np.ndarray:
     if there.any():
         q[there] = false_discovery_control(p[there], method="bh")
     return q
+
+
+def _with_earlier(table: pd.DataFrame, path: Path, simulator: str) -> pd.DataFrame:
+    """The table, and the rows of a file that it does not replace."""
+    import pandas as pd
+
+    to_front(path / FILE, simulator)
+    if not (path / FILE).is_file():
+        return table
+    earlier = pd.read_parquet(path / FILE)
+    earlier = earlier[~earlier["neuron"].isin(table["neuron"])]
+    return pd.concat([earlier, table], ignore_index=True) if len(earlier) else table
 
 
 def load_scores(path: str | Path) -> pd.DataFrame:

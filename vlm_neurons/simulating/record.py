@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,15 +62,35 @@ class Simulation:
         return self.predictions[self.samples.index(sample)]
 
 
-def save(simulations: Mapping[str, Simulation], path: Path, replace: bool = False) -> None:
-    """Write simulations into a directory; others that are there stay unless `replace`."""
+def save(simulations: Mapping[str, Simulation], path: Path) -> None:
+    """Write simulations of one simulator into a directory; its others that are there stay."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    every = {**({} if replace else load(path)), **{s.neuron: s for s in simulations.values()}}
+    path.mkdir(parents=True, exist_ok=True)
+    for name in {s.simulator for s in simulations.values()}:
+        to_front(path / FILE, name)
+    every = {**load(path), **{s.neuron: s for s in simulations.values()}}
     table = pa.Table.from_pylist([r for s in every.values() for r in _rows(s)], schema=_schema())
     table = table.replace_schema_metadata({"format": FORMAT})
     write_atomic(path / FILE, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+
+
+def to_front(file: Path, simulator: str) -> None:
+    """Give a simulator the file: another's that is there is kept beside it as `simulations-NAME.parquet` (or
+    `scores-NAME.parquet`), and the simulator's own that was kept so comes back."""
+    import pyarrow.parquet as pq
+
+    def beside(name: str) -> Path:
+        return file.with_name(f"{file.stem}-{re.sub(r'[^A-Za-z0-9_.]+', '-', name)}.parquet")
+
+    if file.is_file():
+        there = pq.read_table(file, columns=["simulator"])["simulator"]
+        if not len(there) or there[0].as_py() == simulator:
+            return
+        os.replace(file, beside(there[0].as_py()))
+    if beside(simulator).is_file():
+        os.replace(beside(simulator), file)
 
 
 def load(path: str | Path) -> dict[str, Simulation]:

@@ -13,7 +13,7 @@ from vlm_neurons.explaining.prompting import kind_of
 from vlm_neurons.simulating.baselines import BASELINES
 from vlm_neurons.simulating.concepts import ConceptSimulator
 from vlm_neurons.simulating.protocol import SIDES, Job, Prediction, Side, Simulator
-from vlm_neurons.simulating.record import Simulation, load, save
+from vlm_neurons.simulating.record import FILE, Simulation, load, save, to_front
 
 if TYPE_CHECKING:
     from vlm_neurons.evidence import Evidence
@@ -38,7 +38,8 @@ def simulate(
         simulator: `"concepts"`; a baseline (`"constant"`, `"position-prior"`, `"image-only"`, `"token-frequency"`); or
             a simulator object.
         out: a run or a directory: results go to its `simulations.parquet`, replies to its `cache.sqlite`. Neurons
-            whose simulation is there, made in the same way and without a failure, are not simulated again.
+            whose simulation is there, made in the same way and without a failure, are not simulated again. Another
+            simulator's are kept beside it, as `simulations-NAME.parquet`.
         redo: simulate them all again.
         progress: show a bar, and what it will cost where it costs something.
 
@@ -59,6 +60,8 @@ def simulate(
 
     chosen = simulator_of(simulator, out)
     todo = wanted(explanations, evidence, chosen)
+    if out is not None:
+        to_front(folder(out) / FILE, chosen.name)
     kept = {} if out is None or redo else load(folder(out))
     found: dict[str, Simulation] = {}
     for key, one in todo.items():

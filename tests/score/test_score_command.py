@@ -1,0 +1,43 @@
+"""`vlm-neurons score` works on the run directory of `explain`, says what it will cost, and where to begin."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import vlm_neurons as vn
+from vlm_neurons.cli import main
+
+
+def test_from_a_run_directory_to_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = vn.HookedVLM.from_pretrained("tiny-llava-scenes")
+    run = vn.scan(model, vn.scenes(80, seed=4), top_n=12, batch_size=16, out=tmp_path / "run", progress=False)
+    where = str(run.path)
+    vn.classify(run)
+    assert main(["score", where]) == 1 and "vlm-neurons explain" in capsys.readouterr().err
+    assert main(["explain", where, "--top", "3"]) == 0
+    capsys.readouterr()
+    assert main(["score", where, "--dry-run"]) == 0
+    assert "no cost" in capsys.readouterr().err and not (run.path / "scores.parquet").exists()
+    assert main(["score", where]) == 0
+    out = capsys.readouterr().out
+    scores = pd.read_parquet(run.path / "scores.parquet")
+    said = {e["neuron"]: e["text"] for e in map(json.loads, (run.path / "explanations.jsonl").read_text().splitlines())}
+    assert dict(zip(scores["neuron"], scores["explanation"], strict=True)) == said
+    assert set(scores["label"]) == {"visual", "text", "multimodal"} and scores["approximate"].all()
+    best = scores.sort_values("r", ascending=False).iloc[0]
+    assert best["neuron"] in out and "few images" in out and "q < 0.05" in out
+    assert (run.path / "simulations.parquet").is_file()
+    assert main(["score", where, "--neurons", best["neuron"]]) == 0  # the others stay
+    assert len(pd.read_parquet(run.path / "scores.parquet")) == len(scores)
+    assert main(["score", where, "--neurons", best["neuron"], "--simulator", "position-prior"]) == 0
+    assert list(pd.read_parquet(run.path / "scores.parquet")["simulator"]) == ["position-prior"]
+    assert len(pd.read_parquet(run.path / "scores-concepts.parquet")) == len(scores)
+    assert main(["score", where]) == 0
+    again = pd.read_parquet(run.path / "scores.parquet").set_index("neuron")["r"]
+    pd.testing.assert_series_equal(again.sort_index(), scores.set_index("neuron")["r"].sort_index())
+    assert (run.path / "simulations-position-prior.parquet").is_file()
+    assert main(["score", where, "--simulator", "api"]) == 1 and "--simulator-model" in capsys.readouterr().err
