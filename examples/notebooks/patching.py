@@ -11,9 +11,7 @@
 # name the colour; we put in activations of the clean run, one place at a time, and see how far the answer moves back.
 # TransformerLens' own patching functions do it, with the image in place: `model.bind(batch)`.
 #
-#     python examples/patching.py [folder for the pictures]
-#
-# As a notebook: `jupytext --to ipynb examples/patching.py`.
+#     python examples/notebooks/patching.py [folder for the pictures]
 
 # %%
 import sys
@@ -21,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from IPython.display import SVG, display
 from transformer_lens import patching
 
 import vlm_neurons as vn
@@ -81,6 +80,7 @@ with torch.no_grad():
         maps[name] = tool(model.bind(corrupt), corrupt.input_ids, cache, recovered).numpy()
         svg = heat_map_svg(maps[name], corrupt, title=f"{name}: share of the colour recovered")
         (out / f"{name.split()[0].lower()}.svg").write_text(svg, encoding="utf-8")
+        display(SVG(svg))
 
 # %% [markdown]
 # ## All object patches at once
