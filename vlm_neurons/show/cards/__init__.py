@@ -1,0 +1,7 @@
+"""Cards of single neurons and charts of many, for notebooks and pages; and the form that circuitsvis takes."""
+
+from vlm_neurons.show.cards.card import anchor_of, card_html
+from vlm_neurons.show.cards.fragment import Fragment, allowed, document, scripts, styles
+from vlm_neurons.show.cards.tokens import to_circuitsvis
+
+__all__ = ["Fragment", "allowed", "anchor_of", "card_html", "document", "scripts", "styles", "to_circuitsvis"]
