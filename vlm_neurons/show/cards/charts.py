@@ -14,7 +14,7 @@ from vlm_neurons.show.layers import COLORS
 from vlm_neurons.show.page import number
 
 PATCH, TOKEN, SIMULATED, SOFT = COLORS["visual"][0], COLORS["text"][0], "#D55E00", "#808080"
-WIDTH, HEIGHT, HEAD, FOOT = 640, 64, 14, 14  # drawing units
+HEIGHT, HEAD, FOOT = 64, 14, 14  # drawing units
 
 
 def svg(width: float, height: float, words: str, parts: Sequence[str], kind: str = "") -> str:
@@ -65,13 +65,13 @@ def segments(seen: Seen, patches: Sequence[Float[np.ndarray, "rows columns"]]) -
     return found
 
 
-def sequence_svg(exemplar: Exemplar, simulated: Exemplar | None = None, scale: str = "activation") -> str:
+def sequence_svg(exemplar: Exemplar, simulated: Exemplar | None = None, width: float = 640) -> str:
     """Activations along the sequence that the model read: the patches of each image at their place, and the tokens.
 
     Args:
         exemplar: real activations.
-        simulated: the same exemplar with simulated ones, drawn as a line; on the same scale.
-        scale: what the axis shows.
+        simulated: the same exemplar with simulated ones, drawn as a line; then both are on the 0-10 scale.
+        width: in drawing units.
 
     Returns:
         An SVG; `data-segments` says for the script what stands where.
@@ -79,18 +79,19 @@ def sequence_svg(exemplar: Exemplar, simulated: Exemplar | None = None, scale: s
     parts = segments(exemplar.seen, exemplar.patches)
     real = _along(exemplar, parts)
     other = _along(simulated, parts) if simulated is not None else np.zeros(0)
-    highest = max([float(np.nanmax(v)) for v in (real, other) if v.size and not np.isnan(v).all()], default=0.0)
-    highest = highest if highest > 0 else 1.0
-    step = WIDTH / max(1, len(real))
+    highest = 10.0 if simulated is not None else max(float(np.nanmax(real, initial=0.0)), 0.0) or 1.0
+    step = width / max(1, len(real))
     drawn = list(_bars(real, parts, highest, step))
     if simulated is not None:
         drawn.append(f'<path d="{_steps(other, highest, step)}" fill="none" stroke="{SIMULATED}"/>')
-    drawn += [line(0, HEAD + HEIGHT, WIDTH, HEAD + HEIGHT), text(0, 10, f"{scale} {number(highest)}")]
+    drawn += [line(0, HEAD + HEIGHT, width, HEAD + HEIGHT), text(0, 10, f"activation, 0 to {number(highest)}")]
     if simulated is not None:
-        drawn.append(text(WIDTH, 10, "bars real, line simulated", "end"))
+        drawn.append(text(width, 10, "bars real, line simulated", "end"))
     drawn += list(_places(parts, step))
-    words = f"{scale} along the sequence, largest {number(highest)}."
-    found = svg(WIDTH, HEAD + HEIGHT + FOOT, words, [*drawn, '<rect class="vn-cursor" width="0" height="0"/>'], "vn-seq")
+    words = f"Activation along the sequence that the model read, from 0 to {number(highest)}."
+    found = svg(
+        width, HEAD + HEIGHT + FOOT, words, [*drawn, '<rect class="vn-cursor" width="0" height="0"/>'], "vn-seq"
+    )
     listed = ";".join(f"{kind} {place} {first} {n}" for kind, place, first, n in parts)
     return found.replace("<svg ", f'<svg data-segments="{listed}" ', 1)
 

@@ -6,7 +6,6 @@ token if one value is NaN or all are 0. What is handed to it here is proof again
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -34,8 +33,8 @@ class Cell:
     Attributes:
         text: what stands there.
         index: its place in `seen.tokens`; -1 for the place of an image.
-        title: what it is and its value, in words.
-        color: of its ground.
+        title: its value in words.
+        color: of its ground; `""` for white.
         kind: CSS classes: `"template"`, `"sink"`, `"image"`.
         joined: no line may break before it.
         newline: a line ends after it.
@@ -58,14 +57,14 @@ class Strip:
         name: of the series: `"real"` or `"simulated"`.
         cells: the tokens in order, with a mark where each image stands.
         values: of every token of the exemplar, for the script: numbers and blanks, `-` for none.
-        props: what circuitsvis is given, as JSON.
+        top: end of the colour scale.
         more: tokens that are left out at the end.
     """
 
     name: str
     cells: tuple[Cell, ...]
     values: str
-    props: str
+    top: str
     more: int
 
 
@@ -85,16 +84,7 @@ def strip(seen: Seen, values: Float[np.ndarray, "token"], top: float, name: str 
         _image_cell(-1 - index) if index < 0 else _cell(seen, index, float(values[index]), share[index], joined[index])
         for index in every[:MOST]
     ]
-    shown = [float(values[c.index]) if c.index >= 0 else float("nan") for c in cells]
-    props = {
-        "tokens": [safe(IMAGE if c.index < 0 else seen.tokens[c.index]) for c in cells],
-        "values": [_finite(v) for v in shown],
-        "minValue": -_finite(top),
-        "maxValue": _finite(top),
-        "negativeColor": "#ffffff",
-        "positiveColor": "#{:02X}{:02X}{:02X}".format(*ORANGE),
-    }
-    return Strip(name, tuple(cells), plain(values), json.dumps(props, allow_nan=False), len(every) - len(cells))
+    return Strip(name, tuple(cells), plain(values), f"{top:.4g}", len(every) - len(cells))
 
 
 def plain(values: Float[np.ndarray, "*n"]) -> str:
@@ -188,7 +178,7 @@ def _in_order(seen: Seen) -> Iterator[int]:
 
 
 def _image_cell(image: int) -> Cell:
-    return Cell(IMAGE, -1, f"image {image + 1} stands here", "#eeeeee", "image", False, False)
+    return Cell(IMAGE, -1, f"image {image + 1} stands here", "", "image", False, False)
 
 
 def _cell(seen: Seen, index: int, value: float, share: float, joined: bool) -> Cell:
@@ -197,11 +187,10 @@ def _cell(seen: Seen, index: int, value: float, share: float, joined: bool) -> C
     words = "no value" if value != value else number(value)
     words += "; template, not counted" if template else ""
     words += "; draws activation whatever the content (sink), not counted" if sink else ""
-    mixed = tuple(round(255 + (c - 255) * share) for c in ORANGE)
+    color = "#{:02x}{:02x}{:02x}".format(*(round(255 + (c - 255) * share) for c in ORANGE))
     kind = " ".join([*(["template"] if template else []), *(["sink"] if sink else [])])
     return Cell(
-        visible(token), index, f"{visible(token)}: {words}", "#{:02x}{:02x}{:02x}".format(*mixed), kind, joined,
-        "\n" in token,
+        visible(token), index, words, "" if color == "#ffffff" else color, kind, joined, "\n" in token
     )  # fmt: skip
 
 

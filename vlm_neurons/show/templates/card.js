@@ -148,18 +148,27 @@
   });
 
   // circuitsvis draws the tokens where it is on the page; our own words stay where it is not, or where it fails.
+  // It writes tokens as HTML: U+2060, without width, after `<` and `&` keeps them text. NaN would hide all of them.
   let serial = 0;
+  function props(strip) {
+    const found = values(strip), top = Number(strip.dataset.top);
+    return {
+      tokens: own(strip).map((e) => e.textContent.replace(/[<&]/g, "$&\u2060")),
+      values: own(strip).map((e) => Number(found[e.dataset.index]) || 0),
+      minValue: -top, maxValue: top, negativeColor: "#ffffff", positiveColor: "#E69F00",
+    };
+  }
   function draw(strip) {
-    const props = JSON.parse(strip.dataset.circuitsvis);
+    const given = props(strip);
     const target = document.createElement("div");
     target.id = `vn-circuitsvis-${serial++}`;
     strip.dataset.state = "drawing";
     strip.prepend(target);
-    window.CircuitsVis.render(target.id, window.CircuitsVis.ColoredTokens, props);
+    window.CircuitsVis.render(target.id, window.CircuitsVis.ColoredTokens, given);
     let tries = 0;
     const check = () => {
       const drawn = target.querySelectorAll(".colored-tokens > span");
-      if (drawn.length !== props.tokens.length) {
+      if (drawn.length !== given.tokens.length) {
         if (tries++ < 50) setTimeout(check, 20); else target.remove();
         return;
       }
@@ -169,11 +178,16 @@
     };
     check();
   }
+  const nearby = new IntersectionObserver((entries) => entries.filter((e) => e.isIntersecting).forEach((e) => {
+    nearby.unobserve(e.target);
+    try { draw(e.target); } catch (error) { e.target.dataset.state = "own"; }
+  }), { rootMargin: "600px" });
   window.vnCards = () => {
     document.querySelectorAll(".vn-hide[hidden]").forEach((e) => { e.hidden = false; });
     if (!window.CircuitsVis) return;
     document.querySelectorAll(".vn-strip:not([data-state])").forEach((strip) => {
-      try { draw(strip); } catch (error) { strip.dataset.state = "own"; }
+      strip.dataset.state = "waiting";
+      nearby.observe(strip);
     });
   };
   document.addEventListener("vn-circuitsvis", () => window.vnCards());
