@@ -13,7 +13,7 @@ from vlm_neurons.show.cards.words import Scored, decimals
 from vlm_neurons.show.layers import COLORS
 from vlm_neurons.show.page import number
 
-PATCH, TOKEN, SIMULATED, SOFT = COLORS["visual"][0], COLORS["text"][0], "#D55E00", "#808080"
+PATCH, TOKEN, OTHER, SOFT = COLORS["visual"][0], COLORS["text"][0], "currentColor", "#808080"
 HEIGHT, HEAD, FOOT = 64, 14, 14  # drawing units
 
 
@@ -65,7 +65,7 @@ def segments(seen: Seen, patches: Sequence[Float[np.ndarray, "rows columns"]]) -
     return found
 
 
-def sequence_svg(exemplar: Exemplar, simulated: Exemplar | None = None, width: float = 640) -> str:
+def sequence_svg(exemplar: Exemplar, simulated: Exemplar | None = None, width: float = 460) -> str:
     """Activations along the sequence that the model read: the patches of each image at their place, and the tokens.
 
     Args:
@@ -83,7 +83,7 @@ def sequence_svg(exemplar: Exemplar, simulated: Exemplar | None = None, width: f
     step = width / max(1, len(real))
     drawn = list(_bars(real, parts, highest, step))
     if simulated is not None:
-        drawn.append(f'<path d="{_steps(other, highest, step)}" fill="none" stroke="{SIMULATED}"/>')
+        drawn.append(f'<path d="{_steps(other, highest, step)}" fill="none" stroke="{OTHER}"/>')
     drawn += [line(0, HEAD + HEIGHT, width, HEAD + HEIGHT), text(0, 10, f"activation, 0 to {number(highest)}")]
     if simulated is not None:
         drawn.append(text(width, 10, "bars real, line simulated", "end"))
@@ -156,7 +156,7 @@ def score_svg(score: Scored) -> str:
     if score.ceiling == score.ceiling:
         parts.append(rect(x(score.ceiling) - 1, 18, 2, 16, SOFT) + text(x(score.ceiling), 12, "ceiling", "mid"))
     if score.null == score.null:
-        parts.append(rect(x(score.null) - 1, 18, 2, 16, SIMULATED) + text(x(score.null), 12, "null", "mid"))
+        parts.append(rect(x(score.null) - 1, 18, 2, 16, OTHER) + text(x(score.null), 12, "null", "mid"))
     if score.low == score.low:
         parts.append(rect(x(score.low), 24, x(score.high) - x(score.low), 4, PATCH, 0.5))
     parts.append(rect(x(score.r) - 4, 22, 8, 8, PATCH))

@@ -143,8 +143,8 @@ def strongest_places(e: Exemplar) -> list[str]:
     found = []
     for place, values in enumerate(e.patches):
         if not np.isnan(values).all():
-            (row, column), (rows, columns) = strongest_patch(values), values.shape
-            where = f"{number(float(values[row, column]))} at row {row + 1}, column {column + 1} of {rows} × {columns}"
+            row, column = strongest_patch(values)
+            where = f"{number(float(values[row, column]))}, row {row + 1}, column {column + 1}"
             found.append(f"strongest patch {where}" + (f", image {place + 1}" if len(e.patches) > 1 else ""))
     counted = np.where(e.scored_tokens(), e.values, np.nan)
     if not np.isnan(counted).all():

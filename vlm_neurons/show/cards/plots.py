@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vlm_neurons.classification import LABELS
-from vlm_neurons.show.cards.charts import PATCH, SIMULATED, SOFT, TOKEN, line, rect, svg, text
+from vlm_neurons.show.cards.charts import PATCH, OTHER, SOFT, TOKEN, line, rect, svg, text
 from vlm_neurons.show.cards.words import decimals
 from vlm_neurons.show.layers import COLORS, NAMES, percent
 from vlm_neurons.show.page import number, visible
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from vlm_neurons.evidence import Evidence
 
-WIDTH, LEFT, TALL = 640, 46, 92
+WIDTH, LEFT, RIGHT, TALL = 640, 46, 630, 92
 EDGES = np.linspace(0, 10, 21)
 LEAST = 1e-4  # the axis of shares is logarithmic and ends here: most places have no activation
 
@@ -65,13 +65,13 @@ def _above(values: Float[np.ndarray, " n"], threshold: float) -> str:
 
 def _panel(random: np.ndarray, top: np.ndarray, threshold: float, color: str, y: float) -> Iterator[str]:
     def across(value: float) -> float:
-        return LEFT + (WIDTH - LEFT - 4) * value / 10
+        return LEFT + (RIGHT - LEFT) * value / 10
 
     def up(share: float) -> float:
         return TALL * max(0.0, 1 - np.log10(max(share, LEAST)) / np.log10(LEAST))
 
     for share in (1.0, 0.01, LEAST):
-        yield line(LEFT, y + TALL - up(share), WIDTH - 4, y + TALL - up(share), SOFT)
+        yield line(LEFT, y + TALL - up(share), RIGHT, y + TALL - up(share), SOFT)
         yield text(LEFT - 4, y + TALL - up(share) + 3, f"{100 * share:g} %", "end")
     for i, share in enumerate(_shares(random)):
         if share >= LEAST:
@@ -83,13 +83,13 @@ def _panel(random: np.ndarray, top: np.ndarray, threshold: float, color: str, y:
             f"L{across(EDGES[i]):.1f} {y + TALL - up(s):.1f}L{across(EDGES[i + 1]):.1f} {y + TALL - up(s):.1f}"
             for i, s in enumerate(shares)
         )
-        yield f'<path d="M{steps[1:]}" fill="none" stroke="{SIMULATED}"/>'
+        yield f'<path d="M{steps[1:]}" fill="none" stroke="{OTHER}"/>'
     yield line(across(threshold), y - 4, across(threshold), y + TALL, "currentColor", dash=True)
-    yield text(across(threshold) + 4, y + 6, f"threshold {number(threshold)}")
-    yield text(WIDTH - 4, y + 6, "bars: random samples, line: top samples", "end")
+    yield text(across(threshold) + 4, y + 14, f"threshold {number(threshold)}")
+    yield text(RIGHT, y + 14, "bars: random samples, line: top samples", "end")
     for value in range(0, 11, 2):
         yield text(across(value), y + TALL + 13, str(value), "mid")
-    yield text(WIDTH - 4, y + TALL + 24, "activation, 10 is the neuron's largest", "end")
+    yield text(RIGHT, y + TALL + 24, "activation, 10 is the neuron's largest", "end")
 
 
 def _shares(values: np.ndarray) -> np.ndarray:
@@ -156,9 +156,9 @@ def _dots(rows: pd.DataFrame, color: str, y: float) -> Iterator[str]:
         return y + TALL * (1 - (value - least) / (1 - least))
 
     for value in sorted({least, 0.0, 0.5, 1.0}):
-        yield line(LEFT, height(value), WIDTH - 4, height(value), SOFT)
+        yield line(LEFT, height(value), RIGHT, height(value), SOFT)
         yield text(LEFT - 4, height(value) + 3, decimals(value), "end")
-    step = min(24.0, (WIDTH - LEFT - 10) / len(rows))
+    step = min(24.0, (RIGHT - LEFT - 6) / len(rows))
     size = min(6.0, max(1.5, step * 0.7))
     for i, row in enumerate(rows.to_dict("records")):
         x = LEFT + 6 + (i + 0.5) * step
@@ -166,7 +166,7 @@ def _dots(rows: pd.DataFrame, color: str, y: float) -> Iterator[str]:
         if low == low and high == high:
             yield line(x, height(low), x, height(high), color)
         if null == null:
-            yield rect(x - size / 2, height(null) - 0.75, size, 1.5, SIMULATED)
+            yield rect(x - size / 2, height(null) - 0.75, size, 1.5, OTHER)
         sure = float(row.get("q", np.nan)) < 0.05
         yield rect(x - size / 2, height(row["r"]) - size / 2, size, size, color, 1 if sure else 0.45)
-    yield text(WIDTH - 4, y + TALL + 18, "a square per neuron, pale where q is not below .05; orange: null", "end")
+    yield text(RIGHT, y + TALL + 18, "a square per neuron, pale where q is not below .05; dash: null", "end")

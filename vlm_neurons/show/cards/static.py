@@ -152,7 +152,7 @@ def card_picture(shown: Content) -> Image.Image:
     left = sheet.left
     _exemplar(sheet, shown.strongest, shown.tops, Column(left, 380))
     sheet.left, sheet.width = left, WIDTH - 2 * MARGIN
-    sheet.chart(sequence_svg(shown.strongest), 640)
+    sheet.chart(sequence_svg(shown.strongest), 460)
     _scales(sheet, shown)
     if shown.compared:
         _title(sheet, "Real and simulated, both from 0 to 10")

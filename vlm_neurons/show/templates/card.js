@@ -87,7 +87,6 @@
     const readout = exemplar.querySelector(".vn-readout");
     const series = said.length > 1 ? said.map(([s, v]) => `${s} ${spoken(v)}`).join(", ") : spoken(said[0]?.[1]);
     readout.textContent = `${name}: ${series}`;
-    readout.hidden = false;
   }
 
   function under(event) {
