@@ -88,9 +88,11 @@ class Sheet:
         self.y += self.paste(raster(svg, SCALE), self.left, self.y, width) + 6
 
     def box(self, x: float, y: float, width: float, height: float, fill: str | None, frame: str | None = None) -> None:
-        """A rectangle."""
+        """A rectangle; nothing where it has no width."""
+        if width * SCALE < 1:
+            return
         pen = self._pen(y + height)
-        corners = (round(x * SCALE), round(y * SCALE), round((x + width) * SCALE) - 1, round((y + height) * SCALE) - 1)
+        corners = (round(x * SCALE), round(y * SCALE), round((x + width) * SCALE), round((y + height) * SCALE))
         pen.rectangle(corners, fill=fill, outline=frame, width=2 * SCALE if frame and fill is None else 1)
 
     def tokens(self, shown: Strip, size: float = 11.5) -> None:
