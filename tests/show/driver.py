@@ -70,6 +70,10 @@ class Tab:
             if not address.startswith(("file:", "data:", "blob:")):
                 self.requests.append(address)
 
+    def close(self) -> None:
+        """Let go of the pipe."""
+        self._read.close()
+
     def open(self, file: Path, width: int = 1000, height: int = 1200, dark: bool = False) -> None:
         """Show a file."""
         features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
@@ -142,8 +146,10 @@ def browser() -> Iterator[Tab]:
         os.close(to_read)
         os.close(from_write)
         try:
-            yield Tab(to_write, from_read)
+            tab = Tab(to_write, from_read)
+            yield tab
         finally:
             process.kill()
             process.wait(10)
             os.close(to_write)
+            tab.close()

@@ -8,7 +8,7 @@ from html import escape
 import numpy as np
 from jaxtyping import Float
 
-from vlm_neurons.evidence import Exemplar, Seen
+from vlm_neurons.evidence import Exemplar
 from vlm_neurons.show.cards.words import Scored, decimals
 from vlm_neurons.show.layers import COLORS
 from vlm_neurons.show.page import number
@@ -51,18 +51,17 @@ def line(x1: float, y1: float, x2: float, y2: float, stroke: str = "currentColor
     return f'<line x1="{x1:.2f}" y1="{y1:.2f}" x2="{x2:.2f}" y2="{y2:.2f}" stroke="{stroke}"{dashed}/>'
 
 
-def segments(seen: Seen, patches: Sequence[Float[np.ndarray, "rows columns"]]) -> list[tuple[str, int, int, int]]:
-    """What stands where in the sequence that the model read: (`"token"`, 0, first, n) and (`"image"`, place, 0, n)."""
+def segments(e: Exemplar) -> list[tuple[str, int, int, int]]:
+    """What stands where in the sequence that the model read: (`"token"`, 0, first, n) and (`"image"`, place, 0, n).
+    Tokens are left out where the neuron sees none."""
     found: list[tuple[str, int, int, int]] = []
     before = 0
-    for image, place in sorted(enumerate(seen.places), key=lambda one: one[1]):
-        if place > before:
-            found.append(("token", 0, before, place - before))
-        found.append(("image", image, 0, patches[image].size))
-        before = max(before, place)
-    if before < len(seen.tokens):
-        found.append(("token", 0, before, len(seen.tokens) - before))
-    return found
+    for image, place in sorted(enumerate(e.seen.places), key=lambda one: one[1]):
+        found += [("token", 0, before, place - before), ("image", image, 0, e.patches[image].size)]
+        before = place
+    found.append(("token", 0, before, len(e.seen.tokens) - before))
+    reads = not np.isnan(e.values).all()
+    return [one for one in found if one[3] > 0 and (one[0] == "image" or reads)]
 
 
 def sequence_svg(exemplar: Exemplar, simulated: Exemplar | None = None, width: float = 460) -> str:
@@ -76,7 +75,7 @@ def sequence_svg(exemplar: Exemplar, simulated: Exemplar | None = None, width: f
     Returns:
         An SVG; `data-segments` says for the script what stands where.
     """
-    parts = segments(exemplar.seen, exemplar.patches)
+    parts = segments(exemplar)
     real = _along(exemplar, parts)
     other = _along(simulated, parts) if simulated is not None else np.zeros(0)
     highest = 10.0 if simulated is not None else max(float(np.nanmax(real, initial=0.0)), 0.0) or 1.0

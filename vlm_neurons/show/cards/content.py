@@ -144,8 +144,10 @@ def strongest_places(e: Exemplar) -> list[str]:
     for place, values in enumerate(e.patches):
         if not np.isnan(values).all():
             row, column = strongest_patch(values)
-            where = f"{number(float(values[row, column]))}, row {row + 1}, column {column + 1}"
-            found.append(f"strongest patch {where}" + (f", image {place + 1}" if len(e.patches) > 1 else ""))
+            best = float(values[row, column])
+            where = f"strongest patch {number(best)}, row {row + 1}, column {column + 1}"
+            of = f" of image {place + 1}" if len(e.patches) > 1 else ""
+            found.append((where if best > 0 else "no patch is positive") + of)
     counted = np.where(e.scored_tokens(), e.values, np.nan)
     if not np.isnan(counted).all():
         best = int(np.nanargmax(counted))

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vlm_neurons.classification import LABELS
-from vlm_neurons.show.cards.charts import PATCH, OTHER, SOFT, TOKEN, line, rect, svg, text
+from vlm_neurons.show.cards.charts import OTHER, PATCH, SOFT, TOKEN, line, rect, svg, text
 from vlm_neurons.show.cards.words import decimals
 from vlm_neurons.show.layers import COLORS, NAMES, percent
 from vlm_neurons.show.page import number, visible

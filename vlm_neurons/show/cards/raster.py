@@ -42,7 +42,7 @@ def raster(svg: str, scale: float = 2) -> Image.Image:
     canvas = _Canvas(ImageDraw.Draw(image, "RGBA"), finer, *SIZES[name])
     for element in root.iter():
         canvas.draw(element)
-    return image.resize((round(width * scale), round(height * scale)), Image.Resampling.LANCZOS)
+    return image.reduce(FINER)
 
 
 class _Canvas:

@@ -73,9 +73,10 @@ class Sheet:
         )  # fmt: skip
         self.y += 1.4 * size
 
-    def paste(self, picture: Image.Image, x: float, y: float, width: float) -> float:
-        """A picture at a place, at a width; returns its height. One that has to grow keeps its pixels."""
-        height = width * picture.height / picture.width
+    def paste(self, picture: Image.Image, x: float, y: float, width: float, height: float | None = None) -> float:
+        """A picture at a place, at a width; returns its height, by default from its form. One that has to grow keeps
+        its pixels."""
+        height = width * picture.height / picture.width if height is None else height
         size = (round(width * SCALE), round(height * SCALE))
         grows = size[0] > picture.width
         drawn = picture.resize(size, Image.Resampling.NEAREST if grows else Image.Resampling.LANCZOS)
@@ -100,18 +101,20 @@ class Sheet:
         face = font(size * SCALE)
         x, line, tall = 0.0, 1, 1.55 * size
         for i, cell in enumerate(shown.cells):
-            width = face.getlength(cell.text) / SCALE + 1
+            words = cell.text
+            while face.getlength(words) > (self.width - 2) * SCALE:
+                words = words[: len(words) * 3 // 4] + "…"
+            width = face.getlength(words) / SCALE + 1
             if x and x + width > self.width:
                 x, line = 0.0, line + 1
                 self.y += tall
             if line > LINES:
-                self.y -= tall
                 self.write(f"and {len(shown.cells) - i + shown.more} more tokens", size, "soft")
                 return
             self.box(self.left + x, self.y, min(width, self.width), tall - 2, cell.color or "#ffffff", "#e4e4e4")
             pen = self._pen(self.y + tall)
             pen.text(
-                ((self.left + x + 0.5) * SCALE, (self.y + 1.05 * size) * SCALE), cell.text, font=face, anchor="ls",
+                ((self.left + x + 0.5) * SCALE, (self.y + 1.05 * size) * SCALE), words, font=face, anchor="ls",
                 fill=SOFT if cell.kind else "#000000",
             )  # fmt: skip
             x += width
@@ -264,7 +267,7 @@ def _maps(
     for i, values in enumerate(series):
         x = sheet.left + (i + 1) * (width + 4)
         sheet.paste(picture, x, sheet.y, width)
-        sheet.paste(heat(values, top), x, sheet.y, width)
+        sheet.paste(heat(values, top), x, sheet.y, width, height)
         rows, columns_ = values.shape
         w, h = width / columns_, height / rows
         for row, column in np.argwhere(sinks):
