@@ -75,7 +75,8 @@ class Tab:
         self._read.close()
 
     def open(self, file: Path, width: int = 1000, height: int = 1200, dark: bool = False) -> None:
-        """Show a file."""
+        """Show a file; the mouse rests in the corner."""
+        self.move(0, 0)
         features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self._ask("Emulation.setEmulatedMedia", features=features)
         self._ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)

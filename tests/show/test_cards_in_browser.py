@@ -74,10 +74,11 @@ def test_every_token_is_visible_whoever_draws_it(tab: Tab, tmp_path: Path, drawn
     strips = tab.run(
         f"[...document.querySelectorAll('.vn-strip')].map(e => {SPANS}.map(t => {{"
         "t.scrollIntoView({block: 'center'});"
+        "const ground = getComputedStyle(t.firstElementChild || t).backgroundColor;"
         "const r = t.getBoundingClientRect(), card = e.closest('.vn-card').getBoundingClientRect();"
         "const top = document.elementFromPoint(r.left + r.width / 2, r.top + r.height / 2);"
         "return [t.textContent, r.width > 1 && r.height > 8 && r.left >= card.left && r.right <= card.right,"
-        "t === top || t.contains(top)] }))"
+        "(t === top || t.contains(top)) && ground !== 'rgba(0, 0, 0, 0)'] }))"
     )
     assert len(strips) == 6  # one per exemplar
     for strip in strips:
@@ -194,6 +195,24 @@ def test_arrow_keys_walk_over_the_patches_and_stop_at_the_edge(tab: Tab, tmp_pat
     tab.press("ArrowDown")
     tab.press("ArrowLeft")
     assert tab.run(told).startswith(f"row 2, column {columns - 1}:")
+
+
+def test_the_frame_lies_on_the_strongest_patch_and_the_heat_on_the_picture(tab: Tab, tmp_path: Path) -> None:
+    made = evidence(np.random.default_rng(), n_images=2)
+    strongest, _ = choose(made, 3)
+    opened(tab, show_neuron(made), tmp_path)
+    boxes = tab.run(
+        f"[...{FIRST}.querySelectorAll('.vn-map')].map(m => ['.vn-seen', '.vn-heat', '.vn-best'].map(s => {{"
+        "const r = m.querySelector(s)?.getBoundingClientRect(); return r && [r.left, r.top, r.width, r.height] }))"
+    )
+    assert len(boxes) == 2
+    for patches, (seen, heat, best) in zip(strongest.patches, boxes, strict=True):
+        assert heat == pytest.approx(seen, abs=0.5)
+        if patches.max() > 0:
+            (rows, columns), (row_, column) = patches.shape, np.unravel_index(patches.argmax(), patches.shape)
+            width, height = seen[2] / columns, seen[3] / rows
+            place = [seen[0] + column * width, seen[1] + row_ * height, width, height]
+            assert best == pytest.approx(place, abs=0.5)
 
 
 @pytest.mark.parametrize("guarded", [True, False])

@@ -108,7 +108,7 @@ def anchor_of(neuron: str) -> str:
     """The id of a neuron's card in a page.
 
     >>> anchor_of("L16N6512"), anchor_of("<b> of a probe")
-    ('L16N6512', 'neuron-26a86a5e')
+    ('L16N6512', 'neuron-1b63f9bb')
     """
     if _PLAIN.fullmatch(neuron):
         return neuron
