@@ -41,6 +41,13 @@ _EXPORTS = {
     "detect": "scoring",
     "score_statistics": "scoring",
     "report": "show",
+    "show_neuron": "show",
+    "compare_neurons": "show",
+    "show_layers": "show",
+    "show_distribution": "show",
+    "show_scores": "show",
+    "to_circuitsvis": "show",
+    "NeuronCard": "show",
     "causal_effects": "interventions",
     "class_groups": "interventions",
     "compare_effects": "interventions",
@@ -115,7 +122,14 @@ if TYPE_CHECKING:
     from vlm_neurons.scoring import detect as detect
     from vlm_neurons.scoring import score as score
     from vlm_neurons.scoring import score_statistics as score_statistics
+    from vlm_neurons.show import NeuronCard as NeuronCard
+    from vlm_neurons.show import compare_neurons as compare_neurons
     from vlm_neurons.show import report as report
+    from vlm_neurons.show import show_distribution as show_distribution
+    from vlm_neurons.show import show_layers as show_layers
+    from vlm_neurons.show import show_neuron as show_neuron
+    from vlm_neurons.show import show_scores as show_scores
+    from vlm_neurons.show import to_circuitsvis as to_circuitsvis
     from vlm_neurons.simulating import ConceptSimulator as ConceptSimulator
     from vlm_neurons.simulating import Simulation as Simulation
     from vlm_neurons.simulating import simulate as simulate

@@ -2,9 +2,33 @@
 
 from __future__ import annotations
 
+from vlm_neurons.show.cards import (
+    NeuronCard,
+    View,
+    compare_neurons,
+    show_distribution,
+    show_layers,
+    show_neuron,
+    show_scores,
+    to_circuitsvis,
+)
 from vlm_neurons.show.closeup import CloseUp, close_ups
 from vlm_neurons.show.layers import layers_svg
 from vlm_neurons.show.reporting import report
 from vlm_neurons.show.terminal import layer_tables
 
-__all__ = ["CloseUp", "close_ups", "layer_tables", "layers_svg", "report"]
+__all__ = [
+    "CloseUp",
+    "NeuronCard",
+    "View",
+    "close_ups",
+    "compare_neurons",
+    "layer_tables",
+    "layers_svg",
+    "report",
+    "show_distribution",
+    "show_layers",
+    "show_neuron",
+    "show_scores",
+    "to_circuitsvis",
+]

@@ -1,0 +1,262 @@
+"""Cards say what the tables say, pictures show what the arrays hold, and what cannot be shown is refused."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import HOSTILE
+from neurons_shown import evidence, hostile, row, score, simulation
+from PIL import Image
+from test_layers import random_table
+
+from vlm_neurons.evidence import Evidence
+from vlm_neurons.explaining import Explanation
+from vlm_neurons.explaining.explanation import Failure
+from vlm_neurons.show import (
+    compare_neurons,
+    layers_svg,
+    show_distribution,
+    show_layers,
+    show_neuron,
+    show_scores,
+    to_circuitsvis,
+)
+from vlm_neurons.show.cards import card_html, styles
+from vlm_neurons.show.cards.charts import rect, svg
+from vlm_neurons.show.cards.content import choose, tops_of
+from vlm_neurons.show.cards.raster import raster
+from vlm_neurons.show.cards.static import MARGIN, SCALE
+from vlm_neurons.show.page import number
+from vlm_neurons.show.pictures import cividis
+
+
+def text_of(view: Any) -> str:
+    return unescape(re.sub(r"<[^>]+>", "", view.fragment.html))
+
+
+def test_the_card_says_class_explanation_score_null_and_interval() -> None:
+    made = evidence(np.random.default_rng())
+    told = Explanation("L3N17", "red things", "and more", 0.8, "reader", "model-1")
+    text = text_of(show_neuron(made, row("L3N17"), told, None, score("L3N17")))
+    for words in (
+        "visual 70 %", "text 10 %", "multi-modal 16 %", "unknown 4 %", "not confident", "50 top samples",
+        "red things", "and more", "reader · model-1 · its own confidence 0.80",
+        "r = .41 [.30, .52], other neurons' explanations reach .03, ceiling .97", "q < .001", "60 images",
+    ):  # fmt: skip
+        assert words in text
+
+
+def test_a_whole_table_gives_the_row_of_the_neuron() -> None:
+    made = evidence(np.random.default_rng())
+    table = pd.DataFrame([row("L0N1", label="text"), row("L3N17"), row("L9N9", label="unknown")])
+    for given in (table, table.iloc[1], table.iloc[1:2], row("L3N17")):
+        assert "visual 70 %" in text_of(show_neuron(made, given))
+
+
+def test_what_is_missing_is_told_and_never_shown_as_zero() -> None:
+    rng = np.random.default_rng()
+    made = evidence(rng)
+    bare = text_of(show_neuron(made))
+    assert "r =" not in bare and "ceiling" not in bare and "visual 0" not in bare and "multi-modal" in bare
+    missing = text_of(show_neuron(made, score=score("L3N17", r=np.nan, r_low=np.nan, note="constant simulation")))
+    assert "No score: constant simulation." in missing and "r =" not in missing
+    nothing = text_of(show_neuron(made, score=score("L3N17", r_null=np.nan, ceiling=np.nan, q=np.nan)))
+    assert "no null was measured" in nothing and "ceiling" not in nothing and "q " not in nothing
+    failed = Explanation("L3N17", "", failure=Failure("refusal", "I would rather not"))
+    assert "No explanation: refusal. I would rather not" in text_of(show_neuron(made, explanation=failed))
+    whole = simulation(rng, made)
+    first = replace(whole.predictions[0], patches=(), tokens=None, failure=Failure("server", "503"))
+    broken = replace(whole, predictions=(first,) * len(whole.predictions))
+    text = text_of(show_neuron(made, simulation=broken))
+    assert "No simulation of this sample: server. 503" in text and f"{broken.n_failed} simulations failed" in text
+    assert 'data-name="simulated"' not in show_neuron(made, simulation=broken).fragment.html
+
+
+def test_a_card_takes_a_neuron_without_text_and_one_without_images() -> None:
+    made = evidence(np.random.default_rng(), n_images=2)
+    sees = card_html(made.only("visual"))
+    assert 'class="vn-map"' in sees.html and "vn-strip" not in sees.html and "tokens" not in _scales(sees.html)
+    assert not sees.circuitsvis  # no bundle for nothing
+    words = Evidence.from_arrays("words", tokens=[["a", " cat"], ["b"]], token_values=[np.array([0.0, 2]), np.ones(1)])
+    reads = card_html(words)
+    assert "vn-strip" in reads.html and 'class="vn-map"' not in reads.html and "patches" not in _scales(reads.html)
+    assert "vn-hide" not in reads.html  # there is no heat to hide
+    for one in (made.only("visual"), words):
+        assert show_neuron(one).static().width == 1600
+
+
+def _scales(html: str) -> str:
+    return html.split('class="vn-scales"')[1].split("</div>")[0]
+
+
+def test_a_sink_does_not_stretch_the_colour_scale_and_is_named_as_one() -> None:
+    made = evidence(np.random.default_rng())
+    assert all(e.values[0] == 50 for e in made.exemplars)
+    scale = tops_of(made)[1]
+    assert scale == pytest.approx(max(float(e.values[e.scored_tokens()].max()) for e in made.exemplars)) and scale < 10
+    assert "50; template, not counted; draws activation whatever the content (sink)" in card_html(made).html
+
+
+def test_rows_and_simulations_of_another_neuron_are_refused() -> None:
+    rng = np.random.default_rng()
+    made = evidence(rng)
+    other = simulation(rng, evidence(rng, "L1N1"))
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"row": row("L1N1")}, "row= is the row of L1N1"),
+        ({"row": pd.DataFrame([row("L1N1")])}, "row= has 0 rows of L3N17"),
+        ({"score": pd.DataFrame([score("L3N17")] * 2)}, "score= has 2 rows"),
+        ({"row": 3}, "pass a row of the table"),
+        ({"simulation": other}, "simulation= is of L1N1"),
+        ({"explanation": 3}, "pass a vn.Explanation or a text"),
+    ]
+    for given, words in cases:
+        with pytest.raises(ValueError, match=re.escape(words)):
+            show_neuron(made, **given)
+    with pytest.raises(ValueError, match="has no exemplars"):
+        show_neuron(replace(made, exemplars=()))
+    with pytest.raises(ValueError, match=r"\.html or \.png"):
+        show_neuron(made).save("card.pdf")
+    with pytest.raises(ValueError, match="no column 'r'"):
+        show_scores(pd.DataFrame({"neuron": ["L0N0"]}))
+
+
+def test_a_page_stores_a_picture_once_however_many_cards_show_it() -> None:
+    one = evidence(np.random.default_rng())
+    cards = [card_html(replace(one, neuron=f"L0N{i}"), per_group=1) for i in range(5)]
+    strongest, groups = choose(one, 1)
+    pictures = {e.seen.image_digests for e in (strongest, *(e for es in groups.values() for e in es))}
+    assert styles(cards).count("background-image:") == len(pictures)
+    assert all(address not in card.html for card in cards for address in card.images.values())
+
+
+def test_same_neuron_same_bytes(tmp_path: Path) -> None:
+    made = evidence(np.random.default_rng())
+    for name in ("card.html", "card.png"):
+        first = show_neuron(made, row("L3N17"), "red").save(tmp_path / name).read_bytes()
+        assert show_neuron(made, row("L3N17"), "red").save(tmp_path / name).read_bytes() == first
+
+
+def test_the_picture_has_its_brightest_heat_at_the_strongest_patch(tmp_path: Path) -> None:
+    rng = np.random.default_rng()
+    made = evidence(rng)
+    e, _ = choose(made, 3)
+    values = rng.uniform(0, 0.4, e.patches[0].shape).astype(np.float32) * made.peak
+    values[-1, 0] = made.peak
+    black = Image.new("RGB", (48, 48))
+    seen = replace(e.seen, images=(black,), boxes=e.seen.boxes)
+    only = replace(made, exemplars=(replace(e, seen=seen, patches=(values,)),), label=None)
+    picture = Image.open(show_neuron(only).save(tmp_path / "card.png")).convert("RGB")
+    pixels = np.asarray(picture).astype(int)
+    # the plain picture is black, 188 units wide, and the heat stands four units to its right
+    width = (380 - 4) / 2
+    rows, columns = np.where((pixels == 0).all(-1) & (np.arange(pixels.shape[1]) < (MARGIN + width) * SCALE))
+    top, left = int(rows.min()), int(columns.min()) + round((width + 4) * SCALE)
+    n_rows, n_columns = values.shape
+    centres = np.array(
+        [
+            [
+                pixels[
+                    round(top + (r + 0.5) * width * SCALE / n_rows), round(left + (c + 0.5) * width * SCALE / n_columns)
+                ]
+                for c in range(n_columns)
+            ]
+            for r in range(n_rows)
+        ]
+    )
+    expected = 224 / 255 * cividis(values / made.peak).astype(float)
+    np.testing.assert_allclose(centres, expected, atol=3)
+    brightness = centres.sum(-1)
+    assert np.unravel_index(brightness.argmax(), brightness.shape) == (n_rows - 1, 0)
+
+
+def test_pictures_of_hostile_and_endless_texts_are_drawn() -> None:
+    parts = hostile(np.random.default_rng())
+    parts["explanation"] = replace(parts["explanation"], text="x" * 3000, description="long " * 900)
+    picture = show_neuron(**parts).static()
+    pixels = np.asarray(picture)
+    assert picture.width == 1600 and (pixels[:, :8] == 255).all() and (pixels[:, -8:] == 255).all()  # margins stay free
+    assert (pixels < 100).any()
+
+
+def test_a_chart_and_its_picture_agree_on_where_things_are() -> None:
+    rng = np.random.default_rng()
+    x, y, width, height = rng.uniform(5, 40, 4).round(1).tolist()
+    drawn = np.asarray(raster(svg(100, 100, "", [rect(x, y, width, height, "#0072B2")]), scale=3)).astype(int)
+    inside = drawn[round(3 * (y + height / 2)), round(3 * (x + width / 2))]
+    assert inside.tolist() == [0x00, 0x72, 0xB2]
+    blue = np.argwhere((drawn == inside).all(-1)) / 3
+    assert [*blue.min(0), *blue.max(0)] == pytest.approx([y, x, y + height, x + width], abs=0.7)
+
+
+def test_the_picture_of_the_layers_has_every_bar_in_its_colour() -> None:
+    table = random_table(3, 60).assign(label="visual")
+    pixels = np.asarray(show_layers(table).static())
+    share = (pixels == [0x00, 0x72, 0xB2]).all(-1).mean(1)
+    assert (share > 0.6).sum() > 3 * 20  # rows of pixels of three bars, and of the one of all layers
+    assert (
+        show_layers(table).fragment.html.count("</svg>") == 1 and layers_svg(table) in show_layers(table).fragment.html
+    )
+
+
+def test_the_distribution_counts_what_is_above_the_thresholds() -> None:
+    made = evidence(np.random.default_rng())
+    t_visual, t_text = 1.5, 4.0
+    text = text_of(show_distribution(made, t_visual, t_text))
+    for group in ("top", "random"):
+        chosen = [e for e in made.exemplars if e.group == group]
+        patches = np.concatenate([made.scale(p).ravel() for e in chosen for p in e.patches])
+        tokens = np.concatenate([made.scale(e.values)[e.scored_tokens()] for e in chosen])
+        for values, unit, threshold in ((patches, "patches", t_visual), (tokens, "tokens", t_text)):
+            share = (values > threshold).mean()
+            words = f"{100 * share:.0f} % of {len(values):,} {unit} of {group} samples above {number(threshold)}"
+            assert words in text or 0 < share < 0.005
+    only = text_of(show_distribution(made.only("visual")))
+    assert "image patches" in only and "text tokens" not in only
+
+
+def test_scores_are_counted_by_class_with_those_that_are_missing() -> None:
+    rows = [score(f"L0N{i}", label="visual", r=0.1 * i, q=0.01 if i > 3 else 0.2) for i in range(10)]
+    rows += [score("L1N0", label="text", r=np.nan, q=np.nan), score("L1N1", label=HOSTILE[0])]
+    view = show_scores(pd.DataFrame(rows))
+    text = text_of(view)
+    assert "10 neurons, median r .45, their null .03, 60 % with q < .05" in text
+    assert "1 neurons, 1 without a score" in text and HOSTILE[0] in text
+    assert view.fragment.html.count('fill="#0072B2"') == 10
+    assert "No scores" in text_of(show_scores(pd.DataFrame({"r": [], "label": []})))
+
+
+def test_compared_neurons_share_their_scales() -> None:
+    rng = np.random.default_rng()
+    small, large = evidence(rng, "L0N0"), evidence(rng, "L0N1")
+    stretched = [replace(e, patches=tuple(3 * p for p in e.patches), values=3 * e.values) for e in large.exemplars]
+    large = replace(large, exemplars=tuple(stretched), peak=3 * large.peak)
+    html = compare_neurons(small, show_neuron(large, explanation="red")).fragment.html
+    scales = re.findall(r'class="vn-scales">(.*?)</div>', html, re.S)
+    assert len(scales) == 2 and scales[0] == scales[1] and f"{number(tops_of(large)[0])}</span>" in scales[0]
+    assert compare_neurons(small, large).static().width == 3200
+
+
+def test_tokens_for_circuitsvis_read_as_they_are_with_finite_values_and_bounds() -> None:
+    made = evidence(np.random.default_rng())
+    e = made.exemplars[2]
+    given = to_circuitsvis(made, e.seen.sample)
+    assert [t.replace("\u2060", "") for t in given["tokens"]][:6] == ["<s>", "USER", "<image>", ":", "↵", " look"]
+    assert not any(re.search(r"[<&][^\u2060]", token) for token in given["tokens"])
+    assert given["values"] == pytest.approx([*e.values[:2].tolist(), 0, *e.values[2:].tolist()], abs=1e-3)
+    assert given["max_value"] == -given["min_value"] == max(map(abs, given["values"]))
+    blank = replace(made, exemplars=tuple(replace(x, values=np.full(len(x.values), np.nan)) for x in made.exemplars))
+    assert to_circuitsvis(blank) == {**to_circuitsvis(made), "values": [0.0] * 17, "min_value": -1.0, "max_value": 1.0}
+    several = to_circuitsvis([made, blank], e.seen.sample)
+    assert several["values"].shape == (17, 2) and several["labels"] == ["L3N17", "L3N17"]
+    for bad, words in (((made, 99), "no exemplar of sample 99"), (([made] * 6,), "6 neurons")):
+        with pytest.raises(ValueError, match=words):
+            to_circuitsvis(*bad)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="has no text"):
+        to_circuitsvis(Evidence.from_arrays("x", images=[Image.new("RGB", (8, 8))], patches=[np.ones((2, 2))]))
