@@ -9,6 +9,7 @@ from pathlib import Path
 
 NEEDED = ("vlm_neurons/hooks/__init__.py", "vlm_neurons/zoo/tiny-llava-scenes/model.safetensors",
           "vlm_neurons/show/templates/report.html", "vlm_neurons/explaining/prompts/system.jinja",
+          "vlm_neurons/simulating/prompts/system.jinja",
           "vlm_neurons/api/prices.json", "vlm_neurons/py.typed")  # fmt: skip
 PROGRAM = """
 import vlm_neurons as vn, vlm_neurons.hooks

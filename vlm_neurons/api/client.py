@@ -14,40 +14,11 @@ from typing import Any
 
 from vlm_neurons.api.asking import Ask, Reply, body_of, read, redactor
 from vlm_neurons.api.cache import Cache, request_key
+from vlm_neurons.api.planning import Plan
 from vlm_neurons.api.prices import Price, images_of, price_of
 
 __all__ = ["Ask", "ChatClient", "Plan", "Reply"]
 _OPENAI = "https://api.openai.com/v1"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run would do.
-
-    Attributes:
-        calls: requests that the cache cannot answer.
-        cached: requests that it can.
-        images: pictures in the calls.
-        tokens_in: upper estimate of what the calls send.
-        tokens_out: upper bound of what they bring.
-        cost: (low, high) in US dollars, None where the price is not known. Low: half the tokens in, a fifth out.
-        price: where the price comes from.
-    """
-
-    calls: int
-    cached: int
-    images: int
-    tokens_in: int
-    tokens_out: int
-    cost: tuple[float, float] | None
-    price: str
-
-    def __str__(self) -> str:
-        money = f"${self.cost[0]:.4f} to ${self.cost[1]:.4f} ({self.price})" if self.cost else "unknown price"
-        return (
-            f"{self.calls} calls ({self.cached} more are in the cache), {self.images} images, at most about "
-            f"{self.tokens_in} tokens in and {self.tokens_out} out: {money}"
-        )
 
 
 @dataclass
