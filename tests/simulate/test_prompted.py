@@ -34,7 +34,7 @@ SEED = int(np.random.default_rng().integers(10**6))  # one a run: scenes take a 
 
 
 def simulator(server: loopback.Server, **options: Any) -> ApiSimulator:
-    quick: dict[str, Any] = {"timeout": 1.0, "deadline": 4.0, "max_retries": 3, "concurrency": 24, "api_key": KEY}
+    quick: dict[str, Any] = {"timeout": 20.0, "max_retries": 3, "concurrency": 8, "api_key": KEY}
     return ApiSimulator("some-model", base_url=server.url, price=(1.0, 2.0), **{**quick, **options})
 
 
@@ -60,11 +60,11 @@ def test_cells_come_back_to_the_patches_that_they_cover() -> None:
     one = planted.neurons("color", n=1, seed=SEED)[0]
     test, true = one.evidence.split("test")[::3], one.rule.explanations["true"]
     with loopback.running(answer=seeing.answer) as server:
-        found = ask(simulator(server, logprobs=False, timeout=5), true, test, "visual")
+        found = ask(simulator(server, logprobs=False), true, test, "visual")
         asked = [json.dumps(b["messages"][1]["content"][1]) for b in server.requests]
         assert len(asked) == len(test) + sum("only some" in a for a in asked), "fine where the coarse is above 0"
         assert 5 < sum("8 rows" in a for a in asked) < len(test)
-        at_once = ask(simulator(server, logprobs=False, coarse=0, timeout=5), true, test, "visual")
+        at_once = ask(simulator(server, logprobs=False, coarse=0), true, test, "visual")
     best = pooled(one.evidence, test, [Prediction(planted.oracle(one, e)[0]) for e in test])
     assert not any(p.failure for p in found) and pooled(one.evidence, test, found) > 0.95 * best > 0.6
     mirrored = [Prediction((p.patches[0].T,)) for p in found]
@@ -77,7 +77,7 @@ def test_tokens_come_back_to_their_places_and_template_tokens_have_no_value() ->
     one = planted.neurons("word", n=1, seed=SEED)[0]
     test, true = one.evidence.split("test")[::3], one.rule.explanations["true"]
     with loopback.running(answer=seeing.answer) as server:
-        asker = simulator(server, logprobs=False, timeout=5)
+        asker = simulator(server, logprobs=False)
         found = ask(asker, true, test, "text")
         assert not any(p.failure for p in found) and pooled(one.evidence, test, found) > 0.7
         kinds = test[0].seen.kinds.copy()
@@ -135,7 +135,7 @@ def test_a_server_without_log_probabilities_is_found_out_once(tmp_path: Path) ->
 def test_hundreds_of_jobs_and_a_fifth_of_faults(tmp_path: Path) -> None:
     exemplars = [*words(200), *pictures(30)]
     with loopback.running(answer=seeing.answer, fault=loopback.faulty(0.2, seed=int(time.time()))) as server:
-        asker = simulator(server, cache=tmp_path / "cache.sqlite", grid=2, coarse=0)
+        asker = simulator(server, cache=tmp_path / "cache.sqlite", grid=2, coarse=0, timeout=1.0, deadline=4.0)
         first = ask(asker, "red regions; the word 'red'", exemplars, "visual", "text")
         assert not [d for d, n in Counter(server.paid).items() if n > 1]
         failed = [i for i, p in enumerate(first) if p.failure]
@@ -263,7 +263,7 @@ def test_killed_and_resumed_asks_nothing_again(tmp_path: Path) -> None:
 def test_a_plan_sends_nothing_and_bounds_what_a_run_sends(tmp_path: Path) -> None:
     jobs = [Job("red regions", e, ("visual", "text")) for e in pictures(6, 6, 6)]
     with loopback.running(answer=seeing.answer) as server:
-        asker = simulator(server, grid=6, coarse=3, cache=tmp_path / "c.sqlite", timeout=5)
+        asker = simulator(server, grid=6, coarse=3, cache=tmp_path / "c.sqlite")
         before = asker.plan(jobs)
         assert before.calls == 18 and before.images == 12 and not server.requests and before.cost is not None
         spent = sum(p.cost for _, p in asker.run(jobs))
