@@ -15,6 +15,7 @@ from vlm_neurons.api.prices import images_of, parts_of
 from vlm_neurons.api.prompting import picture
 from vlm_neurons.concepts.visual import color_names
 
+SEED = int(np.random.default_rng().integers(10**6))  # one a run: the scenes of a seed take seconds to draw
 FONT = ImageFont.load_default(13)
 
 

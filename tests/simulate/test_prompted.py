@@ -30,7 +30,6 @@ from vlm_neurons.simulating import Job, Prediction
 from vlm_neurons.simulating.prompted import ApiSimulator, LocalSimulator
 
 KEY = "canary-77aa01c3fe"
-SEED = int(np.random.default_rng().integers(10**6))  # one a run: scenes take a second to draw
 
 
 def simulator(server: loopback.Server, **options: Any) -> ApiSimulator:
@@ -57,7 +56,7 @@ def ask(asker: Any, explanation: str, exemplars: Sequence[Exemplar], *sides: Any
 
 
 def test_cells_come_back_to_the_patches_that_they_cover() -> None:
-    one = planted.neurons("color", n=1, seed=SEED)[0]
+    one = planted.neurons("color", n=1, seed=seeing.SEED)[0]
     test, true = one.evidence.split("test")[::3], one.rule.explanations["true"]
     with loopback.running(answer=seeing.answer) as server:
         found = ask(simulator(server, logprobs=False), true, test, "visual")
@@ -74,7 +73,7 @@ def test_cells_come_back_to_the_patches_that_they_cover() -> None:
 
 
 def test_tokens_come_back_to_their_places_and_template_tokens_have_no_value() -> None:
-    one = planted.neurons("word", n=1, seed=SEED)[0]
+    one = planted.neurons("word", n=1, seed=seeing.SEED)[0]
     test, true = one.evidence.split("test")[::3], one.rule.explanations["true"]
     with loopback.running(answer=seeing.answer) as server:
         asker = simulator(server, logprobs=False)
