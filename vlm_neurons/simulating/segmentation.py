@@ -145,8 +145,8 @@ class GroundedSimulator(Simulates):
 
         # the form that the detector was trained on
         said = " ".join(f"{w.lower().replace('.', ' ').strip()}." for w in words)
-        inputs = self.detector_processor(images=image, text=said, truncation=True, return_tensors="pt")
-        inputs = inputs.to(self.detector.device)
+        short = {"truncation": True, "max_length": self.detector.config.max_text_len}
+        inputs = self.detector_processor(images=image, text=said, return_tensors="pt", **short).to(self.detector.device)
         with torch.no_grad():
             out = self.detector(**inputs)
         (found,) = self.detector_processor.post_process_grounded_object_detection(
