@@ -100,15 +100,16 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> ClipSimulator:
 
 def test_the_name_of_a_colour_lights_its_patches(clip: ClipSimulator) -> None:
     rng = np.random.default_rng()
-    pictures, labels = zip(*(blocks(rng, 4, 4, (SIDE, SIDE)) for _ in range(8)), strict=True)
+    pictures, labels = zip(*(blocks(rng, 4, 4, (SIDE, SIDE)) for _ in range(20)), strict=True)
     for number, color in enumerate(COLORS):
         one = evidence(pictures, [(chosen == number).astype(float) for chosen in labels])
         found = clip.simulate(f"{color} regions", one.exemplars)
         real = np.concatenate([e.patches[0].ravel() for e in one.exemplars])
         predicted = np.concatenate([p.patches[0].ravel() for p in found])
-        assert np.corrcoef(real, predicted)[0, 1] > 0.8, color
+        right = np.corrcoef(real, predicted)[0, 1]
+        assert right > 0.8, color
         turned = np.concatenate([p.patches[0].T.ravel() for p in found])
-        assert np.corrcoef(real, turned)[0, 1] < 0.5, "this test would see a transposed grid"
+        assert np.corrcoef(real, turned)[0, 1] < right - 0.3, "this test would see a transposed grid"
         assert predicted.min() >= 0 and predicted.max() <= 10
 
 

@@ -205,8 +205,17 @@ def saved(folder: Path) -> tuple[Path, Path]:
         decoder_layers=2, encoder_ffn_dim=16, decoder_ffn_dim=16, encoder_attention_heads=2, decoder_attention_heads=2,
         encoder_n_points=2, decoder_n_points=2,
     )  # fmt: skip
-    vision = {"hidden_size": 16, "output_channels": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 64,
-              "patch_size": 8, "mlp_dim": 16, "global_attn_indexes": [0], "num_pos_feats": 4}  # fmt: skip
+    vision = {
+        "hidden_size": 16,
+        "output_channels": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 64,
+        "patch_size": 8,
+        "mlp_dim": 16,
+        "global_attn_indexes": [0],
+        "num_pos_feats": 4,
+    }
     prompts = {"hidden_size": 8, "image_size": 64, "patch_size": 8, "mask_input_channels": 4}
     masks = {**DECODER, "hidden_size": 8}
     sam = SamModel(SamConfig(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=masks))
@@ -246,9 +255,9 @@ def test_sam2_takes_the_place_of_sam(tmp_path: Path) -> None:
 
     dino, _ = saved(tmp_path)
     vision = {"backbone_config": {"model_type": "sam2_hiera_det_model", "hidden_size": 8, "num_attention_heads": 1,
-                                  "image_size": [64, 64], "blocks_per_stage": [1, 1, 1, 1],
+                                  "image_size": [64, 64], "blocks_per_stage": [1, 1, 2, 1],
                                   "embed_dim_per_stage": [8, 16, 32, 64], "num_attention_heads_per_stage": [1, 1, 2, 4],
-                                  "window_size_per_stage": [4, 4, 4, 4], "global_attention_blocks": [2],
+                                  "window_size_per_stage": [4, 4, 4, 4], "global_attention_blocks": [3],
                                   "window_positional_embedding_background_size": [4, 4]},
               "backbone_channel_list": [64, 32, 16, 8], "fpn_hidden_size": 16,
               "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]}  # fmt: skip

@@ -30,6 +30,10 @@ def open_model(kind: str, name_or_dir: str | Path, device: Any = None) -> tuple[
             f"{name_or_dir}: its processor needs a package that is missing ({_line(error)}); pip install "
             "'vlm-neurons[grounded]', or take a checkpoint whose processor works with PIL"
         ) from error
+    except OSError as error:
+        raise OSError(
+            f"{name_or_dir}: no directory here, or not complete, and not to be had ({_line(error)})"
+        ) from error
     return model if device is None else model.to(device), processor
 
 

@@ -153,8 +153,8 @@ class GroundedSimulator(Simulates):
             out, inputs["input_ids"], threshold=self.box_threshold, text_threshold=self.text_threshold,
             target_sizes=[(image.height, image.width)],
         )  # fmt: skip
-        boxes = found["boxes"].float().cpu().numpy().clip(0, [image.width, image.height] * 2)
-        return boxes, found["scores"].float().cpu().numpy()
+        boxes = found["boxes"].double().cpu().numpy().clip(0, [image.width, image.height] * 2)
+        return boxes, found["scores"].double().cpu().numpy()
 
     def segment(self, image: Image.Image, boxes: Float[np.ndarray, "box 4"]) -> Bool[np.ndarray, "box height width"]:
         """A mask in every box."""
