@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -180,51 +180,58 @@ def failure_of(reply: Reply) -> Failure:
 
 
 def _values(reply: Reply, said: list[int]) -> Values:
-    choice = ((reply.completion or {}).get("choices") or [{}])[0]
-    content = (choice.get("logprobs") or {}).get("content") or []
-    return Values(np.array(said, float), np.array(expected(said, content)))
+    found = chances(_VALUES, [str(v) for v in said], reply.completion)
+    means = [_mean(c, v) for c, v in zip(found, said, strict=True)] if found else said
+    return Values(np.array(said, float), np.array(means, float))
 
 
-def expected(said: Sequence[int], content: Sequence[dict[str, Any]]) -> list[float]:
-    """Mean of every value under the probabilities of the tokens that could have stood in its place.
-
-    A number that the tokenizer cuts in two stays what it is, and so does all where tokens and answer do not agree.
+def chances(
+    pattern: re.Pattern[str], said: Sequence[str], completion: Mapping[str, Any] | None
+) -> list[list[tuple[str, float]]]:
+    """What could have stood in the place of each match of a pattern's group, with probabilities, of the likeliest.
 
     Args:
-        said: the values of the answer, in order.
-        content: log probabilities in the form of chat completions: of every token its `token` and `top_logprobs`.
+        pattern: whose group 1 finds them in the answer.
+        said: what they are in the answer, in order.
+        completion: the server's reply, with log probabilities in the form of chat completions.
 
-    >>> top = [{"token": "2", "logprob": math.log(0.5)}, {"token": "4", "logprob": math.log(0.5)}]
-    >>> expected([2], [{"token": '{"value":', "top_logprobs": []}, {"token": "2", "top_logprobs": top}])
-    [3.0]
+    Returns:
+        For each an empty list if the tokenizer cuts it in two; nothing at all where there are no probabilities, or
+        where their tokens are not the answer.
+
+    >>> top = [{"token": " 2", "logprob": math.log(0.75)}, {"token": " 4", "logprob": math.log(0.25)}]
+    >>> tokens = [{"token": '{"value":', "top_logprobs": []}, {"token": " 2", "top_logprobs": top}]
+    >>> found = chances(_VALUES, ["2"], {"choices": [{"logprobs": {"content": tokens}}]})
+    >>> [(said, round(p, 2)) for said, p in found[0]]
+    [('2', 0.75), ('4', 0.25)]
     """
+    choice = ((completion or {}).get("choices") or [{}])[0]
+    content = (choice.get("logprobs") or {}).get("content") or []
     starts, text = [], ""
     for one in content:
         starts.append(len(text))
         text += one["token"]
-    spans = [m.span(1) for m in _VALUES.finditer(text) if m[1]]
-    if [text[a:b] for a, b in spans] != [str(v) for v in said]:
-        return [float(v) for v in said]
-    found = []
-    for value, (start, end) in zip(said, spans, strict=True):
+    spans = [m.span(1) for m in pattern.finditer(text) if m[1]]
+    if [text[a:b] for a, b in spans] != list(said):
+        return []
+    found: list[list[tuple[str, float]]] = []
+    for start, end in spans:
         place = int(np.searchsorted(starts, start, side="right")) - 1
-        one = content[place]
-        before, after = one["token"][: start - starts[place]], one["token"][end - starts[place] :]
-        whole = end <= starts[place] + len(one["token"])
-        found.append(_mean(one.get("top_logprobs") or [], before, after, value) if whole else float(value))
+        token = content[place]["token"]
+        before, after = token[: start - starts[place]], token[end - starts[place] :]
+        top = content[place].get("top_logprobs") or [] if end <= starts[place] + len(token) else []
+        # those that put something else between the same characters
+        fitting = [t for t in top if t["token"].startswith(before) and t["token"].endswith(after)]
+        cut = slice(len(before), -len(after) or None)
+        found.append([(t["token"][cut], math.exp(t["logprob"])) for t in fitting])
     return found
 
 
-def _mean(top: Sequence[dict[str, Any]], before: str, after: str, said: int) -> float:
-    """Over those of the likeliest tokens that put a number from 0 to 10 between the same characters."""
-    total = weighted = 0.0
-    for one in top:
-        token = one["token"]
-        number = token[len(before) : len(token) - len(after)]
-        if token == before + number + after and number.isascii() and number.isdigit() and int(number) <= 10:
-            total += math.exp(one["logprob"])
-            weighted += int(number) * math.exp(one["logprob"])
-    return weighted / total if total > 0 else float(said)
+def _mean(chances: Sequence[tuple[str, float]], said: int) -> float:
+    """Over the whole numbers from 0 to 10 among them."""
+    numbers = [(int(n), p) for n, p in chances if n.isascii() and n.isdigit() and int(n) <= 10]
+    total = sum(p for _, p in numbers)
+    return sum(n * p for n, p in numbers) / total if total > 0 else float(said)
 
 
 def _line(explanation: str) -> str:
