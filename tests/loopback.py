@@ -7,7 +7,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -154,7 +154,7 @@ def running(**told: Any) -> Iterator[Server]:
         thread.join()
 
 
-def faulty(share: float, seed: int) -> Callable[[int, dict[str, Any]], str]:
+def faulty(share: float, seed: int, faults: Sequence[str] = FAULTS) -> Callable[[int, dict[str, Any]], str]:
     """Shows each fault equally often, in a share of all requests."""
     rng = random.Random(seed)
-    return lambda number, body: rng.choice(FAULTS) if rng.random() < share else ""
+    return lambda number, body: rng.choice(faults) if rng.random() < share else ""
