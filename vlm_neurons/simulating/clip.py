@@ -123,8 +123,8 @@ class ClipSimulator(Simulates):
         import torch
 
         side = self.model.config.vision_config.image_size
-        squeezed = {"size": {"height": side, "width": side}, "do_center_crop": False}
-        inputs = self.processor.image_processor(images=list(images), return_tensors="pt", **squeezed)
+        square = {"height": side, "width": side}  # of which a centre crop takes nothing away
+        inputs = self.processor.image_processor(images=list(images), size=square, return_tensors="pt")
         vision = self.model.vision_model
         with torch.no_grad():
             hidden = vision(inputs["pixel_values"].to(self.model.device, self.model.dtype)).last_hidden_state
