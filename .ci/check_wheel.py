@@ -11,6 +11,7 @@ NEEDED = ("vlm_neurons/hooks/__init__.py", "vlm_neurons/zoo/tiny-llava-scenes/mo
           "vlm_neurons/show/templates/report.html", "vlm_neurons/show/templates/card.html.jinja",
           "vlm_neurons/show/fonts/DejaVuSans.ttf", "vlm_neurons/show/THIRD_PARTY_NOTICES.md",
           "vlm_neurons/explaining/prompts/system.jinja",
+          "vlm_neurons/simulating/prompts/system.jinja",
           "vlm_neurons/api/prices.json", "vlm_neurons/py.typed")  # fmt: skip
 PROGRAM = """
 import vlm_neurons as vn, vlm_neurons.hooks

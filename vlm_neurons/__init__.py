@@ -40,6 +40,12 @@ _EXPORTS = {
     "compare": "scoring",
     "detect": "scoring",
     "score_statistics": "scoring",
+    "ApiSimulator": "simulating",
+    "LocalSimulator": "simulating",
+    "GroundedSimulator": "simulating",
+    "ClipSimulator": "simulating",
+    "BothSides": "simulating",
+    "ApiJudge": "simulating",
     "report": "show",
     "show_neuron": "show",
     "compare_neurons": "show",
@@ -133,4 +139,10 @@ if TYPE_CHECKING:
     from vlm_neurons.simulating import ConceptSimulator as ConceptSimulator
     from vlm_neurons.simulating import Simulation as Simulation
     from vlm_neurons.simulating import simulate as simulate
+    from vlm_neurons.simulating import ApiJudge as ApiJudge
+    from vlm_neurons.simulating import ApiSimulator as ApiSimulator
+    from vlm_neurons.simulating import BothSides as BothSides
+    from vlm_neurons.simulating import ClipSimulator as ClipSimulator
+    from vlm_neurons.simulating import GroundedSimulator as GroundedSimulator
+    from vlm_neurons.simulating import LocalSimulator as LocalSimulator
     from vlm_neurons.world import scenes as scenes

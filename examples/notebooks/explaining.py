@@ -83,7 +83,9 @@ vn.show_scores(scores).static()
 scores.sort_values("r", ascending=False)[["neuron", "label", "explanation", "r", "r_null", "q"]].head(8).round(3)
 
 # %%
-vn.score_statistics(scores)[["label", "n", "n_scored", "r", "r_null", "significant", "best", "median", "worst"]].round(2)
+vn.score_statistics(scores)[["label", "n", "n_scored", "r", "r_null", "significant", "best", "median", "worst"]].round(
+    2
+)
 
 # %% [markdown]
 # ## With a model that sees

@@ -28,7 +28,9 @@ model = vn.HookedVLM.from_pretrained("llava-hf/llava-1.5-7b-hf", device="cuda", 
 
 # %%
 data = vn.ImageTextData.from_folder("photos/")
-run = vn.scan(model, data, site="gate", out="runs/llava-7b", batch_size=8)  # prints time, disk and memory first; resumes
+run = vn.scan(
+    model, data, site="gate", out="runs/llava-7b", batch_size=8
+)  # prints time, disk and memory first; resumes
 table = vn.classify(run).set_index("neuron", drop=False)
 vn.show_layers(table)
 
@@ -82,7 +84,9 @@ scores[["neuron", "explanation", "r", "r_low", "r_high", "r_null", "r_within", "
 # %%
 asked = vn.explain(evidence, vn.OpenAIExplainer(model="gpt-4o", max_cost=2), out=run)
 both = vn.ApiSimulator(model="gpt-4o", max_cost=5)
-vn.compare(vn.score(asked, evidence, both, n_null=3), vn.score(words, evidence, both, n_null=3))  # GPT-4o's words, the paper's
+vn.compare(
+    vn.score(asked, evidence, both, n_null=3), vn.score(words, evidence, both, n_null=3)
+)  # GPT-4o's words, the paper's
 
 # %% [markdown]
 # ## And then

@@ -77,9 +77,7 @@ scores[["neuron", "label", "explanation", "r", "r_low", "r_high", "q"]].round(3)
 
 # %%
 cards = {
-    n: vn.show_neuron(
-        evidence[n], row=table, explanation=explanations[n], simulation=simulations[n], score=scores
-    )
+    n: vn.show_neuron(evidence[n], row=table, explanation=explanations[n], simulation=simulations[n], score=scores)
     for n in neurons
 }
 cards["L2N304"].static()

@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import cases
-import pytest
 
 import vlm_neurons as vn
 from vlm_neurons import zoo
@@ -23,40 +14,9 @@ NAME = "tiny-llava-scenes"
 SMALL = Prompting(n_on=1, n_off=0)
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    if any(importlib.util.find_spec(m) is None for m in ("fastapi", "uvicorn")):
-        pytest.skip("transformers serve needs fastapi and uvicorn")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    hub = tmp_path_factory.mktemp("hub")
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(hub), "OMP_NUM_THREADS": "1"}
-    command = "import sys; from transformers.cli.transformers import main; sys.exit(main())"
-    log = (hub / "log").open("w")
-    process = subprocess.Popen(
-        [sys.executable, "-c", command, "serve", "--host", "127.0.0.1", "--port", str(port)],
-        env=environment, stdout=log, stderr=log,
-    )  # fmt: skip
-    try:
-        for _ in range(300):
-            if process.poll() is not None:
-                pytest.fail(f"the server stopped: {(hub / 'log').read_text()[-2000:]}")
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=2).close()
-                break
-            except OSError:
-                time.sleep(0.3)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
-        log.close()
-
-
-def test_image_requests_go_through_and_the_answer_comes_back(url: str, tmp_path: Path) -> None:
+def test_image_requests_go_through_and_the_answer_comes_back(served: str, tmp_path: Path) -> None:
     asker = vn.OpenAIExplainer(
-        str(zoo.path(NAME)), base_url=url, api_key="none", prompting=SMALL, max_tokens=8, timeout=100, max_retries=0
+        str(zoo.path(NAME)), base_url=served, api_key="none", prompting=SMALL, max_tokens=8, timeout=100, max_retries=0
     )
     found = vn.explain({"both": cases.picture_neuron()}, asker, out=tmp_path, progress=False)["both"]
     # the model has never seen JSON: that its answer was refused shows that it came

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+TOP = 11  # likeliest tokens at every place of an answer: as many as a scale from 0 to 10 has numbers
 _KEYS = re.compile(r"(sk|key|Bearer)[-_ ][A-Za-z0-9_\-.]{8,}")
 
 
@@ -24,6 +25,7 @@ class Ask:
         max_tokens: of the answer.
         temperature: 0 for the likeliest answer.
         attempt: a number that makes the same question another one for the cache.
+        logprobs: whether the likeliest other tokens are asked for too, where the server gives them.
     """
 
     key: Any
@@ -32,6 +34,7 @@ class Ask:
     max_tokens: int = 500
     temperature: float = 0.0
     attempt: int = 0
+    logprobs: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Reply:
         tokens_out: the same.
         cost: in US dollars; 0 if it came from the cache.
         cached: whether it did.
+        completion: all that the server said; None if it said nothing.
     """
 
     ask: Ask
@@ -57,6 +61,7 @@ class Reply:
     tokens_out: int = 0
     cost: float = 0.0
     cached: bool = False
+    completion: dict[str, Any] | None = field(default=None, repr=False)
 
 
 def body_of(ask: Ask, model: str, capabilities: dict[str, bool], extra: dict[str, Any]) -> dict[str, Any]:
@@ -66,6 +71,8 @@ def body_of(ask: Ask, model: str, capabilities: dict[str, bool], extra: dict[str
     if capabilities.get("temperature", True):
         body["temperature"] = ask.temperature
     body["max_tokens" if capabilities.get("max_tokens", True) else "max_completion_tokens"] = ask.max_tokens
+    if ask.logprobs and capabilities.get("logprobs", True):
+        body |= {"logprobs": True, "top_logprobs": TOP}
     if capabilities.get("schema", True):
         schema = {"name": ask.schema.__name__, "strict": True, "schema": schema_of(ask.schema)}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}

@@ -14,40 +14,11 @@ from typing import Any
 
 from vlm_neurons.api.asking import Ask, Reply, body_of, read, redactor
 from vlm_neurons.api.cache import Cache, request_key
+from vlm_neurons.api.planning import Plan
 from vlm_neurons.api.prices import Price, images_of, price_of
 
 __all__ = ["Ask", "ChatClient", "Plan", "Reply"]
 _OPENAI = "https://api.openai.com/v1"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run would do.
-
-    Attributes:
-        calls: requests that the cache cannot answer.
-        cached: requests that it can.
-        images: pictures in the calls.
-        tokens_in: upper estimate of what the calls send.
-        tokens_out: upper bound of what they bring.
-        cost: (low, high) in US dollars, None where the price is not known. Low: half the tokens in, a fifth out.
-        price: where the price comes from.
-    """
-
-    calls: int
-    cached: int
-    images: int
-    tokens_in: int
-    tokens_out: int
-    cost: tuple[float, float] | None
-    price: str
-
-    def __str__(self) -> str:
-        money = f"${self.cost[0]:.4f} to ${self.cost[1]:.4f} ({self.price})" if self.cost else "unknown price"
-        return (
-            f"{self.calls} calls ({self.cached} more are in the cache), {self.images} images, at most about "
-            f"{self.tokens_in} tokens in and {self.tokens_out} out: {money}"
-        )
 
 
 @dataclass
@@ -68,6 +39,7 @@ class ChatClient:
         images: whether the model takes pictures: True, False, or None to find out.
         schema: whether the server obeys a JSON schema, likewise. Without it, it is asked for in words and checked here.
         extra_body: fields of the vendor's own.
+        logprobs: whether the server gives the likeliest tokens; True, False, or None to find out.
     """
 
     model: str
@@ -83,6 +55,7 @@ class ChatClient:
     images: bool | None = None
     schema: bool | None = None
     extra_body: dict[str, Any] = field(default_factory=dict)
+    logprobs: bool | None = None
 
     def __post_init__(self) -> None:
         self.base_url = (self.base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI).rstrip("/")
@@ -107,6 +80,13 @@ class ChatClient:
         images = sum(len(images_of(a.messages)) for a in todo)
         source = price.source if price else ""
         return Plan(len(todo), len(asks) - len(todo), images, tokens_in, tokens_out, cost, source)
+
+    def known(self, asks: Sequence[Ask]) -> list[Reply | None]:
+        """What the cache has to each question; sends nothing."""
+        cache, run = Cache(self.cache), _Run(self, (), None)
+        stored = [cache.get(self._key(a, self._capabilities(cache))) for a in asks]
+        cache.close()
+        return [None if s is None else run.reply(a, s, cached=True) for a, s in zip(asks, stored, strict=True)]
 
     def stream(self, asks: Sequence[Ask]) -> Iterator[Reply]:
         """A reply to every question, in the order in which they come; failures are replies too.
@@ -142,7 +122,9 @@ class ChatClient:
             thread.join()
 
     def _capabilities(self, cache: Cache) -> dict[str, bool]:
-        declared = {name: value for name in ("images", "schema") if (value := getattr(self, name)) is not None}
+        declared = {
+            name: value for name in ("images", "schema", "logprobs") if (value := getattr(self, name)) is not None
+        }
         return {**cache.capabilities(str(self.base_url), self.model), **declared}
 
     def _key(self, ask: Ask, capabilities: dict[str, bool]) -> str:
@@ -249,6 +231,7 @@ class _Run:
         """
         said = self.redact(error).lower()
         fields = {
+            "logprobs": ("logprobs",),
             "schema": ("response_format", "json_schema", "guided", "grammar"),
             "max_tokens": ("max_completion_tokens", "max_tokens"),
             "temperature": ("temperature",),
@@ -289,7 +272,7 @@ class _Run:
         price = self.client.price
         cost = price.cost(*tokens) if isinstance(price, Price) and not cached else 0.0
         failure = (failure[0], self.redact(failure[1])) if failure else None
-        return Reply(ask, answer, failure, str(stored.get("model") or ""), *tokens, cost, cached)
+        return Reply(ask, answer, failure, str(stored.get("model") or ""), *tokens, cost, cached, stored)
 
 
 def _first(error: BaseException) -> BaseException:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlm_neurons.api.asking import Ask, Reply, read
+from vlm_neurons.api.asking import Ask, Reply
 from vlm_neurons.api.client import ChatClient, Plan
-from vlm_neurons.api.prices import images_of, parts_of
+from vlm_neurons.api.local import LocalChat
 from vlm_neurons.explaining.explanation import NO_PATTERN, Explanation, Failure
 from vlm_neurons.explaining.overlays import Style
 from vlm_neurons.explaining.prompting import Answer, messages, prompt_id
@@ -156,50 +154,15 @@ class LocalExplainer:
 
     def explain(self, evidence: Mapping[str, Evidence]) -> Iterator[tuple[str, Explanation]]:
         """(key, explanation) of every neuron, failures included."""
-        from vlm_neurons.api.asking import body_of
-
+        chat = LocalChat(self.model, self.processor)
         for key, one in evidence.items():
             request, ids = self.prompting.messages(one)
-            ask = Ask((key, ids), request, Answer, self.max_tokens)
-            hinted = body_of(ask, "", {"schema": False}, {})["messages"]
-            yield key, explanation_of(one, [self._answer(ask, hinted)], self.name, None)
-
-    def _answer(self, ask: Ask, request: list[dict[str, Any]]) -> Reply:
-        import torch
-
-        name = str(getattr(self.model.config, "_name_or_path", ""))
-        text = self.processor.apply_chat_template(self._plain(request), add_generation_prompt=True, tokenize=False)
-        pictures = [_picture(url) for url in images_of(request)]
-        inputs = self.processor(text=text, images=pictures or None, return_tensors="pt").to(self.model.device)
-        n_in = int(inputs["input_ids"].shape[1])
-        config = getattr(self.model.config, "text_config", self.model.config)
-        limit = getattr(config, "max_position_embeddings", None)
-        if limit is not None and n_in + self.max_tokens > limit:
-            detail = f"the prompt has {n_in} tokens, the model takes {limit}; show fewer samples (Prompting(n_on=...))"
-            return Reply(ask, failure=("request", detail), model=name)
-        with torch.no_grad():
-            out = self.model.generate(**inputs, max_new_tokens=self.max_tokens, do_sample=False)[0, n_in:]
-        said = self.processor.tokenizer.decode(out, skip_special_tokens=True)
-        finish = "length" if len(out) >= self.max_tokens else "stop"
-        answer, failure = read(ask, {"choices": [{"message": {"content": said}, "finish_reason": finish}]})
-        return Reply(ask, answer, failure, name, n_in, len(out))
-
-    def _plain(self, request: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Messages as chat templates take them; names of special tokens in texts are broken up."""
-        tokens = sorted({*self.processor.tokenizer.all_special_tokens, "<image>"}, key=len, reverse=True)
-
-        def clean(text: str) -> str:
-            for token in tokens:
-                text = text.replace(token, token[:1] + " " + token[1:])
-            return text
-
-        return [
-            {"role": m["role"], "content": [
-                {"type": "text", "text": clean(p["text"])} if p["type"] == "text" else {"type": "image"}
-                for p in parts_of([m])
-            ]}
-            for m in request
-        ]  # fmt: skip
+            reply = chat.answer(Ask((key, ids), request, Answer, self.max_tokens))
+            if reply.failure and reply.failure[0] == "request":
+                reply = replace(
+                    reply, failure=("request", f"{reply.failure[1]}; show fewer samples (Prompting(n_on=...))")
+                )
+            yield key, explanation_of(one, [reply], self.name, None)
 
 
 def explanation_of(evidence: Evidence, replies: list[Reply], name: str, simulator: Simulator | None) -> Explanation:
@@ -227,9 +190,3 @@ def _single(evidence: Evidence, reply: Reply, name: str) -> Explanation:
         return Explanation(text="", failure=Failure(*(reply.failure or ("server", "no answer"))), **common)
     text = answer.phrase if answer.clear_pattern else NO_PATTERN
     return Explanation(text=text, description=answer.description, confidence=answer.confidence, **common)
-
-
-def _picture(url: str) -> Any:
-    from PIL import Image
-
-    return Image.open(io.BytesIO(base64.b64decode(url.split(",", 1)[1]))).convert("RGB")

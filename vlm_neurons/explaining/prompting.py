@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import io
-from functools import cache
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, field_validator
 
+from vlm_neurons.api import prompting
+from vlm_neurons.api.prompting import escape, fence, image_part, text_part
 from vlm_neurons.explaining.overlays import STYLES, Style, panel
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from vlm_neurons.evidence import Evidence, Exemplar
 
 VERSION = "1"
@@ -55,28 +50,14 @@ class Answer(BaseModel):
         return confidence
 
 
-@cache
 def prompt_id() -> str:
     """Version and SHA-256 of all prompt files."""
-    folder = files("vlm_neurons.explaining").joinpath("prompts")
-    total = hashlib.sha256()
-    for file in sorted(folder.iterdir(), key=lambda f: f.name):
-        if file.name.endswith(".jinja"):
-            total.update(file.name.encode() + b"\0" + file.read_bytes())
-    return f"{VERSION} {total.hexdigest()}"
-
-
-@cache
-def _environment() -> Any:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    loader = PackageLoader("vlm_neurons.explaining", "prompts")
-    return Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=False)
+    return prompting.prompt_id("vlm_neurons.explaining", VERSION)
 
 
 def render(template: str, **values: Any) -> str:
     """Text of one prompt file."""
-    return str(_environment().get_template(f"{template}.jinja").render(**values))
+    return prompting.render("vlm_neurons.explaining", template, **values)
 
 
 def kind_of(evidence: Evidence) -> Kind:
@@ -104,18 +85,18 @@ def messages(
     """
     kind = kind_of(evidence)
     on, off = shown(evidence, n_on, n_off)
-    fence = _fence([*on, *off])
-    parts: list[dict[str, Any]] = [_text(render(kind, n_off=len(off), style=STYLES[style]))]
+    mark = fence("".join(e.seen.tokens) for e in [*on, *off])
+    parts: list[dict[str, Any]] = [text_part(render(kind, n_off=len(off), style=STYLES[style]))]
     for number, e in enumerate([*on, *off], 1):
         if kind != "text":
             for i, patches in enumerate(e.patches):
                 picture = panel(e.seen, i, np.nan_to_num(evidence.scale(patches)), style)
-                parts += [_text(f"Sample {number}:"), image_part(picture, detail)]
+                parts += [text_part(f"Sample {number}:"), image_part(picture, detail)]
         if kind != "visual" and e.scored_tokens(sinks=True).any():
             rows, left_out = _rows(evidence, e)
-            parts.append(_text(render("tokens", fence=fence, number=number, off=number > len(on), rows=rows,
+            parts.append(text_part(render("tokens", fence=mark, number=number, off=number > len(on), rows=rows,
                                       left_out=left_out)))  # fmt: skip
-    system = {"role": "system", "content": render("system", fence=fence)}
+    system = {"role": "system", "content": render("system", fence=mark)}
     return [system, {"role": "user", "content": parts}], tuple(e.seen.sample for e in [*on, *off])
 
 
@@ -126,34 +107,3 @@ def _rows(evidence: Evidence, e: Exemplar) -> tuple[list[tuple[str, int]], int]:
     start = int(np.clip(values.argmax() - MAX_TOKENS // 2, 0, max(0, len(keep) - MAX_TOKENS)))
     window = range(start, min(start + MAX_TOKENS, len(keep)))
     return [(escape(e.seen.tokens[keep[i]]), round(float(values[i]))) for i in window], start
-
-
-def escape(token: str) -> str:
-    r"""A token on one line, without tabs and characters that cannot be seen.
-
-    >>> escape("a\tb\nc")
-    'a\\tb\\nc'
-    """
-    plain = token.replace("\\", "\\\\")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in plain)
-
-
-def _fence(exemplars: list[Exemplar]) -> str:
-    """A mark that is the same for the same samples, and in none of them."""
-    text = "\0".join("".join(e.seen.tokens) for e in exemplars)
-    mark = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
-    while mark in text:
-        mark = hashlib.sha256(mark.encode()).hexdigest()[:12]
-    return f"-----{mark}"
-
-
-def _text(text: str) -> dict[str, Any]:
-    return {"type": "text", "text": text}
-
-
-def image_part(image: Image.Image, detail: str = "auto") -> dict[str, Any]:
-    """A picture as a part of a message."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
-    return {"type": "image_url", "image_url": {"url": url, "detail": detail}}

@@ -7,7 +7,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,6 +25,7 @@ class Server:
     Attributes:
         fault: of the number of a request and its body, the fault to show; "" for none.
         delay: seconds before each answer.
+        answer: what it answers, as JSON; or a function from the request to it, or to {"text": ..., "logprobs": ...}.
         paid: digests of bodies whose answers were delivered and cost money, in order.
         requests: bodies that came.
         authorization: the headers that came with them.
@@ -32,7 +33,7 @@ class Server:
 
     fault: Callable[[int, dict[str, Any]], str] = lambda number, body: ""
     delay: float = 0.0
-    answer: dict[str, Any] = field(default_factory=lambda: {
+    answer: dict[str, Any] | Callable[[dict[str, Any]], Any] = field(default_factory=lambda: {
         "phrase": "red things", "description": "They are red.", "confidence": 0.8, "clear_pattern": True})  # fmt: skip
     paid: list[str] = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)
@@ -78,7 +79,10 @@ class _Handler(BaseHTTPRequestHandler):
                 told.paid.append(digest(body))
 
     def _answer(self, told: Server, body: dict[str, Any], fault: str) -> None:
-        good = {"content": json.dumps(told.answer), "refusal": None}
+        content = told.answer(body) if callable(told.answer) else told.answer
+        logprobs = content.pop("logprobs", None) if isinstance(content, dict) else None
+        text = content["text"] if isinstance(content, dict) and set(content) == {"text"} else json.dumps(content)
+        good = {"content": text, "refusal": None}
         if fault == "429":
             return self._send(429, {"error": {"message": "slow down"}}, {"retry-after-ms": "20"})
         if fault == "500":
@@ -86,8 +90,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "401":
             key = self.headers.get("authorization", "")
             return self._send(401, {"error": {"message": f"bad key {key} ({key.removeprefix('Bearer ')})"}})
-        if fault in ("no_schema", "no_images"):
-            name = "response_format" if fault == "no_schema" else "image_url"
+        if fault in ("no_schema", "no_images", "no_logprobs"):
+            name = {"no_schema": "response_format", "no_images": "image_url", "no_logprobs": "logprobs"}[fault]
             return self._send(400, {"error": {"message": f"Unsupported: {name}"}})
         if fault == "timeout":
             time.sleep(1.2)
@@ -114,7 +118,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(200, completion(body, {"content": ""}, "content_filter"))
         if fault == "wrong_schema":
             return self._send(200, completion(body, {"content": '{"phrase": "red", "mood": 1}'}))
-        return self._send(200, completion(body, good))
+        made = completion(body, good)
+        made["choices"][0]["logprobs"] = logprobs
+        return self._send(200, made)
 
     def _send(self, status: int, content: Any, headers: dict[str, str] | None = None) -> None:
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
@@ -148,7 +154,7 @@ def running(**told: Any) -> Iterator[Server]:
         thread.join()
 
 
-def faulty(share: float, seed: int) -> Callable[[int, dict[str, Any]], str]:
+def faulty(share: float, seed: int, faults: Sequence[str] = FAULTS) -> Callable[[int, dict[str, Any]], str]:
     """Shows each fault equally often, in a share of all requests."""
     rng = random.Random(seed)
-    return lambda number, body: rng.choice(FAULTS) if rng.random() < share else ""
+    return lambda number, body: rng.choice(faults) if rng.random() < share else ""

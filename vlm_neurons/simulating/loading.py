@@ -1,0 +1,41 @@
+"""Models and processors of transformers, by name or from a directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def open_model(kind: str, name_or_dir: str | Path, device: Any = None) -> tuple[Any, Any]:
+    """A model and its processor. Images go by PIL where the processor has that way, so that torchvision is not needed.
+
+    Args:
+        kind: class of transformers that loads it, such as `"AutoModel"`.
+        name_or_dir: name on the hub, or a directory.
+        device: where it computes.
+
+    Raises:
+        OSError: it is not there, or not complete.
+        ValueError: it is of another kind, or its processor needs torchvision.
+    """
+    import torch
+    import transformers
+
+    where = str(Path(name_or_dir).expanduser()) if Path(name_or_dir).expanduser().is_dir() else str(name_or_dir)
+    try:
+        model = getattr(transformers, kind).from_pretrained(where, dtype=torch.float32).eval()
+        processor = transformers.AutoProcessor.from_pretrained(where, backend="pil")
+    except ImportError as error:
+        raise ValueError(
+            f"{name_or_dir}: its processor needs a package that is missing ({_line(error)}); pip install "
+            "'vlm-neurons[grounded]', or take a checkpoint whose processor works with PIL"
+        ) from error
+    except OSError as error:
+        raise OSError(
+            f"{name_or_dir}: no directory here, or not complete, and not to be had ({_line(error)})"
+        ) from error
+    return model if device is None else model.to(device), processor
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

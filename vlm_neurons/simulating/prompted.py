@@ -1,0 +1,173 @@
+"""Simulators that ask a model: behind a server, or in process."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vlm_neurons.api.asking import Ask, Reply
+from vlm_neurons.api.client import ChatClient
+from vlm_neurons.api.local import LocalChat
+from vlm_neurons.api.planning import NOTHING, Plan
+from vlm_neurons.api.prompting import prompt_id
+from vlm_neurons.api.server import Server
+from vlm_neurons.model.fingerprint import fingerprint
+from vlm_neurons.simulating.board import Board
+from vlm_neurons.simulating.protocol import SIDES, Job, Prediction, Resolution, Side, Simulates
+from vlm_neurons.simulating.questions import PACKAGE, VERSION, Wording
+
+PORTION = 256  # jobs whose pictures are in memory at once
+Stream = Callable[[Sequence[Ask]], Iterator[Reply]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Showing(Simulates):
+    """How samples are shown to a model that predicts.
+
+    Attributes:
+        grid: rows, and columns, of the cells that get a value each; never more than there are patches.
+        coarse: the same of a first question; cells above 0 are asked about again in the finer grid, the others keep
+            their value. 0, or not less than `grid`, asks in the finer grid at once.
+        logprobs: take the mean of every value under the answer's own probabilities: True, False, or None where the
+            server gives them.
+        detail: of pictures: `"low"`, `"high"` or `"auto"`.
+        attempt: another number asks again where the cache has an answer.
+    """
+
+    grid: int = 8
+    coarse: int = 4
+    logprobs: bool | None = None
+    detail: str = "auto"
+    attempt: int = 0
+
+    def __post_init__(self) -> None:
+        if self.grid < 1 or self.coarse < 0:
+            raise ValueError(f"grid={self.grid}, coarse={self.coarse}: at least 1, and 0 for no coarse question")
+
+    @property
+    def resolution(self) -> Resolution:  # type: ignore[override]
+        """Whole numbers, unless probabilities may come; the finer grid."""
+        return Resolution(11 if self.logprobs is False else None, (self.grid, self.grid))
+
+    def shown(self) -> list[Any]:
+        """What decides the questions."""
+        return [prompt_id(PACKAGE, VERSION), self.grid, self.coarse, self.logprobs, self.detail, self.attempt]
+
+    def board(self, jobs: Sequence[Job], start: int = 0) -> Board:
+        """The questions of some jobs."""
+        wording = Wording(self.attempt, self.logprobs is not False, self.detail)
+        return Board(jobs, self.grid, self.coarse if self.coarse < self.grid else 0, wording, start)
+
+    def answers(self, jobs: Sequence[Job], stream: Stream) -> Iterator[tuple[int, Prediction]]:
+        """(place in jobs, prediction) of every job, as they come."""
+        for start in range(0, len(jobs), PORTION):
+            board = self.board(jobs[start : start + PORTION], start)
+            for asks in (board.first, board.second):
+                yield from board.ready()
+                for reply in stream(asks()):
+                    board.take(reply)
+                    yield from board.ready()
+
+
+@dataclass(frozen=True)
+class ApiSimulator(Showing, Server):
+    """Asks a model behind OpenAI, or behind any server that speaks chat completions: a value from 0 to 10 for every
+    cell of a numbered grid over the picture, and for every token of the response.
+
+    See `Server` for where it is and what it may cost, `Showing` for how samples are shown. Answers that lack a cell,
+    or have other tokens than the question, are failures. Equal questions are asked once.
+
+    >>> ApiSimulator("gpt-4o", max_cost=2.0, grid=4).resolution
+    Resolution(levels=None, grid=(4, 4))
+    """
+
+    paid = True
+
+    @property
+    def name(self) -> str:
+        """`"api:MODEL"`."""
+        return f"api:{self.model}"
+
+    @property
+    def sides(self) -> frozenset[Side]:  # type: ignore[override]
+        """Both; text alone where the model is declared to take no pictures."""
+        return frozenset({"text"}) if self.images is False else frozenset(SIDES)
+
+    def client(self) -> ChatClient:
+        """The client that it asks through."""
+        return replace(super().client(), logprobs=self.logprobs)
+
+    def settings(self) -> str:
+        """All that decides its answers, as one string."""
+        return json.dumps([self.name, self.client().base_url, *self.shown(), self.extra_body])
+
+    def plan(self, jobs: Sequence[Job]) -> Plan:
+        """What `run` would send and cost at most; sends nothing. Where the first answer about a picture is not in the
+        cache, all its cells are taken to be asked about again."""
+        client, total = self.client(), NOTHING
+        for start in range(0, len(jobs), PORTION):
+            board = self.board(jobs[start : start + PORTION])
+            first = board.first()
+            for ask, reply in zip(first, client.known(first), strict=True):
+                board.suppose(ask) if reply is None else board.take(reply)
+            total += client.plan([*first, *board.second()])
+        return total
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Prediction]]:
+        """(place in jobs, prediction) of every job, failures included, as they come.
+
+        Leaving the loop, or Ctrl-C, cancels what is under way; what has come is in the cache.
+        """
+        spent = 0.0
+        with kept_in(self.cache) as cache:
+            client = replace(self.client(), cache=cache)
+
+            def stream(asks: Sequence[Ask]) -> Iterator[Reply]:
+                nonlocal spent
+                left = None if self.max_cost is None else max(0.0, self.max_cost - spent)
+                for reply in replace(client, max_cost=left).stream(asks):
+                    spent += reply.cost
+                    yield reply
+
+            yield from self.answers(jobs, stream)
+
+
+@dataclass(frozen=True, eq=False)
+class LocalSimulator(Showing):
+    """Asks an image-text-to-text model of transformers in process, with the same questions.
+
+    Attributes:
+        model: any `AutoModelForImageTextToText`.
+        processor: its processor, with a chat template.
+    """
+
+    model: Any
+    processor: Any
+    _: KW_ONLY
+    name: str = "local"
+
+    paid = True  # in time
+
+    def settings(self) -> str:
+        """All that decides its answers, as one string."""
+        return json.dumps([self.name, fingerprint(self.model, self.model.config, self.processor), *self.shown()])
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Prediction]]:
+        """(place in jobs, prediction) of every job, failures included, as they come."""
+        yield from self.answers(jobs, LocalChat(self.model, self.processor).stream)
+
+
+@contextmanager
+def kept_in(cache: str | Path | None) -> Iterator[str | Path]:
+    """The cache; without one, a file for this run alone, so that what was answered or found out once is known in all
+    steps of it."""
+    if cache is not None:
+        yield cache
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder) / "cache.sqlite"
