@@ -14,7 +14,7 @@ from vlm_neurons.show.layers import COLORS
 from vlm_neurons.show.page import number
 
 PATCH, TOKEN, OTHER, SOFT = COLORS["visual"][0], COLORS["text"][0], "currentColor", "#808080"
-HEIGHT, HEAD, FOOT = 64, 14, 14  # drawing units
+HEIGHT, HEAD, FOOT = 64, 14, 17  # drawing units
 
 
 def svg(width: float, height: float, words: str, parts: Sequence[str], kind: str = "") -> str:
@@ -137,7 +137,7 @@ def _places(parts: Sequence[tuple[str, int, int, int]], step: float) -> Iterator
         yield rect(left, HEAD + HEIGHT + 1, max(width - 0.6, 0.6), 2, color)
         words = f"image {place + 1}: {n} patches" if kind == "image" else f"{n} tokens"
         if width > 6 * len(words):
-            yield text(left + width / 2, HEAD + HEIGHT + FOOT - 1, words, "mid")
+            yield text(left + width / 2, HEAD + HEIGHT + FOOT - 4, words, "mid")
         start += n
 
 

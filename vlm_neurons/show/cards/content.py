@@ -150,8 +150,9 @@ def strongest_places(e: Exemplar) -> list[str]:
             found.append((where if best > 0 else "no patch is positive") + of)
     counted = np.where(e.scored_tokens(), e.values, np.nan)
     if not np.isnan(counted).all():
-        best = int(np.nanargmax(counted))
-        found.append(f"strongest token “{visible(e.seen.tokens[best]).strip()}” {number(float(counted[best]))}")
+        at = int(np.nanargmax(counted))
+        token = f"strongest token “{visible(e.seen.tokens[at]).strip()}” {number(float(counted[at]))}"
+        found.append(token if counted[at] > 0 else "no token is positive")
     return found
 
 

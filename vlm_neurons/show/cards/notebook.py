@@ -68,7 +68,7 @@ class View:
         if path.suffix.lower() not in (".html", ".png"):
             raise ValueError(f"{path.name}: name a file that ends with .html or .png")
         if path.suffix.lower() == ".png":
-            write_atomic(path, lambda temporary: self.static().save(temporary, "PNG", optimize=True))
+            write_atomic(path, lambda temporary: self.static().save(temporary, "PNG"))
         else:
             page = document([self.fragment], self.title)
             write_atomic(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))

@@ -80,7 +80,7 @@
       const box = chart.viewBox.baseVal, cursor = chart.querySelector(".vn-cursor");
       const width = Math.max(2, box.width / n);
       if (found >= 0) {
-        const set = { x: (found + 0.5) * box.width / n - width / 2, y: 12, width, height: box.height - 24 };
+        const set = { x: (found + 0.5) * box.width / n - width / 2, y: 12, width, height: box.height - 29 };
         Object.entries(set).forEach(([key, value]) => cursor.setAttribute(key, value));
       }
     }
