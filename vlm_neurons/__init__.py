@@ -136,13 +136,13 @@ if TYPE_CHECKING:
     from vlm_neurons.show import show_neuron as show_neuron
     from vlm_neurons.show import show_scores as show_scores
     from vlm_neurons.show import to_circuitsvis as to_circuitsvis
-    from vlm_neurons.simulating import ConceptSimulator as ConceptSimulator
-    from vlm_neurons.simulating import Simulation as Simulation
-    from vlm_neurons.simulating import simulate as simulate
     from vlm_neurons.simulating import ApiJudge as ApiJudge
     from vlm_neurons.simulating import ApiSimulator as ApiSimulator
     from vlm_neurons.simulating import BothSides as BothSides
     from vlm_neurons.simulating import ClipSimulator as ClipSimulator
+    from vlm_neurons.simulating import ConceptSimulator as ConceptSimulator
     from vlm_neurons.simulating import GroundedSimulator as GroundedSimulator
     from vlm_neurons.simulating import LocalSimulator as LocalSimulator
+    from vlm_neurons.simulating import Simulation as Simulation
+    from vlm_neurons.simulating import simulate as simulate
     from vlm_neurons.world import scenes as scenes
