@@ -62,7 +62,7 @@ for kind in ("true", "wrong"):
     told = {name: made[name].rule.explanations[kind]}
     simulation = vn.simulate(told, evidence, progress=False)[name]
     score = vn.score(told, evidence, simulations={name: simulation}, n_null=0, progress=False)
-    display(vn.show_neuron(evidence[name], explanation=told[name], simulation=simulation, score=score).static())  # noqa: F821
+    display(vn.show_neuron(evidence[name], explanation=told[name], simulation=simulation, score=score).static())
 
 # %% [markdown]
 # ## The neurons of a model
