@@ -178,6 +178,27 @@ def test_hundreds_of_jobs_and_a_fifth_of_faults(tmp_path: Path) -> None:
     assert sum(p.cost for p in third) == pytest.approx(260 * (100 * 1.0 + 20 * 2.0) / 1e6)
 
 
+def test_scores_survive_a_fifth_of_faults_and_resume_from_the_run_directory(tmp_path: Path) -> None:
+    one = planted.neurons("color", n=1, seed=seeing.SEED)[0]
+    evidence, true = {"it": one.evidence}, {"it": one.rule.explanations["true"]}
+    faults = ("refusal", "length", "filter", "invalid_json")
+    with loopback.running(answer=seeing.answer) as server:
+        asker = simulator(server, coarse=0, logprobs=False)
+        clean = vn.score(true, evidence, asker, progress=False).iloc[0]
+        server.fault = loopback.faulty(0.2, int(time.time()), faults)
+        spoiled = vn.score(true, evidence, asker, out=tmp_path, progress=False).iloc[0]
+        assert 0 < spoiled["n_failed"] < 40 and clean["n_failed"] == 0 and clean["r"] > 0.6
+        assert abs(spoiled["r"] - clean["r"]) < clean["r_high"] - clean["r_low"]
+        server.fault = lambda number, body: ""
+        again = vn.score(true, evidence, asker, out=tmp_path, progress=False).iloc[0]
+        assert again["n_failed"] <= spoiled["n_failed"]
+        n, server.answer = len(server.requests), {"match": True, "probability": 0.5}
+        found = vn.detect(true, evidence, vn.ApiJudge("m", base_url=server.url, api_key="x"))
+        assert len(server.requests) == n + 60 and found["auroc"][0] == 0.5
+    replayed = vn.score(true, evidence, asker, out=tmp_path, progress=False).iloc[0]
+    assert replayed["n_failed"] == again["n_failed"] and replayed["r"] == again["r"], "the server is gone"
+
+
 def test_equal_questions_are_asked_once() -> None:
     exemplars = pictures(3)
     with loopback.running(answer=seeing.answer) as server:
@@ -376,13 +397,9 @@ def test_requests_of_both_sides_go_through_a_real_server(served: str) -> None:
 
 
 def test_the_same_questions_run_in_process() -> None:
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
-    where = str(zoo.path("tiny-llava-scenes"))
-    model, processor = AutoModelForImageTextToText.from_pretrained(where).eval(), AutoProcessor.from_pretrained(where)
-    local = LocalSimulator(model, processor, coarse=0, grid=1)
+    local = LocalSimulator.from_pretrained("tiny-llava-scenes", coarse=0, grid=1)
     (long,) = ask(local, "red regions", pictures(1), "visual")
     assert long.failure is not None and long.failure.kind == "request" and "the model takes" in long.failure.detail
-    model.config.text_config.max_position_embeddings = 8192  # it makes no sense of so long a text, but it answers
+    local.model.config.text_config.max_position_embeddings = 8192  # it makes no sense of so long a text, but it answers
     (found,) = ask(local, "red regions <image></s>", pictures(1), "visual", "text")
     assert found.failure is not None and found.failure.kind in ("length", "schema") and found.tokens_in > 64

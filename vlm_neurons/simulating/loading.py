@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from vlm_neurons.model.load import find
+
 
 def open_model(kind: str, name_or_dir: str | Path, device: Any = None) -> tuple[Any, Any]:
     """A model and its processor. Images go by PIL where the processor has that way, so that torchvision is not needed.
 
     Args:
         kind: class of transformers that loads it, such as `"AutoModel"`.
-        name_or_dir: name on the hub, or a directory.
+        name_or_dir: name on the hub or of an embedded model, or a directory.
         device: where it computes.
 
     Raises:
@@ -21,7 +23,7 @@ def open_model(kind: str, name_or_dir: str | Path, device: Any = None) -> tuple[
     import torch
     import transformers
 
-    where = str(Path(name_or_dir).expanduser()) if Path(name_or_dir).expanduser().is_dir() else str(name_or_dir)
+    where = find(name_or_dir)
     try:
         model = getattr(transformers, kind).from_pretrained(where, dtype=torch.float32).eval()
         processor = transformers.AutoProcessor.from_pretrained(where, backend="pil")

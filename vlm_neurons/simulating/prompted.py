@@ -18,6 +18,7 @@ from vlm_neurons.api.prompting import prompt_id
 from vlm_neurons.api.server import Server
 from vlm_neurons.model.fingerprint import fingerprint
 from vlm_neurons.simulating.board import Board
+from vlm_neurons.simulating.loading import open_model
 from vlm_neurons.simulating.protocol import SIDES, Job, Prediction, Resolution, Side, Simulates
 from vlm_neurons.simulating.questions import PACKAGE, VERSION, Wording
 
@@ -152,6 +153,20 @@ class LocalSimulator(Showing):
     name: str = "local"
 
     paid = True  # in time
+
+    @classmethod
+    def from_pretrained(cls, name_or_dir: str | Path, *, device: Any = None, **options: Any) -> LocalSimulator:
+        """By name on the hub or of an embedded model, or from a directory.
+
+        Args:
+            name_or_dir: an image-text-to-text checkpoint.
+            device: where it computes.
+            options: those of `Showing`.
+
+        Raises:
+            OSError: it is not there.
+        """
+        return cls(*open_model("AutoModelForImageTextToText", name_or_dir, device), **options)
 
     def settings(self) -> str:
         """All that decides its answers, as one string."""
