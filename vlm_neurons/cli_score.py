@@ -85,16 +85,6 @@ def _simulator(args: argparse.Namespace, run: Run) -> str | Simulator:
             price=tuple(args.price) if args.price else None, cache=run.path / "cache.sqlite",
         )  # fmt: skip
         return made
-    if args.simulator == "local":
-        from transformers import AutoModelForImageTextToText, AutoProcessor
-
-        from vlm_neurons.zoo import path
-
-        where = str(path(args.simulator_model) or args.simulator_model)
-        local: Simulator = kind(
-            AutoModelForImageTextToText.from_pretrained(where).eval(), AutoProcessor.from_pretrained(where)
-        )
-        return local
     found: Simulator = kind.from_pretrained(args.simulator_model) if args.simulator_model else kind.from_pretrained()
     return found
 
