@@ -128,7 +128,7 @@ def test_correlations_equal_numpy() -> None:
     np.testing.assert_allclose(correlations(masks, values), expected)
 
 
-@pytest.mark.parametrize("site", ["gate", "projector", "vision"])
+@pytest.mark.parametrize("site", ["gate", "post", "projector", "vision"])
 def test_a_neuron_planted_in_the_weights_is_scanned_and_explained(site: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
     model = vn.HookedVLM.from_pretrained("tiny-llava-scenes")
     before = model.fingerprint()
