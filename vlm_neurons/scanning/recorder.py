@@ -218,7 +218,7 @@ class Recorder:
 
     def _refuse(self, broken: dict[str, Tensor], ids: Sequence[int], names: Sequence[str]) -> None:
         """One look at the flags of all hooks after the pass: looking at each would stop a GPU in every layer."""
-        if not bool(torch.stack([flags.any().cpu() for flags in broken.values()]).any()):
+        if not bool(torch.stack([flags.any().to(self.model.device) for flags in broken.values()]).any()):
             return
         hook, row = next((h, int(f.nonzero()[0])) for h, f in broken.items() if f.any())
         raise FloatingPointError(
