@@ -14,14 +14,14 @@ from rich.console import Console
 from tqdm import tqdm
 
 from vlm_neurons.data import DEFAULT_PROMPT, ImageTextData, describe
-from vlm_neurons.neurons import TokenKind
+from vlm_neurons.neurons import SITES, TokenKind
 from vlm_neurons.scanning.blocks import FORMAT, Skip, States, claimed, open_block, write_block
 from vlm_neurons.scanning.cost import SHARE, TIMED, measure, seconds_per_sample
 from vlm_neurons.scanning.fused import Fused, choose
 from vlm_neurons.scanning.loading import Loaded, ahead, chunks_of, known_skips, load
 from vlm_neurons.scanning.place import place
 from vlm_neurons.scanning.recorder import ColumnInfo, Recorder, measure_columns
-from vlm_neurons.scanning.run import Run, finish, start
+from vlm_neurons.scanning.run import Run, check_place, finish, start
 
 if TYPE_CHECKING:
     from vlm_neurons.model import Batch, HookedVLM
@@ -79,7 +79,7 @@ def scan(
         The run; `run.complete` is False only where other processes have still blocks to do.
 
     Raises:
-        ValueError: bad arguments or data, or `out` holds a run with other model, data or parameters.
+        ValueError: bad arguments or data, or `out` is no directory of its own or holds another run.
         FloatingPointError: an activation is not finite; the message names sample and site.
         OSError: the disk is too small, or full; what was finished stays.
     """
@@ -91,10 +91,11 @@ def scan(
     if not isinstance(workers, int) or isinstance(workers, bool) or workers < 0:
         raise ValueError(f"workers={workers!r}: a whole number from 0 on")
     out, rank, world = Path(out), *place()
+    check_place(out)
     sites = [site] if isinstance(site, str) else list(site)
     hooks = list(dict.fromkeys(hook for one in sites for hook in model.site_hooks(one)))
     if not hooks:
-        raise ValueError(f"the model has no hooks at {sites}; model.hook_map() lists what it has")
+        raise ValueError(f"site={sites}: choose from {', '.join(SITES)}, or name a hook such as blocks.0.hook_mlp_out")
     console = Console(stderr=True, quiet=not progress, soft_wrap=True)
     data = data if isinstance(data, ImageTextData) else ImageTextData.open(data)
     data = _with_responses(model, data, out, prompt, batch_size, world, progress)

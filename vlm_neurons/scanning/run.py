@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 # What decides the numbers: a run goes on only where all of this is the same.
 IDENTITY = ("format", "model", "data", "parameters", "columns", "rendered", "threads", "versions")
+LOGS = (".log", ".out", ".err")  # what schedulers write beside a run
 # ... except these, which name or find a thing whose fingerprint is compared
 _NAMES = ("model.name", "data.source")
 
@@ -177,14 +178,20 @@ class Run:
         """The data that was scanned, from its source, with the responses that were scanned.
 
         Raises:
-            ValueError: it was made in memory and cannot be opened again, or it has another number of samples now.
+            ValueError: it was made in memory or is not where it was, or it has another number of samples now.
         """
         from vlm_neurons.data import ImageTextData
 
         source = self.info["data"]["source"]
         if source == "memory":
             raise ValueError(f"{self.path} was scanned from data in memory: pass that data")
-        data = ImageTextData.open(source)
+        try:
+            data = ImageTextData.open(source)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"the data of {self.path}, {source}, cannot be opened again: say where it is now, with data= or on the "
+                f"command line --data ({error})"
+            ) from error
         if len(data) != self.info["data"]["n"]:
             raise ValueError(f"{source} had {self.info['data']['n']} samples when it was scanned, now {len(data)}")
         scanned = dict(zip(self.samples["id"], self.samples["response"], strict=True))
@@ -204,12 +211,34 @@ class Run:
         return text + (f" ({', '.join(f'{n} {reason}' for reason, n in reasons.items())})" if reasons else "")
 
 
+def check_place(path: Path) -> None:
+    """Refuse a directory that holds other things than a run, such as the pictures.
+
+    Raises:
+        ValueError: there is a file of that name, or a directory with other files and no scan in it. Hidden files, logs,
+            and responses that an interrupted scan left there do not count.
+    """
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file; out= is a directory for the run, such as {path.with_suffix('')}-run")
+    if not path.is_dir() or (path / "scan.json").exists():
+        return
+    names = sorted(f.name for f in path.iterdir() if f.suffix not in LOGS and not f.name.startswith("."))
+    foreign = [name for name in names if name not in ("blocks", "captions.jsonl")]
+    if foreign:
+        shown = ", ".join([*foreign[:3], *["..."] * (len(foreign) > 3)])
+        raise ValueError(
+            f"{path} holds other files ({shown}) and no scan: choose a new or empty directory for the run, such as "
+            f"{path / 'run'}. Nothing was changed"
+        )
+
+
 def start(path: Path, info: dict[str, Any]) -> Run:
     """Begin a run, or go on with the one that is there.
 
     Raises:
         ValueError: the directory holds a run of another model, other data or other parameters; nothing is changed.
     """
+    check_place(path)
     file = path / "scan.json"
     if not file.exists():
         if list((path / "blocks").glob("*.safetensors")):
