@@ -15,13 +15,13 @@ from tqdm import tqdm
 
 from vlm_neurons.data import DEFAULT_PROMPT, ImageTextData, describe
 from vlm_neurons.neurons import SITES, TokenKind
-from vlm_neurons.scanning.blocks import FORMAT, Skip, States, claimed, open_block, write_block
+from vlm_neurons.scanning.blocks import FORMAT, Skip, States, check_place, claimed, open_block, write_block
 from vlm_neurons.scanning.cost import SHARE, TIMED, measure, seconds_per_sample
 from vlm_neurons.scanning.fused import Fused, choose
 from vlm_neurons.scanning.loading import Loaded, ahead, chunks_of, known_skips, load
 from vlm_neurons.scanning.place import place
 from vlm_neurons.scanning.recorder import ColumnInfo, Recorder, measure_columns
-from vlm_neurons.scanning.run import Run, check_place, finish, start
+from vlm_neurons.scanning.run import Run, finish, start
 
 if TYPE_CHECKING:
     from vlm_neurons.model import Batch, HookedVLM

@@ -19,6 +19,7 @@ from vlm_neurons.neurons import Pole
 from vlm_neurons.scanning.blocks import (
     FORMAT,
     Column,
+    check_place,
     moments_of,
     open_block,
     skipped_of,
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 # What decides the numbers: a run goes on only where all of this is the same.
 IDENTITY = ("format", "model", "data", "parameters", "columns", "rendered", "threads", "versions")
-LOGS = (".log", ".out", ".err")  # what schedulers write beside a run
 # ... except these, which name or find a thing whose fingerprint is compared
 _NAMES = ("model.name", "data.source")
 
@@ -211,27 +211,6 @@ class Run:
         return text + (f" ({', '.join(f'{n} {reason}' for reason, n in reasons.items())})" if reasons else "")
 
 
-def check_place(path: Path) -> None:
-    """Refuse a directory that holds other things than a run, such as the pictures.
-
-    Raises:
-        ValueError: there is a file of that name, or a directory with other files and no scan in it. Hidden files, logs,
-            and responses that an interrupted scan left there do not count.
-    """
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"{path} is a file; out= is a directory for the run, such as {path.with_suffix('')}-run")
-    if not path.is_dir() or (path / "scan.json").exists():
-        return
-    names = sorted(f.name for f in path.iterdir() if f.suffix not in LOGS and not f.name.startswith("."))
-    foreign = [name for name in names if name not in ("blocks", "captions.jsonl")]
-    if foreign:
-        shown = ", ".join([*foreign[:3], *["..."] * (len(foreign) > 3)])
-        raise ValueError(
-            f"{path} holds other files ({shown}) and no scan: choose a new or empty directory for the run, such as "
-            f"{path / 'run'}. Nothing was changed"
-        )
-
-
 def start(path: Path, info: dict[str, Any]) -> Run:
     """Begin a run, or go on with the one that is there.
 
@@ -241,8 +220,6 @@ def start(path: Path, info: dict[str, Any]) -> Run:
     check_place(path)
     file = path / "scan.json"
     if not file.exists():
-        if list((path / "blocks").glob("*.safetensors")):
-            raise ValueError(f"{path} has blocks but no scan.json; choose another directory, or move blocks/ away")
         text = json.dumps(info, indent=1, ensure_ascii=False) + "\n"
         write_atomic(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     run = Run.load(path)
