@@ -2,6 +2,7 @@
 
     OMP_NUM_THREADS=1 python examples/benchmark_scan.py                    # CPU: LLaMA shape, width 512, 700 tokens
     python examples/benchmark_scan.py --device cuda                        # GPU: LLaVA-1.5-7B's shape, random bf16 weights
+    python examples/benchmark_scan.py --shape tiny --compiled --rounds 2   # every line of it, in a minute; no measurement
 
 Everything is measured on the same batches in the same process: a round runs every variant once, one after the other, and
 gives one ratio to the bare forward pass of that round. Printed are the median ratio and its range over rounds. The bare
@@ -15,6 +16,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,12 +27,12 @@ from vlm_neurons.model.load import load_processor
 from vlm_neurons.model.twin import inputs_of
 from vlm_neurons.neurons import TokenKind
 from vlm_neurons.scanning.cost import state_bytes
+from vlm_neurons.scanning.fused import Fused, choose
 from vlm_neurons.scanning.recorder import Recorder, measure_columns
 from vlm_neurons.zoo import path as zoo_path
 
 
-@dataclass(frozen=True)
-class Shape:
+class Shape(NamedTuple):
     """Of the model."""
 
     width: int = 512
@@ -41,10 +43,8 @@ class Shape:
     vision_layers: int = 2
 
 
-LLAVA_7B = Shape(4096, 11_008, 32, 32, 1024, 24)
-ENTER = (
-    1.6  # % of samples that enter a neuron's top 50, on average over a scan of 23,000: 50 ln(23,000 / 50) / 23,000 + 50
-)
+SHAPES = {"tiny": Shape(64, 172, 2, 4, 32, 2), "512": Shape(), "llava-7b": Shape(4096, 11_008, 32, 32, 1024, 24)}
+ENTER = 1.6  # % of samples that enter a neuron's top 50, on average over 23,000: (50 ln(23,000 / 50) + 50) / 23,000
 
 
 def make_model(shape: Shape, device: str, dtype: torch.dtype) -> HookedVLM:
@@ -71,8 +71,10 @@ def make_model(shape: Shape, device: str, dtype: torch.dtype) -> HookedVLM:
         vision_config=vision, text_config=text, image_token_id=small.image_token_id, vision_feature_layer=-2,
         vision_feature_select_strategy="default",
     )  # fmt: skip
+    torch.set_default_dtype(dtype)  # float32 weights of the largest shape would not fit beside their bfloat16 ones
     with torch.device(device):
-        model = LlavaForConditionalGeneration(config).to(dtype)
+        model = LlavaForConditionalGeneration(config)
+    torch.set_default_dtype(torch.float32)
     return HookedVLM(model, processor)
 
 
@@ -97,12 +99,11 @@ def make_batches(model: HookedVLM, tokens: int, batch_size: int, n: int) -> list
 
 def timed(run: Callable[[], object], device: str) -> float:
     """Seconds of one call."""
-    if device == "cuda":
-        torch.cuda.synchronize()
+    wait = torch.cuda.synchronize if device == "cuda" else bool
+    wait()
     began = time.perf_counter()
     run()
-    if device == "cuda":
-        torch.cuda.synchronize()
+    wait()
     return time.perf_counter() - began
 
 
@@ -133,9 +134,9 @@ class Bench:
                 getattr(floor, name).copy_(at[:, None].expand_as(values))
             self.before[column] = floor
 
-    def recorder(self, before: bool = False) -> Recorder:
+    def recorder(self, before: bool = False, fused: Fused | None = None) -> Recorder:
         """An empty state; with `before`, one that lets in as many samples as a scan of 23,000 does on average."""
-        return Recorder(self.model, self.columns, self.top_n, 4, 2, True, self.before if before else None)
+        return Recorder(self.model, self.columns, self.top_n, 4, 2, True, self.before if before else None, fused)
 
     def bare(self) -> None:
         """The forward pass alone."""
@@ -217,26 +218,31 @@ def line(name: str, values: Sequence[float], note: str = "") -> None:
     print(f"| {name} | {median:.3f} | {min(values):.3f} - {max(values):.3f} | {note} |", flush=True)
 
 
-def compare(bench: Bench, rounds: int, device: str, others: bool = True) -> None:
-    """The main table."""
+def compare(bench: Bench, rounds: int, device: str, compiled: bool) -> None:
+    """The main table. A GPU looks at every sample in the same way: the first ones cost as much as later ones."""
     state = state_bytes(bench.columns, bench.top_n, 4, 2)
     neurons = sum(c.d for c in bench.columns)
-    variants: dict[str, Callable[[], object]] = {
-        "scan, as on average over 23,000 samples": lambda: bench.scan(bench.recorder(before=True)),
-        "scan, its first samples (every one enters)": lambda: bench.scan(bench.recorder()),
-    }
-    notes = {next(iter(variants)): f"{state / neurons:.0f} bytes a neuron, moments included"}
+    average = "scan" if device == "cuda" else "scan, as on average over 23,000 samples"
+    variants: dict[str, Callable[[], object]] = {average: lambda: bench.scan(bench.recorder(before=True))}
+    if device == "cpu":
+        variants["scan, its first samples (every one enters)"] = lambda: bench.scan(bench.recorder())
+    fused = choose(compiled or None, bench.columns, bench.batches[0].kinds, 4, 2, lambda text: print(f"{text}\n"))
+    if fused is not None:
+        variants["scan, compiled summaries"] = lambda: bench.scan(bench.recorder(fused=fused))
+        bench.scan(bench.recorder(fused=fused))  # compiles what is left
+    notes = {average: f"{state / neurons:.0f} bytes a neuron, moments included"}
+    print("| | time / bare forward | range | |\n|---|---|---|---|")
     for name, values in ratios(bench, variants, rounds, device).items():
         line(name, values, notes.get(name, ""))
-    if others:
-        variants = {
-            "the bridge, nothing kept": bench.bridge,
-            "run_with_cache + torch.topk (maxima only)": bench.cache_and_topk,
-            "two passes, storing tokens of the top samples": bench.two_pass,
-        }
-        notes["two passes, storing tokens of the top samples"] = f"{bench.two_pass() / neurons:,.0f} bytes a neuron"
-        for name, values in ratios(bench, variants, max(2, rounds // 2), device).items():
-            line(name, values, notes.get(name, ""))
+    two = "two passes, storing tokens of the top samples"
+    variants = {
+        "the bridge, nothing kept": bench.bridge,
+        "run_with_cache + torch.topk (maxima only)": bench.cache_and_topk,
+    }
+    variants[two] = bench.two_pass
+    notes[two] = f"{bench.two_pass() / neurons:,.0f} bytes a neuron"
+    for name, values in ratios(bench, variants, max(2, rounds // 2), device).items():
+        line(name, values, notes.get(name, ""))
 
 
 def growth(device: str, dtype: torch.dtype, rounds: int) -> None:
@@ -270,16 +276,18 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batches", type=int, default=4)
-    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--batch-size", type=int, default=4, help="a GPU has little to do in 4: try 8 and 16 there")
+    parser.add_argument("--shape", choices=SHAPES, help="default: 512 on cpu, llava-7b on cuda")
+    parser.add_argument("--compiled", action="store_true", help="compiled summaries on a CPU too")
     parser.add_argument("--growth", action="store_true", help="also how the overhead grows (CPU shape)")
     args = parser.parse_args()
     gpu = args.device == "cuda"
-    shape, dtype = (LLAVA_7B, torch.bfloat16) if gpu else (Shape(), torch.float32)
+    shape, dtype = SHAPES[args.shape or ("llava-7b" if gpu else "512")], torch.bfloat16 if gpu else torch.float32
     model = make_model(shape, args.device, dtype)
     bench = Bench(model, make_batches(model, 700, args.batch_size, args.batches))
     tokens = bench.batches[0].input_ids.shape[1]
     print(
-        f"{shape}, {str(dtype).removeprefix('torch.')}, {args.batches} batches of {args.batch_size} x {tokens} tokens, "
+        f"{shape}, {str(dtype).removeprefix('torch.')}, {args.batches} batches of {args.batch_size} x {tokens} tokens,"
     )
     print(f"{torch.get_num_threads()} threads, {args.rounds} rounds\n")
     weights = sum(p.numel() for n, p in model._twin.model.model.language_model.named_parameters() if "embed" not in n)
@@ -287,11 +295,10 @@ def main() -> None:
     seconds = min(timed(bench.bare, args.device) for _ in range(2))
     rate = matrix_rate(args.device, dtype)
     print(
-        f"bare forward: {seconds / args.batches / args.batch_size:.4f} s a sample, {flops / seconds / 1e12:.3f} TFLOP/s "
+        f"bare forward: {seconds / args.batches / args.batch_size:.4f} s a sample, {flops / seconds / 1e12:.3f} TFLOP/s"
     )
     print(f"in the backbone's matrices, {flops / seconds / rate:.0%} of the measured {rate / 1e12:.3f} TFLOP/s\n")
-    print("| | time / bare forward | range | |\n|---|---|---|---|")
-    compare(bench, args.rounds, args.device)
+    compare(bench, args.rounds, args.device, args.compiled)
     if args.growth:
         growth(args.device, dtype, args.rounds)
 

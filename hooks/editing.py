@@ -182,6 +182,10 @@ def _statistic(target: Target, to: str, where: Where, seed: int) -> Callable[...
 
 def _per_neuron(value: Any, found: list[Target], caller: str, name: str) -> dict[Target, Any]:
     """The share of a value that each target gets: its own entries of the last dimension, or all of it."""
+    try:
+        torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{caller}: {name}={value!r}: give a number, or a tensor of one value per neuron") from None
     n = sum(len(t.places) for t in found)
     whole = any(t.neurons is None for t in found)
     if not isinstance(value, Tensor) or value.dim() == 0 or whole or value.shape[-1] == 1 != n:

@@ -61,7 +61,13 @@ def select(neurons: Neurons, caller: str) -> list[tuple[str, Neuron | None]]:
     >>> [key for key, _ in select({"projector": torch.tensor([True, False, True])}, "record")]
     ['P0N0', 'P0N2']
     """
-    found = [(key, one) for key, one in _each(neurons)]
+    try:
+        found = [(key, one) for key, one in _each(neurons)]
+    except _NoNeurons as error:
+        raise ValueError(
+            f"{caller}: {error.args[0]!r} names no neurons: write ids such as 'L3N17', hook names, rows of the "
+            "classification table or a bool mask [layer, neuron]"
+        ) from None
     if not found:
         raise ValueError(f"{caller}: no neurons are named")
     return found
@@ -83,6 +89,10 @@ def targets(neurons: Neurons, caller: str) -> list[Target]:
     return sorted(found, key=lambda t: t.places[0])
 
 
+class _NoNeurons(Exception):
+    """Carries what was given in the place of neurons."""
+
+
 def _each(neurons: Neurons) -> Iterable[tuple[str, Neuron | None]]:
     if isinstance(neurons, Neuron):
         yield neurons.id, neurons
@@ -97,9 +107,11 @@ def _each(neurons: Neurons) -> Iterable[tuple[str, Neuron | None]]:
         yield from _masked(neurons, "gate")
     elif hasattr(neurons, "neuron"):  # the table, or one row of it
         yield from _each(neurons.neuron if isinstance(neurons.neuron, str) else list(neurons.neuron))
-    else:
+    elif isinstance(neurons, Iterable):
         for one in neurons:
             yield from _each(one)
+    else:
+        raise _NoNeurons(neurons)
 
 
 def _of_strings(values: Any) -> bool:

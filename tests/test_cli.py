@@ -74,6 +74,7 @@ def test_describe_writes_responses_that_scan_takes(tmp_path, capsys):
         ([*SCAN, "--data", "/no/such/folder", "--out", "OUT"], "/no/such/folder"),
         (["scan", "--model", "/no/such/model", "--data", "scenes:n=2,seed=0", "--out", "OUT"], "local directory"),
         ([*SCAN, "--data", "scenes:n=2,seed=0", "--out", "OUT", "--site", "gates"], "gates"),
+        ([*SCAN, "--data", "scenes:n=2,seed=0", "--out", "OUT", "--site", "gates"], "gate, post, projector, vision"),
         (["classify", "OUT"], "scan.json"),
         (["report", "OUT"], "scan.json"),
     ],
@@ -82,6 +83,32 @@ def test_bad_input_is_one_line_that_names_it_and_exit_code_1(arguments, named, t
     assert main([str(tmp_path / "out") if a == "OUT" else a for a in arguments]) == 1
     error = capsys.readouterr().err
     assert named in error and "Traceback" not in error
+
+
+def test_data_that_moved_can_be_named_again(tmp_path, capsys):
+    from vlm_neurons import scenes
+
+    photos, out = tmp_path / "photos", tmp_path / "run"
+    photos.mkdir()
+    for sample in scenes(4, seed=2):
+        sample.images[0].save(photos / f"{sample.id}.png")
+    lines = [json.dumps({"image": f"{i}.png", "response": "a red circle"}) for i in range(4)]
+    (photos / "captions.jsonl").write_text("\n".join(lines))
+    assert main([*SCAN, "--data", str(photos), "--out", str(out)]) == 0 and main(["classify", str(out)]) == 0
+    photos.rename(tmp_path / "moved")
+    for command in (["report", str(out)], ["explain", str(out), "--neurons", "L0N1"]):
+        capsys.readouterr()
+        assert main(command) == 1
+        assert "--data" in capsys.readouterr().err
+        assert main([*command, "--data", str(tmp_path / "moved")]) == 0
+
+
+def test_each_method_of_classifying_has_a_figure_of_its_own(run):
+    assert main(["classify", str(run)]) == 0
+    before = (run / "classes_by_layer.svg").read_bytes()
+    assert main(["classify", str(run), "--method", "image-test"]) == 0
+    assert (run / "classes_by_layer.svg").read_bytes() == before
+    assert (run / "classes_by_layer-image-test.svg").stat().st_size > 0
 
 
 def test_a_wrong_command_line_is_exit_code_2(capsys):

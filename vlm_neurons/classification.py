@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -116,7 +117,7 @@ def _written(run: Run, table: pd.DataFrame, name: str, write: bool) -> pd.DataFr
 def check_thresholds(run: Run, t_visual: float, n_visual: int, t_text: float, n_text: int) -> None:
     """Raise ValueError for thresholds outside 0 ... 10, and counts beyond what the scan kept."""
     for name, threshold in (("t_visual", t_visual), ("t_text", t_text)):
-        if not 0 <= threshold < SCALE:
+        if not isinstance(threshold, Real) or not 0 <= threshold < SCALE:
             raise ValueError(f"{name}={threshold!r}: activations are normalised to 0 ... 10; choose 0 <= {name} < 10")
     for name, count in (("n_visual", n_visual), ("n_text", n_text)):
         kept = run.info["parameters"][name]

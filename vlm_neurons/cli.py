@@ -91,8 +91,9 @@ def classify(args: argparse.Namespace) -> None:
         run, method=args.method, t_visual=args.t_visual, n_visual=args.n_visual, t_text=args.t_text, n_text=args.n_text,
         delta=args.delta, alpha=args.alpha, correction=args.correction,
     )  # fmt: skip
-    _show(run, table)
-    file = "neurons.parquet" if args.method == "thresholds" else f"labels-{args.method}.parquet"
+    default = args.method == "thresholds"
+    _show(run, table, "classes_by_layer.svg" if default else f"classes_by_layer-{args.method}.svg")
+    file = "neurons.parquet" if default else f"labels-{args.method}.parquet"
     _say(f"table: {run.path / file}   next: vlm-neurons report {args.run}")
 
 
@@ -141,7 +142,7 @@ def _scan(model: HookedVLM, data: ImageTextData, args: argparse.Namespace, **opt
     return run_scan(model, data, out=args.out, **options)
 
 
-def _show(run: Run, table: pd.DataFrame) -> None:
+def _show(run: Run, table: pd.DataFrame, name: str = "classes_by_layer.svg") -> None:
     """Print counts and shares per layer, and write the figure of classes by layer."""
     from rich.console import Console
 
@@ -152,7 +153,7 @@ def _show(run: Run, table: pd.DataFrame) -> None:
         console.print(one)
     if run.skipped:
         console.print(f"{len(run.skipped)} samples were skipped; {run.path / 'skipped.jsonl'} says why")
-    figure = run.path / "classes_by_layer.svg"
+    figure = run.path / name
     figure.write_text(layers_svg(table), encoding="utf-8")
     console.print(f"figure: {figure}")
 

@@ -19,6 +19,7 @@ p = min(1, 2 min(p_v, p_t, p_m)). Tokens of one image are correlated; that does 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -147,7 +148,7 @@ def table_of(run: Run, delta: float = 0.2, alpha: float = 0.05, correction: Lite
     import pandas as pd
 
     for name, value in (("delta", delta), ("alpha", alpha)):
-        if not 0 < value < 1:
+        if not isinstance(value, Real) or not 0 < value < 1:
             raise ValueError(f"{name}={value!r}: choose a number between 0 and 1")
     if correction not in ("bh", "by"):
         raise ValueError(f"correction={correction!r}: choose 'bh' or 'by'")

@@ -6,11 +6,13 @@ import random
 
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw
 
 import vlm_neurons as vn
 from vlm_neurons import planted
 from vlm_neurons.concepts import Concept, lexical_bank, pixel_bank, visual_bank
-from vlm_neurons.concepts.visual import means
+from vlm_neurons.concepts.visual import means, places, unlike_border
+from vlm_neurons.evidence.arrays import tiles
 from vlm_neurons.explaining import NO_PATTERN
 from vlm_neurons.explaining.dissection import correlations
 
@@ -34,8 +36,9 @@ def test_rules_of_the_bank_are_found(kind: str) -> None:
     assert right >= 3, f"seed {SEED}"
 
 
-def test_colors_are_found_from_pixels_alone() -> None:
-    assert explained("color", 4, truth=False)[0] >= 3, f"seed {SEED}"
+@pytest.mark.parametrize("kind", ["color", "position"])
+def test_colors_and_places_are_found_from_pixels_alone(kind: str) -> None:
+    assert explained(kind, 4, truth=False)[0] >= 3, f"seed {SEED}"
 
 
 def test_noise_has_no_clear_pattern() -> None:
@@ -59,7 +62,7 @@ def test_planted_evidence_follows_its_rule() -> None:
                 ideal.append(guess.ravel())
             real.append(p.evidence.scale(e.values))
             ideal.append(tokens)
-        assert np.corrcoef(np.concatenate(real), np.concatenate(ideal))[0, 1] > 0.8, p.rule
+        assert np.corrcoef(np.concatenate(real), np.concatenate(ideal))[0, 1] > 0.7, p.rule
         assert set(p.rule.explanations) == {"true", "near_miss", "too_broad", "too_narrow", "wrong"}
         assert len(set(p.rule.explanations.values())) == 5
 
@@ -79,6 +82,36 @@ def test_masks_of_the_bank_equal_a_count_by_hand() -> None:
         np.testing.assert_allclose(true[Concept(kind, word)], scenes.concept(kind, word)[seen.sample])
 
 
+@pytest.mark.parametrize("direction", ["horizontal", "vertical", "diagonal"])
+def test_a_neuron_for_edges_is_explained_by_their_direction(direction: str) -> None:
+    rng = np.random.default_rng()
+    images, patches = [], []
+    for _ in range(40):
+        image = Image.new("RGB", (80, 80), (128, 128, 128))
+        for kind, (dx, dy) in {"horizontal": (30, 0), "vertical": (0, 30), "diagonal": (22, 22)}.items():
+            (x, y), before = rng.integers(0, 50, 2).tolist(), np.asarray(image)
+            shade = int(rng.choice([0, 255]))
+            ImageDraw.Draw(image).line((x, y, x + dx, y + dy), fill=(shade,) * 3, width=3)
+            if kind == direction:
+                drawn = (np.asarray(image) != before).any(-1).astype(float)
+        images.append(image)
+        patches.append(means(drawn, tiles((80, 80), (10, 10))) + rng.normal(0, 0.02, (10, 10)))
+    one = vn.Evidence.from_arrays("edges", images=images, patches=patches, n_top=20)
+    assert vn.explain({"x": one}, progress=False)["x"].text.startswith(f"{direction} edges")  # or: of objects
+
+
+def test_objects_have_their_place_from_pixels_on_any_background() -> None:
+    scenes = vn.scenes(60, seed=SEED)
+    real, true = [], []
+    for i in range(60):
+        pixels = np.asarray(scenes[i].load_images()[0]) / 255
+        boxes = tiles((64, 64), (8, 8))
+        for concept, mask in places(unlike_border(pixels)).items():
+            real.append(means(mask.astype(float), boxes))
+            true.append(scenes.concept("place", concept.value)[i])
+    assert np.corrcoef(np.ravel(real), np.ravel(true))[0, 1] > 0.95
+
+
 def test_words_of_several_tokens_are_one_word() -> None:
     texts = [["The", " ele", "phant", " eats", "."], ["An", " elephant", ",", " two"], ["the", " end", "."]]
     bank = lexical_bank(texts)
@@ -95,7 +128,7 @@ def test_correlations_equal_numpy() -> None:
     np.testing.assert_allclose(correlations(masks, values), expected)
 
 
-@pytest.mark.parametrize("site", ["gate", "projector", "vision"])
+@pytest.mark.parametrize("site", ["gate", "post", "projector", "vision"])
 def test_a_neuron_planted_in_the_weights_is_scanned_and_explained(site: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
     model = vn.HookedVLM.from_pretrained("tiny-llava-scenes")
     before = model.fingerprint()

@@ -10,7 +10,8 @@ import tiny
 from PIL import Image
 
 from vlm_neurons.model.geometry import layout
-from vlm_neurons.model.prepare import prepare, words_of
+from vlm_neurons.model.prepare import prepare
+from vlm_neurons.model.words import words_of
 
 rng = np.random.default_rng()
 

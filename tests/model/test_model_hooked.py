@@ -332,7 +332,7 @@ def test_site_hooks_and_what_exists(model: vn.HookedVLM) -> None:
     assert model.site_hooks("projector") == ["vision_projector.hook_post"]
     assert len(model.site_hooks("vision")) == 3
     assert model.site_hooks("blocks.1.hook_mlp_out") == ["blocks.1.hook_mlp_out"]
-    with pytest.raises(ValueError, match=r"site 'gates'.*gate \(blocks\.\{layer\}\.mlp\.hook_act\)"):
+    with pytest.raises(ValueError, match=r"site 'gates': choose from gate, post, projector, vision, .*close: gate"):
         model.site_hooks("gates")
 
 

@@ -10,8 +10,9 @@ import tiny
 import torch
 
 from vlm_neurons.model import RowError
-from vlm_neurons.model.prepare import prepare, words_of
+from vlm_neurons.model.prepare import prepare
 from vlm_neurons.model.template import render
+from vlm_neurons.model.words import words_of
 from vlm_neurons.neurons import TokenKind
 
 HF_LLAVA = (  # the template of llava-hf/llava-1.5-7b-hf, without its generation marks

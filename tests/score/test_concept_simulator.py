@@ -7,6 +7,7 @@ import pytest
 
 import vlm_neurons as vn
 from vlm_neurons import planted
+from vlm_neurons.concepts import Concept, phrase
 from vlm_neurons.concepts.naming import named
 from vlm_neurons.simulating import ConceptSimulator
 
@@ -32,6 +33,18 @@ def test_what_the_dissection_explainer_says_is_understood():
     made = planted.neurons(["color", "position", "word_class", "context", "polysemantic"], n=2, seed=SEED)
     for e in vn.explain({p.evidence.neuron: p.evidence for p in made}, progress=False).values():
         assert not named(e.text).unknown, e.text
+
+
+def test_edges_are_understood_with_and_without_what_they_are_edges_of():
+    for concepts in (
+        [("edge", "")],
+        [("edge", "vertical"), ("color", "red")],
+        [("edge", "diagonal"), ("position", "top")],
+    ):
+        found = [Concept(*c) for c in concepts]
+        (alternative,) = named(phrase(found)).visual
+        assert set(alternative.concepts) == set(found)
+    assert named("the edge of the image").visual[0].concepts == (Concept("position", "edge"),)
 
 
 def test_an_explanation_of_one_side_stands_for_the_same_thing_on_the_other():

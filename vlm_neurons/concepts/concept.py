@@ -11,8 +11,8 @@ class Concept:
     """One concept of a bank.
 
     Attributes:
-        kind: `"color"`, `"shape"`, `"size"`, `"place"`, `"brightness"`, `"texture"`, `"position"`, `"object"`; of words
-            `"word"`, `"class"`, `"punctuation"`, `"position"`, `"after"`, `"before"`, `"capital"`.
+        kind: `"color"`, `"shape"`, `"size"`, `"place"`, `"brightness"`, `"texture"`, `"edge"`, `"position"`,
+            `"object"`; of words `"word"`, `"class"`, `"punctuation"`, `"position"`, `"after"`, `"before"`, `"capital"`.
         value: which one, such as `"red"`.
     """
 
@@ -25,7 +25,8 @@ class Concept:
         return f"{self.kind}:{self.value}"
 
 
-_NOUN = {"shape": "{}s", "object": "objects", "brightness": "{} regions", "texture": "{} regions"}
+_NOUN = {"shape": "{}s", "object": "objects", "brightness": "{} regions", "texture": "{} regions",
+         "edge": "{} edges"}  # fmt: skip
 
 
 def phrase(concepts: Sequence[Concept], objects: bool = False) -> str:
@@ -39,10 +40,15 @@ def phrase(concepts: Sequence[Concept], objects: bool = False) -> str:
     'red regions'
     >>> phrase([Concept("shape", "circle"), Concept("color", "red"), Concept("place", "top left")])
     'red circles at the top left'
+    >>> phrase([Concept("edge", "horizontal"), Concept("color", "red")])
+    'horizontal edges of red regions'
     """
     by_kind = {c.kind: c.value for c in concepts}
+    if "edge" in by_kind and set(by_kind) - {"edge", "position"}:
+        edge, rest = ([c for c in concepts if (c.kind == "edge") == kept] for kept in (True, False))
+        return f"{phrase(edge)} of {phrase(rest, objects)}"
     parts = [by_kind[k] for k in ("size", "color") if k in by_kind]
-    nouns = [_NOUN[k].format(by_kind[k]).replace("crosss", "crosses") for k in _NOUN if k in by_kind]
+    nouns = [_NOUN[k].format(by_kind[k]).replace("crosss", "crosses").strip() for k in _NOUN if k in by_kind]
     if not nouns and set(by_kind) == {"position"}:
         return f"the {by_kind['position']} of the image"
     if not nouns:

@@ -16,6 +16,7 @@ _NOT = re.compile(r"^(anything|everything|all) (but|except) ")
 _PLACE = re.compile(rf"\bat the ({'|'.join(ROWS)}) ({'|'.join(COLUMNS)})\b(?! of)")
 _POSITIONS = ("top", "bottom", "left side", "right side", "center", "edge", "corners")
 _POSITION = re.compile(rf"\b(?:(?:at|in|on) )?the ({'|'.join(_POSITIONS)}) of the (?:image|picture)\b")
+_EDGE = re.compile(r"\b(?:(horizontal|vertical|diagonal) )?edges?\b")
 _FILLERS = _words(
     "a an any the of in at on with are is that which colored coloured region regions area areas patch patches place "
     "places part parts thing things image images picture pictures presence"
@@ -135,6 +136,8 @@ def _visual(text: str) -> tuple[tuple[Concept, ...], list[str]]:
         for match in pattern.finditer(text):
             concepts.append(Concept(kind, " ".join(match.groups())))
         text = pattern.sub(" ", text)
+    concepts += [Concept("edge", match[1] or "") for match in _EDGE.finditer(text)]
+    text = _EDGE.sub(" ", text)
     odd = []
     for word in re.findall(r"[^\s,.'\"]+", text):
         plain = next((w for w in (word, word.removesuffix("s"), word.removesuffix("es")) if w in _PLAIN), None)

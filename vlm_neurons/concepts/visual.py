@@ -1,19 +1,22 @@
 """Visual concepts, as the share of every patch that has them.
 
-From the pixels alone: colour names, brightness, texture, position, object-ness. Of scenes also the truth: shape, size,
-place and exact colour of the objects.
+From the pixels alone: colour names, brightness, texture, edges and their direction, position, object-ness and where
+objects are. Of scenes also the truth: shape, size, place and exact colour of the objects.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
+from scipy import ndimage
 
 from vlm_neurons.concepts.concept import Concept
+from vlm_neurons.world.scene import COLUMNS, ROWS
 
 if TYPE_CHECKING:
     from vlm_neurons.evidence import Seen
@@ -59,21 +62,73 @@ def color_names(pixels: Float[np.ndarray, "height width 3"]) -> dict[str, np.nda
 @lru_cache(maxsize=2048)  # many neurons share their samples
 def pixel_bank(seen: Seen) -> tuple[Maps, ...]:
     """Concepts of each image from its pixels: colour names, `bright` and `dark`, `textured` and `smooth` regions,
-    regions unlike the image's border (`object`), and positions."""
+    edges, regions unlike the image's border (`object`, and by `place`), and positions."""
     found = []
     for image, boxes in zip(seen.images, seen.boxes, strict=True):
         pixels = np.asarray(image, dtype=float) / 255
         value = pixels.mean(-1)
         steps = np.maximum(*(np.abs(g) for g in np.gradient(value))) if min(value.shape) > 1 else np.zeros(value.shape)
-        border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-        unlike = np.linalg.norm(pixels - np.median(border, axis=0), axis=-1) > 0.3
+        unlike = unlike_border(pixels)
         masks = {Concept("color", name): mask for name, mask in color_names(pixels).items()}
         masks |= {Concept("brightness", "bright"): value > 0.7, Concept("brightness", "dark"): value < 0.3}
         masks |= {Concept("texture", "textured"): steps > 0.05, Concept("texture", "smooth"): steps <= 0.01}
-        masks[Concept("object", "")] = unlike
+        masks |= edges(pixels) | {Concept("object", ""): unlike} | places(unlike)
         maps = {c: means(m.astype(float), boxes) for c, m in masks.items()}
         found.append(maps | positions(boxes.shape[:2]))
     return tuple(found)
+
+
+def unlike_border(pixels: Float[np.ndarray, "height width 3"], far: float = 0.15) -> Bool[np.ndarray, "height width"]:
+    """Pixels whose colour is far from the border's: from its median, and from every colour that a tenth of it has.
+
+    A pattern behind objects has several colours; an object that reaches the border seldom covers a tenth of it.
+
+    >>> picture = np.zeros((8, 8, 3))
+    >>> picture[:, ::2], picture[3, 3:5] = 1, (1, 0, 0)
+    >>> np.argwhere(unlike_border(picture)).tolist()
+    [[3, 3], [3, 4]]
+    """
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    rough = np.rint(border * 8)
+    _, which, counts = np.unique(rough, axis=0, return_inverse=True, return_counts=True)
+    groups = [border[which.ravel() == i] for i in np.flatnonzero(counts >= len(border) / 10)]
+    colors = [np.median(group, axis=0) for group in (border, *groups)]
+    near = np.min([np.linalg.norm(pixels - color, axis=-1) for color in colors], axis=0)
+    return near > far  # type: ignore[no-any-return]
+
+
+def edges(pixels: Float[np.ndarray, "height width 3"], steep: float = 0.1) -> dict[Concept, Bool[np.ndarray, "h w"]]:
+    """Pixels on edges, of any direction and by direction.
+
+    Args:
+        pixels: in [0, 1].
+        steep: so much of the full range has to change per pixel, in the channel in which most changes.
+
+    >>> picture = np.repeat([0.0, 0.0, 1.0, 1.0], 12).reshape(4, 4, 3)
+    >>> [c.value for c, mask in edges(picture).items() if mask.any()]
+    ['', 'horizontal']
+    """
+    down, right = np.gradient(pixels, axis=(0, 1)) if min(pixels.shape[:2]) > 1 else (np.zeros_like(pixels),) * 2
+    best = np.hypot(down, right).argmax(-1)[..., None]
+    down, right = (np.take_along_axis(g, best, -1)[..., 0] for g in (down, right))
+    angle = np.degrees(np.arctan2(down, right)) % 180  # of the steepest change: an edge lies across it
+    on = np.hypot(down, right) > steep
+    level = np.abs(angle - 90) < 22.5
+    upright = (angle < 22.5) | (angle > 157.5)
+    kinds = {"": on, "horizontal": on & level, "vertical": on & upright, "diagonal": on & ~level & ~upright}
+    return {Concept("edge", name): mask for name, mask in kinds.items()}
+
+
+def places(unlike: Bool[np.ndarray, "height width"]) -> dict[Concept, Bool[np.ndarray, "height width"]]:
+    """Objects (connected pixels) by the ninth of the image that their middle lies in."""
+    labels, n = ndimage.label(unlike)
+    middles = np.array(ndimage.center_of_mass(unlike, labels, range(1, n + 1))).reshape(n, 2)
+    cells = (3 * (middles + 0.5) / unlike.shape).astype(int)  # + 0.5: pixel numbers are those of their corners
+    found = {}
+    for (row, first), (column, second) in product(enumerate(ROWS), enumerate(COLUMNS)):
+        here = 1 + np.flatnonzero((cells == (row, column)).all(1))
+        found[Concept("place", f"{first} {second}")] = np.isin(labels, here)
+    return found
 
 
 def positions(grid: Sequence[int]) -> Maps:
@@ -129,7 +184,7 @@ def _scene_maps(source: str) -> Any:
     """sample id -> its true maps; concepts that the scene lacks are all 0."""
     from vlm_neurons.data import ImageTextData
     from vlm_neurons.world.scene import COLORS as TRUE_COLORS
-    from vlm_neurons.world.scene import COLUMNS, ROWS, SHAPES, SIZES
+    from vlm_neurons.world.scene import SHAPES, SIZES
 
     data: Any = ImageTextData.open(source)
     every = {"color": tuple(TRUE_COLORS), "shape": SHAPES, "size": tuple(SIZES),

@@ -63,9 +63,11 @@ def read_folder(folder: Path) -> ImageTextData:
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: no image in it, or a caption for a file that is not there.
+        ValueError: it is a file, there is no image in it, or a caption for a file that is not there.
     """
     folder = folder.absolute()
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file, not a directory of images; ImageTextData.from_jsonl reads a .jsonl file")
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such directory; pass a directory of images, or a .jsonl file")
     known = Image.registered_extensions()

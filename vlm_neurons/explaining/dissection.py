@@ -27,7 +27,7 @@ Alternative = tuple[Concept, ...]  # concepts that hold together
 MIN_TEXT = 5  # tokens
 TIE = 0.003  # concepts that cannot be told apart on the exemplars: the kind that is named first here is preferred
 _PREFERRED = ("word", "color", "shape", "size", "place", "object", "class", "position", "punctuation", "after",
-              "before", "capital", "brightness", "texture")  # fmt: skip
+              "before", "capital", "edge", "brightness", "texture")  # fmt: skip
 
 
 @dataclass(frozen=True)

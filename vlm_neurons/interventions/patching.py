@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +41,8 @@ def patch_neurons(
 
     Returns:
         One row per unit: `unit`, `n_neurons`, `effect` (metric - unpatched metric, mean over rows), `recovered` (share
-        of the mean difference between clean and corrupted). `.attrs`: `effects` [unit, row], `clean`, `corrupt` (the
-        unpatched metrics).
+        of the mean difference between clean and corrupted; NaN, with a warning, where there is none). `.attrs`:
+        `effects` [unit, row], `clean`, `corrupt` (the unpatched metrics).
 
     Raises:
         ValueError: batches that do not fit each other, or a metric that does not give one number per row.
@@ -174,6 +175,12 @@ def _table(groups: dict[str, list[Target]], effects: Tensor, goal: Tensor, befor
     import pandas as pd
 
     gap = float((goal - before).mean())
+    if gap == 0:
+        warnings.warn(
+            f"the metric is {float(goal.mean()):.6g} in the clean and in the corrupted run, so there is nothing to "
+            "recover and `recovered` is NaN: give batches that differ, and a metric that tells them apart",
+            stacklevel=3,
+        )
     mean = effects.mean(1).numpy()
     table = pd.DataFrame(
         {

@@ -16,6 +16,7 @@ from torch import Tensor
 from vlm_neurons.model import guards
 from vlm_neurons.model.batch import Batch
 from vlm_neurons.model.current import running
+from vlm_neurons.model.running import checked
 from vlm_neurons.neurons import TokenKind
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class BoundVLM:
 
     def __init__(self, vlm: HookedVLM, batch: Batch) -> None:
         self.vlm = vlm
-        self.batch = vlm._checked(batch)
+        self.batch = checked(vlm, batch)
 
     def __getattr__(self, name: str) -> Any:
         if name in ("vlm", "batch"):  # not set yet: copying or unpickling

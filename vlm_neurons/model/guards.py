@@ -130,6 +130,17 @@ def unknown_hook(name: str, known: Iterable[str]) -> KeyError:
     )
 
 
+def unknown_site(site: str, points: Iterable[str]) -> ValueError:
+    """The error for what is neither a site nor a hook."""
+    if site_of_hook(site) is not None:  # a layer that is not there
+        return ValueError(f"site {site!r}: {unknown_hook(site, points).args[0]}")
+    close = difflib.get_close_matches(site, [*SITES, *points], n=3)
+    return ValueError(
+        f"site {site!r}: choose from {', '.join(SITES)}, or name a hook such as blocks.0.hook_mlp_out"
+        + (f"; close: {', '.join(close)}" if close else "")
+    )
+
+
 class Watch:
     """Wraps hook functions to see which fire, and to warn of edits that cannot matter."""
 

@@ -18,9 +18,10 @@ from vlm_neurons.model.bridge import extend, wrap
 from vlm_neurons.model.families import Family, family_of, feature_layers
 from vlm_neurons.model.fingerprint import fingerprint
 from vlm_neurons.model.images import Images, by_patch
-from vlm_neurons.model.prepare import prepare, words_of
+from vlm_neurons.model.prepare import prepare
 from vlm_neurons.model.twin import Twin, make_twin
-from vlm_neurons.neurons import SITES, TokenKind, site_of_hook
+from vlm_neurons.model.words import words_of
+from vlm_neurons.neurons import SITES, site_of_hook
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -148,18 +149,6 @@ class HookedVLM:
         """
         return prepare(self.processor, self.config, self.words, images, prompts, responses, padding_side)
 
-    def _checked(self, batch: Batch) -> Batch:
-        if not isinstance(batch, Batch):
-            raise TypeError(
-                f"a Batch from prepare() is needed here, got {type(batch).__name__}; bare tokens run without images "
-                "and mask (model.bind(batch) is for tools that pass tokens)"
-            )
-        if batch.pixel_values is None and bool((batch.input_ids == self.words.image_id).any()):
-            raise ValueError("the batch has image tokens but no pixel_values: make it with prepare()")
-        if batch.attention_mask is None or bool((batch.attention_mask.bool() != (batch.kinds != TokenKind.PAD)).any()):
-            raise ValueError("attention_mask does not fit kinds: it has to be 0 at PAD and 1 elsewhere; use prepare()")
-        return batch.to(self.device)
-
     def bind(self, batch: Batch) -> BoundVLM:
         """The model with this batch's images bound, for tools that pass tokens only.
 
@@ -234,7 +223,7 @@ class HookedVLM:
         slow = sorted(set(hooks) - self.fast_hooks)
         if slow or self._twin is None:
             raise KeyError(f"fast=True cannot observe {slow}: leave it out; model.fast_hooks has what it can")
-        self._twin.observe(self._checked(batch), hooks)
+        self._twin.observe(running.checked(self, batch), hooks)
 
     @property
     def fast_hooks(self) -> frozenset[str]:
@@ -292,7 +281,7 @@ class HookedVLM:
             return sorted(found, key=lambda n: site_of_hook(n)[1])  # type: ignore[index]
         if site in points:
             return [site]
-        raise ValueError(f"site {site!r}: {guards.unknown_hook(site, points).args[0]}")
+        raise guards.unknown_site(site, points)
 
     def hook_map(self) -> pd.DataFrame:
         """Every hook point that fires on a batch with an image: hook, site, holds, shape, indexed_by (`row` or

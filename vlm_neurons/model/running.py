@@ -1,4 +1,4 @@
-"""Two ways of running a model beside the plain forward pass: without logits, and greedy generation."""
+"""Running a model beside the plain forward pass: without logits, and greedy generation; and what a batch has to be."""
 
 from __future__ import annotations
 
@@ -11,9 +11,29 @@ from torch import Tensor
 from vlm_neurons.model import guards
 from vlm_neurons.model.batch import Batch
 from vlm_neurons.model.current import running
+from vlm_neurons.neurons import TokenKind
 
 if TYPE_CHECKING:
     from vlm_neurons.model.hooked import HookedVLM
+
+
+def checked(vlm: HookedVLM, batch: Batch) -> Batch:
+    """The batch on the model's device.
+
+    Raises:
+        TypeError: it is no batch.
+        ValueError: it was put together wrongly.
+    """
+    if not isinstance(batch, Batch):
+        raise TypeError(
+            f"a Batch from prepare() is needed here, got {type(batch).__name__}; bare tokens run without images "
+            "and mask (model.bind(batch) is for tools that pass tokens)"
+        )
+    if batch.pixel_values is None and bool((batch.input_ids == vlm.words.image_id).any()):
+        raise ValueError("the batch has image tokens but no pixel_values: make it with prepare()")
+    if batch.attention_mask is None or bool((batch.attention_mask.bool() != (batch.kinds != TokenKind.PAD)).any()):
+        raise ValueError("attention_mask does not fit kinds: it has to be 0 at PAD and 1 elsewhere; use prepare()")
+    return batch.to(vlm.device)
 
 
 def observe(vlm: HookedVLM, batch: Batch, hooks: Mapping[str, Callable[[Tensor], None]]) -> None:
@@ -51,7 +71,7 @@ def generate_tokens(vlm: HookedVLM, batch: Batch, max_new_tokens: int) -> Tensor
     """See `HookedVLM.generate_tokens`. transformers' own greedy search over the wrapped modules, so that hooks fire and
     the end-of-text tokens are the checkpoint's (TransformerLens' loop knows only one)."""
     guards.check_mode(vlm.bridge)
-    batch = vlm._checked(continuable(vlm, batch, None))
+    batch = checked(vlm, continuable(vlm, batch, None))
     hf: Any = vlm.bridge.original_model
     own = hf.generation_config
     config = type(own)(

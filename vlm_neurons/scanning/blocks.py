@@ -22,6 +22,7 @@ from vlm_neurons.scanning.state import TENSORS, TopSamples
 
 FORMAT = 2  # 1 had no moments
 Column = tuple[str, Pole]  # hook, pole
+LOGS = (".log", ".out", ".err")  # what schedulers write beside a run
 States = dict[Column, TopSamples]
 Sums = dict[Column, Moments]
 
@@ -43,12 +44,38 @@ class Skip:
     detail: str
 
 
+def check_place(path: Path) -> None:
+    """Refuse a directory that holds other things than a run, such as the pictures.
+
+    Raises:
+        ValueError: there is a file of that name, or a directory with other files and no scan in it. Hidden files, logs,
+            and responses that an interrupted scan left there do not count.
+    """
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file; out= is a directory for the run, such as {path.with_suffix('')}-run")
+    if not path.is_dir() or (path / "scan.json").exists():
+        return
+    if list((path / "blocks").glob("*.safetensors")):
+        raise ValueError(f"{path} has blocks but no scan.json; choose another directory, or move blocks/ away")
+    names = sorted(f.name for f in path.iterdir() if f.suffix not in LOGS and not f.name.startswith("."))
+    foreign = [name for name in names if name not in ("blocks", "captions.jsonl")]
+    if foreign:
+        shown = ", ".join([*foreign[:3], *["..."] * (len(foreign) > 3)])
+        raise ValueError(
+            f"{path} holds other files ({shown}) and no scan: choose a new or empty directory for the run, such as "
+            f"{path / 'run'}. Nothing was changed"
+        )
+
+
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file in the same folder, put it on disk, then give it its name.
 
     Raises:
+        ValueError: the path is a directory.
         OSError: the disk is full or cannot be written to; nothing is left behind.
     """
+    if path.is_dir():
+        raise ValueError(f"{path} is a directory; give the name of a file, such as {path / 'page.html'}")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)

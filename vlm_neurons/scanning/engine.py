@@ -14,9 +14,10 @@ from rich.console import Console
 from tqdm import tqdm
 
 from vlm_neurons.data import DEFAULT_PROMPT, ImageTextData, describe
-from vlm_neurons.neurons import TokenKind
-from vlm_neurons.scanning.blocks import FORMAT, Skip, States, claimed, open_block, write_block
+from vlm_neurons.neurons import SITES, TokenKind
+from vlm_neurons.scanning.blocks import FORMAT, Skip, States, check_place, claimed, open_block, write_block
 from vlm_neurons.scanning.cost import SHARE, TIMED, measure, seconds_per_sample
+from vlm_neurons.scanning.fused import Fused, choose
 from vlm_neurons.scanning.loading import Loaded, ahead, chunks_of, known_skips, load
 from vlm_neurons.scanning.place import place
 from vlm_neurons.scanning.recorder import ColumnInfo, Recorder, measure_columns
@@ -39,6 +40,7 @@ def scan(
     out: str | Path,
     prompt: str = DEFAULT_PROMPT,
     workers: int = 0,
+    compiled: bool | None = None,
     progress: bool = True,
 ) -> Run:
     """Run the model once over the data, and keep what classification and explanation need of every neuron.
@@ -69,13 +71,15 @@ def scan(
         prompt: question for the samples that have none of their own.
         workers: processes that decode and preprocess images (a DataLoader's); 0 does it in one thread beside the
             model. A fast GPU needs several: a photograph takes 10-20 ms of a core, its forward pass can take less.
+        compiled: look at activations with code made by torch.compile; None does so on CUDA where it works. The same
+            values are kept; sums of the image test differ in last digits.
         progress: say on stderr what it will cost, how far it is, and what was skipped.
 
     Returns:
         The run; `run.complete` is False only where other processes have still blocks to do.
 
     Raises:
-        ValueError: bad arguments or data, or `out` holds a run with other model, data or parameters.
+        ValueError: bad arguments or data, or `out` is no directory of its own or holds another run.
         FloatingPointError: an activation is not finite; the message names sample and site.
         OSError: the disk is too small, or full; what was finished stays.
     """
@@ -87,10 +91,11 @@ def scan(
     if not isinstance(workers, int) or isinstance(workers, bool) or workers < 0:
         raise ValueError(f"workers={workers!r}: a whole number from 0 on")
     out, rank, world = Path(out), *place()
+    check_place(out)
     sites = [site] if isinstance(site, str) else list(site)
     hooks = list(dict.fromkeys(hook for one in sites for hook in model.site_hooks(one)))
     if not hooks:
-        raise ValueError(f"the model has no hooks at {sites}; model.hook_map() lists what it has")
+        raise ValueError(f"site={sites}: choose from {', '.join(SITES)}, or name a hook such as blocks.0.hook_mlp_out")
     console = Console(stderr=True, quiet=not progress, soft_wrap=True)
     data = data if isinstance(data, ImageTextData) else ImageTextData.open(data)
     data = _with_responses(model, data, out, prompt, batch_size, world, progress)
@@ -98,12 +103,13 @@ def scan(
     first = _first_batch(model, data, prompt, known)
     fast = set(hooks) <= model.fast_hooks
     columns = measure_columns(model, hooks, first, fast)
+    fused = choose(compiled, columns, first.kinds[:1].repeat(batch_size, 1), n_visual, n_text, console.print)
     parameters = {
         "sites": sites, "hooks": hooks, "top_n": top_n, "n_visual": n_visual, "n_text": n_text,
-        "batch_size": batch_size, "block_size": block_size, "prompt": prompt,
+        "batch_size": batch_size, "block_size": block_size, "prompt": prompt, "compiled": fused is not None,
     }  # fmt: skip
     run = start(out, _info(model, data, parameters, columns, first, fast))
-    job = _Job(model, data, run, columns, known, prompt, fast, workers)
+    job = _Job(model, data, run, columns, known, prompt, fast, workers, fused)
     mine = [b for b in job.missing() if b % world == rank]
     _say_cost(console, job, mine, first)
     try:
@@ -227,6 +233,7 @@ class _Job:
     prompt: str
     fast: bool
     workers: int = 0
+    fused: Fused | None = None
     before: States = field(default_factory=dict)
 
     def missing(self) -> list[int]:
@@ -253,8 +260,9 @@ class _Job:
         """An empty one."""
         kept = self.run.info["parameters"]
         return Recorder(
-            self.model, self.columns, kept["top_n"], kept["n_visual"], kept["n_text"], self.fast, self.before
-        )
+            self.model, self.columns, kept["top_n"], kept["n_visual"], kept["n_text"], self.fast, self.before,
+            self.fused,
+        )  # fmt: skip
 
     def load(self, chunk: Sequence[int]) -> Loaded:
         """The samples of a chunk as a batch."""

@@ -86,7 +86,7 @@ def image_means(
     >>> [m.tolist() for m in image_means(torch.tensor([[1.0], [-3.0], [2.0]]), [row])]
     [[[0.5]], [[2.0]]]
     """
-    both = [row for row in rows if _some(row.visual) and _some(row.text)]
+    both = [rows[i] for i in _both(rows)]
 
     def mean(where: Positions) -> Tensor:
         tokens = take(acts, where)
@@ -98,6 +98,21 @@ def image_means(
         nothing = torch.zeros(0, acts.shape[1], device=acts.device)
         return nothing, nothing
     return torch.stack([mean(r.visual) for r in both]), torch.stack([mean(r.text) for r in both])
+
+
+def of_both(
+    means: tuple[Float[Tensor, "row d"], Float[Tensor, "row d"]], rows: Sequence[RowTokens]
+) -> tuple[Float[Tensor, "row d"], Float[Tensor, "row d"]]:
+    """Of means of every sample, those of the samples that have both visual and text tokens."""
+    both = _both(rows)
+    if len(both) == len(rows):
+        return means
+    index = torch.tensor(both, dtype=torch.long).to(means[0].device)
+    return means[0].index_select(0, index), means[1].index_select(0, index)
+
+
+def _both(rows: Sequence[RowTokens]) -> list[int]:
+    return [i for i, row in enumerate(rows) if _some(row.visual) and _some(row.text)]
 
 
 def _some(where: Positions) -> bool:

@@ -12,7 +12,8 @@ from torch import Tensor
 from vlm_neurons.model.guards import indexed_by_image
 from vlm_neurons.neurons import Neuron, Pole, site_of_hook
 from vlm_neurons.scanning.blocks import Column, States, Sums
-from vlm_neurons.scanning.moments import Moments, image_means
+from vlm_neurons.scanning.fused import Fused, Parts
+from vlm_neurons.scanning.moments import Moments, image_means, of_both
 from vlm_neurons.scanning.state import TopSamples
 from vlm_neurons.scanning.summarise import RowTokens, entering, extremes, rows_by_image, rows_by_kind, summarise
 
@@ -122,6 +123,7 @@ class Recorder:
         fast: run the model by `HookedVLM.observe(..., fast=True)`.
         before: states of other samples of the same run. What cannot enter these cannot be among the top samples of
             the run, and need not be looked at closely; the states made here lack it.
+        fused: summaries by compiled code, where rows hold both pictures and text; see `vlm_neurons.scanning.fused`.
     """
 
     def __init__(
@@ -133,8 +135,10 @@ class Recorder:
         n_text: int,
         fast: bool = False,
         before: States | None = None,
+        fused: Fused | None = None,
     ) -> None:
         self.model, self.columns, self.fast, self.before = model, columns, fast, before or {}
+        self.fused = fused
         self.n_visual, self.n_text = n_visual, n_text
         self.states: States = {c.column: c.empty(top_n, n_visual, n_text, model.device) for c in columns}
         self.moments: Sums = {c.column: Moments.empty(c.d, model.device) for c in columns if c.indexed_by == "row"}
@@ -160,10 +164,11 @@ class Recorder:
         def look(hook: str) -> Callable[[Tensor], None]:
             def take_in(activation: Tensor) -> None:
                 acts = tokens_of(self.model, hook, activation, batch)
-                rows = by_kind
                 if indexed_by_image(hook):
                     rows = rows_by_image(batch.image_rows, acts.shape[1], len(batch))
-                broken[hook] = self._update(hook, acts.flatten(0, 1), rows, sample_ids)
+                    broken[hook] = self._update(hook, acts, rows, sample_ids, None)
+                else:
+                    broken[hook] = self._update(hook, acts, by_kind, sample_ids, batch.kinds)
 
             return take_in
 
@@ -174,26 +179,35 @@ class Recorder:
         self.model.observe(batch, {hook: look(hook) for hook in hooks}, fast=self.fast)
         self._refuse(broken, ids, names)
 
-    def _update(self, hook: str, acts: Tensor, rows: list[RowTokens], ids: Tensor) -> Tensor:
+    def _update(self, hook: str, acts: Tensor, rows: list[RowTokens], ids: Tensor, kinds: Tensor | None) -> Tensor:
         broken = torch.zeros(len(rows), dtype=torch.bool, device=acts.device)
         for pole in self.poles[hook]:
             column = hook, pole
             if self.states[column].peak_all.device != acts.device:  # a model spread over devices
                 self._move(column, acts.device)
-            state, ids = self.states[column], ids.to(acts.device)
-            found = extremes(acts, rows, pole)
+            ids = ids.to(acts.device)
+            if self.fused is not None and kinds is not None:
+                summary, found, means = self.fused(acts, kinds, self.n_visual, self.n_text, pole)
+                means = of_both(means, rows)
+            else:
+                summary, found, means = self._in_steps(column, acts.flatten(0, 1), rows, ids)
             broken |= found.broken()
             if column in self.moments:
-                self.moments[column].update(*image_means(acts, rows, pole))
-            if acts.device.type == "cpu":
-                enters = state.enters(found.score, ids)
-                if column in self.before:
-                    enters &= self.before[column].enters(found.score, ids)
-                summary = entering(acts, rows, enters, self.n_visual, self.n_text, pole)
-            else:  # to ask which columns can enter would stop a GPU in every layer
-                summary = summarise(acts, rows, self.n_visual, self.n_text, pole)
-            state.update(summary, ids, found.peak_all)
+                self.moments[column].update(*means)
+            self.states[column].update(summary, ids, found.peak_all)
         return broken
+
+    def _in_steps(self, column: Column, acts: Tensor, rows: list[RowTokens], ids: Tensor) -> Parts:
+        """The summaries one after the other."""
+        pole = column[1]
+        found = extremes(acts, rows, pole)
+        means = image_means(acts, rows, pole)
+        if acts.device.type != "cpu":  # to ask which columns can enter would stop a GPU in every layer
+            return summarise(acts, rows, self.n_visual, self.n_text, pole), found, means
+        enters = self.states[column].enters(found.score, ids)
+        if column in self.before:
+            enters &= self.before[column].enters(found.score, ids)
+        return entering(acts, rows, enters, self.n_visual, self.n_text, pole), found, means
 
     def _move(self, column: Column, device: torch.device) -> None:
         self.states[column] = self.states[column].to(device)
@@ -204,7 +218,7 @@ class Recorder:
 
     def _refuse(self, broken: dict[str, Tensor], ids: Sequence[int], names: Sequence[str]) -> None:
         """One look at the flags of all hooks after the pass: looking at each would stop a GPU in every layer."""
-        if not bool(torch.stack([flags.any().cpu() for flags in broken.values()]).any()):
+        if not bool(torch.stack([flags.any().to(self.model.device) for flags in broken.values()]).any()):
             return
         hook, row = next((h, int(f.nonzero()[0])) for h, f in broken.items() if f.any())
         raise FloatingPointError(

@@ -19,6 +19,7 @@ from vlm_neurons.neurons import Pole
 from vlm_neurons.scanning.blocks import (
     FORMAT,
     Column,
+    check_place,
     moments_of,
     open_block,
     skipped_of,
@@ -177,14 +178,20 @@ class Run:
         """The data that was scanned, from its source, with the responses that were scanned.
 
         Raises:
-            ValueError: it was made in memory and cannot be opened again, or it has another number of samples now.
+            ValueError: it was made in memory or is not where it was, or it has another number of samples now.
         """
         from vlm_neurons.data import ImageTextData
 
         source = self.info["data"]["source"]
         if source == "memory":
             raise ValueError(f"{self.path} was scanned from data in memory: pass that data")
-        data = ImageTextData.open(source)
+        try:
+            data = ImageTextData.open(source)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"the data of {self.path}, {source}, cannot be opened again: say where it is now, with data= or on the "
+                f"command line --data ({error})"
+            ) from error
         if len(data) != self.info["data"]["n"]:
             raise ValueError(f"{source} had {self.info['data']['n']} samples when it was scanned, now {len(data)}")
         scanned = dict(zip(self.samples["id"], self.samples["response"], strict=True))
@@ -210,10 +217,9 @@ def start(path: Path, info: dict[str, Any]) -> Run:
     Raises:
         ValueError: the directory holds a run of another model, other data or other parameters; nothing is changed.
     """
+    check_place(path)
     file = path / "scan.json"
     if not file.exists():
-        if list((path / "blocks").glob("*.safetensors")):
-            raise ValueError(f"{path} has blocks but no scan.json; choose another directory, or move blocks/ away")
         text = json.dumps(info, indent=1, ensure_ascii=False) + "\n"
         write_atomic(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     run = Run.load(path)

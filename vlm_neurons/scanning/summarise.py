@@ -89,10 +89,29 @@ def largest(acts: Float[Tensor, "token d"], where: Positions, n: int, pole: Pole
     """
     tokens = take(acts, where)
     have = min(n, tokens.shape[0])
-    values = tokens.topk(have, dim=0, largest=pole == "+").values
+    if have and acts.device.type != "cpu":  # a GPU's topk reads each column by itself, across the grain of memory
+        values = one_by_one(tokens if pole == "+" else -tokens, have)[0]
+    else:
+        values = tokens.topk(have, dim=0, largest=pole == "+").values
+        values = values if pole == "+" else -values
     out = acts.new_full((acts.shape[1], n), -torch.inf)
-    out[:, :have] = (values if pole == "+" else -values).T + 0.0
+    out[:, :have] = values.T + 0.0
     return out
+
+
+def one_by_one(x: Float[Tensor, "*row pos d"], n: int) -> tuple[Float[Tensor, "*row n d"], Int[Tensor, "*row n d"]]:
+    """The n largest values along the last axis but one, descending, and their places; equal values each count.
+
+    >>> one_by_one(torch.tensor([[1.0], [3.0], [3.0]]), 2)[0].tolist()
+    [[3.0], [3.0]]
+    """
+    left, values, places = x.clone(), [], []
+    for _ in range(n):
+        value, place = left.max(-2, keepdim=True)
+        values.append(value)
+        places.append(place)
+        left.scatter_(-2, place, -torch.inf)
+    return torch.cat(values, -2), torch.cat(places, -2)
 
 
 @dataclass(frozen=True)
