@@ -118,7 +118,7 @@ def report(args: argparse.Namespace) -> None:
 
     model = _model(args) if args.model else None
     data = ImageTextData.open(args.data) if args.data else None
-    _say(f"report: {write(args.run, out=args.out, model=model, data=data)}")
+    _say(f"report: {write(args.run, out=args.out, model=model, data=data, n_neurons=args.n_neurons)}")
 
 
 def _model(args: argparse.Namespace, name: str | None = None) -> HookedVLM:
@@ -224,10 +224,12 @@ def _parser() -> argparse.ArgumentParser:
                  "vlm-neurons score runs/photos --simulator concepts")  # fmt: skip
     add_score_options(p, _positive)
 
-    p = _command(commands, "report", report, "write one self-contained page about a run",
+    p = _command(commands, "report", report, "write a page about a run that needs no network",
                  "vlm-neurons report runs/photos --out photos.html")  # fmt: skip
     p.add_argument("run", help="run directory")
     p.add_argument("--out", help="page to write (default: report.html in the run directory)")
+    text = "clearest neurons per site and class; 0: only those explained or scored (default: %(default)s)"
+    p.add_argument("--n-neurons", type=int, default=5, help=text)
     _model_options(p, required=False)
     p.add_argument("--data", help="overrides the data that the scan recorded")
     return parser

@@ -13,8 +13,9 @@ from pathlib import Path
 from PIL import Image, ImageChops
 
 import vlm_neurons as vn
+from vlm_neurons.show.cards.card import card_html
+from vlm_neurons.show.cards.fragment import document
 from vlm_neurons.show.closeup import close_ups
-from vlm_neurons.show.reporting import page
 
 BROWSER = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1000,3200"]
 
@@ -22,15 +23,12 @@ run = vn.Run.load(sys.argv[1])
 wanted = sys.argv[2:]
 model, data = vn.HookedVLM.from_pretrained(run.info["model"]["name"]), run.open_data()
 table = vn.classify(run, write=False)
-table = table[table.neuron.isin(wanted)]
-chosen = {(r.site, r.pole, r.label): table[table.neuron == r.neuron] for r in table.itertuples()}
-html = page(run, table, chosen, close_ups(model, data, run, wanted, 3))
+peaks = table.set_index("neuron").peak
+strong = close_ups(model, data, run, wanted, 3)
+cards = [card_html(vn.Evidence(n, peaks[n], tuple(strong[n])), table) for n in wanted]
 with tempfile.TemporaryDirectory() as folder:
     file, shot = Path(folder) / "page.html", Path(folder) / "shot.png"
-    # what comes before the cards is about the whole run, and so is what comes behind them
-    start, end = html.index("<h3"), html.index('id="made"')
-    head = html[: html.index("<body")] + '<body style="padding:0 1rem">'
-    file.write_text(head + html[start:end])
+    file.write_text(document(cards, "neurons"))
     subprocess.run(
         [*BROWSER, f"--user-data-dir={folder}/profile", f"--screenshot={shot}", file.as_uri()],
         check=True,

@@ -97,7 +97,7 @@ def look(page: str, probe: str = "", *, dark: bool = False, guarded: bool = True
         assert CSP.search(page), "the page has no policy to take off"
         page = CSP.sub("", page)
     elif probe:
-        page = page.replace("default-src 'none';", "default-src 'none'; script-src 'nonce-probe';")
+        page = page.replace("script-src ", "script-src 'nonce-probe' ", 1)
     if probe:
         page += (
             '<script nonce="probe">window.addEventListener("load", async () => {'

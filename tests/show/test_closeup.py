@@ -23,19 +23,24 @@ def test_values_equal_a_cache_read_by_hand(made: Made) -> None:
         neuron = Neuron.parse(name)
         sign = -1 if neuron.pole == "-" else 1
         for one in close:
+            sample, text = one.seen.sample, one.scored_tokens(sinks=True)
+            assert one.group == "top"
             batch = made.model.prepare(
-                [made.data[one.sample].load_images()], [rows.loc[one.sample, "prompt"]], [one.response]
+                [made.data[sample].load_images()], [rows.loc[sample, "prompt"]], [rows.loc[sample, "response"]]
             )
             _, cache = made.model.run_with_cache(batch, names_filter=neuron.hook)
             values = sign * cache[neuron.hook][..., neuron.index].float().numpy()
             if neuron.site == "projector":
                 expected = [v.reshape(4, 4) for v in values]
-                assert one.tokens == () and one.values.size == 0
+                assert not text.any()
             else:
                 visual = values[0][batch.mask("visual")[0].numpy()]
-                expected = [visual[16 * i : 16 * i + 16].reshape(4, 4) for i in range(len(one.images))]
-                np.testing.assert_allclose(one.values, values[0][batch.mask("text")[0].numpy()], rtol=1e-4, atol=1e-4)
-                assert "".join(one.tokens) in batch.texts[0] and len(one.tokens) == len(one.values)
+                expected = [visual[16 * i : 16 * i + 16].reshape(4, 4) for i in range(len(one.seen.images))]
+                np.testing.assert_allclose(
+                    one.values[text], values[0][batch.mask("text")[0].numpy()], rtol=1e-4, atol=1e-4
+                )
+                tokens = [token for token, counts in zip(one.seen.tokens, text, strict=True) if counts]
+                assert "".join(tokens) in batch.texts[0]
             assert len(one.patches) == len(expected) == len(batch.images)
             for mine, theirs in zip(one.patches, expected, strict=True):
                 np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-4)
@@ -44,15 +49,16 @@ def test_values_equal_a_cache_read_by_hand(made: Made) -> None:
 def test_samples_are_the_strongest_first(made: Made) -> None:
     name = made.table["neuron"].iloc[0]
     close = close_ups(made.model, made.data, made.run, [name], top=5)[name]
-    best = [max(v.max() for v in (*c.patches, c.values) if v.size) for c in close]
+    best = [c.peak for c in close]
+    assert [c.rank for c in close] == [0, 1, 2, 3, 4]
     assert best == sorted(best, reverse=True) and len(close) == 5
     neuron = Neuron.parse(name)
-    assert [c.sample for c in close] == made.run.top(neuron.hook).sample_ids[neuron.index, :5].tolist()
+    assert [c.seen.sample for c in close] == made.run.top(neuron.hook).sample_ids[neuron.index, :5].tolist()
 
 
 def test_a_sample_without_image_and_one_with_two_are_shown_as_they_are(made: Made) -> None:
     shown = close_ups(made.model, made.data, made.run, made.table["neuron"][:40].tolist(), top=8)
-    n_images = {c.sample: len(c.images) for close in shown.values() for c in close}
+    n_images = {c.seen.sample: len(c.seen.images) for close in shown.values() for c in close}
     assert n_images.get(7, 0) == 0 and n_images.get(11, 2) == 2 and len(n_images) > 10
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -35,13 +37,21 @@ class Reader(HTMLParser):
 
 
 def test_same_run_same_bytes(made: Made, tmp_path: Path) -> None:
-    again = report(made.run.path, out=tmp_path / "again.html", model=made.model, data=made.data)
+    again = report(made.run.path, out=tmp_path / "report.html", model=made.model, data=made.data)
     assert again.read_bytes() == (made.run.path / "report.html").read_bytes()
+    assert again.with_suffix(".json").read_bytes() == (made.run.path / "report.json").read_bytes()
 
 
-def test_the_page_has_no_script_and_no_address_to_load(made: Made) -> None:
+def test_the_page_runs_its_own_scripts_only_and_has_no_address_to_load(made: Made) -> None:
     tags = Reader(made.page).tags
-    assert not {tag for tag, _ in tags} & {"script", "iframe", "object", "embed", "base", "form", "link"} - {"link"}
+    assert not {tag for tag, _ in tags} & {"iframe", "object", "embed", "base", "form"}
+    inline = re.findall(r"<script>(.*?)</script>", made.page, re.S)
+    assert len(inline) == sum(tag == "script" for tag, _ in tags) == 2
+    hashes = {base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in inline}
+    policy = next(a["content"] for tag, a in tags if a.get("http-equiv") == "Content-Security-Policy") or ""
+    allowed = re.search(r"script-src ([^;]*);", policy)
+    assert allowed and set(allowed[1].split()) == {f"'sha256-{h}'" for h in hashes}
+    assert policy.startswith("default-src 'none'; ") and "img-src data:;" in policy
     for tag, attributes in tags:
         assert not [name for name in attributes if name.startswith("on")], (tag, attributes)
         for name in ("src", "href", "srcset", "action", "data"):
@@ -61,13 +71,13 @@ def test_every_hostile_text_is_there_as_text(made: Made) -> None:
 
 
 def test_neurons_of_every_class_that_has_any_are_shown_with_their_shares(made: Made) -> None:
-    ids = {a["id"] for tag, a in Reader(made.page).tags if a.get("class") == "card"}
+    ids = {a["id"] for tag, a in Reader(made.page).tags if a.get("class") == "vn-card"}
     assert ids <= set(made.table["neuron"])
     for (site, pole, label), rows in made.table[made.table["peak"] > 0].groupby(["site", "pole", "label"]):
         shown = rows[rows["neuron"].isin(ids)]
         assert len(shown) == min(5, len(rows)), (site, pole, label)
     for _, row in made.table[made.table["neuron"].isin(ids) & made.table["label"].isin(LABELS)].iterrows():
-        card = made.page.split(f'id="{row["neuron"]}"', 1)[1].split("</section>")[0]
+        card = made.page.split(f'id="{row["neuron"]}"', 1)[1].split("</article>")[0]
         for label in LABELS:
             name = "multi-modal" if label == "multimodal" else label
             assert f"{name} {100 * row[f'p_{label}']:.0f} %" in card
@@ -77,7 +87,7 @@ def test_counts_above_threshold_agree_with_the_shares(made: Made) -> None:
     run = scan(made.model, made.data, top_n=3, batch_size=1, out=made.run.path.parent / "three", progress=False)
     table = classify(run).set_index("neuron")
     page = report(run, model=made.model, data=made.data, n_neurons=10).read_text(encoding="utf-8")
-    cards = re.findall(r'<section class="card" id="(.*?)">(.*?)</section>', page, re.S)
+    cards = re.findall(r'<article class="vn-card" id="(.*?)"(.*?)</article>', page, re.S)
     assert cards
     for neuron, card in cards:
         verdicts = re.findall(r"(visual|text|multi-modal|unknown) sample: ", card)
@@ -89,7 +99,7 @@ def test_counts_above_threshold_agree_with_the_shares(made: Made) -> None:
 
 def test_without_neurons_neither_model_nor_data_is_needed(made: Made, tmp_path: Path) -> None:
     page = report(made.run, out=tmp_path / "bare.html", n_neurons=0).read_text(encoding="utf-8")
-    assert "Classes by layer" in page and 'class="card"' not in page
+    assert "Classes by layer" in page and 'class="vn-card"' not in page and 'id="list"' not in page
 
 
 def test_an_unclassified_run_is_classified_first(made: Made, tmp_path: Path) -> None:

@@ -42,28 +42,33 @@ def test_the_policy_stops_what_escaping_would_miss(made: Made) -> None:
 
 
 def test_every_token_is_there_and_inside_its_card(made: Made) -> None:
-    probe = f"""{OPEN}{BOX} return [...document.querySelectorAll('.card')].map(card => ({{
-        id: card.id, card: box(card), figures: [...card.querySelectorAll('figure')].map(f =>
-            [...f.querySelectorAll('.tokens span')].map(t => [t.textContent, ...box(t)]))}}))"""
+    probe = f"""{OPEN}{BOX} return [...document.querySelectorAll('.vn-card')].map(card => ({{
+        id: card.id, card: box(card), figures: [...card.querySelectorAll('.vn-exemplar')].map(f =>
+            [...f.querySelectorAll('.vn-token')].map(t => [t.textContent, Number(t.dataset.index), ...box(t)]))}}))"""
     cards = look(made.page, probe).result
     shown = close_ups(made.model, made.data, made.run, [c["id"] for c in cards])
     n_tokens = 0
     for card in cards:
         left, _, width, _ = card["card"]
-        assert [[t[0] for t in f] for f in card["figures"]] == [
-            [visible(t) for t in close.tokens] for close in shown[card["id"]]
+        assert [[t[0] for t in figure if t[1] >= 0] for figure in card["figures"]] == [
+            [] if np.isnan(e.values).all() else [visible(t) for t in e.seen.tokens] for e in shown[card["id"]]
         ]
-        for _, x, _, w, h in (token for figure in card["figures"] for token in figure):
+        assert [sum(t[1] < 0 for t in figure) for figure in card["figures"]] == [
+            0 if np.isnan(e.values).all() else len(e.seen.images) for e in shown[card["id"]]
+        ]
+        for _, _, x, _, w, h in (token for figure in card["figures"] for token in figure):
             n_tokens += 1
             assert w > 2 and h > 8 and x >= left and x + w <= left + width
     assert n_tokens > 500
 
 
 def test_the_heat_lies_on_the_patch_that_the_model_says(made: Made) -> None:
-    probe = f"""{BOX} return [...document.querySelectorAll('.card')].slice(0, 6).map(card => ({{id: card.id, shown:
-        [...card.querySelectorAll('figure')].map(f => [...f.querySelectorAll('.pair')].map(p =>
-            [box(p.children[0]), box(p.querySelector('img')), p.querySelector('i') && box(p.querySelector('i')),
-             p.querySelector('img').alt]))}}))"""
+    probe = f"""{BOX} const cards = [...document.querySelectorAll('.vn-card')].slice(0, 4);
+        document.body.replaceChildren(...cards);
+        return cards.map(card => ({{id: card.id, shown:
+        [...card.querySelectorAll('.vn-exemplar')].map(f => [...f.querySelectorAll('.vn-pair')].map(p =>
+            [box(p.querySelector('.vn-seen')), box(p.querySelector('img')), p.querySelector('.vn-best') &&
+             box(p.querySelector('.vn-best')), p.querySelector('img').alt]))}}))"""
     seen = look(made.page, probe)
     screen = rgb(seen.screenshot)
     shown = close_ups(made.model, made.data, made.run, [c["id"] for c in seen.result])
@@ -71,7 +76,8 @@ def test_the_heat_lies_on_the_patch_that_the_model_says(made: Made) -> None:
     for card in seen.result:
         close = shown[card["id"]]
         peak = float(made.table.set_index("neuron").loc[card["id"], "peak"])
-        top = max([0.1 * peak, *(float(p.max()) for c in close for p in c.patches)])
+        counts = [p[m] for e in close for p, m in zip(e.patches, e.scored_patches(), strict=True)]
+        top = max([0.1 * peak, *(float(p.max()) for p in counts if p.size)])
         for one, pairs in zip(close, card["shown"], strict=True):
             for patches, (plain, heat, box, alt) in zip(one.patches, pairs, strict=True):
                 rows, columns = patches.shape
@@ -83,6 +89,8 @@ def test_the_heat_lies_on_the_patch_that_the_model_says(made: Made) -> None:
                     )
                     assert f"row {row + 1}, column {column + 1} of {rows} × {columns}" in alt
                 for (r, c), value in np.ndenumerate(patches):
+                    if plain[1] + plain[3] > screen.shape[0]:
+                        continue  # below the window
                     x, y = (c + 0.5) * step_x, (r + 0.5) * step_y
                     below = screen[int(plain[1] + y), int(plain[0] + x)]
                     here = screen[int(heat[1] + y), int(heat[0] + x)]
@@ -113,7 +121,8 @@ def test_words_stand_out_from_their_ground(made: Made, dark: bool) -> None:
         const light = c => c.slice(0, 3).reduce((s, v, i) => s + linear(v / 255) * [.2126, .7152, .0722][i], 0);
         const ratio = e => {{const a = light(parse(getComputedStyle(e).color)), b = light(ground(e));
             return (Math.max(a, b) + .05) / (Math.min(a, b) + .05)}};
-        const words = 'h1,h2,h3,h4,p,.soft,summary,figcaption,.tokens span,.badge,.scales,dt,dd,td';
+        const words = 'h1,h2,h3,h4,p,.soft,summary,figcaption,.vn-token,.vn-soft,strong,.vn-scales,dt,dd,td,th,' +
+            'label,button,input,select';
         return {{page: light(ground(document.body)),
                  least: Math.min(...[...document.querySelectorAll(words)].map(ratio))}}"""
     found = look(made.page, probe, dark=dark).result

@@ -12,13 +12,12 @@ from vlm_neurons.show.cards import (
     show_scores,
     to_circuitsvis,
 )
-from vlm_neurons.show.closeup import CloseUp, close_ups
+from vlm_neurons.show.closeup import close_ups
 from vlm_neurons.show.layers import layers_svg
 from vlm_neurons.show.reporting import report
 from vlm_neurons.show.terminal import layer_tables
 
 __all__ = [
-    "CloseUp",
     "NeuronCard",
     "View",
     "close_ups",

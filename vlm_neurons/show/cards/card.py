@@ -1,7 +1,7 @@
 """The card of one neuron, as a piece of a page.
 
     card_html(evidence, row=None, explanation=None, simulation=None, score=None, *,
-              per_group=3, tops=None, anchor=None) -> Fragment
+              per_group=3, tops=None, anchor=None, notes=None) -> Fragment
 
 `Fragment` has `html`, `css` and `js` (each the same string for all cards, to be included once), `images`
 ({CSS class: `data:` address}, to be written as background-image, each once: `fragment.styles(fragments)` does it) and
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -64,6 +64,7 @@ def card_html(
     per_group: int = 3,
     tops: tuple[float, float] | None = None,
     anchor: str | None = None,
+    notes: Mapping[int, str] | None = None,
 ) -> Fragment:
     """The card of one neuron.
 
@@ -76,6 +77,7 @@ def card_html(
         per_group: exemplars shown of each group, besides the strongest one.
         tops: ends of the colour scales of patches and tokens, to compare cards; by default from what is shown.
         anchor: id of the card; by default from the neuron's.
+        notes: a further line under a sample, by its id.
 
     Raises:
         ValueError: no exemplars; a row, score or simulation of another neuron.
@@ -86,6 +88,7 @@ def card_html(
     """
     shown = content(evidence, row, explanation, simulation, score, per_group, tops)
     images: dict[str, str] = {}
+    notes = notes or {}
     html = _template().render(
         anchor=anchor or anchor_of(evidence.neuron),
         neuron=visible(evidence.neuron),
@@ -93,8 +96,8 @@ def card_html(
         explained=shown.explained,
         score=shown.scored,
         score_svg=score_svg(shown.scored) if shown.scored is not None and shown.scored.r is not None else "",
-        strongest=_shown(shown.strongest, shown, images, chart=True),
-        groups=[(GROUPS[group], [_shown(e, shown, images) for e in es]) for group, es in shown.groups.items()],
+        strongest=_shown(shown.strongest, shown, images, notes, chart=True),
+        groups=[(GROUPS[group], [_shown(e, shown, images, notes) for e in es]) for group, es in shown.groups.items()],
         compared=[_both(one, images) for one in shown.compared],
         n_failed=shown.n_failed,
         image_top=number(shown.tops[0]) if evidence.sees_images else "",
@@ -115,10 +118,11 @@ def anchor_of(neuron: str) -> str:
     return f"neuron-{hashlib.sha256(neuron.encode(errors='surrogatepass')).hexdigest()[:8]}"
 
 
-def _shown(e: Exemplar, shown: Content, images: dict[str, str], chart: bool = False) -> Shown:
+def _shown(e: Exemplar, shown: Content, images: dict[str, str], notes: Mapping[int, str], chart: bool = False) -> Shown:
     strips = (strip(e.seen, e.values, shown.tops[1]),) if has_text(e) else ()
     maps = tuple((m,) for m in _maps(e, shown.tops[0], images, "real"))
-    return Shown((caption(e), *strongest_places(e)), maps, strips, sequence_svg(e) if chart else "")
+    lines = [caption(e), *strongest_places(e), *([notes[e.seen.sample]] if e.seen.sample in notes else [])]
+    return Shown(tuple(lines), maps, strips, sequence_svg(e) if chart else "")
 
 
 def _both(one: Compared, images: dict[str, str]) -> Shown:
