@@ -35,6 +35,7 @@ GROUPS = {
     "text": ("word", "word_class", "context"),
     "multi-modal": ("picture_or_word", "picture_and_word"),
 }
+PIXELS = ("color", "position", "picture_or_word")  # what the pixels alone can tell
 FALSE = ("near_miss", "too_broad", "too_narrow", "wrong", "empty")
 SCORES = {"r": (measures.pooled, 0.0), "r_within": (measures.within, 0.0), "r_between": (measures.between, 0.0),
           "spearman": (measures.spearman, 0.0), "auroc": (measures.auroc, 0.5), "iou": (measures.iou, 0.0),
@@ -58,18 +59,18 @@ def pieces(p: planted.Planted, explanation: str, simulator) -> tuple[list[Piece]
 def judge(n: int, seed: int) -> None:
     """Simulators x scores: do true explanations score above false ones?"""
     table = Table("simulator", "neurons", "score", *(f.replace("_", " ") for f in FALSE), "no score: true / false")
-    for group in GROUPS:
-        neurons = made(group, n, seed)
-        for simulator in [ConceptSimulator(), *([ConceptSimulator(truth=False, name="concepts, pixels only")]
-                                                if group != "text" else [])]:  # fmt: skip
-            found = _all_scores(neurons, simulator)
-            for score, (_, none) in SCORES.items():
-                rng = np.random.default_rng(seed)
-                cells = [_auroc(found[score, "true"], found[score, f], none, rng) for f in FALSE]
-                missing = [int(np.isnan(found[score, k]).sum()) for k in ("true", *FALSE)]
-                table.add_row(simulator.name, f"{group}, {len(neurons)}", score, *cells,
-                              f"{missing[0]} / {sum(missing[1:])}")  # fmt: skip
-    Console(width=170).print(table)
+    pixels = ConceptSimulator(truth=False, name="pixels only")
+    cases = [(group, made(group, n, seed), ConceptSimulator()) for group in GROUPS]
+    cases += [(kind, planted.neurons(kind, n=n, seed=seed), pixels) for kind in PIXELS]
+    for group, neurons, simulator in cases:
+        found = _all_scores(neurons, simulator)
+        for score, (_, none) in SCORES.items():
+            rng = np.random.default_rng(seed)
+            cells = [_auroc(found[score, "true"], found[score, f], none, rng) for f in FALSE]
+            missing = [int(np.isnan(found[score, k]).sum()) for k in ("true", *FALSE)]
+            table.add_row(simulator.name, f"{group}, {len(neurons)}", score, *cells,
+                          f"{missing[0]} / {sum(missing[1:])}")  # fmt: skip
+    Console(width=150).print(table)
 
 
 def _all_scores(neurons: Sequence[planted.Planted], simulator) -> dict[tuple[str, str], np.ndarray]:  # type: ignore[no-untyped-def]

@@ -7,7 +7,7 @@ import pytest
 
 import vlm_neurons as vn
 from vlm_neurons import planted
-from vlm_neurons.concepts import Concept, phrase
+from vlm_neurons.concepts import Concept, phrase, visual_bank
 from vlm_neurons.concepts.naming import named
 from vlm_neurons.simulating import ConceptSimulator
 
@@ -45,6 +45,20 @@ def test_edges_are_understood_with_and_without_what_they_are_edges_of():
         (alternative,) = named(phrase(found)).visual
         assert set(alternative.concepts) == set(found)
     assert named("the edge of the image").visual[0].concepts == (Concept("position", "edge"),)
+
+
+def test_every_concept_of_the_visual_banks_is_read_back_from_its_phrase():
+    seen = planted.neurons("color", n=1, seed=SEED)[0].evidence.exemplars[0].seen
+    concepts = sorted(visual_bank(seen)[0])
+    rng = np.random.default_rng()
+    pairs = [rng.choice(len(concepts), 2, replace=False) for _ in range(200)]
+    for chosen in [[c] for c in concepts] + [[concepts[i] for i in p] for p in pairs]:
+        if len({c.kind for c in chosen}) < len(chosen):
+            continue
+        found = named(phrase(chosen))
+        assert not found.unknown and len(found.visual) == 1, (chosen, phrase(chosen))
+        extra = set(found.visual[0].concepts) - {Concept("object", "")}  # "objects" may be the noun of what has none
+        assert extra == set(chosen) - {Concept("object", "")}, (chosen, phrase(chosen), found)
 
 
 def test_an_explanation_of_one_side_stands_for_the_same_thing_on_the_other():

@@ -17,6 +17,7 @@ _PLACE = re.compile(rf"\bat the ({'|'.join(ROWS)}) ({'|'.join(COLUMNS)})\b(?! of
 _POSITIONS = ("top", "bottom", "left side", "right side", "center", "edge", "corners")
 _POSITION = re.compile(rf"\b(?:(?:at|in|on) )?the ({'|'.join(_POSITIONS)}) of the (?:image|picture)\b")
 _EDGE = re.compile(r"\b(?:(horizontal|vertical|diagonal) )?edges?\b")
+_EDGES = re.compile(r"\b(?:(horizontal|vertical|diagonal) )?edges\b")
 _FILLERS = _words(
     "a an any the of in at on with are is that which colored coloured region regions area areas patch patches place "
     "places part parts thing things image images picture pictures presence"
@@ -132,9 +133,9 @@ def _visual(text: str) -> tuple[tuple[Concept, ...], list[str]]:
     if _ABOUT_WORDS.search(text):
         return (), [text]
     concepts: list[Concept] = []
-    for pattern, kind in ((_PLACE, "place"), (_POSITION, "position")):
+    for pattern, kind in ((_PLACE, "place"), (_POSITION, "position"), (_EDGES, "edge")):
         for match in pattern.finditer(text):
-            concepts.append(Concept(kind, " ".join(match.groups())))
+            concepts.append(Concept(kind, " ".join(part or "" for part in match.groups())))
         text = pattern.sub(" ", text)
     concepts += [Concept("edge", match[1] or "") for match in _EDGE.finditer(text)]
     text = _EDGE.sub(" ", text)
