@@ -45,7 +45,7 @@ def explain(
     >>> from vlm_neurons import planted
     >>> made = planted.neurons("color", n=1)[0].evidence
     >>> explain({"it": made}, progress=False)["it"].text
-    'blue regions'
+    'cyan regions'
     """
     from tqdm import tqdm
 

@@ -88,7 +88,7 @@ def score(
 
     >>> from vlm_neurons import planted
     >>> made = planted.neurons("color", n=1)[0].evidence
-    >>> table = score({"it": "blue regions"}, {"it": made}, n_permutations=999, progress=False)
+    >>> table = score({"it": "cyan regions"}, {"it": made}, n_permutations=999, progress=False)
     >>> bool(table.r[0] > 0.7), bool(table.p[0] < 0.01)
     (True, True)
     """
