@@ -93,6 +93,10 @@ class _Handler(BaseHTTPRequestHandler):
         if fault in ("no_schema", "no_images", "no_logprobs"):
             name = {"no_schema": "response_format", "no_images": "image_url", "no_logprobs": "logprobs"}[fault]
             return self._send(400, {"error": {"message": f"Unsupported: {name}"}})
+        if fault == "no_images_500":
+            return self._send(500, {"error": {"message": "image input is not supported"}}, {"retry-after-ms": "20"})
+        if fault == "bad_image":
+            return self._send(400, {"error": {"message": "Invalid image: too large"}})
         if fault == "timeout":
             time.sleep(1.2)
             return self._send(200, completion(body, good))

@@ -18,6 +18,7 @@ import pytest
 
 import vlm_neurons as vn
 from vlm_neurons.api import Cache
+from vlm_neurons.api.prices import images_of
 from vlm_neurons.explaining import Log, Prompting, summary
 
 KEY = "canary-5f1d7c2e9b"
@@ -85,7 +86,13 @@ def test_killed_and_resumed_asks_nothing_again(tmp_path: Path) -> None:
         cache.close()
         asked = [loopback.digest(b) for b in server.requests]
         assert 20 <= kept < 110 and len(asked) - kept <= 4, "at most what was under way is lost"
-        subprocess.run(command, check=True, timeout=60)
+        told = vn.OpenAIExplainer("m", base_url=server.url, cache=tmp_path / "cache.sqlite")
+        plan = told.plan(cases.text_neurons(120))
+        assert len(asked) - kept <= plan.again <= 4 and plan.calls == 120 - kept
+        assert not plan.again or "may be charged twice" in str(plan)
+        resumed = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True)
+        assert (f"{plan.again} requests were under way" in resumed.stderr) == bool(plan.again)
+        assert told.plan(cases.text_neurons(120)).again == 0
         again = Counter(loopback.digest(b) for b in server.requests)
         assert len(again) == 120 and sum(n - 1 for n in again.values()) == len(asked) - kept
     explained = Log(tmp_path / "explanations.jsonl").read()
@@ -143,15 +150,41 @@ def test_a_server_without_schemas_is_found_out_once(tmp_path: Path) -> None:
         assert [e.failure.kind for e in found.values() if e.failure] == ["request"], "declared: not doubted"
 
 
-def test_a_model_without_images_is_a_failure_of_its_own() -> None:
+@pytest.mark.parametrize("refusal", ["no_images", "no_images_500"])
+def test_a_model_without_images_is_asked_in_numbers_and_words(refusal: str, tmp_path: Path) -> None:
     def fault(number: int, body: dict) -> str:  # type: ignore[type-arg]
-        return "no_images" if "image_url" in json.dumps(body) else ""
+        return refusal if images_of(body["messages"]) else ""
 
     evidence = {"a": cases.picture_neuron("a"), "b": cases.picture_neuron("b"), **cases.text_neurons(2)}
     with loopback.running(fault=fault) as server:
-        found = vn.explain(evidence, explainer(server, concurrency=1), progress=False)
-        assert len(server.requests) == 3
-    assert {k: e.failure.kind for k, e in found.items() if e.failure} == {"a": "request", "b": "capability"}
+        asker = explainer(server, concurrency=1, max_retries=0)
+        assert asker.plan(evidence).images == 8
+        found = vn.explain(evidence, asker, out=tmp_path, progress=False)
+        assert [bool(images_of(b["messages"])) for b in server.requests] == [True] + 4 * [False]
+        assert not any(e.failure for e in found.values())
+        assert {k for k, e in found.items() if e.prompt.endswith(" without pictures")} == {"a", "b"}
+        assert "2 were asked without pictures" in summary(found)
+        vn.explain(evidence, asker, out=tmp_path, redo=True, progress=False)
+        assert len(server.requests) == 5, "remembered, and answered by the cache"
+        told = explainer(server, images=False)
+        assert told.plan(evidence).images == 0
+        assert vn.explain(evidence, told, progress=False)["a"].prompt == found["a"].prompt
+        assert len(server.requests) == 9, "declared: not tried"
+
+
+def test_what_is_wrong_with_one_picture_is_no_word_on_pictures() -> None:
+    def fault(number: int, body: dict) -> str:  # type: ignore[type-arg]
+        return ("bad_image", "no_images")[number] if number < 2 else ""
+
+    evidence = {name: cases.picture_neuron(name) for name in "abc"}
+    with loopback.running(fault=fault) as server:
+        found = vn.explain(evidence, explainer(server, concurrency=1, images=True), progress=False)
+        assert [bool(images_of(b["messages"])) for b in server.requests] == 3 * [True], "declared: not doubted"
+    with loopback.running(fault=lambda number, body: "" if number else "bad_image") as server:
+        again = vn.explain(evidence, explainer(server, concurrency=1), progress=False)
+        assert all(images_of(b["messages"]) for b in server.requests)
+    assert {k: e.failure.kind for k, e in found.items() if e.failure} == {"a": "request", "b": "request"}
+    assert {k: e.failure.kind for k, e in again.items() if e.failure} == {"a": "request"}
 
 
 def test_works_inside_a_running_loop() -> None:

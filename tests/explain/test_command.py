@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import loopback
@@ -30,6 +31,8 @@ def test_from_a_run_directory_to_explanations(tmp_path: Path, capsys: pytest.Cap
         assert main(asked) == 0 and len(server.requests) == 2
         assert main([*asked, "--dry-run"]) == 0
         assert "0 calls (2 more are in the cache)" in capsys.readouterr().err
+        known = [*asked[:7], "gpt-4o", "--base-url", server.url, "--dry-run"]
+        assert main(known) == 0 and re.search(r"\$.*\(table as of \d{4}-\d\d\)", capsys.readouterr().err)
     assert main(["explain", where, "--neurons", "L0N3", "--explainer", "openai"]) == 1
     assert "--explainer-model" in capsys.readouterr().err
     assert main(["explain", where, "--neurons", "L9N3"]) == 1

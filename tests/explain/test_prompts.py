@@ -58,6 +58,19 @@ def test_the_papers_overlay_is_its_formula() -> None:
     assert picture(images_of(request)[0]).size == sheet.size
 
 
+def test_without_pictures_the_grid_and_the_measured_pixels_are_shown() -> None:
+    neuron = planted.neurons("color", n=1, seed=int(np.random.default_rng().integers(1000)))[0]
+    request, ids = messages(neuron.evidence, n_on=3, n_off=1, pictures=False)
+    text, color = text_of(request), neuron.rule.visual[0][0].value
+    assert not images_of(request) and ids == messages(neuron.evidence, n_on=3, n_off=1)[1]
+    best = neuron.evidence.split("explain")[0]
+    scaled = np.rint(neuron.evidence.scale(best.patches[0])).astype(int)
+    assert "\n".join(" ".join(map(str, row)) for row in scaled) in text
+    row, column = np.unravel_index(best.patches[0].argmax(), (8, 8))
+    place = f"Row {row + 1}, column {column + 1}, {scaled.max()}: "
+    assert color in next(line for line in text.splitlines() if line.startswith(place))
+
+
 def test_the_last_line_of_a_neuron_counts_and_a_torn_one_is_repaired(tmp_path: Path) -> None:
     log = Log(tmp_path / "explanations.jsonl")
     log.append([Explanation("a", "", failure=Failure("network", "x")), Explanation("b", "b")])

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -287,7 +288,9 @@ def test_killed_and_resumed_asks_nothing_again(tmp_path: Path) -> None:
         asked = len(server.requests)
         assert 20 <= kept < 110 and asked - kept <= 4, "at most what was under way is lost"
         asker = ApiSimulator("m", base_url=server.url, api_key="x", concurrency=4, cache=file)
-        assert not any(p.failure for p in ask(asker, "the word 'red'", words(120), "text"))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "[1-4] requests were under way")  # often none
+            assert not any(p.failure for p in ask(asker, "the word 'red'", words(120), "text"))
         again = Counter(loopback.digest(b) for b in server.requests)
         assert len(again) == 120 and sum(n - 1 for n in again.values()) == asked - kept
 

@@ -26,6 +26,7 @@ class Ask:
         temperature: 0 for the likeliest answer.
         attempt: a number that makes the same question another one for the cache.
         logprobs: whether the likeliest other tokens are asked for too, where the server gives them.
+        plain: the same question without pictures, for a server that takes none; None if there is no such form.
     """
 
     key: Any
@@ -35,6 +36,15 @@ class Ask:
     temperature: float = 0.0
     attempt: int = 0
     logprobs: bool = False
+    plain: list[dict[str, Any]] | None = None
+
+    def is_plain(self, capabilities: dict[str, bool]) -> bool:
+        """Whether a server with these capabilities is sent the form without pictures."""
+        return self.plain is not None and capabilities.get("images") is False
+
+    def sent(self, capabilities: dict[str, bool]) -> list[dict[str, Any]]:
+        """The messages that such a server is sent."""
+        return self.plain if self.plain is not None and self.is_plain(capabilities) else self.messages
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,7 @@ class Reply:
         cost: in US dollars; 0 if it came from the cache.
         cached: whether it did.
         completion: all that the server said; None if it said nothing.
+        plain: whether the question went without its pictures.
     """
 
     ask: Ask
@@ -62,11 +73,12 @@ class Reply:
     cost: float = 0.0
     cached: bool = False
     completion: dict[str, Any] | None = field(default=None, repr=False)
+    plain: bool = False
 
 
 def body_of(ask: Ask, model: str, capabilities: dict[str, bool], extra: dict[str, Any]) -> dict[str, Any]:
     """The request. Without the schema capability it is asked for in words, behind everything else."""
-    messages = ask.messages
+    messages = ask.sent(capabilities)
     body: dict[str, Any] = {"model": model}
     if capabilities.get("temperature", True):
         body["temperature"] = ask.temperature

@@ -13,6 +13,7 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, model TEXT, reply TEXT NOT NULL, created TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS capabilities
   (server TEXT, model TEXT, name TEXT, value TEXT, PRIMARY KEY (server, model, name));
+CREATE TABLE IF NOT EXISTS under_way (key TEXT PRIMARY KEY, created TEXT NOT NULL);
 """
 
 
@@ -32,7 +33,8 @@ class Cache:
     Args:
         path: the file; None keeps everything in memory.
 
-    A reply is on disk as soon as `put` returns, so that a killed process loses at most the requests under way.
+    A reply is on disk as soon as `put` returns, so that a killed process loses at most the requests under way; which
+    ones these were is on disk too.
     """
 
     def __init__(self, path: str | Path | None) -> None:
@@ -54,6 +56,22 @@ class Cache:
         values = (key, str(reply.get("model", "")), json.dumps(reply, ensure_ascii=False), now)
         with self._db:
             self._db.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?)", values)
+            self._db.execute("DELETE FROM under_way WHERE key = ?", (key,))
+
+    def begin(self, key: str) -> bool:
+        """Note that a request is about to be sent. Whether a run that ended without its reply had sent it already."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        with self._db:
+            return self._db.execute("INSERT OR IGNORE INTO under_way VALUES (?, ?)", (key, now)).rowcount == 0
+
+    def give_up(self, key: str) -> None:
+        """Note that a request ended without a reply that could be kept."""
+        with self._db:
+            self._db.execute("DELETE FROM under_way WHERE key = ?", (key,))
+
+    def left_under_way(self, key: str) -> bool:
+        """Whether a request was sent by a run that ended without its reply."""
+        return self._db.execute("SELECT 1 FROM under_way WHERE key = ?", (key,)).fetchone() is not None
 
     def capabilities(self, server: str, model: str) -> dict[str, bool]:
         """What was found out about a model on a server."""

@@ -7,6 +7,7 @@ import contextlib
 import os
 import queue
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from vlm_neurons.api.prices import Price, images_of, price_of
 
 __all__ = ["Ask", "ChatClient", "Plan", "Reply"]
 _OPENAI = "https://api.openai.com/v1"
+_REFUSALS = ("support", "not a multimodal", "at most 0", "text-only", "text only", "unknown variant", "accept")
 
 
 @dataclass
@@ -71,22 +73,26 @@ class ChatClient:
     def plan(self, asks: Sequence[Ask]) -> Plan:
         """What `stream` would do; sends nothing."""
         cache = Cache(self.cache)
-        todo = [a for a in asks if cache.get(self._key(a, self._capabilities(cache))) is None]
+        able = self._capabilities(cache)
+        keyed = [(self._key(a, able), a) for a in asks]
+        todo = [(key, a) for key, a in keyed if cache.get(key) is None]
+        again = sum(cache.left_under_way(key) for key, _ in todo)
         cache.close()
         price = self.price if isinstance(self.price, Price) else None
-        counts = price or Price(0, 0)
-        tokens_in, tokens_out = sum(counts.tokens(a.messages) for a in todo), sum(a.max_tokens for a in todo)
+        counts, sent = price or Price(0, 0), [a.sent(able) for _, a in todo]
+        tokens_in, tokens_out = sum(map(counts.tokens, sent)), sum(a.max_tokens for _, a in todo)
         cost = (price.cost(tokens_in // 2, tokens_out // 5), price.cost(tokens_in, tokens_out)) if price else None
-        images = sum(len(images_of(a.messages)) for a in todo)
+        images = sum(len(images_of(messages)) for messages in sent)
         source = price.source if price else ""
-        return Plan(len(todo), len(asks) - len(todo), images, tokens_in, tokens_out, cost, source)
+        return Plan(len(todo), len(asks) - len(todo), images, tokens_in, tokens_out, cost, source, again)
 
     def known(self, asks: Sequence[Ask]) -> list[Reply | None]:
         """What the cache has to each question; sends nothing."""
         cache, run = Cache(self.cache), _Run(self, (), None)
-        stored = [cache.get(self._key(a, self._capabilities(cache))) for a in asks]
+        able = self._capabilities(cache)
+        stored = [cache.get(self._key(a, able)) for a in asks]
         cache.close()
-        return [None if s is None else run.reply(a, s, cached=True) for a, s in zip(asks, stored, strict=True)]
+        return [None if s is None else run.reply(a, s, able, cached=True) for a, s in zip(asks, stored, strict=True)]
 
     def stream(self, asks: Sequence[Ask]) -> Iterator[Reply]:
         """A reply to every question, in the order in which they come; failures are replies too.
@@ -96,7 +102,8 @@ class ChatClient:
         """
         replies: queue.Queue[Reply | BaseException | None] = queue.Queue()
         loop = asyncio.new_event_loop()
-        task = loop.create_task(_Run(self, asks, replies.put).all())
+        run = _Run(self, asks, replies.put)
+        task = loop.create_task(run.all())
 
         def work() -> None:
             try:
@@ -120,6 +127,9 @@ class ChatClient:
                 with contextlib.suppress(RuntimeError):  # it closed in the meantime
                     loop.call_soon_threadsafe(task.cancel)
             thread.join()
+            if run.again:
+                text = f"{run.again} requests were under way when an earlier run ended: they may be charged twice"
+                warnings.warn(text, stacklevel=2)
 
     def _capabilities(self, cache: Cache) -> dict[str, bool]:
         declared = {
@@ -138,7 +148,7 @@ class _Run:
     def __init__(self, client: ChatClient, asks: Sequence[Ask], done: Any) -> None:
         self.client, self.asks, self.done = client, iter(asks), done
         self.spent = self.reserved = 0.0
-        self.under_way = 0
+        self.under_way = self.again = 0
         self.returned = asyncio.Condition()
         self.finding = asyncio.Lock()
         self.key = client.api_key or os.environ.get("OPENAI_API_KEY")
@@ -166,11 +176,11 @@ class _Run:
         """From the cache, or from the server within the budget."""
         stored = self.cache.get(self.client._key(ask, self.capabilities))
         if stored is not None:
-            return self.reply(ask, stored, cached=True)
-        if self.capabilities.get("images") is False and images_of(ask.messages):
+            return self.reply(ask, stored, self.capabilities, cached=True)
+        if self.capabilities.get("images") is False and images_of(ask.sent(self.capabilities)):
             return Reply(ask, failure=("capability", f"{self.client.model} takes no images"))
         price = self.client.price if isinstance(self.client.price, Price) else None
-        bound = price.cost(price.tokens(ask.messages), ask.max_tokens) if price else 0.0
+        bound = price.cost(price.tokens(ask.sent(self.capabilities)), ask.max_tokens) if price else 0.0
         if not await self.afford(bound):
             detail = f"could pass max_cost={self.client.max_cost}: ${self.spent:.4f} spent; run again to go on"
             return Reply(ask, failure=("cost", detail))
@@ -197,32 +207,39 @@ class _Run:
 
     async def send(self, ask: Ask) -> Reply:
         """Ask the server; where it does not know a field, find out which and go on without it."""
-        import openai
-
         if self.api is None:
             self.api = self.connect()
         while True:
             used = dict(self.capabilities)
-            body = body_of(ask, self.client.model, used, self.client.extra_body)
-            try:
-                async with asyncio.timeout(self.client.deadline):
-                    completion = await self.api.chat.completions.create(**body)
-                    stored = completion.model_dump(mode="json")
-            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                if await self.learn(error, used, ask):
-                    continue
-                return Reply(ask, failure=("request", self.redact(error)))
-            except (openai.APIConnectionError, TimeoutError) as error:
-                return Reply(ask, failure=("network", self.redact(f"{type(error).__name__}: {error}")))
-            except openai.APIStatusError as error:
-                kind = "server" if error.status_code >= 500 or error.status_code in (408, 409, 429) else "request"
-                return Reply(ask, failure=(kind, self.redact(error)))
-            except (openai.OpenAIError, ValueError, AttributeError, TypeError) as error:  # a reply that is none
-                return Reply(ask, failure=("server", self.redact(f"{type(error).__name__}: {error}")))
-            if not stored.get("choices"):
-                return Reply(ask, failure=("server", self.redact(f"a reply without choices: {str(stored)[:200]}")))
-            self.cache.put(self.client._key(ask, used), stored)
-            return self.reply(ask, stored, cached=False)
+            key = self.client._key(ask, used)
+            self.again += self.cache.begin(key)
+            found = await self.attempt(ask, used)
+            if isinstance(found, dict):
+                self.cache.put(key, found)
+                return self.reply(ask, found, used, cached=False)
+            self.cache.give_up(key)
+            if found is not None:
+                return Reply(ask, failure=(found[0], self.redact(found[1])))
+
+    async def attempt(self, ask: Ask, used: dict[str, bool]) -> dict[str, Any] | tuple[str, object] | None:
+        """A completion, or why there is none, or None: ask in another way."""
+        import openai
+
+        try:
+            async with asyncio.timeout(self.client.deadline):
+                body = body_of(ask, self.client.model, used, self.client.extra_body)
+                completion = await self.api.chat.completions.create(**body)
+                stored: dict[str, Any] = completion.model_dump(mode="json")
+        except (openai.APIConnectionError, TimeoutError) as error:
+            return "network", f"{type(error).__name__}: {error}"
+        except openai.APIStatusError as error:
+            code = error.status_code  # llama.cpp refuses pictures with 500
+            if code in (400, 422, 500) and await self.learn(error, used, ask):
+                return None
+            return "server" if code >= 500 or code in (408, 409, 429) else "request", error
+        except (openai.OpenAIError, ValueError, AttributeError, TypeError) as error:  # a reply that is none
+            return "server", f"{type(error).__name__}: {error}"
+        return stored if stored.get("choices") else ("server", f"a reply without choices: {str(stored)[:200]}")
 
     async def learn(self, error: Any, used: dict[str, bool], ask: Ask) -> bool:
         """Note the capability that a refusal of the server names; True if the question can be asked in another way.
@@ -237,15 +254,15 @@ class _Run:
             "temperature": ("temperature",),
             "images": ("image", "multimodal", "content part"),
         }
+        if not images_of(ask.sent(used)) or not any(w in said for w in _REFUSALS):
+            del fields["images"]  # what is wrong with one picture is no word on pictures
         async with self.finding:
             for name, words in fields.items():
-                if name == "images" and not images_of(ask.messages):
-                    continue
                 if any(w in said for w in words) and used.get(name, True) and getattr(self.client, name, None) is None:
                     if self.capabilities.get(name, True):
                         self.capabilities[name] = False
                         self.cache.put_capability(str(self.client.base_url), self.client.model, name, False)
-                    return name != "images"
+                    return name != "images" or ask.plain is not None
         return False
 
     def connect(self) -> Any:
@@ -264,15 +281,16 @@ class _Run:
             max_retries=self.client.max_retries,
         )
 
-    def reply(self, ask: Ask, stored: dict[str, Any], cached: bool) -> Reply:
-        """A stored completion as a reply."""
+    def reply(self, ask: Ask, stored: dict[str, Any], able: dict[str, bool], cached: bool) -> Reply:
+        """A stored completion as a reply of a server with these capabilities."""
         answer, failure = read(ask, stored)
         usage = stored.get("usage") or {}
         tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
         price = self.client.price
         cost = price.cost(*tokens) if isinstance(price, Price) and not cached else 0.0
         failure = (failure[0], self.redact(failure[1])) if failure else None
-        return Reply(ask, answer, failure, str(stored.get("model") or ""), *tokens, cost, cached, stored)
+        plain = ask.is_plain(able)
+        return Reply(ask, answer, failure, str(stored.get("model") or ""), *tokens, cost, cached, stored, plain)
 
 
 def _first(error: BaseException) -> BaseException:

@@ -17,6 +17,7 @@ class Plan:
         tokens_out: upper bound of what they bring.
         cost: (low, high) in US dollars, None where the price is not known. Low: half the tokens in, a fifth out.
         price: where the price comes from.
+        again: of the calls, those that an earlier run had sent when it was cut off: they may be charged twice.
     """
 
     calls: int
@@ -26,6 +27,7 @@ class Plan:
     tokens_out: int
     cost: tuple[float, float] | None
     price: str
+    again: int = 0
 
     def __add__(self, other: Plan) -> Plan:
         """Both, one after the other."""
@@ -33,13 +35,15 @@ class Plan:
         return Plan(
             self.calls + other.calls, self.cached + other.cached, self.images + other.images,
             self.tokens_in + other.tokens_in, self.tokens_out + other.tokens_out, cost, self.price or other.price,
+            self.again + other.again,
         )  # fmt: skip
 
     def __str__(self) -> str:
         money = f"${self.cost[0]:.4f} to ${self.cost[1]:.4f} ({self.price})" if self.cost else "unknown price"
+        twice = f"; {self.again} were under way when an earlier run ended, and may be charged twice"
         return (
             f"{self.calls} calls ({self.cached} more are in the cache), {self.images} images, at most about "
-            f"{self.tokens_in} tokens in and {self.tokens_out} out: {money}"
+            f"{self.tokens_in} tokens in and {self.tokens_out} out: {money}" + twice * bool(self.again)
         )
 
 

@@ -13,7 +13,7 @@ from vlm_neurons.api.client import ChatClient, Plan
 from vlm_neurons.api.local import LocalChat
 from vlm_neurons.explaining.explanation import NO_PATTERN, Explanation, Failure
 from vlm_neurons.explaining.overlays import Style
-from vlm_neurons.explaining.prompting import Answer, messages, prompt_id
+from vlm_neurons.explaining.prompting import Answer, kind_of, messages, prompt_id
 from vlm_neurons.explaining.selecting import best_of
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ class Prompting:
     style: Style = "paper"
     detail: str = "auto"
 
-    def messages(self, evidence: Evidence) -> tuple[list[dict[str, Any]], tuple[int, ...]]:
-        """The request, and ids of the samples in it."""
-        return messages(evidence, self.n_on, self.n_off, self.style, self.detail)
+    def messages(self, evidence: Evidence, pictures: bool = True) -> tuple[list[dict[str, Any]], tuple[int, ...]]:
+        """The request, and ids of the samples in it; without pictures they are written out."""
+        return messages(evidence, self.n_on, self.n_off, self.style, self.detail, pictures)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ class OpenAIExplainer:
             else the first.
         simulator: such as `vn.ConceptSimulator()`.
         attempt: another number asks again where the cache has an answer.
-        images: whether the model takes pictures; None finds out.
+        images: whether the model takes pictures; None finds out. One that takes none is sent activations as numbers,
+            with what can be measured of the pixels, and `Explanation.prompt` says so.
         schema: whether the server obeys a JSON schema; None finds out.
         api_key: instead of the environment's. In no record.
         concurrency: requests under way at once.
@@ -101,18 +102,20 @@ class OpenAIExplainer:
 
     def settings(self) -> str:
         """All that decides its answers, as one string."""
-        return json.dumps([self.name, self.client().base_url, prompt_id(), repr(self.prompting), self.candidates,
-                           type(self.simulator).__name__, self.attempt, self.max_tokens, self.extra_body])  # fmt: skip
+        how = [prompt_id(), repr(self.prompting), self.images, self.candidates, type(self.simulator).__name__]
+        return json.dumps([self.name, self.client().base_url, how, self.attempt, self.max_tokens, self.extra_body])
 
     def asks(self, evidence: Mapping[str, Evidence]) -> list[Ask]:
         """All requests; the key of each is (key of the evidence, ids of the samples shown)."""
         found = []
         for key, one in evidence.items():
-            request, ids = self.prompting.messages(one)
+            plain, ids = self.prompting.messages(one, pictures=False)
+            request = plain if self.images is False else self.prompting.messages(one)[0]
+            other = None if kind_of(one) == "text" else plain
             for candidate in range(self.candidates):
                 temperature = 0.0 if self.candidates == 1 else 0.8
                 number = self.attempt * 1000 + candidate
-                found.append(Ask((key, ids), request, Answer, self.max_tokens, temperature, number))
+                found.append(Ask((key, ids), request, Answer, self.max_tokens, temperature, number, plain=other))
         return found
 
     def plan(self, evidence: Mapping[str, Evidence]) -> Plan:
@@ -183,8 +186,8 @@ def explanation_of(evidence: Evidence, replies: list[Reply], name: str, simulato
 def _single(evidence: Evidence, reply: Reply, name: str) -> Explanation:
     answer: Any = reply.answer
     common: dict[str, Any] = dict(
-        neuron=evidence.neuron, explainer=name, model=reply.model, prompt=prompt_id(), exemplars=reply.ask.key[1],
-        seed=evidence.seed,
+        neuron=evidence.neuron, explainer=name, model=reply.model, prompt=prompt_id(reply.plain),
+        exemplars=reply.ask.key[1], seed=evidence.seed,
     )  # fmt: skip
     if answer is None:
         return Explanation(text="", failure=Failure(*(reply.failure or ("server", "no answer"))), **common)

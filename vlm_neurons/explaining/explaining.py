@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlm_neurons.explaining.explanation import NO_PATTERN, Explainer, Explanation, Log
+from vlm_neurons.explaining.prompting import WRITTEN
 
 if TYPE_CHECKING:
     from vlm_neurons.evidence import Evidence
@@ -44,7 +45,7 @@ def explain(
     >>> from vlm_neurons import planted
     >>> made = planted.neurons("color", n=1)[0].evidence
     >>> explain({"it": made}, progress=False)["it"].text
-    'blue regions'
+    'cyan regions'
     """
     from tqdm import tqdm
 
@@ -77,6 +78,8 @@ def summary(explanations: Mapping[str, Explanation] | Iterable[Explanation]) -> 
     text = f"{len(every) - none - failed.total()} of {len(every)} neurons explained, {none} without a clear pattern"
     if failed:
         text += f", {failed.total()} failed ({', '.join(f'{n} {kind}' for kind, n in failed.most_common())})"
+    if blind := sum(e.prompt.endswith(WRITTEN) for e in every):
+        text += f"; {blind} were asked without pictures, which the model does not take"
     tokens = sum(e.tokens_in + e.tokens_out for e in every)
     return text + (f"; {tokens} tokens, ${sum(e.cost for e in every):.4f}" if tokens else "")
 

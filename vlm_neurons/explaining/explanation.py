@@ -41,7 +41,8 @@ class Explanation:
         confidence: in [0, 1], the explainer's own; NaN where there is none.
         explainer: name.
         model: as the server called it in its answer; `""` where there is none.
-        prompt: version and SHA-256 of the prompt's files.
+        prompt: version and SHA-256 of the prompt's files; ends in `" without pictures"` where the model takes none, and
+            was sent activations as numbers with what can be measured of the pixels.
         exemplars: ids of the samples that it was shown, all of the split `"explain"`.
         seed: of the evidence.
         support: what speaks for it: of the dissection explainer the concepts with their correlations.

@@ -10,11 +10,13 @@ from pydantic import BaseModel, ConfigDict, field_validator
 from vlm_neurons.api import prompting
 from vlm_neurons.api.prompting import escape, fence, image_part, text_part
 from vlm_neurons.explaining.overlays import STYLES, Style, panel
+from vlm_neurons.explaining.written import written
 
 if TYPE_CHECKING:
     from vlm_neurons.evidence import Evidence, Exemplar
 
-VERSION = "1"
+VERSION = "2"
+WRITTEN = " without pictures"
 Kind = Literal["visual", "text", "multimodal"]
 MAX_TOKENS = 80  # of each sample, around the strongest
 
@@ -50,9 +52,9 @@ class Answer(BaseModel):
         return confidence
 
 
-def prompt_id() -> str:
-    """Version and SHA-256 of all prompt files."""
-    return prompting.prompt_id("vlm_neurons.explaining", VERSION)
+def prompt_id(written: bool = False) -> str:
+    """Version and SHA-256 of all prompt files; with `WRITTEN` behind it where pictures were written out."""
+    return prompting.prompt_id("vlm_neurons.explaining", VERSION) + WRITTEN * written
 
 
 def render(template: str, **values: Any) -> str:
@@ -77,21 +79,30 @@ def shown(evidence: Evidence, n_on: int, n_off: int) -> tuple[list[Exemplar], li
 
 
 def messages(
-    evidence: Evidence, n_on: int = 8, n_off: int = 3, style: Style = "paper", detail: str = "auto"
+    evidence: Evidence,
+    n_on: int = 8,
+    n_off: int = 3,
+    style: Style = "paper",
+    detail: str = "auto",
+    pictures: bool = True,
 ) -> tuple[list[dict[str, Any]], tuple[int, ...]]:
     """A request in the form of chat completions, and the ids of the samples in it.
 
-    Pictures are PNG in `data:` addresses. Tokens are escaped and fenced with a mark that no sample contains.
+    Pictures are PNG in `data:` addresses, or written out (`vlm_neurons.explaining.written`). Tokens are escaped and
+    fenced with a mark that no sample contains.
     """
     kind = kind_of(evidence)
     on, off = shown(evidence, n_on, n_off)
     mark = fence("".join(e.seen.tokens) for e in [*on, *off])
-    parts: list[dict[str, Any]] = [text_part(render(kind, n_off=len(off), style=STYLES[style]))]
+    parts: list[dict[str, Any]] = [text_part(render(kind, n_off=len(off), style=STYLES[style], pictures=pictures))]
     for number, e in enumerate([*on, *off], 1):
         if kind != "text":
             for i, patches in enumerate(e.patches):
-                picture = panel(e.seen, i, np.nan_to_num(evidence.scale(patches)), style)
-                parts += [text_part(f"Sample {number}:"), image_part(picture, detail)]
+                scaled = np.nan_to_num(evidence.scale(patches))
+                if pictures:
+                    parts += [text_part(f"Sample {number}:"), image_part(panel(e.seen, i, scaled, style), detail)]
+                else:
+                    parts.append(text_part(render("written", number=number, **written(e.seen, i, scaled))))
         if kind != "visual" and e.scored_tokens(sinks=True).any():
             rows, left_out = _rows(evidence, e)
             parts.append(text_part(render("tokens", fence=mark, number=number, off=number > len(on), rows=rows,

@@ -58,7 +58,7 @@ def neurons(kinds: str | Iterable[str] = KINDS, n: int = 30, seed: int = 0, nois
         ValueError: no such kind.
 
     >>> [p.rule.concepts for p in neurons("color", n=1)]
-    [frozenset({'color:blue'})]
+    [frozenset({'color:cyan'})]
     """
     kinds = [kinds] if isinstance(kinds, str) else list(kinds)
     made = []

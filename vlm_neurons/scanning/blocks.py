@@ -71,11 +71,8 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file in the same folder, put it on disk, then give it its name.
 
     Raises:
-        ValueError: the path is a directory.
         OSError: the disk is full or cannot be written to; nothing is left behind.
     """
-    if path.is_dir():
-        raise ValueError(f"{path} is a directory; give the name of a file, such as {path / 'page.html'}")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)

@@ -88,7 +88,7 @@ def score(
 
     >>> from vlm_neurons import planted
     >>> made = planted.neurons("color", n=1)[0].evidence
-    >>> table = score({"it": "blue regions"}, {"it": made}, n_permutations=999, progress=False)
+    >>> table = score({"it": "cyan regions"}, {"it": made}, n_permutations=999, progress=False)
     >>> bool(table.r[0] > 0.7), bool(table.p[0] < 0.01)
     (True, True)
     """
@@ -160,8 +160,10 @@ def _note(made: Simulation, pieces: Sequence[Piece]) -> str:
     if not pieces:
         kinds = sorted({p.failure.kind for p in made.predictions if p.failure})
         return f"every simulation failed: {', '.join(kinds)}" if kinds else "no test exemplars"
+    silent = [s for s in made.sides if not of_side(pieces, s)]
     if np.isfinite(measures.pooled(pieces)):
-        return ""
+        kinds = sorted({p.failure.kind for p in made.predictions if p.failure})
+        return f"no {' or '.join(silent)} side ({', '.join(kinds) or 'nothing there'})" if silent else ""
     simulated = np.concatenate([p.pair[1] for p in pieces])
     return "constant simulation" if simulated.min() == simulated.max() else "constant activations"
 

@@ -35,7 +35,7 @@ class ConceptSimulator(Simulates):
 
     >>> from vlm_neurons import planted
     >>> made = planted.neurons("color", n=1)[0].evidence
-    >>> prediction = ConceptSimulator().simulate("blue regions", made.split("test"))[0]
+    >>> prediction = ConceptSimulator().simulate("cyan regions", made.split("test"))[0]
     >>> float(prediction.patches[0].max()) > 5
     True
     """
