@@ -52,8 +52,8 @@ def test_activations_equal_a_cache_read_by_hand(made: tuple[vn.HookedVLM, vn.Ima
                 assert np.isnan(e.values).all() and not one.sees_text
             else:
                 patches = raw[0][~words].reshape(-1, 4, 4)
-                np.testing.assert_allclose(e.values, raw[0][words], atol=1e-5)
-            np.testing.assert_allclose(np.array(e.patches).reshape(patches.shape), patches, atol=1e-5)
+                np.testing.assert_allclose(e.values, raw[0][words], rtol=1e-5, atol=1e-4)
+            np.testing.assert_allclose(np.array(e.patches).reshape(patches.shape), patches, rtol=1e-5, atol=1e-4)
             assert list(e.seen.tokens) == [t for t, w in zip(batch.tokens(0), words, strict=True) if w]
             assert [tuple(b) for box in e.seen.boxes for b in box.reshape(-1, 4)] == [p.box for p in batch.patches]
             assert e.seen.token_sinks[0] and not e.scored_tokens()[0]
