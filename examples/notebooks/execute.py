@@ -53,7 +53,10 @@ def main() -> None:
             NotebookClient(notebook, timeout=900, resources={"metadata": {"path": folder}}).execute()
         for cell in notebook.cells:
             cell["metadata"].pop("execution", None)  # times of day
-            for output in cell.get("outputs", ()):
+            outputs = cell.get("outputs", [])
+            outputs[:] = [o for o in outputs if o.get("name") != "stderr"]  # progress bars
+            for output in outputs:
+                output.get("data", {}).pop("image/jpeg", None)  # Pillow gives both
                 if "image/png" in output.get("data", {}):
                     output["data"]["image/png"] = smaller(output["data"]["image/png"])
         nbformat.write(notebook, out / f"{name}.ipynb")

@@ -44,7 +44,7 @@ for kind in ("true", "near_miss", "too_broad", "too_narrow", "wrong"):
 true = vn.score({n: made[n].rule.explanations["true"] for n in ruled}, evidence, progress=False)
 import pandas as pd
 
-pd.DataFrame(by_kind).round(2).fillna("none")
+pd.DataFrame(by_kind).round(2).astype(object).fillna("none")
 
 # %% [markdown]
 # "none": the simulation is the same everywhere, or the words mean nothing to the concept banks. A wrong explanation can do
