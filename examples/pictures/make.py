@@ -1,6 +1,6 @@
-"""Make the README's picture: three neurons of the demo, photographed from a report by Chromium.
+"""Make the README's picture: neurons of the demo side by side, photographed by Chromium from their cards.
 
-vlm-neurons demo && python examples/pictures/make.py runs/demo L2N304 L0N357 L3N3
+vlm-neurons demo && python examples/pictures/make.py runs/demo L2N56 L1N11 L3N172
 """
 
 from __future__ import annotations
@@ -10,33 +10,43 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pandas as pd
 from PIL import Image, ImageChops
 
 import vlm_neurons as vn
+from vlm_neurons import simulating
+from vlm_neurons.evidence import load
+from vlm_neurons.explaining import Log
+from vlm_neurons.scoring import load_scores
 from vlm_neurons.show.cards.card import card_html
 from vlm_neurons.show.cards.fragment import document
-from vlm_neurons.show.closeup import close_ups
 
-BROWSER = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1000,3200"]
+WIDTH, HEIGHT = 470, 1150
+BROWSER = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+           "--force-device-scale-factor=2", "--virtual-time-budget=4000", f"--window-size={WIDTH},{HEIGHT}"]  # fmt: skip
 
-run = vn.Run.load(sys.argv[1])
-wanted = sys.argv[2:]
-model, data = vn.HookedVLM.from_pretrained(run.info["model"]["name"]), run.open_data()
-table = vn.classify(run, write=False)
-peaks = table.set_index("neuron").peak
-strong = close_ups(model, data, run, wanted, 3)
-cards = [card_html(vn.Evidence(n, peaks[n], tuple(strong[n])), table) for n in wanted]
-with tempfile.TemporaryDirectory() as folder:
-    file, shot = Path(folder) / "page.html", Path(folder) / "shot.png"
-    file.write_text(document(cards, "neurons"))
-    subprocess.run(
-        [*BROWSER, f"--user-data-dir={folder}/profile", f"--screenshot={shot}", file.as_uri()],
-        check=True,
-        capture_output=True,
-    )
-    picture = Image.open(shot).convert("RGB")
-    ground = Image.new("RGB", picture.size, picture.getpixel((0, picture.height - 1)))
-    box = ImageChops.difference(picture, ground).getbbox()
-    picture.crop((0, 0, picture.width, box[3] + 12)).quantize(256).save(
-        Path(__file__).parent / "neurons.png", optimize=True
-    )
+run, wanted = Path(sys.argv[1]), sys.argv[2:]
+evidence, table, scores = load(run), pd.read_parquet(run / "neurons.parquet"), load_scores(run)
+explanations, simulations = Log(run / "explanations.jsonl").read(), simulating.load(run)
+
+
+def photograph(neuron: str) -> Image.Image:
+    """The card of one neuron as a picture."""
+    card = card_html(evidence[neuron], table, explanations[neuron], simulations[neuron], scores, per_group=1)
+    with tempfile.TemporaryDirectory() as folder:
+        file, shot = Path(folder) / "page.html", Path(folder) / "shot.png"
+        file.write_text(document([card], neuron))
+        command = [*BROWSER, f"--user-data-dir={folder}/profile", f"--screenshot={shot}", file.as_uri()]
+        subprocess.run(command, check=True, capture_output=True)
+        return Image.open(shot).convert("RGB")
+
+
+pictures = [photograph(n) for n in wanted]
+sheet = Image.new("RGB", (2 * WIDTH * len(pictures), 2 * HEIGHT), pictures[0].getpixel((0, 0)))
+for i, picture in enumerate(pictures):
+    sheet.paste(picture, (2 * WIDTH * i, 0))
+box = ImageChops.difference(sheet, Image.new("RGB", sheet.size, sheet.getpixel((0, 0)))).getbbox()
+sheet.crop((0, 0, sheet.width, min(box[3] + 12, sheet.height))).quantize(256).save(
+    Path(__file__).parent / "neurons.png", optimize=True
+)
+print(Path(__file__).parent / "neurons.png", vn.__version__)
