@@ -76,7 +76,9 @@ def seen_of(
     boxes: tuple[np.ndarray, ...] = ()
     if image is not None:
         if not hasattr(image, "convert"):
-            raise ValueError(f"{neuron}, sample {sample}: {type(image).__name__} in images; give one PIL image a sample")
+            raise ValueError(
+                f"{neuron}, sample {sample}: {type(image).__name__} in images; give one PIL image a sample"
+            )
         grid = np.asarray(patches, np.float32)
         if grid.ndim != 2:
             raise ValueError(f"{neuron}, sample {sample}: patches are {grid.shape}; give [rows, columns]")
