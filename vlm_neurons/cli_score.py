@@ -52,20 +52,21 @@ def score_run(args: argparse.Namespace, say: Callable[[str], None]) -> pd.DataFr
     explanations = Log(run.path / "explanations.jsonl").read()
     if not explanations:
         raise ValueError(f"{run.path} has no explanations; run vlm-neurons explain {run.path} first")
+    every = load(run.path)
+    pool = {n: e for n, e in explanations.items() if n in every}
     if args.neurons:
         wanted = [n.id for n in parse_neurons(args.neurons)]
         missing = [n for n in wanted if n not in explanations]
         if missing:
             raise ValueError(f"no explanation of {', '.join(missing)} in {run.path}; run vlm-neurons explain first")
         explanations = {n: explanations[n] for n in wanted}
-    evidence = {n: e for n, e in load(run.path).items() if n in explanations}
-    if lost := [n for n in explanations if n not in evidence]:
+    if lost := [n for n in explanations if n not in every]:
         raise ValueError(f"{run.path}/evidence has nothing of {', '.join(lost[:5])}; run vlm-neurons explain again")
     simulator = _simulator(args, run)
     if args.dry_run:
-        say(cost_of(explanations, evidence, simulator, args.n_null))
+        say(cost_of(explanations, every, simulator, args.n_null, pool))
         return None
-    table = score(explanations, evidence, simulator, out=run, n_null=args.n_null, seed=args.seed)
+    table = score(explanations, every, simulator, out=run, n_null=args.n_null, pool=pool, seed=args.seed)
     show(table)
     say(f"scores: {run.path / 'scores.parquet'}   next: vlm-neurons report {args.run}")
     return table
@@ -106,7 +107,7 @@ def show(scores: pd.DataFrame) -> None:
     for row in scores.sort_values(["r", "neuron"], ascending=[False, True]).head(SHOWN).to_dict("records"):
         span = f"{_two(row['r'])} ({_two(row['r_low'])}-{_two(row['r_high'])})" + ("*" if row["approximate"] else "")
         table.add_row(row["neuron"], NAMES.get(row["label"], "-"), escape(_short(row["explanation"], room)),
-                      row["note"] or span, _two(row["r_null"]), _q(row["q"]))  # fmt: skip
+                      row["note"] if row["r"] != row["r"] else span, _two(row["r_null"]), _q(row["q"]))  # fmt: skip
     console.print(table)
     console.print("r: of simulated and real activations on samples that the explainer did not see; others': median r "
                   "of explanations of other neurons of the same layer and class; q: after Benjamini-Hochberg"

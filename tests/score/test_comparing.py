@@ -35,6 +35,8 @@ def test_neurons_without_a_number_are_left_out_and_counted():
     r = np.array([0.5, np.nan, 0.7, 0.6])
     row = vn.compare(table(r), table(np.array([0.1, 0.2, np.nan, 0.3]))).iloc[0]
     assert (row.n, row.n_left_out) == (2, 2) and row.difference == pytest.approx(0.35)
+    few = vn.compare(table(r), table(np.array([0.1]), label=None)).set_index("label")
+    assert (few.n["all"], few.n_left_out["all"]) == (1, 3) and (few.n["visual"], few.n_left_out["visual"]) == (1, 3)
     with pytest.raises(ValueError, match="no neuron is in both"):
         vn.compare(table(r), table(r).assign(neuron="x"[0]).drop_duplicates("neuron"))
     with pytest.raises(KeyError, match="'rr'"):

@@ -61,6 +61,17 @@ def test_every_concept_of_the_visual_banks_is_read_back_from_its_phrase():
         assert extra == set(chosen) - {Concept("object", "")}, (chosen, phrase(chosen), found)
 
 
+def test_capitals_change_nothing():
+    for text in ("the word 'red'", "words after 'red'", "red circles", "words for colors", "capitalized words"):
+        assert named(text[0].upper() + text[1:]) == named(text) != named("") and not named(text).unknown, text
+
+
+def test_two_colours_at_once_are_not_taken_for_a_place_that_has_both():
+    assert len(named("red circles; blue squares").visual) == 2
+    (odd, *_) = named("red circles, blue squares").unknown
+    assert "red" in odd and "blue" in odd and "semicolons" in odd
+
+
 def test_an_explanation_of_one_side_stands_for_the_same_thing_on_the_other():
     (p,) = planted.neurons("picture_or_word", n=1, seed=SEED)
     color = next(c.value for c in p.rule.text)

@@ -53,6 +53,22 @@ def test_p_is_uniform_where_the_simulation_knows_nothing(p, text):
     assert np.mean(np.array(found) <= 0.05) < 0.11
 
 
+@pytest.mark.parametrize("texts", [False, True])
+def test_p_is_uniform_where_the_images_and_the_text_of_a_sample_are_alike(texts):
+    """They are exchanged together: one by one, every fourth p would be below .05."""
+    rng = np.random.default_rng()
+
+    def sample(i):
+        gains, size = rng.integers(2, size=2) * 6.0, int(rng.integers(8, 20))
+        shapes = [(6, 6), (size,)] if texts else [(6, 6)] * 4
+        values = ([g * (rng.random(s) < 0.4) + rng.random(s) for g in gains] for s in shapes)
+        return [made.piece(i, real, simulated) for real, simulated in values]
+
+    found = [nulls.p_images([p for i in range(30) for p in sample(i)], 999, rng) for _ in range(200)]
+    assert kstest(found, "uniform").pvalue > 1e-4, np.quantile(found, [0.01, 0.05, 0.25, 0.5])
+    assert np.mean(np.array(found) <= 0.05) < 0.12
+
+
 def test_exchanging_single_patches_would_call_smooth_maps_significant():
     """Why maps are shifted as a whole."""
     rng = np.random.default_rng()

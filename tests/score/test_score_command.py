@@ -32,7 +32,8 @@ def test_from_a_run_directory_to_scores(tmp_path: Path, capsys: pytest.CaptureFi
     assert best["neuron"] in out and "few images" in out and "q < 0.05" in out
     assert (run.path / "simulations.parquet").is_file()
     assert main(["score", where, "--neurons", best["neuron"]]) == 0  # the others stay
-    assert len(pd.read_parquet(run.path / "scores.parquet")) == len(scores)
+    after = pd.read_parquet(run.path / "scores.parquet").set_index("neuron").loc[scores["neuron"]]
+    assert after["n_null"].tolist() == scores["n_null"].tolist()  # the neuron too has the others' explanations
     assert main(["score", where, "--neurons", best["neuron"], "--simulator", "position-prior"]) == 0
     assert list(pd.read_parquet(run.path / "scores.parquet")["simulator"]) == ["position-prior"]
     assert len(pd.read_parquet(run.path / "scores-concepts.parquet")) == len(scores)

@@ -34,15 +34,15 @@ _PLAIN: dict[str, tuple[Concept, ...]] = {
 _QUOTED = r"['\"‘’“”]?([^'\"‘’“”]+?)['\"‘’“”]?"
 _ABOUT_WORDS = re.compile(r"\b(words?|punctuation|mark|capitali[sz]ed)\b")
 _LEXICAL = (
-    (re.compile(r"punctuation( marks)?"), lambda m: Concept("punctuation", "any")),
-    (re.compile(rf"the mark {_QUOTED}"), lambda m: Concept("punctuation", m[1])),
-    (re.compile(r"capitali[sz]ed words"), lambda m: Concept("capital", "")),
-    (re.compile(r"the (first word of (?:a sentence|the text))"), lambda m: Concept("position", m[1])),
-    (re.compile(r"(?:the )?words? for (.+)"), lambda m: Concept("class", m[1])),
-    (re.compile(rf"words? (after|before) {_QUOTED}"), lambda m: Concept(m[1], m[2])),
-    (re.compile(rf"the word {_QUOTED}"), lambda m: Concept("word", m[1])),
+    (re.compile(r"punctuation( marks)?", re.I), lambda m: Concept("punctuation", "any")),
+    (re.compile(rf"the mark {_QUOTED}", re.I), lambda m: Concept("punctuation", m[1])),
+    (re.compile(r"capitali[sz]ed words", re.I), lambda m: Concept("capital", "")),
+    (re.compile(r"the (first word of (?:a sentence|the text))", re.I), lambda m: Concept("position", m[1])),
+    (re.compile(r"(?:the )?words? for (.+)", re.I), lambda m: Concept("class", m[1])),
+    (re.compile(rf"words? (after|before) {_QUOTED}", re.I), lambda m: Concept(m[1].lower(), m[2])),
+    (re.compile(rf"the word {_QUOTED}", re.I), lambda m: Concept("word", m[1])),
 )
-_QUALIFIED = re.compile(rf"(the word {_QUOTED}) ((?:after|before) {_QUOTED})")
+_QUALIFIED = re.compile(rf"(the word {_QUOTED}) ((?:after|before) {_QUOTED})", re.I)
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,9 @@ def _visual(text: str) -> tuple[tuple[Concept, ...], list[str]]:
             concepts += _PLAIN[plain]
         elif word not in _FILLERS:
             odd.append(word)
+    for kind in ("color", "shape", "size"):
+        if len(both := {c.value for c in concepts if c.kind == kind}) > 1:
+            odd.append(f"{' that is '.join(sorted(both))} (alternatives stand between semicolons)")
     return tuple(dict.fromkeys(concepts)), odd
 
 

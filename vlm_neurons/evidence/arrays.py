@@ -69,10 +69,16 @@ def seen_of(
     """A sample whose patches tile its image, and its activation maps."""
     if (image is None) != (patches is None):
         raise ValueError(f"{neuron}, sample {sample}: it has an image without patches, or patches without an image")
+    if isinstance(tokens, str):
+        raise ValueError(f"{neuron}, sample {sample}: tokens are one string; give a list of str, one for each value")
     shown: tuple[Image.Image, ...] = ()
     maps: tuple[np.ndarray, ...] = ()
     boxes: tuple[np.ndarray, ...] = ()
     if image is not None:
+        if not hasattr(image, "convert"):
+            raise ValueError(
+                f"{neuron}, sample {sample}: {type(image).__name__} in images; give one PIL image a sample"
+            )
         grid = np.asarray(patches, np.float32)
         if grid.ndim != 2:
             raise ValueError(f"{neuron}, sample {sample}: patches are {grid.shape}; give [rows, columns]")

@@ -86,7 +86,7 @@ class Exemplar:
     @property
     def peak(self) -> float:
         """The largest activation at a patch or a token of the response; -inf if there is none."""
-        parts = [p.ravel() for p in self.patches] + [self.values[self.seen.is_text & ~np.isnan(self.values)]]
+        parts = [p[~np.isnan(p)] for p in self.patches] + [self.values[self.seen.is_text & ~np.isnan(self.values)]]
         return max((float(p.max()) for p in parts if p.size), default=float("-inf"))
 
     def scored_tokens(self, sinks: bool = False) -> Bool[np.ndarray, "token"]:
@@ -213,7 +213,7 @@ class Evidence:
         Args:
             neuron: what to call it.
             images: one per sample, as the model saw it; None for a sample without.
-            patches: activation at every patch of each image.
+            patches: activation at every patch of each image; NaN where there is none.
             tokens: tokens of each sample's text, blanks included.
             token_values: activation at each token.
             names: name of each sample.

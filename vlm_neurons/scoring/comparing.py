@@ -53,11 +53,13 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, column: str = "r", seed: int = 0) 
             raise KeyError(f"{column!r} is no column of the scores: {', '.join(map(str, table.columns))}")
         if table["neuron"].duplicated().any():
             raise ValueError(f"neuron {table['neuron'][table['neuron'].duplicated()].iloc[0]} is in one table twice")
-    both = a[["neuron", "label", column]].merge(b[["neuron", column]], on="neuron", suffixes=("_a", "_b"))
-    if both.empty:
+    if not set(a["neuron"]) & set(b["neuron"]):
         raise ValueError("no neuron is in both tables")
+    parts = (t[["neuron", "label", column]] for t in (a, b))
+    both = next(parts).merge(next(parts), on="neuron", suffixes=("_a", "_b"), how="outer")
+    both["label"] = both["label_a"].where(both["label_a"].notna(), both["label_b"])
     rng = np.random.default_rng(seed)
-    groups = [("all", both), *((str(label), part) for label, part in both.groupby("label", sort=False))]
+    groups = [("all", both), *((str(label), part) for label, part in both.groupby("label", sort=False, dropna=False))]
     rows = []
     for label, part in groups:
         x, y = part[f"{column}_a"].to_numpy(float), part[f"{column}_b"].to_numpy(float)
@@ -116,7 +118,11 @@ def detect(
         judge: anything with `judge(explanation, exemplars)`, such as `vn.ApiJudge(model=...)`.
 
     Returns:
-        One row per explanation: `neuron, explanation, auroc, n_top, n_random, n_failed`; NaN where a group is empty.
+        One row per explanation that did not fail: `neuron, explanation, auroc, n_top, n_random, n_failed`; NaN where a
+        group is empty.
+
+    Raises:
+        KeyError: an explanation without evidence.
     """
     import pandas as pd
 

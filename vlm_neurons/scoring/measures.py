@@ -68,8 +68,8 @@ def interval(pieces: Sequence[Piece], rng: np.random.Generator, level: float = 0
     """Bootstrap interval of the pooled r.
 
     Exemplars are drawn with replacement, top and random ones apart, so that each draw has as many of both as there are
-    (places of one image are not independent: intervals over places cover the truth one time in eight). Percentiles of
-    Fisher's z, NaN where fewer than five exemplars are there.
+    (places of one image are not independent: intervals over places cover the truth one time in eight). Percentiles; NaN
+    where fewer than five exemplars are there.
     """
     numbers = sorted({p.exemplar for p in pieces})
     if len(numbers) < 5:

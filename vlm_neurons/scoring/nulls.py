@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from math import factorial
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -18,8 +19,10 @@ BIN = 10  # texts of about the same length among which simulations are exchanged
 def p_images(pieces: Sequence[Piece], n: int, rng: np.random.Generator) -> float:
     """Chance of a pooled r as large if simulated maps belonged to any image.
 
-    Whole maps are exchanged among images of the same shape; of texts, predictions among those of about the same length,
-    by quantile of the position. p = (1 + number as large) / (1 + n) (Phipson & Smyth 2010).
+    All that is predicted for one exemplar goes to another whose images have the same shapes and whose text has about
+    the same length (there by quantile of the position). It stays together, since the images and the text of a sample
+    are alike: exchanged one by one, four images a sample that share their content would give p < .05 in 23 % of the
+    cases where there is nothing. p = (1 + number as large) / (1 + n) (Phipson & Smyth 2010).
 
     Returns:
         p, one-sided; NaN where r does not exist, or fewer than 1,000 arrangements do.
@@ -27,7 +30,7 @@ def p_images(pieces: Sequence[Piece], n: int, rng: np.random.Generator) -> float
     real = np.sum([sums_of(p) for p in pieces], axis=0) if pieces else np.zeros(6)
     total, distinct = np.zeros((n, 6)), 1
     for group in _exchangeable(pieces):
-        crossed = _crossed(group)
+        crossed = np.sum([_crossed(alike) for alike in zip(*group, strict=True)], axis=0)
         order = rng.permuted(np.tile(np.arange(len(group)), (n, 1)), axis=1)
         total += crossed[np.arange(len(group)), order].sum(1)
         distinct *= factorial(len(group))
@@ -60,14 +63,19 @@ def _p(real: Float[np.ndarray, ""], moved: Float[np.ndarray, " n"], distinct: in
     return (1 + as_large) / (1 + len(moved))
 
 
-def _exchangeable(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
-    """Images of one shape; texts of about the same length."""
-    for shape in sorted({p.real.shape for p in pieces if p.side == "visual"}):
-        yield [p for p in pieces if p.side == "visual" and p.real.shape == shape]
-    texts = sorted((p for p in pieces if p.side == "text"), key=lambda p: p.real.size)
-    n_bins = max(1, len(texts) // BIN)
-    for i in range(n_bins if texts else 0):
-        yield texts[i * len(texts) // n_bins : (i + 1) * len(texts) // n_bins]
+def _exchangeable(pieces: Sequence[Piece]) -> Iterator[list[list[Piece]]]:
+    """Pieces of exemplars that can stand for each other: images of the same shapes, texts of about the same length."""
+    exemplars: dict[int, list[Piece]] = {}
+    for piece in pieces:
+        exemplars.setdefault(piece.exemplar, []).append(piece)
+    alike: dict[Any, list[list[Piece]]] = {}
+    for own in exemplars.values():
+        alike.setdefault(tuple(p.real.shape if p.side == "visual" else p.side for p in own), []).append(own)
+    for kind, group in alike.items():
+        group.sort(key=lambda own: sum(p.real.size for p in own if p.side == "text"))
+        n_bins = max(1, len(group) // BIN) if "text" in kind else 1
+        for i in range(n_bins):
+            yield group[i * len(group) // n_bins : (i + 1) * len(group) // n_bins]
 
 
 def _crossed(group: Sequence[Piece]) -> Float[np.ndarray, "m m 6"]:

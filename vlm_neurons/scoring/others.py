@@ -14,10 +14,11 @@ from vlm_neurons.scoring import measures
 from vlm_neurons.scoring.pieces import pieces_of
 from vlm_neurons.simulating.protocol import SIDES, Side, says_nothing
 from vlm_neurons.simulating.record import Simulation
-from vlm_neurons.simulating.simulating import run
+from vlm_neurons.simulating.simulating import run, text_of
 
 if TYPE_CHECKING:
     from vlm_neurons.evidence import Evidence
+    from vlm_neurons.evidence.record import Split
     from vlm_neurons.explaining import Explainer
     from vlm_neurons.simulating import Simulator
 
@@ -33,24 +34,27 @@ def others(
 ) -> list[str]:
     """Explanations of other neurons of the same layer and class, at most n, drawn at random.
 
-    Those made from a top sample that the neuron is tested on are left out, and those that say nothing. (Random samples
-    are shared by all neurons of a run: they say nothing of one.)
+    Those made from a top sample, or its image, that the neuron is tested on are left out, and those that say nothing.
+    (Random samples are shared by all neurons of a run: they say nothing of one.)
     """
     own = evidence[key]
-    tested = {_sample(e) for e in own.split("test") if e.group == "top"}
-    found = []
-    for other, explanation in explanations.items():
-        one = evidence[other]
-        text = explanation if isinstance(explanation, str) else explanation.text
-        if other == key or says_nothing(text) or _kin(one) != _kin(own):
+    tested = _tops(own, "test")
+    names, found = list(explanations), []
+    for place in rng.permutation(len(names)) if n else ():
+        one, text = evidence[names[place]], text_of(names[place], explanations[names[place]])
+        if names[place] == key or one.neuron == own.neuron or says_nothing(text) or _kin(one) != _kin(own):
             continue
-        if not tested & {_sample(e) for e in one.split("explain") if e.group == "top"}:
+        if not tested & _tops(one, "explain"):
             found.append(text)
-    return [found[i] for i in rng.permutation(len(found))[:n]]
+        if len(found) == n:
+            break
+    return found
 
 
-def _sample(e: Any) -> tuple[str, int]:
-    return e.seen.source, e.seen.sample
+def _tops(evidence: Evidence, split: Split) -> set[Any]:
+    """Top samples of a split, by their pictures, or else by number."""
+    top = [e.seen for e in evidence.split(split) if e.group == "top"]
+    return {key for s in top for key in s.image_digests or ((s.source, s.sample),)}
 
 
 def _kin(evidence: Evidence) -> tuple[str, str]:

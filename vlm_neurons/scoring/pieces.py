@@ -71,7 +71,6 @@ def of_side(pieces: Sequence[Piece], side: Side) -> list[Piece]:
 
 def resolved(pieces: Sequence[Piece], resolution: Resolution) -> list[Piece]:
     """The truth in the place of the simulation, as finely as a simulator could have said it."""
-    return [
-        replace(p, simulated=(resolution.of_map if p.side == "visual" else resolution.of_values)(p.real))
-        for p in pieces
-    ]
+    said = {"visual": resolution.of_map, "text": resolution.of_values}
+    # what does not count is no part of a cell's mean: a sink would lift its cell
+    return [replace(p, simulated=said[p.side](np.where(p.counts, p.real, np.nan))) for p in pieces]

@@ -16,7 +16,7 @@ from vlm_neurons.scoring.others import swapped
 from vlm_neurons.scoring.pieces import Piece, of_side, pieces_of, resolved
 from vlm_neurons.scoring.specific import Chance, against_others
 from vlm_neurons.simulating.record import to_front
-from vlm_neurons.simulating.simulating import folder, simulate, simulator_of
+from vlm_neurons.simulating.simulating import folder, simulate, simulator_of, wanted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,10 +28,12 @@ if TYPE_CHECKING:
 
 FILE = "scores.parquet"
 NAN = float("nan")
-FEW = 40  # images, below which an interval is called approximate (see examples/coverage.py)
+FEW = 40  # images, below which an interval is called approximate (python examples/trust.py coverage)
+FIRST = ("neuron", "explanation", "explainer", "simulator", "label", "layer", "modality")
 NUMBERS = ("r", "r_low", "r_high", "r_between", "r_within", "r_sample", "r_null", "r_empty", "p", "p_within", "q",
            "ceiling", "auroc", "iou", "spearman", "detection", "r_visual", "r_text", "r_image_to_text",
            "r_text_to_image")  # fmt: skip
+LAST = ("n_null", "n_images", "n_exemplars", "n_failed", "approximate", "note")
 
 
 def score(
@@ -43,6 +45,7 @@ def score(
     n_null: int = 20,
     n_permutations: int = 9999,
     swap: str | Explainer | None = None,
+    pool: Mapping[str, Explanation | str] | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -52,7 +55,7 @@ def score(
         explanations: key of the evidence -> explanation, or plain string.
         evidence: of the same keys.
         simulator: see `simulate`.
-        simulations: of the same explanations, where they were made before.
+        simulations: of the same explanations by the same simulator, where they were made before.
         out: a run or a directory: the table goes to its `scores.parquet`, simulations and replies as in `simulate`.
             Rows of other neurons by the same simulator that are there stay in it (and q is over all); another
             simulator's table is kept beside it, as `scores-NAME.parquet`.
@@ -60,6 +63,8 @@ def score(
         n_permutations: behind p and p_within; from 999 on.
         swap: explainer for the modality swap of multi-modal neurons; by default `"dissection"` where all explanations
             are its own, else none. It sees one side of the evidence, and what it says is simulated on the other.
+        pool: explanations that those of other neurons are drawn from, with evidence of the same keys; those that are
+            scored if not given. So one neuron that is scored anew has the same nulls as in a table of all.
         seed: of permutations and bootstrap.
         progress: show bars.
 
@@ -72,7 +77,8 @@ def score(
           `r_sample` (mean of every sample's own r, the paper's), `spearman`, `auroc` (of places above the paper's
           thresholds), `iou` (at the neuron's own 95th percentile), `detection` (top against random exemplars);
         - `r_null`: median r of up to `n_null` explanations of other neurons of the same layer and class, made from
-          other top samples than those it is tried on: how specific r is. `n_null`; `r_empty`: of the empty explanation;
+          other top samples than those it is tried on (one that predicts the same everywhere counts as 0): how specific
+          r is. `n_null`; `r_empty`: of the empty explanation;
         - `p` (maps moved to other images), `p_within` (maps shifted inside), both one-sided; `q`: p after
           Benjamini-Hochberg over the rows;
         - `ceiling`: r of the truth itself at the simulator's resolution;
@@ -98,23 +104,42 @@ def score(
         raise ValueError(f"n_permutations={n_permutations} (from 999 on), n_null={n_null} (from 0 on)")
     chosen = simulator_of(simulator, out)
     chance = Chance(n_null, n_permutations, seed)
-    made = dict(simulations) if simulations is not None else {}
+    made = _checked(simulations or {}, explanations, evidence, chosen)
     missing = {k: e for k, e in explanations.items() if k not in made}
     made |= simulate(missing, evidence, chosen, out, progress=progress)
-    against = against_others(made, explanations, evidence, chosen, chance, progress)
+    against = against_others(made, explanations if pool is None else pool, evidence, chosen, chance, progress)
     across = swapped(explanations, evidence, chosen, swap, progress)
     rows = []
     for key, explanation in explanations.items():
         row = _row(explanation, evidence[key], made.get(key), chosen, chance)
         rows.append({**row, **against.get(key, {}), **across.get(key, {})})
-    table = pd.DataFrame(rows, columns=None if rows else ["neuron", *NUMBERS])
-    table["layer"] = table["layer"].astype("Int64") if rows else []
+    table = pd.DataFrame(rows, columns=[*FIRST, *NUMBERS, *LAST])
+    table["layer"] = table["layer"].astype("Int64")
     if out is not None and rows:
         table = _with_earlier(table, folder(out), chosen.name)
     table["q"] = _adjusted(table["p"].to_numpy(float))
     if out is not None:
         write_atomic(folder(out) / FILE, lambda temporary: table.to_parquet(temporary, index=False))
     return table
+
+
+def _checked(
+    simulations: Mapping[str, Simulation], explanations: Mapping[str, Explanation | str],
+    evidence: Mapping[str, Evidence], simulator: Simulator,
+) -> dict[str, Simulation]:  # fmt: skip
+    """Those that were made before, of the explanations that are scored.
+
+    Raises:
+        ValueError: one is of another simulator, explanation or evidence.
+    """
+    fitting = wanted({k: explanations[k] for k in simulations if k in explanations}, evidence, simulator)
+    for key, one in fitting.items():
+        if simulations[key].settings != one.settings:
+            raise ValueError(
+                f"{key}: its simulation was made by another simulator ({simulations[key].simulator}; scored with "
+                f"{simulator.name}), of other words or from other evidence; pass simulator=, or simulate it again"
+            )
+    return {key: simulations[key] for key in fitting}
 
 
 def _row(
@@ -135,7 +160,8 @@ def _row(
     pieces = pieces_of(evidence, exemplars, made.predictions, made.sides)
     n_images = len({p.exemplar for p in pieces})
     row |= {"n_images": n_images, "n_failed": made.n_failed, "approximate": n_images < FEW}
-    return {**row, **_numbers(pieces, simulator, chance.rng(evidence.neuron), chance), "note": _note(made, pieces)}
+    numbers = _numbers(pieces, simulator, chance.rng(evidence.neuron), chance)
+    return {**row, **numbers, "note": _note(made, pieces, numbers)}
 
 
 def _numbers(
@@ -155,15 +181,18 @@ def _numbers(
     return found
 
 
-def _note(made: Simulation, pieces: Sequence[Piece]) -> str:
-    """Why there is no r."""
+def _note(made: Simulation, pieces: Sequence[Piece], numbers: Mapping[str, float]) -> str:
+    """Why there is no r, or no p, or one side only."""
+    kinds = ", ".join(sorted({p.failure.kind for p in made.predictions if p.failure}))
     if not pieces:
-        kinds = sorted({p.failure.kind for p in made.predictions if p.failure})
-        return f"every simulation failed: {', '.join(kinds)}" if kinds else "no test exemplars"
-    silent = [s for s in made.sides if not of_side(pieces, s)]
-    if np.isfinite(measures.pooled(pieces)):
-        kinds = sorted({p.failure.kind for p in made.predictions if p.failure})
-        return f"no {' or '.join(silent)} side ({', '.join(kinds) or 'nothing there'})" if silent else ""
+        if kinds:
+            return f"every simulation failed: {kinds}"
+        return "no place with both an activation and a prediction" if made.samples else "no test exemplars"
+    if np.isfinite(numbers["r"]):
+        silent = [s for s in made.sides if not of_side(pieces, s)]
+        notes = [f"no {' or '.join(silent)} side ({kinds or 'nothing there'})"] if silent else []
+        notes += [] if np.isfinite(numbers["p"]) else ["no p: too few images of the same shape"]
+        return "; ".join(notes)
     simulated = np.concatenate([p.pair[1] for p in pieces])
     return "constant simulation" if simulated.min() == simulated.max() else "constant activations"
 

@@ -84,16 +84,16 @@ def tried_on(
 
 def cost_of(
     explanations: Mapping[str, Explanation | str], evidence: Mapping[str, Evidence], simulator: str | Simulator,
-    n_null: int = 20,
+    n_null: int = 20, pool: Mapping[str, Explanation | str] | None = None,
 ) -> str:  # fmt: skip
     """What `score` will cost, in words; simulates nothing. (The modality swap's calls to an explainer not included.)"""
     chosen = simulator_of(simulator)
     own = wanted(explanations, evidence, chosen)
-    todo, about = tried_on(own, explanations, evidence, Chance(n_null))
-    return (
-        f"explanations: {plan(own, evidence, chosen)}\n"
-        f"nulls (other neurons' explanations and the empty one): {plan(todo, about, chosen)}"
-    )
+    first = f"explanations: {plan(own, evidence, chosen)}"
+    if hasattr(chosen, "for_neuron"):
+        return first
+    todo, about = tried_on(own, explanations if pool is None else pool, evidence, Chance(n_null))
+    return f"{first}\nnulls (other neurons' explanations and the empty one): {plan(todo, about, chosen)}"
 
 
 def _each_r(

@@ -162,6 +162,22 @@ def constant(job: Job, value: float = 0.0) -> Prediction:
     return Prediction(patches, text_values(job, value) if "text" in job.sides else None)
 
 
+def fault(prediction: Prediction, job: Job) -> str | None:
+    """What is wrong with an answer to a job, in words; None if nothing is."""
+    if not isinstance(prediction, Prediction):
+        return f"{type(prediction).__name__}, not a Prediction"
+    maps, tokens = [np.asarray(m, float) for m in prediction.patches], prediction.tokens
+    grids, n = [p.shape for p in job.exemplar.patches], len(job.exemplar.seen.tokens)
+    if maps and [m.shape for m in maps] != grids:
+        return f"patches {[m.shape for m in maps]} for images with {grids}"
+    if tokens is not None and np.shape(tokens) != (n,):
+        return f"tokens {np.shape(tokens)} for a sample with {n}, those of the template among them"
+    if any(np.isinf(v).any() for v in (*maps, *([] if tokens is None else [np.asarray(tokens, float)]))):
+        return "infinite values"
+    missing = ("visual" in job.sides and grids and not maps) or ("text" in job.sides and tokens is None)
+    return "neither values of a side that was asked for nor a failure" if missing and not prediction.failure else None
+
+
 def text_values(job: Job, value: float | Iterable[float]) -> Float[np.ndarray, "token"]:
     """Values of the response's tokens, NaN at the others.
 

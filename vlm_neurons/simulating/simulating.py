@@ -12,7 +12,7 @@ from vlm_neurons.explaining.explanation import Explanation, Failure
 from vlm_neurons.explaining.prompting import kind_of
 from vlm_neurons.simulating.baselines import BASELINES
 from vlm_neurons.simulating.concepts import ConceptSimulator
-from vlm_neurons.simulating.protocol import SIDES, Job, Prediction, Side, Simulator
+from vlm_neurons.simulating.protocol import SIDES, Job, Prediction, Side, Simulator, fault
 from vlm_neurons.simulating.record import FILE, Simulation, load, save, to_front
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def simulate(
         of a multi-modal one's) that the simulator can do.
 
     Raises:
-        ValueError: an unknown simulator.
+        ValueError: an unknown simulator, one that gives values of other shapes than the exemplars have, or an
+            explanation that was made from samples it would be tested on.
         KeyError: an explanation without evidence.
 
     >>> from vlm_neurons import planted
@@ -94,15 +95,38 @@ def wanted(
     for key, explanation in explanations.items():
         if key not in evidence:
             raise KeyError(f"{key}: an explanation without evidence; gather_evidence(model, data, run, [{key!r}])")
+        text, one = text_of(key, explanation), evidence[key]
         if isinstance(explanation, Explanation) and explanation.failure is not None:
             continue
-        text = explanation if isinstance(explanation, str) else explanation.text
-        one = evidence[key]
+        if shown := _shown_and_tested(explanation, one):
+            raise ValueError(
+                f"{key}: its explanation was made from {len(shown)} of the samples that it would be tested on (such as "
+                f"{shown[0]}): the evidence has been gathered anew since; explain it again"
+            )
         sides = sides_of(one, simulator)
         samples = tuple(e.seen.sample for e in one.split("test"))
         digest = hashlib.sha256(f"{simulator.settings()}\n{text}\n{sides}\n{one.digest}".encode()).hexdigest()
         found[key] = Simulation(one.neuron, text, simulator.name, sides, samples, (), digest)
     return found
+
+
+def text_of(key: str, explanation: Explanation | str) -> str:
+    """The words.
+
+    Raises:
+        ValueError: it is neither an explanation nor words.
+    """
+    text = explanation.text if isinstance(explanation, Explanation) else explanation
+    if not isinstance(text, str):
+        raise ValueError(f"{key}: {type(text).__name__} as explanation; give a str, or what vn.explain returned")
+    return text
+
+
+def _shown_and_tested(explanation: Explanation | str, evidence: Evidence) -> list[int]:
+    """Samples of the split `"test"` that the explainer was shown."""
+    if isinstance(explanation, str) or explanation.neuron != evidence.neuron:
+        return []
+    return sorted(set(explanation.exemplars) & {e.seen.sample for e in evidence.split("test")})
 
 
 def sides_of(evidence: Evidence, simulator: Simulator) -> tuple[Side, ...]:
@@ -114,7 +138,11 @@ def sides_of(evidence: Evidence, simulator: Simulator) -> tuple[Side, ...]:
 def run(
     simulator: Simulator, todo: Mapping[str, Simulation], evidence: Mapping[str, Evidence]
 ) -> Iterator[tuple[str, Simulation]]:
-    """Each simulation as soon as all of its exemplars have come."""
+    """Each simulation as soon as all of its exemplars have come.
+
+    Raises:
+        ValueError: the simulator gives values of other shapes than the exemplars have, or leaves a job out.
+    """
     from dataclasses import replace
 
     for keys, own in _groups(simulator, todo, evidence):
@@ -126,10 +154,16 @@ def run(
             yield key, replace(todo[key], predictions=(Prediction(failure=none),) * left[key])
         for place, prediction in own.run(jobs) if jobs else ():
             key, number = home[place]
+            if wrong := fault(prediction, jobs[place]):
+                sample = todo[key].samples[number]
+                raise ValueError(f"simulator {simulator.name}, {todo[key].neuron}, sample {sample}: {wrong}")
             waiting.setdefault(key, {})[number] = prediction
             if len(waiting[key]) == left[key]:
                 ready = waiting.pop(key)
                 yield key, replace(todo[key], predictions=tuple(ready[i] for i in range(left[key])))
+                left[key] = 0
+        if lost := [todo[k].neuron for k in keys if left[k] and todo[k].sides]:
+            raise ValueError(f"simulator {simulator.name} left jobs without an answer: {', '.join(lost[:5])}")
 
 
 def _groups(
@@ -182,6 +216,12 @@ def simulator_of(simulator: str | Simulator, out: Any = None) -> Simulator:
         raise ValueError(
             f"simulator {simulator!r}: 'concepts', a baseline ({', '.join(BASELINES)}), or an object such as "
             "vn.ApiSimulator(model='gpt-4o')"
+        )
+    if isinstance(simulator, type) or not isinstance(simulator, Simulator):
+        what = simulator.__name__ if isinstance(simulator, type) else type(simulator).__name__
+        raise ValueError(
+            f"simulator {what}: a name, such as 'concepts', or an object of a class that inherits "
+            "vlm_neurons.simulating.Simulates and has name, settings() and run(jobs)"
         )
     if out is not None and getattr(simulator, "cache", "none") is None:
         return replace(simulator, cache=folder(out) / "cache.sqlite")  # type: ignore[type-var]
