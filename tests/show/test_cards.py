@@ -127,6 +127,46 @@ def test_rows_and_simulations_of_another_neuron_are_refused() -> None:
         show_scores(pd.DataFrame({"neuron": ["L0N0"]}))
 
 
+def test_what_is_not_there_is_neither_named_nor_called_nan() -> None:
+    blank = Evidence.from_arrays(
+        "blank", images=[Image.new("RGB", (8, 8))], patches=[np.full((2, 2), np.nan)], tokens=[["a"]],
+        token_values=[np.array([np.nan])],
+    )  # fmt: skip
+    assert "largest activation –" in text_of(show_neuron(blank)) and "nan" not in show_neuron(blank).fragment.html
+    words = Evidence.from_arrays("words", tokens=[["a", " cat"]], token_values=[np.array([0.0, 2.0])])
+    assert "orange frame" not in text_of(show_neuron(words))
+    assert "orange frame" in text_of(show_neuron(evidence(np.random.default_rng())))
+
+
+def test_a_null_tells_on_how_many_explanations_it_rests() -> None:
+    made = evidence(np.random.default_rng())
+    assert "null from 1 explanation)" in text_of(show_neuron(made, score=score("L3N17", n_null=1, n_failed=0)))
+    assert "null from 7 explanations" in text_of(show_neuron(made, score=score("L3N17", n_null=7)))
+    assert "null from" not in text_of(show_neuron(made, score=score("L3N17", n_null=0, r_null=np.nan)))
+
+
+def test_a_very_tall_picture_does_not_make_an_endless_card() -> None:
+    tall = Evidence.from_arrays("tall", images=[Image.new("RGB", (10, 1000))], patches=[np.ones((100, 1))])
+    assert show_neuron(tall).static().height < 2000
+
+
+def test_layers_of_another_table_are_refused_and_of_an_empty_one_told() -> None:
+    table = random_table(2, 20)
+    with pytest.raises(ValueError, match="no column 'site'"):
+        show_layers(table.drop(columns="site"))
+    with pytest.raises(ValueError, match="the label 'both'"):
+        show_layers(table.assign(label="both"))
+    assert "No neuron has a class" in text_of(show_layers(table.iloc[:0]))
+
+
+def test_scores_from_elsewhere_may_lack_numbers() -> None:
+    rows = [
+        {"neuron": "a", "r": 0.5, "r_low": None, "r_high": None, "r_null": None, "q": None},
+        {"neuron": "b", "r": None},
+    ]
+    assert "2 neurons, median r .50, 1 without a score" in text_of(show_scores(pd.DataFrame(rows, dtype=object)))
+
+
 def test_a_page_stores_a_picture_once_however_many_cards_show_it() -> None:
     one = evidence(np.random.default_rng())
     cards = [card_html(replace(one, neuron=f"L0N{i}"), per_group=1) for i in range(5)]
@@ -227,7 +267,7 @@ def test_scores_are_counted_by_class_with_those_that_are_missing() -> None:
     view = show_scores(pd.DataFrame(rows))
     text = text_of(view)
     assert "10 neurons, median r .45, their null .03, 60 % with q < .05" in text
-    assert "1 neurons, 1 without a score" in text and HOSTILE[0] in text
+    assert "1 neuron, 1 without a score" in text and HOSTILE[0] in text
     assert view.fragment.html.count('fill="#0072B2"') == 10
     assert "No scores" in text_of(show_scores(pd.DataFrame({"r": [], "label": []})))
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,13 @@ from conftest import HOSTILE, Made, Told
 from test_report import Reader
 
 from vlm_neurons.evidence import load
+from vlm_neurons.explaining import Explanation
 from vlm_neurons.layer_statistics import statistics
 from vlm_neurons.robustness import sensitivity, sweep
 from vlm_neurons.show import report
 from vlm_neurons.show.cards.words import decimals
+from vlm_neurons.show.listing import Shown, line
+from vlm_neurons.show.listing import record as record_of
 from vlm_neurons.show.page import number, share_words
 
 
@@ -81,6 +85,16 @@ def test_a_failed_explanation_is_told_as_a_failure(told: Told) -> None:
     failed = [n for n in told.numbers["neurons"] if n["explanation"]["failure"]]
     assert failed and all(n["explanation"]["text"] == "" for n in failed)
     assert page.count("failed: ") >= len(failed) and page.count("No explanation: ") == len(failed)
+
+
+def test_a_line_shows_no_sign_where_there_is_nothing_and_the_beginning_of_what_is_long(told: Told) -> None:
+    rest = f"{'word ' * 300}at the very end"
+    bare = Shown("L0N1", "L0N1", {}, None, None, None, None)
+    wordy = replace(bare, explanation=Explanation("L0N1", f"large dogs {rest}"))
+    none, long = (line(s, record_of(s), "#") for s in (bare, wordy))
+    assert none["explanation"] == none["note"] == "" and none["r"] == ("", "–")
+    assert long["explanation"].startswith("large dogs word") and len(long["explanation"]) <= 200
+    assert rest in long["search"] and record_of(wordy)["explanation"]["text"].endswith(rest)
 
 
 def test_the_lines_for_loading_the_numbers_run_as_they_stand(told: Told) -> None:

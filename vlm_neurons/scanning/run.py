@@ -206,7 +206,7 @@ class Run:
 
         A reason is followed by its number, such as "2 broken image".
         """
-        text = f"{len(self.samples)} samples scanned, {len(self.skipped)} skipped"
+        text = f"{len(self.samples):,} samples scanned, {len(self.skipped):,} skipped"
         reasons = Counter(record["reason"] for record in self.skipped)
         return text + (f" ({', '.join(f'{n} {reason}' for reason, n in reasons.items())})" if reasons else "")
 

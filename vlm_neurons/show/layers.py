@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from html import escape
 from typing import TYPE_CHECKING
 
-from vlm_neurons.classification import LABELS
+from vlm_neurons.classification import LABELS, NOT_APPLICABLE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,6 +36,9 @@ def shares(table: pd.DataFrame) -> pd.DataFrame:
     Args:
         table: what `classify` returns. Sites whose neurons have no class are left out.
 
+    Raises:
+        ValueError: a column is missing, or a label is none of the classes.
+
     Returns:
         One row per site, pole and layer, and one with the layer `"all"` after them, in the order of the table. Columns
         site, pole, layer, visual, text, multimodal, unknown (counts), n (their sum) and confident.
@@ -44,14 +47,24 @@ def shares(table: pd.DataFrame) -> pd.DataFrame:
 
     from vlm_neurons.classification import statistics
 
+    _check(table)
     rows = []
-    counted = statistics(table)
+    counted = statistics(table) if len(table) else table
     for (site, pole, layer), part in counted.groupby(["site", "pole", "layer"], sort=False):
         if set(part["label"]) == set(LABELS):
             counts = dict(zip(part["label"], part["count"].astype(int), strict=True))
             n, confident = sum(counts.values()), int(part["confident"].sum())
             rows.append({"site": site, "pole": pole, "layer": layer, **counts, "n": n, "confident": confident})
     return pd.DataFrame(rows, columns=["site", "pole", "layer", *LABELS, "n", "confident"])
+
+
+def _check(table: pd.DataFrame) -> None:
+    missing = [name for name in ("site", "pole", "layer", "label", "confident") if name not in table]
+    if missing:
+        raise ValueError(f"table has no column {missing[0]!r}; pass what vn.classify returns")
+    strange = sorted(set(map(str, table["label"])) - {*LABELS, NOT_APPLICABLE})
+    if strange:
+        raise ValueError(f"table has the label {strange[0]!r}; known are {', '.join((*LABELS, NOT_APPLICABLE))}")
 
 
 def percent(count: int, n: int) -> str:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from vlm_neurons.classification import LABELS, NOT_APPLICABLE
 from vlm_neurons.evidence import Evidence, Exemplar
 from vlm_neurons.explaining import Explanation
-from vlm_neurons.show.cards.words import decimals
+from vlm_neurons.show.cards.words import decimals, small
 from vlm_neurons.show.choose import clearest
 from vlm_neurons.show.layers import NAMES, site_name
-from vlm_neurons.show.page import number, share_words, visible
+from vlm_neurons.show.page import number, share_words, shortened, visible
 from vlm_neurons.show.results import Results, Score
 from vlm_neurons.simulating.record import Simulation
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SECTIONS = ("scanned", "layers", "thresholds", "scores", "neurons", "numbers", "made", "list", "filters")
+LONGEST = 200  # characters of an explanation in the list; the card has all of it
 STRONGEST = 3  # samples of a neuron whose names and texts can be searched
 
 
@@ -154,8 +155,8 @@ def line(shown: Shown, numbers: dict[str, Any], href: str) -> dict[str, Any]:
         "r": _cell(score.get("r"), decimals),
         "interval": _interval(score),
         "null": _cell(score.get("r_null"), decimals),
-        "q": _cell(score.get("q"), _small),
-        "note": visible(str(score.get("note") or "")),
+        "q": _cell(score.get("q"), small),
+        "note": _note(score),
         "search": " ".join(_words(shown)),
     }
 
@@ -163,7 +164,14 @@ def line(shown: Shown, numbers: dict[str, Any], href: str) -> dict[str, Any]:
 def _said(explanation: Explanation | None) -> str:
     if explanation is None:
         return ""
-    return f"failed: {explanation.failure.kind}" if explanation.failure else visible(explanation.text)
+    if explanation.failure:
+        return f"failed: {explanation.failure.kind}"
+    return shortened(visible(explanation.text), LONGEST) if explanation.text else ""
+
+
+def _note(score: Score) -> str:
+    note = score.get("note")
+    return visible(note) if isinstance(note, str) and note else ""
 
 
 def _cell(value: Any, words: Any) -> tuple[str, str]:
@@ -176,14 +184,12 @@ def _interval(score: Score) -> str:
     return "" if low is None or high is None or low != low or high != high else f"[{decimals(low)}, {decimals(high)}]"
 
 
-def _small(value: float) -> str:
-    return "<.001" if value < 0.001 else f"{value:.3f}".replace("0.", ".", 1)
-
-
 def _words(shown: Shown) -> Iterator[str]:
     """What the search finds beside the words in the line."""
     if shown.explanation:
         yield visible(shown.explanation.description)
+        if len(shown.explanation.text) > LONGEST:
+            yield visible(shown.explanation.text)
     for e in shown.evidence.exemplars[:STRONGEST] if shown.evidence else ():
         yield visible(e.seen.name)
         yield visible("".join(t for t, is_text in zip(e.seen.tokens, e.seen.is_text, strict=True) if is_text))

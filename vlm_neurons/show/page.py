@@ -34,11 +34,13 @@ def _character(c: str) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits, without an exponent where it is readable.
+    """Three digits, without an exponent where it is readable; a dash where there is no number.
 
-    >>> number(3.14159), number(0.0), number(1234.5)
-    ('3.14', '0', '1234')
+    >>> number(3.14159), number(0.0), number(1234.5), number(float("nan"))
+    ('3.14', '0', '1234', '–')
     """
+    if value != value:
+        return "–"
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
@@ -49,6 +51,24 @@ def share_words(share: float) -> str:
     ('67 %', '<1 %', '–')
     """
     return "–" if share != share else percent(round(share * 10_000), 10_000)
+
+
+def shortened(words: str, most: int) -> str:
+    """Words that are cut where they are too long.
+
+    >>> shortened("a large dog", 7)
+    'a larg…'
+    """
+    return words if len(words) <= most else f"{words[: most - 1]}…"
+
+
+def counted(n: int, thing: str) -> str:
+    """How many there are.
+
+    >>> counted(1, "neuron"), counted(1200, "neuron")
+    ('1 neuron', '1,200 neurons')
+    """
+    return f"{n:,} {thing}" if n == 1 else f"{n:,} {thing}s"
 
 
 def joints(tokens: Sequence[str]) -> list[bool]:

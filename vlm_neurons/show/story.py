@@ -134,7 +134,7 @@ def scanned(run: Run, table: pd.DataFrame) -> list[tuple[str, str]]:
     for name, column in (("visual tokens", "n_visual_tokens"), ("tokens of the text", "n_text_tokens")):
         if len(samples):
             low, middle, high = (number(float(samples[column].quantile(q))) for q in (0, 0.5, 1))
-            facts.append((f"{name} a sample", f"{middle} in the middle, {low} to {high}"))
+            facts.append((f"{name} a sample", f"median {middle}, from {low} to {high}"))
     return facts
 
 

@@ -16,7 +16,7 @@ from vlm_neurons.classification import LABELS, NOT_APPLICABLE
 from vlm_neurons.scanning.blocks import write_atomic
 from vlm_neurons.show import story as told
 from vlm_neurons.show.cards.card import card_html
-from vlm_neurons.show.cards.fragment import Fragment, allowed, scripts, styles, template_text
+from vlm_neurons.show.cards.fragment import Fragment, policy, scripts, styles, template, template_text
 from vlm_neurons.show.cards.plots import scores_svg
 from vlm_neurons.show.cards.words import decimals, explained, scored
 from vlm_neurons.show.layers import NAMES
@@ -112,10 +112,9 @@ def page(story: Story, out: Path, folder: str = "") -> str:
         for s, numbers in zip(story.shown, story.numbers["neurons"], strict=True)
     ]
     run = story.run
-    return _render(
-        "report.html",
+    return template("report.html").render(
         title=f"Neurons of {visible(run.info['model']['name'])}",
-        policy=_policy(inline, "data:"),
+        policy=Markup(policy(inline)),
         styles=Markup(styles(cards)),
         scripts=[Markup(text) for text in inline],
         cards=[Markup(f.html) for f in cards],
@@ -169,7 +168,8 @@ def _in_words(summary: Mapping[str, Any]) -> dict[str, str]:
     words = {name: "–" if value != value else decimals(value) for name, value in medians.items()}
     counts = {name: f"{summary[name]:,}" for name in ("n", "n_scored", "significant", "n_failed")}
     above = share_words(summary["above_null"])
-    return {"modality": visible(str(summary["modality"])), **counts, **words, "above_null": above}
+    modality = str(summary["modality"])
+    return {"modality": NAMES.get(modality, visible(modality)), **counts, **words, "above_null": above}
 
 
 def _options(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[Any, ...]]]:
@@ -194,7 +194,7 @@ def _card(shown: Shown, rule: told.Rule | None) -> Fragment:
     if shown.evidence is None or not shown.evidence.exemplars:
         told_of = {"explained": explained(shown.explanation), "score": scored(shown.score or {})}
         return Fragment(
-            _render("bare.html", anchor=shown.anchor, neuron=visible(shown.neuron), **told_of),
+            template("bare.html").render(anchor=shown.anchor, neuron=visible(shown.neuron), **told_of),
             template_text("card.css"),
         )
     evidence, notes = shown.evidence, {}
@@ -233,10 +233,9 @@ def _neuron_pages(story: Story, out: Path) -> Iterator[tuple[str, str]]:
     for place, (shown, card) in enumerate(zip(story.shown, story.cards, strict=True)):
         inline = scripts([card], bundle=False)
         files = Fragment(card.html, card.css, card.js, {k: _image_file(k, v) for k, v in card.images.items()})
-        html = _render(
-            "neuron.html",
+        html = template("neuron.html").render(
             title=f"Neuron {visible(shown.neuron)}",
-            policy=_policy(inline, "data: 'self' file:"),
+            policy=Markup(policy(inline, "data: 'self' file:")),
             styles=Markup(styles([files])),
             scripts=[Markup(text) for text in inline],
             neuron=visible(shown.neuron),
@@ -251,25 +250,6 @@ def _neuron_pages(story: Story, out: Path) -> Iterator[tuple[str, str]]:
 def _image_file(name: str, address: str) -> str:
     ending = "png" if address.startswith("data:image/png") else "jpg"
     return f"images/{name}.{ending}"
-
-
-def _policy(inline: Sequence[str], images: str) -> str:
-    """What the page may do: run its own scripts, show its own pictures, and nothing else."""
-    from markupsafe import Markup
-
-    return Markup(
-        f"default-src 'none'; script-src {allowed(inline, False)}; img-src {images}; style-src 'unsafe-inline'; "
-        "base-uri 'none'; form-action 'none'"
-    )
-
-
-def _render(name: str, **values: Any) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("vlm_neurons.show"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template(name).render(**values)
 
 
 def _write(path: Path, text: str) -> None:

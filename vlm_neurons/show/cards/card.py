@@ -16,11 +16,11 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vlm_neurons.show.cards.charts import score_svg, sequence_svg
 from vlm_neurons.show.cards.content import GROUPS, Compared, Content, caption, content, has_text, strongest_places
-from vlm_neurons.show.cards.fragment import Fragment, template_text
+from vlm_neurons.show.cards.fragment import Fragment, template, template_text
 from vlm_neurons.show.cards.maps import Map, patch_map
 from vlm_neurons.show.cards.tokens import Strip, strip
 from vlm_neurons.show.page import number, visible
@@ -89,7 +89,7 @@ def card_html(
     shown = content(evidence, row, explanation, simulation, score, per_group, tops)
     images: dict[str, str] = {}
     notes = notes or {}
-    html = _template().render(
+    html = template("card.html.jinja").render(
         anchor=anchor or anchor_of(evidence.neuron),
         neuron=visible(evidence.neuron),
         classes=shown.classes,
@@ -99,6 +99,7 @@ def card_html(
         strongest=_shown(shown.strongest, shown, images, notes, chart=True),
         groups=[(GROUPS[group], [_shown(e, shown, images, notes) for e in es]) for group, es in shown.groups.items()],
         compared=[_both(one, images) for one in shown.compared],
+        few=all(len(es) == 1 for es in shown.groups.values()),
         n_failed=shown.n_failed,
         image_top=number(shown.tops[0]) if evidence.sees_images else "",
         text_top=number(shown.tops[1]) if evidence.sees_text else "",
@@ -141,17 +142,6 @@ def _maps(e: Exemplar, top: float, images: dict[str, str], name: str) -> Iterato
     for place, (picture, values) in enumerate(zip(e.seen.images, e.patches, strict=True)):
         sinks = e.seen.patch_sinks[place]
         yield patch_map(picture, values, top, images, name=name, place=place, sinks=sinks)
-
-
-@cache
-def _template() -> Any:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("vlm_neurons.show"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    return environment.get_template("card.html.jinja")
 
 
 @cache

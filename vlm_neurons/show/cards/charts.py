@@ -158,5 +158,5 @@ def score_svg(score: Scored) -> str:
         parts.append(rect(x(score.null) - 1, 18, 2, 16, OTHER) + text(x(score.null), 12, "null", "mid"))
     if score.low == score.low:
         parts.append(rect(x(score.low), 24, x(score.high) - x(score.low), 4, PATCH, 0.5))
-    parts.append(rect(x(score.r) - 4, 22, 8, 8, PATCH))
+    parts += [rect(x(score.r) - 4, 22, 8, 8, PATCH), text(322, 29, "r")]
     return svg(340, 44, score.sentence, parts, "vn-score")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Row: TypeAlias = pd.Series | pd.DataFrame | Mapping[str, Any] | None
 
 GROUPS = {"top": "strongest samples", "quantile": "lower quantiles of random samples", "random": "random samples"}
-NUMBERED = {"top": "top sample", "quantile": "at a lower quantile", "random": "random sample"}
+NUMBERED = {"top": "top sample", "quantile": "lower quantile", "random": "random sample"}
 
 
 @dataclass(frozen=True)

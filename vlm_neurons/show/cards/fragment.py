@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 from functools import cache
 from html import escape
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlm_neurons.show.pictures import data_uri
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 TEMPLATES = files("vlm_neurons.show") / "templates"
 
@@ -72,23 +75,43 @@ def allowed(inline: Iterable[str], circuitsvis: bool) -> str:
     return " ".join(f"'sha256-{_digest(text)}'" for text in texts) or "'none'"
 
 
+def policy(inline: Iterable[str], images: str = "data:", circuitsvis: bool = False) -> str:
+    """What a page may do: run these scripts, show pictures from there, and nothing else."""
+    return (
+        f"default-src 'none'; script-src {allowed(inline, circuitsvis)}; img-src {images}; style-src 'unsafe-inline'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
 def document(fragments: Iterable[Fragment], title: str) -> str:
     """A page that needs no network: the pieces one below the other, under a policy that lets nothing else run."""
     pieces = list(fragments)
     inline = scripts(pieces)
-    policy = (
-        f"default-src 'none'; script-src {allowed(inline, any(f.circuitsvis for f in pieces))}; img-src data:; "
-        "style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-    )
+    rules = policy(inline, circuitsvis=any(f.circuitsvis for f in pieces))
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{rules}">\n'
         '<meta name="referrer" content="no-referrer">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
         f"<title>{escape(title)}</title>\n<style>{styles(pieces)}</style>\n</head>\n"
-        '<body class="vn-page">\n<main>\n' + "\n".join(f.html for f in pieces) + "\n</main>\n"
-        "" + "\n".join(f"<script>{text}</script>" for text in inline) + "\n</body>\n</html>\n"
+        '<body class="vn-page">\n<main>\n'
+        + "\n".join(f.html for f in pieces)
+        + "\n</main>\n"
+        + "\n".join(f"<script>{text}</script>" for text in inline)
+        + "\n</body>\n</html>\n"
     )
+
+
+@cache
+def template(name: str) -> Template:
+    """A file of the templates, to be filled in: every text that comes in is escaped."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("vlm_neurons.show"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    return environment.get_template(name)
 
 
 @cache

@@ -16,9 +16,9 @@ from vlm_neurons.show.cards.card import anchor_of, card_html
 from vlm_neurons.show.cards.content import content, tops_of
 from vlm_neurons.show.cards.fragment import Fragment, document, scripts, styles, template_text
 from vlm_neurons.show.cards.plots import distribution_svg, scores_svg
-from vlm_neurons.show.cards.raster import raster
-from vlm_neurons.show.cards.static import card_picture
+from vlm_neurons.show.cards.static import card_picture, figure_picture
 from vlm_neurons.show.layers import layers_svg
+from vlm_neurons.show.page import visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -156,10 +156,13 @@ def compare_neurons(a: Evidence | NeuronCard, b: Evidence | NeuronCard) -> View:
 
 
 def show_layers(table: pd.DataFrame) -> View:
-    """Classes by layer, one bar a layer.
+    """Classes by layer, one bar a layer, as shares with their counts.
 
     Args:
         table: what `classify` returns.
+
+    Raises:
+        ValueError: a column is missing, or a label is none of the classes.
     """
     return _figure("Classes by layer", layers_svg(table))
 
@@ -191,10 +194,8 @@ def show_scores(scores: pd.DataFrame) -> View:
 
 
 def _figure(title: str, svg: str) -> View:
-    from vlm_neurons.show.page import visible
-
     html = f'<section class="vn-view"><h3>{escape(visible(title))}</h3>{svg}</section>'
-    return View(title, Fragment(html, template_text("card.css")), lambda: raster(svg))
+    return View(title, Fragment(html, template_text("card.css")), lambda: figure_picture(visible(title), svg))
 
 
 def _beside(pictures: list[Image.Image]) -> Image.Image:

@@ -12,7 +12,7 @@ from vlm_neurons.classification import LABELS
 from vlm_neurons.show.cards.charts import OTHER, PATCH, SOFT, TOKEN, line, rect, svg, text
 from vlm_neurons.show.cards.words import decimals
 from vlm_neurons.show.layers import COLORS, NAMES, percent
-from vlm_neurons.show.page import number, visible
+from vlm_neurons.show.page import counted, number, visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 WIDTH, LEFT, RIGHT, TALL = 640, 46, 630, 92
 EDGES = np.linspace(0, 10, 21)
+LEGEND = "square: r of a neuron, pale unless q < .05; line: 95 % interval; dash: null, if measured"
 LEAST = 1e-4  # the axis of shares is logarithmic and ends here: most places have no activation
 
 
@@ -86,7 +87,7 @@ def _panel(random: np.ndarray, top: np.ndarray, threshold: float, color: str, y:
         yield f'<path d="M{steps[1:]}" fill="none" stroke="{OTHER}"/>'
     yield line(across(threshold), y - 4, across(threshold), y + TALL, "currentColor", dash=True)
     yield text(across(threshold) + 4, y + 14, f"threshold {number(threshold)}")
-    yield text(RIGHT, y + 14, "bars: random samples, line: top samples", "end")
+    yield text(RIGHT, y + 14, "height: share of places, log scale; bars: random samples, line: top samples", "end")
     for value in range(0, 11, 2):
         yield text(across(value), y + TALL + 13, str(value), "mid")
     yield text(RIGHT, y + TALL + 24, "activation, 10 is the neuron's largest", "end")
@@ -105,7 +106,7 @@ def scores_svg(scores: pd.DataFrame) -> str:
     parts: list[str] = []
     words = []
     y = 0.0
-    for name, color, rows in _by_class(scores):
+    for name, color, rows in _by_class(_numbers(scores)):
         told = scores_in_words(rows)
         words.append(f"{name}: {told}")
         parts += [text(0, y + 12, name, "head"), text(0, y + 26, told)]
@@ -113,10 +114,21 @@ def scores_svg(scores: pd.DataFrame) -> str:
         found = rows[rows["r"].notna()].sort_values("r", ascending=False, kind="stable")
         if len(found):
             parts += list(_dots(found, color, y + 8))
-            y += TALL + 34
+            y += TALL + 24
     if not parts:
         parts, y = [text(0, 14, "No scores.")], 24.0
+    elif scores["r"].notna().any():
+        parts.append(text(0, y + 8, LEGEND))
+        y += 16
     return svg(WIDTH, y, ". ".join(words) or "No scores.", parts, "vn-scores")
+
+
+def _numbers(scores: pd.DataFrame) -> pd.DataFrame:
+    """A table from elsewhere may have None, or numbers as objects."""
+    import pandas as pd
+
+    there = [c for c in ("r", "r_low", "r_high", "r_null", "q") if c in scores]
+    return scores.assign(**{c: pd.to_numeric(scores[c], errors="coerce") for c in there})
 
 
 def _by_class(scores: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
@@ -136,7 +148,7 @@ def _by_class(scores: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
 def scores_in_words(rows: pd.DataFrame) -> str:
     """Some scores as one sentence."""
     there = rows[rows["r"].notna()]
-    parts = [f"{len(rows):,} neurons"]
+    parts = [counted(len(rows), "neuron")]
     if len(there):
         parts.append(f"median r {decimals(float(there['r'].median()))}")
         if "r_null" in rows and there["r_null"].notna().any():
@@ -169,4 +181,3 @@ def _dots(rows: pd.DataFrame, color: str, y: float) -> Iterator[str]:
             yield rect(x - size / 2, height(null) - 0.75, size, 1.5, OTHER)
         sure = float(row.get("q", np.nan)) < 0.05
         yield rect(x - size / 2, height(row["r"]) - size / 2, size, size, color, 1 if sure else 0.45)
-    yield text(RIGHT, y + TALL + 18, "a square per neuron, pale where q is not below .05; dash: null", "end")

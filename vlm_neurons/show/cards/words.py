@@ -10,8 +10,8 @@ import numpy as np
 
 from vlm_neurons.classification import LABELS
 from vlm_neurons.explaining.explanation import Explanation
-from vlm_neurons.show.layers import NAMES, percent
-from vlm_neurons.show.page import number, visible
+from vlm_neurons.show.layers import NAMES
+from vlm_neurons.show.page import counted, number, share_words, visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,16 +69,12 @@ def classes(row: Mapping[str, Any], label: str | None, peak: float) -> Classes:
         notes.append("a tie" if row.get("tie") else "confident" if row.get("confident") else "not confident")
         if "n_samples" in row:
             notes.append(f"shares of its {row['n_samples']} top samples")
-    shares = tuple((one, NAMES[one], _share(row[f"p_{one}"]), f"{row[f'p_{one}']:.4f}") for one in LABELS if known)
+    shares = tuple((one, NAMES[one], share_words(row[f"p_{one}"]), f"{row[f'p_{one}']:.4f}") for one in LABELS if known)
     named = NAMES.get(label, {"not_applicable": "sees images only", "": ""}.get(label, visible(label)))
     return Classes(
-        label if label in LABELS else "", f"{named} {_share(row[f'p_{label}'])}" if known else named, shares,
+        label if label in LABELS else "", f"{named} {share_words(row[f'p_{label}'])}" if known else named, shares,
         tuple(notes),
     )  # fmt: skip
-
-
-def _share(value: float) -> str:
-    return percent(round(value * 10_000), 10_000)
 
 
 def decimals(value: float) -> str:
@@ -91,6 +87,15 @@ def decimals(value: float) -> str:
         return "unknown"
     text = f"{value:.2f}"
     return "0" if text in ("0.00", "-0.00") else text.replace("0.", ".", 1) if abs(float(text)) < 1 else text
+
+
+def small(value: float) -> str:
+    """A probability or a rate of errors as papers write it.
+
+    >>> small(0.0004), small(0.0211), small(1.0)
+    ('<.001', '.021', '1.000')
+    """
+    return "<.001" if value < 0.001 else f"{value:.3f}".replace("0.", ".", 1)
 
 
 @dataclass(frozen=True)
@@ -141,12 +146,14 @@ def _details(row: Mapping[str, Any]) -> str:
         parts.append(f"simulator {visible(str(row['simulator']))}")
     q, n_failed = _number(row.get("q")), _number(row.get("n_failed"))
     if q == q:
-        parts.append("q < .001" if q < 0.001 else f"q = {q:.3f}".replace("0.", "."))
-    for key, name in (("n_images", "images"), ("n_exemplars", "samples")):
+        parts.append(f"q = {small(q)}".replace("= <", "< "))
+    for key, name in (("n_images", "image"), ("n_exemplars", "sample")):
         if _number(row.get(key)) > 0:
-            parts.append(f"{int(row[key])} {name}")
+            parts.append(counted(int(row[key]), name))
+    if _number(row.get("n_null")) > 0:
+        parts.append(f"null from {counted(int(row['n_null']), 'explanation')}")
     if n_failed > 0:
-        parts.append(f"{int(n_failed)} simulations failed")
+        parts.append(f"{counted(int(n_failed), 'simulation')} failed")
     if row.get("approximate") in (True, np.True_):
         parts.append("interval approximate: fewer than 40 images")
     if row.get("note") and _number(row.get("r")) == _number(row.get("r")):
