@@ -16,8 +16,9 @@ from driver import Tab, browser
 from neurons_shown import evidence, hostile, row, score, simulation
 
 from vlm_neurons.show import compare_neurons, show_distribution, show_layers, show_neuron, show_scores, to_circuitsvis
+from vlm_neurons.show.cards.card import card_html
 from vlm_neurons.show.cards.content import choose
-from vlm_neurons.show.cards.fragment import bundle_text
+from vlm_neurons.show.cards.fragment import bundle_text, document
 from vlm_neurons.show.page import visible
 
 DRAWN = "[...document.querySelectorAll('.vn-strip')].every(e => e.dataset.state === 'drawn')"
@@ -311,6 +312,15 @@ def test_nothing_sticks_out_and_words_stand_out(tab: Tab, tmp_path: Path, width:
             Math.min(...[...document.querySelectorAll(words)].map(ratio))] })()"""
     )
     assert (found[0] < 0.1) == dark and found[1] >= 4.5  # WCAG AA
+
+
+def test_one_sample_of_each_group_stand_side_by_side_where_there_is_room(tab: Tab, tmp_path: Path) -> None:
+    page = tmp_path / "card.html"
+    page.write_text(document([card_html(evidence(np.random.default_rng()), per_group=1)], "card"), encoding="utf-8")
+    for width, places in ((1000, 1), (400, 3)):
+        tab.open(page, width=width)
+        tops = tab.run("[...document.querySelectorAll('.vn-few h4')].map((e) => e.getBoundingClientRect().top)")
+        assert len(tops) == 3 and len(set(tops)) == places
 
 
 def test_charts_of_many_neurons_open_and_are_as_wide_as_the_window_allows(tab: Tab, tmp_path: Path) -> None:

@@ -153,9 +153,9 @@ def score_svg(score: Scored) -> str:
     parts = [line(x(least), 26, x(1), 26, SOFT)]
     parts += [line(x(v), 23, x(v), 29, SOFT) + text(x(v), 41, decimals(v), "mid") for v in {least, 0.0, 1.0}]
     if score.ceiling == score.ceiling:
-        parts.append(rect(x(score.ceiling) - 1, 18, 2, 16, SOFT) + text(x(score.ceiling), 12, "ceiling", "mid"))
+        parts.append(rect(x(score.ceiling) - 1, 18, 2, 13, SOFT) + text(x(score.ceiling), 12, "ceiling", "mid"))
     if score.null == score.null:
-        parts.append(rect(x(score.null) - 1, 18, 2, 16, OTHER) + text(x(score.null), 12, "null", "mid"))
+        parts.append(rect(x(score.null) - 1, 18, 2, 13, OTHER) + text(x(score.null), 12, "null", "mid"))
     if score.low == score.low:
         parts.append(rect(x(score.low), 24, x(score.high) - x(score.low), 4, PATCH, 0.5))
     parts += [rect(x(score.r) - 4, 22, 8, 8, PATCH), text(322, 29, "r")]

@@ -87,9 +87,10 @@ def _panel(random: np.ndarray, top: np.ndarray, threshold: float, color: str, y:
         yield f'<path d="M{steps[1:]}" fill="none" stroke="{OTHER}"/>'
     yield line(across(threshold), y - 4, across(threshold), y + TALL, "currentColor", dash=True)
     yield text(across(threshold) + 4, y + 14, f"threshold {number(threshold)}")
-    yield text(RIGHT, y + 14, "height: share of places, log scale; bars: random samples, line: top samples", "end")
+    yield text(RIGHT, y + 14, "share of places, log scale", "end")
     for value in range(0, 11, 2):
         yield text(across(value), y + TALL + 13, str(value), "mid")
+    yield text(LEFT, y + TALL + 24, "bars: random samples, line: top samples")
     yield text(RIGHT, y + TALL + 24, "activation, 10 is the neuron's largest", "end")
 
 
