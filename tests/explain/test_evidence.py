@@ -125,7 +125,7 @@ def test_arrays_of_any_direction_become_evidence(tmp_path: Path) -> None:
     assert not one.exemplars[0].scored_tokens()[0] and one.exemplars[0].scored_tokens(sinks=True)[0]
     with pytest.raises(ValueError, match="token_values"):
         vn.Evidence.from_arrays("x", tokens=[["a"]], token_values=[np.zeros(2)])
-    with pytest.raises(ValueError, match="images has a list; give one PIL picture each"):
+    with pytest.raises(ValueError, match="list in images; give one PIL image a sample"):
         vn.Evidence.from_arrays("x", images=[[images[0]] * 2], patches=[[np.ones((2, 2)), np.ones((3, 3))]])
     with pytest.raises(ValueError, match="go together"):
         vn.Evidence.from_arrays("x", images=images)

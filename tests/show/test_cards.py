@@ -132,7 +132,8 @@ def test_what_is_not_there_is_neither_named_nor_called_nan() -> None:
         "blank", images=[Image.new("RGB", (8, 8))], patches=[np.full((2, 2), np.nan)], tokens=[["a"]],
         token_values=[np.array([np.nan])],
     )  # fmt: skip
-    assert "largest activation –" in text_of(show_neuron(blank)) and "nan" not in show_neuron(blank).fragment.html
+    page = show_neuron(blank).fragment.html
+    assert "largest activation –" in text_of(show_neuron(blank)) and "nan" not in page and "-inf" not in page
     words = Evidence.from_arrays("words", tokens=[["a", " cat"]], token_values=[np.array([0.0, 2.0])])
     assert "orange frame" not in text_of(show_neuron(words))
     assert "orange frame" in text_of(show_neuron(evidence(np.random.default_rng())))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from math import isfinite
 
 from vlm_neurons.show.layers import percent
 
@@ -39,7 +40,7 @@ def number(value: float) -> str:
     >>> number(3.14159), number(0.0), number(1234.5), number(float("nan"))
     ('3.14', '0', '1234', '–')
     """
-    if value != value:
+    if not isfinite(value):
         return "–"
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
