@@ -54,7 +54,7 @@ def simulate(
 
     >>> from vlm_neurons import planted
     >>> made = planted.neurons("color", n=1)[0].evidence
-    >>> simulate({"it": "blue regions"}, {"it": made}, progress=False)["it"].n_failed
+    >>> simulate({"it": "cyan regions"}, {"it": made}, progress=False)["it"].n_failed
     0
     """
     from tqdm import tqdm

@@ -82,7 +82,8 @@ def card_html(
     Raises:
         ValueError: no exemplars; a row, score or simulation of another neuron.
 
-    >>> evidence = vn.Evidence.from_arrays("probe", tokens=[["a", " cat"]], token_values=[np.array([0.0, 2.0])])
+    >>> import vlm_neurons as vn
+    >>> evidence = vn.Evidence.from_arrays("probe", tokens=[["a", " cat"]], token_values=[[0.0, 2.0]])
     >>> "largest activation 2" in card_html(evidence).html
     True
     """

@@ -116,7 +116,8 @@ def show_neuron(
     Raises:
         ValueError: no exemplars; a row, score or simulation of another neuron.
 
-    >>> evidence = vn.Evidence.from_arrays("probe", tokens=[["a", " cat"]], token_values=[np.array([0.0, 2.0])])
+    >>> import vlm_neurons as vn
+    >>> evidence = vn.Evidence.from_arrays("probe", tokens=[["a", " cat"]], token_values=[[0.0, 2.0]])
     >>> vn.show_neuron(evidence, explanation="animals")
     <Neuron probe; .save('x.html'), .save('x.png') and .static() show it outside a notebook>
     """
@@ -137,8 +138,9 @@ def compare_neurons(a: Evidence | NeuronCard, b: Evidence | NeuronCard) -> View:
         a: evidence, or what `show_neuron` returned: with what it was told.
         b: the same.
 
-    >>> evidence = vn.Evidence.from_arrays("probe", tokens=[["a", " cat"]], token_values=[np.array([0.0, 2.0])])
-    >>> other = vn.Evidence.from_arrays("other", tokens=[["a", " cat"]], token_values=[np.array([1.0, 4.0])])
+    >>> import vlm_neurons as vn
+    >>> evidence = vn.Evidence.from_arrays("probe", tokens=[["a", " cat"]], token_values=[[0.0, 2.0]])
+    >>> other = vn.Evidence.from_arrays("other", tokens=[["a", " cat"]], token_values=[[1.0, 4.0]])
     >>> page = vn.compare_neurons(vn.show_neuron(evidence, explanation="animals"), other)
     """
     pairs = [(x.evidence, x.told) if isinstance(x, NeuronCard) else (x, {}) for x in (a, b)]

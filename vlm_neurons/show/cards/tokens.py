@@ -125,6 +125,7 @@ def to_circuitsvis(evidence: Evidence | Sequence[Evidence], sample: int | None =
         ValueError: no such sample, or one that a neuron did not see; no exemplars; no text; more than five neurons.
 
     >>> from circuitsvis.tokens import colored_tokens
+    >>> import vlm_neurons as vn
     >>> evidence = vn.Evidence.from_arrays("probe", tokens=[["<s>", " cat"]], token_values=[np.array([0.0, 2.0])])
     >>> vn.to_circuitsvis(evidence)["values"]
     [0.0, 2.0]
