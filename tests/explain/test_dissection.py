@@ -109,7 +109,7 @@ def test_objects_have_their_place_from_pixels_on_any_background() -> None:
         for concept, mask in places(unlike_border(pixels)).items():
             real.append(means(mask.astype(float), boxes))
             true.append(scenes.concept("place", concept.value)[i])
-    assert np.corrcoef(np.ravel(real), np.ravel(true))[0, 1] > 0.95
+    assert np.corrcoef(np.ravel(real), np.ravel(true))[0, 1] > 0.9
 
 
 def test_words_of_several_tokens_are_one_word() -> None:
