@@ -231,3 +231,15 @@ def test_odd_input_is_refused_by_name(evidence):
     with pytest.raises(ValueError, match="n_permutations=10"):
         vn.score({"color-0": "x"}, evidence, n_permutations=10)
     assert len(scored({}, evidence)) == 0
+
+
+def test_a_position_prior_of_a_grid_it_never_saw_is_a_failure_and_no_zeros(evidence):
+    from vlm_neurons.simulating import BASELINES, Job
+
+    known = BASELINES["position-prior"]().for_neuron(evidence["color-0"])
+    e = evidence["color-0"].split("test")[0]
+    ((_, seen),) = known.run([Job("", e, ("visual",))])
+    other = replace(e, patches=(np.zeros((3, 5)),))
+    ((_, unseen),) = known.run([Job("", other, ("visual",))])
+    assert seen.failure is None and seen.patches[0].any()
+    assert unseen.patches == () and unseen.failure.kind == "capability" and "3 x 5" in unseen.failure.detail

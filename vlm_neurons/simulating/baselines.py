@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vlm_neurons.explaining.explanation import Failure
 from vlm_neurons.simulating.protocol import Job, Prediction, Simulates, constant, text_values
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Constant(Baseline):
 @dataclass(frozen=True, eq=False)
 class PositionPrior(Baseline):
     """The neuron's mean map over the exemplars of the split `"explain"` with the same grid; of a text, its mean by
-    quantile of the position in the response, in ten parts."""
+    quantile of the position in the response, in ten parts. A grid that none of them has is a failure."""
 
     name: str = "position-prior"
 
@@ -74,10 +75,16 @@ class PositionPrior(Baseline):
         """One prediction."""
         shown = self.of.split("explain")
         patches: tuple[np.ndarray, ...] = ()
+        failure = None
         if "visual" in job.sides:
-            patches = tuple(self._mean_map(p.shape) for p in job.exemplar.patches)
+            maps = [self._mean_map(p.shape) for p in job.exemplar.patches]
+            patches = tuple(m for m in maps if m is not None)
+            if len(patches) < len(maps):
+                grids = ", ".join(f"{p.shape[0]} x {p.shape[1]}" for p in job.exemplar.patches)
+                failure = Failure("capability", f"no exemplar to take a mean of has a grid like this one's ({grids})")
+                patches = ()
         if "text" not in job.sides:
-            return Prediction(patches)
+            return Prediction(patches, failure=failure)
         sums, counts = np.zeros(10), np.zeros(10)
         for e in shown:
             values = self.of.scale(e.values[e.seen.is_text])
@@ -85,11 +92,12 @@ class PositionPrior(Baseline):
             sums += np.bincount(bins, np.nan_to_num(values), 10)
             counts += np.bincount(bins, minlength=10)
         by_bin = sums / np.maximum(counts, 1)
-        return Prediction(patches, text_values(job, by_bin[_tenths(int(job.exemplar.seen.is_text.sum()))]))
+        tokens = text_values(job, by_bin[_tenths(int(job.exemplar.seen.is_text.sum()))])
+        return Prediction(patches, tokens, failure)
 
-    def _mean_map(self, shape: tuple[int, ...]) -> np.ndarray:
+    def _mean_map(self, shape: tuple[int, ...]) -> np.ndarray | None:
         maps = [p for e in self.of.split("explain") for p in e.patches if p.shape == shape]
-        return np.mean([np.nan_to_num(self.of.scale(p)) for p in maps], axis=0) if maps else np.zeros(shape)
+        return np.mean([np.nan_to_num(self.of.scale(p)) for p in maps], axis=0) if maps else None
 
 
 @dataclass(frozen=True, eq=False)
