@@ -29,13 +29,18 @@ def add_options(p: argparse.ArgumentParser, positive: Callable[[str], int]) -> N
                    help="dissection needs no key; openai is any OpenAI-compatible server, its key in OPENAI_API_KEY; "
                    "local is a model of transformers (default: %(default)s)")  # fmt: skip
     p.add_argument("--explainer-model", help="name of the model that explains, or a local directory")
+    add_server_options(p, positive)
+    p.add_argument("--attempt", type=int, default=0, help="another number asks anew where the cache has an answer")
+    p.add_argument("--seed", type=int, default=0, help="of the random samples (default: %(default)s)")
+    p.add_argument("--dry-run", action="store_true", help="print calls, images, tokens and price; send nothing")
+
+
+def add_server_options(p: argparse.ArgumentParser, positive: Callable[[str], int]) -> None:
+    """What every command takes that may ask a server."""
     p.add_argument("--base-url", help="OpenAI-compatible server (default: OPENAI_BASE_URL, or OpenAI)")
     p.add_argument("--price", type=float, nargs=2, metavar=("IN", "OUT"), help="dollars per million tokens")
     p.add_argument("--max-cost", type=float, help="dollars; no call is sent that could pass it")
     p.add_argument("--concurrency", type=positive, default=8, help="requests at once (default: %(default)s)")
-    p.add_argument("--attempt", type=int, default=0, help="another number asks anew where the cache has an answer")
-    p.add_argument("--seed", type=int, default=0, help="of the random samples (default: %(default)s)")
-    p.add_argument("--dry-run", action="store_true", help="print calls, images, tokens and price; send nothing")
 
 
 def explain_run(args: argparse.Namespace, model: Callable[..., Any], say: Callable[[str], None]) -> None:

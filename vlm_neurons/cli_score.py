@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from vlm_neurons.cli_explain import add_server_options
 from vlm_neurons.simulating.baselines import BASELINES
 
 if TYPE_CHECKING:
@@ -28,10 +29,7 @@ def add_options(p: argparse.ArgumentParser, positive: Callable[[str], int]) -> N
                    help="concepts needs no key; api is any OpenAI-compatible server, its key in OPENAI_API_KEY; "
                    "grounded, clip and local are models of transformers (default: %(default)s)")  # fmt: skip
     p.add_argument("--simulator-model", help="name of the model that simulates, or a local directory")
-    p.add_argument("--base-url", help="OpenAI-compatible server (default: OPENAI_BASE_URL, or OpenAI)")
-    p.add_argument("--price", type=float, nargs=2, metavar=("IN", "OUT"), help="dollars per million tokens")
-    p.add_argument("--max-cost", type=float, help="dollars; no call is sent that could pass it")
-    p.add_argument("--concurrency", type=positive, default=8, help="requests at once (default: %(default)s)")
+    add_server_options(p, positive)
     p.add_argument("--n-null", type=int, default=20,
                    help="explanations of other neurons tried on each one, at most; each costs as much as the neuron's "
                    "own (default: %(default)s)")  # fmt: skip

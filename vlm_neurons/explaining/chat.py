@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from vlm_neurons.api.asking import Ask, Reply
-from vlm_neurons.api.client import ChatClient, Plan
+from vlm_neurons.api.client import Plan
 from vlm_neurons.api.local import LocalChat
+from vlm_neurons.api.server import Server
 from vlm_neurons.explaining.explanation import NO_PATTERN, Explanation, Failure
 from vlm_neurons.explaining.overlays import Style
 from vlm_neurons.explaining.prompting import Answer, kind_of, messages, prompt_id
@@ -43,48 +43,25 @@ class Prompting:
 
 
 @dataclass(frozen=True)
-class OpenAIExplainer:
+class OpenAIExplainer(Server):
     """Asks a model behind OpenAI, or behind any server that speaks chat completions.
 
-    Attributes:
-        model: its name there.
-        base_url: the server; `OPENAI_BASE_URL` or OpenAI if not given. The key is read from `OPENAI_API_KEY`.
-        max_cost: US dollars for one run.
-        price: (in, out) in dollars per million tokens, where the table does not know the model.
-        cache: file of replies; `vn.explain(out=run)` gives it the run's `cache.sqlite`.
+    Attributes, besides those of `vlm_neurons.api.server.Server` (model, base_url, max_cost, price, cache, ...):
         candidates: explanations asked for; with a simulator, the one that fits best on the split `"select"` is kept,
             else the first.
         simulator: such as `vn.ConceptSimulator()`.
         attempt: another number asks again where the cache has an answer.
-        images: whether the model takes pictures; None finds out. One that takes none is sent activations as numbers,
-            with what can be measured of the pixels, and `Explanation.prompt` says so.
-        schema: whether the server obeys a JSON schema; None finds out.
-        api_key: instead of the environment's. In no record.
-        concurrency: requests under way at once.
-        timeout: seconds without a byte until a try is given up.
-        deadline: seconds for a request with all its tries.
-        max_retries: the SDK's.
-        extra_body: fields of the server's own.
         prompting: how a neuron is shown.
         max_tokens: of an answer.
+
+    `vn.explain(out=run)` gives it the run's `cache.sqlite`. A model that takes no pictures (`images`) is sent
+    activations as numbers, with what can be measured of the pixels, and `Explanation.prompt` says so.
     """
 
-    model: str
-    base_url: str | None = None
-    max_cost: float | None = None
-    price: tuple[float, float] | None = None
-    cache: str | Path | None = None
+    _: KW_ONLY
     candidates: int = 1
     simulator: Simulator | None = None
     attempt: int = 0
-    images: bool | None = None
-    schema: bool | None = None
-    api_key: str | None = field(default=None, repr=False)
-    concurrency: int = 8
-    timeout: float = 90.0
-    deadline: float = 600.0
-    max_retries: int = 4
-    extra_body: dict[str, Any] = field(default_factory=dict)
     prompting: Prompting = field(default_factory=Prompting)
     max_tokens: int = 500
 
@@ -92,13 +69,6 @@ class OpenAIExplainer:
     def name(self) -> str:
         """`"openai:MODEL"`."""
         return f"openai:{self.model}"
-
-    def client(self) -> ChatClient:
-        """The client that it asks through."""
-        return ChatClient(
-            self.model, self.base_url, self.api_key, self.cache, self.concurrency, self.timeout, self.deadline,
-            self.max_retries, self.max_cost, self.price, self.images, self.schema, self.extra_body,
-        )  # fmt: skip
 
     def settings(self) -> str:
         """All that decides its answers, as one string."""
