@@ -104,6 +104,7 @@ def llava(
     vision_feature_layer: int | list[int] | None = None,
     image_size: int = 28,
     patch_size: int = 7,
+    context: int = 512,
 ) -> Any:
     """A random LlavaForConditionalGeneration, with grouped-query attention, d_vocab != d_model and norm weights
     that are not one. A new draw each time unless `seed` is given."""
@@ -135,7 +136,7 @@ def llava(
         num_hidden_layers=n_layers,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=512,
+        max_position_embeddings=context,
         bos_token_id=tok.bos_token_id,
         eos_token_id=tok.eos_token_id,
         pad_token_id=tok.pad_token_id,

@@ -58,10 +58,10 @@ def test_a_mark_in_the_original_shows_in_the_patch_whose_box_holds_it(name: str)
         ]
         if not inside:  # cropped away
             continue
-        brightest = np.unravel_index(seen.argmax(), seen.shape)
+        rows, columns = np.nonzero(seen == seen.max())  # an unscaled mark is white all over, in several patches
         left, top, right, bottom = inside[0].box
         assert len(inside) == 1
-        assert left - 1 <= brightest[1] <= right and top - 1 <= brightest[0] <= bottom
+        assert ((left - 1 <= columns) & (columns <= right) & (top - 1 <= rows) & (rows <= bottom)).any()
 
 
 @pytest.mark.parametrize("name", [n for n, _ in settings()])
