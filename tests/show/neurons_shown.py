@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import tiny
-from conftest import HOSTILE
+from hostile import HOSTILE
 
 from vlm_neurons.evidence import Evidence, Exemplar, Seen
 from vlm_neurons.evidence.arrays import tiles

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import HOSTILE
+from hostile import HOSTILE
 from neurons_shown import evidence, hostile, row, score, simulation
 from PIL import Image
 from test_layers import random_table

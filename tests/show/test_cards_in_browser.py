@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import CSP
-from conftest import HOSTILE
 from driver import Tab, browser
+from hostile import HOSTILE
 from neurons_shown import evidence, hostile, row, score, simulation
 
 from vlm_neurons.show import compare_neurons, show_distribution, show_layers, show_neuron, show_scores, to_circuitsvis

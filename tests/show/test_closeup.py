@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 import tiny
-from conftest import Made
+from hostile import Made
 
 from vlm_neurons.model import HookedVLM
 from vlm_neurons.neurons import Neuron

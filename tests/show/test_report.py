@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import tiny
-from conftest import HOSTILE, Made
+from hostile import HOSTILE, Made
 
 from vlm_neurons.classification import LABELS, classify
 from vlm_neurons.data import ImageTextData

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
-from conftest import Made, Told
 from driver import Tab, browser
+from hostile import Made, Told
 from PIL import Image
 from test_report_in_use import audit
 

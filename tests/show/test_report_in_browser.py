@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from browser import look
-from conftest import HOSTILE, Made, rgb
+from hostile import HOSTILE, Made, rgb
 
 from vlm_neurons.show import close_ups
 from vlm_neurons.show.page import visible

@@ -12,8 +12,8 @@ import axe_core_python
 import numpy as np
 import pytest
 from browser import CSP
-from conftest import HOSTILE, Told
 from driver import Tab, browser
+from hostile import HOSTILE, Told
 
 from vlm_neurons.show.page import visible
 

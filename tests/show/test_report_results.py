@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import HOSTILE, Made, Told
+from hostile import HOSTILE, Made, Told
 from test_report import Reader
 
 from vlm_neurons.evidence import load
