@@ -25,7 +25,8 @@ class Server:
     Attributes:
         fault: of the number of a request and its body, the fault to show; "" for none.
         delay: seconds before each answer.
-        answer: what it answers, as JSON; or a function from the request to it, or to {"text": ..., "logprobs": ...}.
+        answer: what it answers, as JSON; or a function from the request to it, or to {"text": ..., "logprobs": ...},
+            or to {"text": ..., "prompt_logprobs": ...} as vLLM has it.
         paid: digests of bodies whose answers were delivered and cost money, in order.
         requests: bodies that came.
         authorization: the headers that came with them.
@@ -81,6 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, told: Server, body: dict[str, Any], fault: str) -> None:
         content = told.answer(body) if callable(told.answer) else told.answer
         logprobs = content.pop("logprobs", None) if isinstance(content, dict) else None
+        prompt = content.pop("prompt_logprobs", None) if isinstance(content, dict) else None
         text = content["text"] if isinstance(content, dict) and set(content) == {"text"} else json.dumps(content)
         good = {"content": text, "refusal": None}
         if fault == "429":
@@ -124,6 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(200, completion(body, {"content": '{"phrase": "red", "mood": 1}'}))
         made = completion(body, good)
         made["choices"][0]["logprobs"] = logprobs
+        made |= {"prompt_logprobs": prompt} if prompt else {}
         return self._send(200, made)
 
     def _send(self, status: int, content: Any, headers: dict[str, str] | None = None) -> None:

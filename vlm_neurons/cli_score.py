@@ -30,6 +30,9 @@ def add_options(p: argparse.ArgumentParser, positive: Callable[[str], int]) -> N
                    "grounded, clip and local are models of transformers (default: %(default)s)")  # fmt: skip
     p.add_argument("--simulator-model", help="name of the model that simulates, or a local directory")
     add_server_options(p, positive)
+    p.add_argument("--prompt-logprobs", type=positive, metavar="N",
+                   help="api and local: read the values of all tokens off N log probabilities at each place of one "
+                   "prompt, as vLLM gives them (20 there)")  # fmt: skip
     p.add_argument("--n-null", type=int, default=20,
                    help="explanations of other neurons tried on each one, at most; each costs as much as the neuron's "
                    "own (default: %(default)s)")  # fmt: skip
@@ -71,6 +74,8 @@ def score_run(args: argparse.Namespace, say: Callable[[str], None]) -> pd.DataFr
 
 
 def _simulator(args: argparse.Namespace, run: Run) -> str | Simulator:
+    if args.prompt_logprobs and args.simulator not in ("api", "local"):
+        raise ValueError(f"--prompt-logprobs is for --simulator api and local, not {args.simulator}")
     if args.simulator not in MODELS:
         return str(args.simulator)
     import vlm_neurons as vn
@@ -82,9 +87,12 @@ def _simulator(args: argparse.Namespace, run: Run) -> str | Simulator:
         made: Simulator = kind(
             args.simulator_model, base_url=args.base_url, max_cost=args.max_cost, concurrency=args.concurrency,
             price=tuple(args.price) if args.price else None, cache=run.path / "cache.sqlite",
+            prompt_logprobs=args.prompt_logprobs or 0,
         )  # fmt: skip
         return made
-    found: Simulator = kind.from_pretrained(args.simulator_model) if args.simulator_model else kind.from_pretrained()
+    options = {"prompt_logprobs": args.prompt_logprobs or 0} if args.simulator == "local" else {}
+    named = [args.simulator_model] if args.simulator_model else []
+    found: Simulator = kind.from_pretrained(*named, **options)
     return found
 
 

@@ -42,3 +42,4 @@ def test_from_a_run_directory_to_scores(tmp_path: Path, capsys: pytest.CaptureFi
     pd.testing.assert_series_equal(again.sort_index(), scores.set_index("neuron")["r"].sort_index())
     assert (run.path / "simulations-position-prior.parquet").is_file()
     assert main(["score", where, "--simulator", "api"]) == 1 and "--simulator-model" in capsys.readouterr().err
+    assert main(["score", where, "--prompt-logprobs", "20"]) == 1 and "not concepts" in capsys.readouterr().err

@@ -10,6 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from vlm_neurons.api import prefilled
+
 TOP = 11  # likeliest tokens at every place of an answer: as many as a scale from 0 to 10 has numbers
 _KEYS = re.compile(r"(sk|key|Bearer)[-_ ][A-Za-z0-9_\-.]{8,}")
 
@@ -27,6 +29,9 @@ class Ask:
         attempt: a number that makes the same question another one for the cache.
         logprobs: whether the likeliest other tokens are asked for too, where the server gives them.
         plain: the same question without pictures, for a server that takes none; None if there is no such form.
+        prefill: an answer that the asker gives itself, to get the likeliest tokens at each place of it (see
+            `prefilled`); the schema is `Prefilled` then.
+        top: so many of them.
     """
 
     key: Any
@@ -37,6 +42,8 @@ class Ask:
     attempt: int = 0
     logprobs: bool = False
     plain: list[dict[str, Any]] | None = None
+    prefill: str = ""
+    top: int = TOP
 
     def is_plain(self, capabilities: dict[str, bool]) -> bool:
         """Whether a server with these capabilities is sent the form without pictures."""
@@ -44,7 +51,8 @@ class Ask:
 
     def sent(self, capabilities: dict[str, bool]) -> list[dict[str, Any]]:
         """The messages that such a server is sent."""
-        return self.plain if self.plain is not None and self.is_plain(capabilities) else self.messages
+        messages = self.plain if self.plain is not None and self.is_plain(capabilities) else self.messages
+        return [*messages, {"role": "assistant", "content": self.prefill}] if self.prefill else messages
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,8 @@ def body_of(ask: Ask, model: str, capabilities: dict[str, bool], extra: dict[str
     if capabilities.get("temperature", True):
         body["temperature"] = ask.temperature
     body["max_tokens" if capabilities.get("max_tokens", True) else "max_completion_tokens"] = ask.max_tokens
+    if ask.prefill:
+        return {**body, "messages": messages, "extra_body": {**extra, **prefilled.fields(ask.top)}}
     if ask.logprobs and capabilities.get("logprobs", True):
         body |= {"logprobs": True, "top_logprobs": TOP}
     if capabilities.get("schema", True):
@@ -110,6 +120,9 @@ def schema_of(model: type[BaseModel]) -> dict[str, Any]:
 
 def read(ask: Ask, completion: dict[str, Any]) -> tuple[BaseModel | None, tuple[str, str] | None]:
     """The checked answer, or (kind, detail) of what is wrong with it."""
+    if ask.prefill:
+        wrong = prefilled.trouble(completion, ask.prefill)
+        return (None, wrong) if wrong else (prefilled.Prefilled(), None)
     choices = completion.get("choices") or [{}]
     message = choices[0].get("message")
     if not message:

@@ -16,6 +16,7 @@ from typing import Any
 from vlm_neurons.api.asking import Ask, Reply, body_of, read, redactor
 from vlm_neurons.api.cache import Cache, request_key
 from vlm_neurons.api.planning import Plan
+from vlm_neurons.api.prefilled import reduced
 from vlm_neurons.api.prices import Price, images_of, price_of
 
 __all__ = ["Ask", "ChatClient", "Plan", "Reply"]
@@ -230,6 +231,7 @@ class _Run:
                 body = body_of(ask, self.client.model, used, self.client.extra_body)
                 completion = await self.api.chat.completions.create(**body)
                 stored: dict[str, Any] = completion.model_dump(mode="json")
+                stored = reduced(stored, ask.prefill) if ask.prefill else stored
         except (openai.APIConnectionError, TimeoutError) as error:
             return "network", f"{type(error).__name__}: {error}"
         except openai.APIStatusError as error:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlm_neurons.api.asking import TOP, Ask, Reply, body_of, read
+from vlm_neurons.api.prefilled import reduced
 from vlm_neurons.api.prices import images_of, parts_of
 from vlm_neurons.api.prompting import picture
 
@@ -36,7 +37,10 @@ class LocalChat:
     def answer(self, ask: Ask) -> Reply:
         """One reply. A prompt that the model cannot take is a failure of the kind `"request"`."""
         request = body_of(ask, "", {"schema": False}, {})["messages"]
-        text = self.processor.apply_chat_template(self._plain(request), add_generation_prompt=True, tokenize=False)
+        text = self.processor.apply_chat_template(
+            self._plain(request), tokenize=False, add_generation_prompt=not ask.prefill,
+            continue_final_message=bool(ask.prefill),
+        )  # fmt: skip
         pictures = [picture(url) for url in images_of(request)]
         inputs = self.processor(text=text, images=pictures or None, return_tensors="pt").to(self.model.device)
         n_in = int(inputs["input_ids"].shape[1])
@@ -45,7 +49,7 @@ class LocalChat:
         if limit is not None and n_in + ask.max_tokens > limit:
             detail = f"the prompt has {n_in} tokens and the answer up to {ask.max_tokens}, the model takes {limit}"
             return Reply(ask, failure=("request", detail), model=self.name)
-        completion, n_out = self._completion(ask, inputs, n_in)
+        completion, n_out = self._prefilled(ask, inputs) if ask.prefill else self._completion(ask, inputs, n_in)
         answer, failure = read(ask, completion)
         return Reply(ask, answer, failure, self.name, n_in, n_out, completion=completion)
 
@@ -71,6 +75,20 @@ class LocalChat:
                 content.append({"token": decode([token]), "top_logprobs": top})
             choice["logprobs"] = {"content": content}
         return {"choices": [choice]}, len(out)
+
+    def _prefilled(self, ask: Ask, inputs: Any) -> tuple[dict[str, Any], int]:
+        """What vLLM would say of an answer that is there already: one forward pass, nothing is generated."""
+        import torch
+
+        with torch.no_grad():
+            logits = self.model(**inputs).logits[0]
+        ids, decode = inputs["input_ids"][0].tolist(), self.processor.tokenizer.decode
+        places: list[Any] = [None]  # nothing stands before the first token
+        for here, scores in zip(ids[1:], logits[:-1], strict=True):
+            chances = torch.log_softmax(scores.float(), -1)
+            shown = dict.fromkeys([here, *chances.topk(min(ask.top, len(chances))).indices.tolist()])
+            places.append({i: {"decoded_token": decode([i]), "logprob": float(chances[i])} for i in shown})
+        return reduced({"choices": [{}], "prompt_logprobs": places}, ask.prefill), 0
 
     def _plain(self, request: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Messages as chat templates take them; names of special tokens in texts are broken up."""

@@ -37,6 +37,10 @@ class Showing(Simulates):
         logprobs: take the mean of every value under the answer's own probabilities: True, False, or None where the
             server gives them.
         detail: of pictures: `"low"`, `"high"` or `"auto"`.
+        prompt_logprobs: read the values of all tokens of a response off one answer that is given, not written: the
+            model's own probabilities of the digits in it, among so many likeliest tokens of each place (Bills et al.
+            2023). A server has to give log probabilities of prompts, as vLLM does (20, unless it is started with
+            another `--max-logprobs`). 0 lets the model write the answer.
         attempt: another number asks again where the cache has an answer.
     """
 
@@ -44,24 +48,28 @@ class Showing(Simulates):
     coarse: int = 4
     logprobs: bool | None = None
     detail: str = "auto"
+    prompt_logprobs: int = 0
     attempt: int = 0
 
     def __post_init__(self) -> None:
+        if self.prompt_logprobs < 0:
+            raise ValueError(f"prompt_logprobs={self.prompt_logprobs}: a number of tokens, 0 for none")
         if self.grid < 1 or self.coarse < 0:
             raise ValueError(f"grid={self.grid}, coarse={self.coarse}: at least 1, and 0 for no coarse question")
 
     @property
     def resolution(self) -> Resolution:  # type: ignore[override]
         """Whole numbers, unless probabilities may come; the finer grid."""
-        return Resolution(11 if self.logprobs is False else None, (self.grid, self.grid))
+        return Resolution(11 if self.logprobs is False and not self.prompt_logprobs else None, (self.grid, self.grid))
 
     def shown(self) -> list[Any]:
         """What decides the questions."""
-        return [prompt_id(PACKAGE, VERSION), self.grid, self.coarse, self.logprobs, self.detail, self.attempt]
+        return [prompt_id(PACKAGE, VERSION), self.grid, self.coarse, self.logprobs, self.detail, self.attempt,
+                self.prompt_logprobs]  # fmt: skip
 
     def board(self, jobs: Sequence[Job], start: int = 0) -> Board:
         """The questions of some jobs."""
-        wording = Wording(self.attempt, self.logprobs is not False, self.detail)
+        wording = Wording(self.attempt, self.logprobs is not False, self.detail, self.prompt_logprobs)
         return Board(jobs, self.grid, self.coarse if self.coarse < self.grid else 0, wording, start)
 
     def answers(self, jobs: Sequence[Job], stream: Stream) -> Iterator[tuple[int, Prediction]]:

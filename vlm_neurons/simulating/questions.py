@@ -13,8 +13,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from vlm_neurons.api import prompting
 from vlm_neurons.api.asking import Ask, Reply
+from vlm_neurons.api.prefilled import Prefilled
 from vlm_neurons.api.prompting import escape, fence, image_part, text_part
 from vlm_neurons.explaining.explanation import Failure
+from vlm_neurons.simulating import filled
 from vlm_neurons.simulating.gridding import Grid, cells_of, numbered
 
 if TYPE_CHECKING:
@@ -87,17 +89,24 @@ class Wording:
         attempt: another number asks again where the cache has an answer.
         logprobs: ask for log probabilities.
         detail: of pictures: `"low"`, `"high"` or `"auto"`.
+        prompt_logprobs: likeliest tokens to ask for at each place of a filled answer about words; 0 for an answer that
+            the model writes.
     """
 
     attempt: int = 0
     logprobs: bool = True
     detail: str = "auto"
+    prompt_logprobs: int = 0
 
-    def ask(self, question: Any, mark: str, parts: list[dict[str, Any]], schema: type[BaseModel], n: int) -> Ask:
+    def ask(
+        self, question: Any, mark: str, parts: list[dict[str, Any]], schema: type[BaseModel], n: int, prefill: str = ""
+    ) -> Ask:
         """A request about an explanation; n bounds the tokens of the answer."""
         told = prompting.render(PACKAGE, "explanation", fence=mark, explanation=_line(question.explanation))
         system = {"role": "system", "content": prompting.render(PACKAGE, "system", fence=mark)}
         messages: list[dict[str, Any]] = [system, {"role": "user", "content": [text_part(told), *parts]}]
+        if prefill:
+            return Ask(question, messages, schema, n, attempt=self.attempt, prefill=prefill, top=self.prompt_logprobs)
         return Ask(question, messages, schema, n, attempt=self.attempt, logprobs=self.logprobs)
 
 
@@ -155,6 +164,9 @@ class Words:
     def ask(self, wording: Wording) -> Ask:
         """The request."""
         mark, tokens = fence([self.explanation, *self.tokens]), [escape(t) for t in self.tokens]
+        if wording.prompt_logprobs:
+            told = prompting.render(PACKAGE, "fill", fence=mark, tokens=tokens, unknown=filled.UNKNOWN)
+            return wording.ask(self, mark, [text_part(told)], Prefilled, 1, filled.fill(self.tokens))
         parts = [text_part(prompting.render(PACKAGE, "tokens", fence=mark, tokens=tokens))]
         n = 100 + 24 * len(tokens) + sum(len(t) for t in tokens)
         return wording.ask(self, mark, parts, TokenValues, n)
@@ -164,6 +176,9 @@ class Words:
         answer: Any = reply.answer
         if answer is None:
             return failure_of(reply)
+        if isinstance(answer, Prefilled):
+            means = filled.expected(self.tokens, reply.completion or {})
+            return means if isinstance(means, Failure) else Values(means.round(), means)
         told = [t.token for t in answer.tokens]
         if len(told) != len(self.tokens):
             return Failure("schema", f"{len(told)} tokens in the answer, {len(self.tokens)} in the question")
