@@ -36,10 +36,11 @@ def test_from_a_run_directory_to_scores(tmp_path: Path, capsys: pytest.CaptureFi
     assert after["n_null"].tolist() == scores["n_null"].tolist()  # the neuron too has the others' explanations
     assert main(["score", where, "--neurons", best["neuron"], "--simulator", "position-prior"]) == 0
     assert list(pd.read_parquet(run.path / "scores.parquet")["simulator"]) == ["position-prior"]
-    assert len(pd.read_parquet(run.path / "scores-concepts.parquet")) == len(scores)
+    (kept,) = run.path.glob("scores-concepts-*.parquet")
+    assert len(pd.read_parquet(kept)) == len(scores)
     assert main(["score", where]) == 0
     again = pd.read_parquet(run.path / "scores.parquet").set_index("neuron")["r"]
     pd.testing.assert_series_equal(again.sort_index(), scores.set_index("neuron")["r"].sort_index())
-    assert (run.path / "simulations-position-prior.parquet").is_file()
+    assert len(list(run.path.glob("simulations-position-prior-*.parquet"))) == 1 and not kept.exists()
     assert main(["score", where, "--simulator", "api"]) == 1 and "--simulator-model" in capsys.readouterr().err
     assert main(["score", where, "--prompt-logprobs", "20"]) == 1 and "not concepts" in capsys.readouterr().err

@@ -30,6 +30,7 @@ from vlm_neurons.api.prices import images_of
 from vlm_neurons.evidence import Exemplar
 from vlm_neurons.simulating import Job, Prediction
 from vlm_neurons.simulating.prompted import ApiSimulator, LocalSimulator
+from vlm_neurons.simulating.record import load
 
 KEY = "canary-77aa01c3fe"
 
@@ -201,6 +202,26 @@ def test_scores_survive_a_fifth_of_faults_and_resume_from_the_run_directory(tmp_
         assert len(server.requests) == n + 60 and found["auroc"][0] == 0.5
     replayed = vn.score(true, evidence, asker, out=tmp_path, progress=False).iloc[0]
     assert replayed["n_failed"] == again["n_failed"] and replayed["r"] == again["r"], "the server is gone"
+
+
+def test_tables_of_other_settings_are_kept_apart_and_come_back(tmp_path: Path) -> None:
+    made = planted.neurons("color", n=2, seed=seeing.SEED)
+    evidence, true = (
+        {o.evidence.neuron: o.evidence for o in made},
+        {o.evidence.neuron: o.rule.explanations["true"] for o in made},
+    )
+    (first, *_), every = true, {"out": tmp_path, "n_null": 0, "progress": False, "n_permutations": 999}
+    with loopback.running(answer=seeing.answer) as server:
+        fine, rough = (simulator(server, grid=g, coarse=0, logprobs=False) for g in (8, 2))
+        both = vn.score(true, evidence, fine, **every)  # type: ignore[arg-type]
+        one = vn.score({first: true[first]}, evidence, rough, **every)  # type: ignore[arg-type]
+        assert len(both) == 2 and len(one) == 1 and one["r"][0] < both["r"][0], "no rows of the finer grid among them"
+        n = len(server.requests)
+        again = vn.score(true, evidence, fine, **every)  # type: ignore[arg-type]
+        assert len(server.requests) == n, "its simulations came back"
+    assert again["r"].tolist() == both["r"].tolist() and {*both["made_by"]}.isdisjoint(one["made_by"])
+    kept = {f.stem.rpartition("-")[2] for f in tmp_path.glob("s*-api-some-model-*.parquet")}
+    assert kept == {*one["made_by"]} and len(load(tmp_path)) == 2
 
 
 def test_equal_questions_are_asked_once() -> None:

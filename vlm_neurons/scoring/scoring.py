@@ -15,7 +15,7 @@ from vlm_neurons.scoring import measures, nulls
 from vlm_neurons.scoring.others import swapped
 from vlm_neurons.scoring.pieces import Piece, of_side, pieces_of, resolved
 from vlm_neurons.scoring.specific import Chance, against_others
-from vlm_neurons.simulating.record import to_front
+from vlm_neurons.simulating.record import settings_id, to_front
 from vlm_neurons.simulating.simulating import folder, simulate, simulator_of, wanted
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 FILE = "scores.parquet"
 NAN = float("nan")
 FEW = 40  # images, below which an interval is called approximate (python examples/trust.py coverage)
-FIRST = ("neuron", "explanation", "explainer", "simulator", "label", "layer", "modality")
+FIRST = ("neuron", "explanation", "explainer", "simulator", "made_by", "label", "layer", "modality")
 NUMBERS = ("r", "r_low", "r_high", "r_between", "r_within", "r_sample", "r_null", "r_empty", "p", "p_within", "q",
            "ceiling", "auroc", "iou", "spearman", "detection", "r_visual", "r_text", "r_image_to_text",
            "r_text_to_image")  # fmt: skip
@@ -57,8 +57,8 @@ def score(
         simulator: see `simulate`.
         simulations: of the same explanations by the same simulator, where they were made before.
         out: a run or a directory: the table goes to its `scores.parquet`, simulations and replies as in `simulate`.
-            Rows of other neurons by the same simulator that are there stay in it (and q is over all); another
-            simulator's table is kept beside it, as `scores-NAME.parquet`.
+            Rows of other neurons by the same simulator that are there stay in it (and q is over all); the table
+            of another simulator, or of other settings, is kept beside it, as `scores-NAME-SETTINGS.parquet`.
         n_null: explanations of other neurons tried on each neuron, at most. Each costs as much as a simulation.
         n_permutations: behind p and p_within; from 999 on.
         swap: explainer for the modality swap of multi-modal neurons; by default `"dissection"` where all explanations
@@ -71,7 +71,7 @@ def score(
     Returns:
         One row per explanation:
 
-        - `neuron, explanation, explainer, simulator, label, layer, modality`;
+        - `neuron, explanation, explainer, simulator, made_by` (a mark of its settings), `label, layer, modality`;
         - `r` over all places (patches, tokens of the response; sinks left out), `r_low`, `r_high` (95 %, bootstrap over
           exemplars within the two strata), `r_between` (of the means of images), `r_within` (after subtracting them),
           `r_sample` (mean of every sample's own r, the paper's), `spearman`, `auroc` (of places above the paper's
@@ -114,9 +114,9 @@ def score(
         row = _row(explanation, evidence[key], made.get(key), chosen, chance)
         rows.append({**row, **against.get(key, {}), **across.get(key, {})})
     table = pd.DataFrame(rows, columns=[*FIRST, *NUMBERS, *LAST])
-    table["layer"] = table["layer"].astype("Int64")
+    table["layer"], table["made_by"] = table["layer"].astype("Int64"), settings_id(chosen)
     if out is not None and rows:
-        table = _with_earlier(table, folder(out), chosen.name)
+        table = _with_earlier(table, folder(out), chosen)
     table["q"] = _adjusted(table["p"].to_numpy(float))
     if out is not None:
         write_atomic(folder(out) / FILE, lambda temporary: table.to_parquet(temporary, index=False))
@@ -215,11 +215,11 @@ def _adjusted(p: np.ndarray) -> np.ndarray:
     return q
 
 
-def _with_earlier(table: pd.DataFrame, path: Path, simulator: str) -> pd.DataFrame:
+def _with_earlier(table: pd.DataFrame, path: Path, simulator: Simulator) -> pd.DataFrame:
     """The table, and the rows of a file that it does not replace."""
     import pandas as pd
 
-    to_front(path / FILE, simulator)
+    to_front(path / FILE, simulator.name, settings_id(simulator))
     if not (path / FILE).is_file():
         return table
     earlier = pd.read_parquet(path / FILE)

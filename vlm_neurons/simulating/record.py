@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -13,9 +14,9 @@ import numpy as np
 
 from vlm_neurons.explaining.explanation import Failure
 from vlm_neurons.scanning.blocks import write_atomic
-from vlm_neurons.simulating.protocol import Prediction, Side
+from vlm_neurons.simulating.protocol import Prediction, Side, Simulator
 
-FORMAT = b"1"
+FORMAT = b"2"
 FILE = "simulations.parquet"
 
 
@@ -31,6 +32,7 @@ class Simulation:
         samples: ids of the exemplars of the split `"test"`, in the order of the evidence.
         predictions: one for each of them; failures included.
         settings: SHA-256 of simulator, explanation and evidence: the same question has the same.
+        made_by: of the simulator alone, the beginning (`settings_id`).
     """
 
     neuron: str
@@ -40,6 +42,7 @@ class Simulation:
     samples: tuple[int, ...]
     predictions: tuple[Prediction, ...]
     settings: str = ""
+    made_by: str = ""
 
     @property
     def n_failed(self) -> int:
@@ -68,29 +71,39 @@ def save(simulations: Mapping[str, Simulation], path: Path) -> None:
     import pyarrow.parquet as pq
 
     path.mkdir(parents=True, exist_ok=True)
-    for name in {s.simulator for s in simulations.values()}:
-        to_front(path / FILE, name)
+    for name, made_by in {(s.simulator, s.made_by) for s in simulations.values()}:
+        to_front(path / FILE, name, made_by)
     every = {**load(path), **{s.neuron: s for s in simulations.values()}}
     table = pa.Table.from_pylist([r for s in every.values() for r in _rows(s)], schema=_schema())
     table = table.replace_schema_metadata({"format": FORMAT})
     write_atomic(path / FILE, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
 
 
-def to_front(file: Path, simulator: str) -> None:
-    """Give a simulator the file: another's that is there is kept beside it as `simulations-NAME.parquet` (or
-    `scores-NAME.parquet`), and the simulator's own that was kept so comes back."""
+def settings_id(simulator: Simulator) -> str:
+    """Eight characters that tell a simulator's settings from others."""
+    return hashlib.sha256(simulator.settings().encode()).hexdigest()[:8]
+
+
+def to_front(file: Path, simulator: str, made_by: str) -> None:
+    """Give a simulator the file: another's that is there, or that of other settings, is kept beside it as
+    `simulations-NAME-SETTINGS.parquet` (or `scores-...`), and the simulator's own that was kept so comes back."""
     import pyarrow.parquet as pq
 
-    def beside(name: str) -> Path:
-        return file.with_name(f"{file.stem}-{re.sub(r'[^A-Za-z0-9_.]+', '-', name)}.parquet")
+    def beside(*names: str) -> Path:
+        plain = [re.sub(r"[^A-Za-z0-9_.]+", "-", name) for name in (file.stem, *names) if name]
+        return file.with_name("-".join(plain) + ".parquet")
 
     if file.is_file():
-        there = pq.read_table(file, columns=["simulator"])["simulator"]
-        if not len(there) or there[0].as_py() == simulator:
+        columns = [c for c in ("simulator", "made_by") if c in pq.read_schema(file).names]
+        first = pq.read_table(file, columns=columns).slice(length=1).to_pylist()
+        if not first:
             return
-        os.replace(file, beside(there[0].as_py()))
-    if beside(simulator).is_file():
-        os.replace(beside(simulator), file)
+        there = first[0]["simulator"], first[0].get("made_by") or ""
+        if there == (simulator, made_by):
+            return
+        os.replace(file, beside(*there))
+    if beside(simulator, made_by).is_file():
+        os.replace(beside(simulator, made_by), file)
 
 
 def load(path: str | Path) -> dict[str, Simulation]:
@@ -118,6 +131,7 @@ def _simulation(rows: Sequence[dict[str, Any]]) -> Simulation:
     return Simulation(
         first["neuron"], first["explanation"], first["simulator"], tuple(first["sides"]),
         tuple(r["sample"] for r in rows), tuple(_prediction(r) for r in rows), first["settings"],
+        first["made_by"],
     )  # fmt: skip
 
 
@@ -131,7 +145,7 @@ def _prediction(row: dict[str, Any]) -> Prediction:
 def _rows(s: Simulation) -> list[dict[str, Any]]:
     return [
         {"neuron": s.neuron, "explanation": s.explanation, "simulator": s.simulator, "sides": list(s.sides),
-         "settings": s.settings, "sample": sample, "grids": [list(m.shape) for m in p.patches],
+         "settings": s.settings, "made_by": s.made_by, "sample": sample, "grids": [list(m.shape) for m in p.patches],
          "patches": [m.ravel().tolist() for m in p.patches], "tokens": None if p.tokens is None else p.tokens.tolist(),
          "failure": p.failure.kind if p.failure else None, "detail": p.failure.detail if p.failure else None,
          "tokens_in": p.tokens_in, "tokens_out": p.tokens_out, "cost": p.cost}
@@ -145,6 +159,7 @@ def _schema() -> Any:
     text, floats = pa.string(), pa.list_(pa.float32())
     return pa.schema(
         [("neuron", text), ("explanation", text), ("simulator", text), ("sides", pa.list_(text)), ("settings", text),
+         ("made_by", text),
          ("sample", pa.int64()), ("grids", pa.list_(pa.list_(pa.int64()))), ("patches", pa.list_(floats)),
          ("tokens", floats), ("failure", text), ("detail", text), ("tokens_in", pa.int64()), ("tokens_out", pa.int64()),
          ("cost", pa.float64())]

@@ -13,7 +13,7 @@ from vlm_neurons.explaining.prompting import kind_of
 from vlm_neurons.simulating.baselines import BASELINES
 from vlm_neurons.simulating.concepts import ConceptSimulator
 from vlm_neurons.simulating.protocol import SIDES, Job, Prediction, Side, Simulator, fault
-from vlm_neurons.simulating.record import FILE, Simulation, load, save, to_front
+from vlm_neurons.simulating.record import FILE, Simulation, load, save, settings_id, to_front
 
 if TYPE_CHECKING:
     from vlm_neurons.evidence import Evidence
@@ -39,7 +39,7 @@ def simulate(
             a simulator object.
         out: a run or a directory: results go to its `simulations.parquet`, replies to its `cache.sqlite`. Neurons
             whose simulation is there, made in the same way and without a failure, are not simulated again. Another
-            simulator's are kept beside it, as `simulations-NAME.parquet`.
+            simulator's are kept beside it, as `simulations-NAME-SETTINGS.parquet`.
         redo: simulate them all again.
         progress: show a bar, and what it will cost where it costs something.
 
@@ -62,7 +62,7 @@ def simulate(
     chosen = simulator_of(simulator, out)
     todo = wanted(explanations, evidence, chosen)
     if out is not None:
-        to_front(folder(out) / FILE, chosen.name)
+        to_front(folder(out) / FILE, chosen.name, settings_id(chosen))
     kept = {} if out is None or redo else load(folder(out))
     found: dict[str, Simulation] = {}
     for key, one in todo.items():
@@ -91,7 +91,7 @@ def wanted(
     explanations: Mapping[str, Explanation | str], evidence: Mapping[str, Evidence], simulator: Simulator
 ) -> dict[str, Simulation]:
     """What has to be simulated, as simulations without predictions."""
-    found = {}
+    found, settings, made_by = {}, simulator.settings(), settings_id(simulator)
     for key, explanation in explanations.items():
         if key not in evidence:
             raise KeyError(f"{key}: an explanation without evidence; gather_evidence(model, data, run, [{key!r}])")
@@ -105,8 +105,8 @@ def wanted(
             )
         sides = sides_of(one, simulator)
         samples = tuple(e.seen.sample for e in one.split("test"))
-        digest = hashlib.sha256(f"{simulator.settings()}\n{text}\n{sides}\n{one.digest}".encode()).hexdigest()
-        found[key] = Simulation(one.neuron, text, simulator.name, sides, samples, (), digest)
+        digest = hashlib.sha256(f"{settings}\n{text}\n{sides}\n{one.digest}".encode()).hexdigest()
+        found[key] = Simulation(one.neuron, text, simulator.name, sides, samples, (), digest, made_by)
     return found
 
 
