@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -153,3 +154,18 @@ def test_a_residual_stream_far_above_the_rest_marks_a_sink(
     visual = (batch.kinds[0] == vn.TokenKind.VISUAL).numpy()
     assert (seen.token_sinks == expected[~visual]).all()
     assert (seen.patch_sinks[0].ravel() == expected[visual]).all()
+
+
+def test_a_digest_changes_with_everything_that_a_score_depends_on() -> None:
+    rng = np.random.default_rng()
+    images, patches, values = [tiny.image(rng=rng)], [rng.random((4, 4))], [rng.random(3)]
+    one = vn.Evidence.from_arrays("p", images=images, patches=patches, tokens=[["a", "b", "c"]], token_values=values)
+    (e,) = one.exemplars
+    others = [
+        replace(e.seen, kinds=e.seen.kinds[::-1] + 1), replace(e.seen, token_sinks=~e.seen.token_sinks),
+        replace(e.seen, patch_sinks=(~e.seen.patch_sinks[0],)), replace(e.seen, boxes=(e.seen.boxes[0] + 1,)),
+        replace(e.seen, places=(2,)), replace(e.seen, source="elsewhere"), replace(e.seen, tokens=("a", "b", "d")),
+    ]  # fmt: skip
+    digests = {replace(one, exemplars=(replace(e, seen=seen),)).digest for seen in others}
+    digests |= {replace(one, exemplars=(replace(e, patches=(e.patches[0].reshape(2, 8),)),)).digest, one.digest}
+    assert len(digests) == 9 and one.digest == replace(one, exemplars=(replace(e),)).digest

@@ -186,9 +186,11 @@ class Evidence:
         """SHA-256 over everything that an explainer or a score could depend on."""
         total = hashlib.sha256(json.dumps([self.neuron, self.peak, self.label, self.seed]).encode())
         for e in self.exemplars:
-            total.update(json.dumps([e.seen.sample, e.split, e.group, e.seen.tokens, e.seen.image_digests]).encode())
-            for array in (*e.patches, e.values):
-                total.update(np.ascontiguousarray(array, np.float32).tobytes())
+            seen = e.seen
+            words = [seen.sample, seen.source, e.split, e.group, seen.tokens, seen.image_digests, seen.places]
+            total.update(json.dumps(words).encode())
+            for array in (*e.patches, e.values, *seen.boxes, seen.kinds, seen.token_sinks, *seen.patch_sinks):
+                total.update(str(array.shape).encode() + np.ascontiguousarray(array, np.float32).tobytes())
         return total.hexdigest()
 
     @classmethod
