@@ -223,5 +223,5 @@ def test_a_model_spread_by_device_map_is_scanned_on_the_bridge_with_the_same_res
     for column in a.columns:  # sample by sample: the two passes round differently, which can swap ranks
         (mine, left), (theirs, right) = ((t.sample_ids.sort(1), t.visual) for t in (a.top(*column), b.top(*column)))
         assert torch.equal(mine.values, theirs.values)
-        for place, (i, j) in enumerate(zip(mine.indices, theirs.indices, strict=True)):
-            torch.testing.assert_close(left[place, i], right[place, j], rtol=1e-4, atol=1e-4)
+        for neuron, (i, j) in enumerate(zip(mine.indices, theirs.indices, strict=True)):
+            torch.testing.assert_close(left[neuron, i], right[neuron, j], rtol=1e-4, atol=1e-4)
