@@ -13,7 +13,13 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
 
 class TokenKind(IntEnum):
-    """What a position of a batch is. `batch.kinds` holds these numbers, `batch.mask(kind)` selects them."""
+    """What a position of a batch is. `batch.kinds` holds these numbers, `batch.mask(kind)` selects them.
+
+    >>> [kind.name for kind in vn.TokenKind]
+    ['PAD', 'TEMPLATE', 'VISUAL', 'TEXT']
+    >>> vn.TokenKind(int(batch.kinds[0, -2])).name, batch.tokens(0)[-2]
+    ('TEXT', '.')
+    """
 
     PAD = 0
     TEMPLATE = 1
@@ -75,6 +81,10 @@ class Neuron:
         hook: TransformerLens hook name, such as `"blocks.3.mlp.hook_act"`.
         index: coordinate in the last dimension of that tensor.
         pole: `"+"` for the value itself, `"-"` for its negation.
+
+    >>> neuron = vn.Neuron("blocks.3.mlp.hook_post", 17, "-")
+    >>> neuron.id, neuron.site, neuron.layer
+    ('post:L3N17-', 'post', 3)
     """
 
     hook: str
@@ -183,6 +193,9 @@ class Patch:
         column: column in the patch grid, 0 at the left.
         box: pixels in the image as the model saw it (after resize and crop).
         original_box: pixels in the image as it was given, clipped to it.
+
+    >>> batch.grids[0], batch.patches[9]  # the second patch of the second row
+    ((8, 8), Patch(image=0, row=1, column=1, box=(8.0, 8.0, 16.0, 16.0), original_box=(8.0, 8.0, 16.0, 16.0)))
     """
 
     image: int

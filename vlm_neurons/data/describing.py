@@ -49,6 +49,11 @@ def describe(
 
     Raises:
         ValueError: `out` exists and belongs to other samples or to another model.
+
+    >>> unsaid = vn.scenes(1, seed=0, responses=False)
+    >>> said = vn.describe(model, unsaid, "captions.jsonl", progress=False)
+    >>> unsaid[0].response, said[0].response.split(".")[0]
+    (None, 'a large purple cross and a small pink cross')
     """
     out = Path(out)
     writer = {"model": f"{model.name} {model.fingerprint()[:16]}", "max_new_tokens": max_new_tokens}

@@ -26,6 +26,11 @@ class Sample:
         prompt: what the model is asked; None means the prompt of the scan.
         response: the text that counts as TEXT; None means that the model has to generate it.
         name: file name or place in the source, for messages and tables.
+
+    >>> from PIL import Image
+    >>> sample = vn.Sample(0, (Image.new("L", (4, 2)),), prompt=None, response="a grey box", name="mine")
+    >>> sample.load_images()[0].mode, sample.image_paths  # in memory: no path
+    ('RGB', [None])
     """
 
     id: int
@@ -132,6 +137,10 @@ class ImageTextData(Sequence[Sample]):
         Returns:
             id -> id of the first sample with the same image bytes, prompt and response. Unreadable images are equal
             to nothing.
+
+        >>> said = [{"image": None, "response": text} for text in ("red", "blue", "red")]
+        >>> vn.ImageTextData.from_samples(said).duplicates("What color?")
+        {2: 0}
         """
         first: dict[tuple[Any, ...], int] = {}
         repeated = {}
@@ -144,7 +153,12 @@ class ImageTextData(Sequence[Sample]):
         return repeated
 
     def with_responses(self, responses: Sequence[str | None]) -> ImageTextData:
-        """The same samples with other responses; the source stays the same."""
+        """The same samples with other responses; the source stays the same.
+
+        >>> data = vn.ImageTextData.from_samples([{"image": None, "prompt": "What color is grass?"}])
+        >>> data[0].response, data.with_responses(["green"])[0].response
+        (None, 'green')
+        """
         samples = [replace(s, response=r) for s, r in zip(self, responses, strict=True)]
         new = ImageTextData(samples, self.source)
         if "image_digests" in self.__dict__:
@@ -161,6 +175,12 @@ class ImageTextData(Sequence[Sample]):
 
         Raises:
             ValueError: a dict without `image`, or a field of the wrong type.
+
+        >>> from PIL import Image
+        >>> red = {"image": Image.new("RGB", (8, 8), "red"), "response": "a red square"}
+        >>> data = vn.ImageTextData.from_samples([red, {"image": None, "response": "no picture"}])
+        >>> [(len(sample.images), sample.response) for sample in data]
+        [(1, 'a red square'), (0, 'no picture')]
         """
         done = []
         for i, entry in enumerate(samples):
@@ -172,7 +192,16 @@ class ImageTextData(Sequence[Sample]):
 
     @classmethod
     def from_folder(cls, path: str | Path) -> ImageTextData:
-        """Every image of a folder, sorted by name; `captions.jsonl` beside them gives prompts and responses."""
+        """Every image of a folder, sorted by name; `captions.jsonl` beside them gives prompts and responses.
+
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> for name in ("b.png", "a.png"):
+        ...     Image.new("RGB", (8, 8), "red").save(name)
+        >>> written = Path("captions.jsonl").write_text('{"image": "a.png", "response": "a red square"}')
+        >>> [(sample.name, sample.response) for sample in vn.ImageTextData.from_folder(".")]
+        [('a.png', 'a red square'), ('b.png', None)]
+        """
         from vlm_neurons.data.sources import read_folder
 
         return read_folder(Path(path))
@@ -182,6 +211,11 @@ class ImageTextData(Sequence[Sample]):
         """One JSON object a line: `image` (path, list of paths, or null), `response`, `prompt`.
 
         Relative paths are relative to the file.
+
+        >>> from pathlib import Path
+        >>> written = Path("data.jsonl").write_text('{"image": null, "prompt": "Name a color.", "response": "red"}')
+        >>> vn.ImageTextData.from_jsonl("data.jsonl")[0].response
+        'red'
         """
         from vlm_neurons.data.sources import read_jsonl
 
@@ -202,6 +236,9 @@ class ImageTextData(Sequence[Sample]):
             image_column: column of an image, a list of images, or None.
             response_column: column of the response; None means `"response"` where it exists, else no responses.
             prompt_column: the same for the prompt, `"prompt"`.
+
+        >>> photos = datasets.load_dataset("imagefolder", data_dir="photos", split="train")  # doctest: +SKIP
+        >>> data = vn.ImageTextData.from_dataset(photos, response_column="caption")  # doctest: +SKIP
         """
         from vlm_neurons.data.sources import read_dataset
 
@@ -216,6 +253,9 @@ class ImageTextData(Sequence[Sample]):
 
         Raises:
             ValueError: none of these.
+
+        >>> vn.ImageTextData.open("scenes:n=2,seed=0")
+        Scenes(2 samples, source='scenes:n=2,seed=0')
         """
         from vlm_neurons.data.sources import open_spec
 

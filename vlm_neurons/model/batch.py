@@ -35,6 +35,12 @@ class Batch:
         texts: what was tokenised, with one image token per image.
         spans: characters of `texts[row]` that a token covers, start and end; (0, 0) for tokens without characters,
             such as a BOS that the tokenizer adds.
+
+    >>> batch = model.prepare([data[0].load_images(), None], "What is it?", ["a large cross", "a size"])
+    >>> len(batch), batch.image_rows.tolist(), batch.grids
+    (2, [0], ((8, 8),))
+    >>> batch.mask("visual").sum(1).tolist(), batch.mask("text").sum(1).tolist()
+    ([64, 0], [3, 2])
     """
 
     input_ids: Int[Tensor, "batch pos"]
@@ -57,7 +63,11 @@ class Batch:
         return self.input_ids.shape[0]
 
     def mask(self, kind: TokenKind | str) -> Bool[Tensor, "batch pos"]:
-        """True at the positions of one kind; a name such as `"visual"` will do."""
+        """True at the positions of one kind; a name such as `"visual"` will do.
+
+        >>> {kind: int(batch.mask(kind).sum()) for kind in ("visual", "text", "template", "pad")}
+        {'visual': 64, 'text': 35, 'template': 15, 'pad': 0}
+        """
         if isinstance(kind, str):
             try:
                 kind = TokenKind[kind.upper()]
@@ -78,6 +88,9 @@ class Batch:
         """The tokens of a row as they read, blanks included; padding too.
 
         Where several tokens make up one character, the first has it and the others are empty.
+
+        >>> batch.tokens(0)[-6:]
+        [' is', ' dark', ' and', ' checkered', '.', '</s>']
         """
         text, found, reached = self.texts[row], [], 0
         ids, kinds = self.input_ids[row].tolist(), self.kinds[row].tolist()
@@ -90,7 +103,11 @@ class Batch:
         return found
 
     def seen_image(self, i: int) -> Image.Image:
-        """Image i as the model saw it: resized and cropped, the normalisation undone."""
+        """Image i as the model saw it: resized and cropped, the normalisation undone.
+
+        >>> batch.seen_image(0).size
+        (64, 64)
+        """
         from PIL import Image
 
         if self.pixel_values is None or not 0 <= i < len(self.images):

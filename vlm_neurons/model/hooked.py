@@ -53,6 +53,10 @@ class HookedVLM:
     Sites of neurons (`vlm_neurons.neurons.SITES`) are hook points that fire and can be edited: `"gate"`
     `blocks.{i}.mlp.hook_act` = SiLU(gate_proj(x)), `"post"` `blocks.{i}.mlp.hook_post`, `"projector"`
     `vision_projector.hook_post`, `"vision"` `vision_encoder.encoder_layers.{i}.mlp.hook_post`.
+
+    >>> model = vn.HookedVLM.from_pretrained("tiny-llava-scenes", device="cpu")
+    >>> model
+    HookedVLM('tiny-llava-scenes', 4 layers, torch.float32, cpu)
     """
 
     def __init__(self, model: nn.Module | TransformerBridge, processor: Any, name: str | None = None) -> None:
@@ -146,6 +150,11 @@ class HookedVLM:
             RowError: a row cannot be used (special token in the text, too long); it has `.row` and `.reason`.
             OSError: an image cannot be read; the message names the file.
             ValueError: lists of different lengths, or a processor whose geometry is not known.
+
+        >>> picture = data[0].load_images()[0]
+        >>> batch = model.prepare([picture, None], "What is it?", ["a red circle", "a color"])
+        >>> batch.mask("visual").sum(1).tolist(), batch.mask("text").sum(1).tolist()  # the second row has no picture
+        ([64, 0], [3, 2])
         """
         return prepare(self.processor, self.config, self.words, images, prompts, responses, padding_side)
 
@@ -153,6 +162,10 @@ class HookedVLM:
         """The model with this batch's images bound, for tools that pass tokens only.
 
         `transformer_lens.patching.get_act_patch_resid_pre(model.bind(batch), batch.input_ids, clean_cache, metric)`.
+
+        >>> tool = model.bind(batch)
+        >>> torch.equal(tool(batch.input_ids), model(batch))
+        True
         """
         return BoundVLM(self, batch)
 
@@ -166,7 +179,12 @@ class HookedVLM:
         names_filter: str | Sequence[str] | Callable[[str], bool] | None = None,
         **kwargs: Any,
     ) -> tuple[Float[Tensor, "batch pos d_vocab"], ActivationCache]:
-        """Logits and activations. `hook_embed` holds the embeddings after the image features are put in."""
+        """Logits and activations. `hook_embed` holds the embeddings after the image features are put in.
+
+        >>> logits, cache = model.run_with_cache(batch, names_filter=model.site_hooks("gate"))
+        >>> cache["blocks.2.mlp.hook_act"].shape  # row, position, neuron
+        torch.Size([1, 114, 384])
+        """
         return self.bind(batch).run_with_cache(names_filter=names_filter, **kwargs)
 
     def run_with_hooks(
@@ -176,7 +194,16 @@ class HookedVLM:
         bwd_hooks: Sequence[guards.Hook] = (),
         **kwargs: Any,
     ) -> Float[Tensor, "batch pos d_vocab"]:
-        """Logits with hooks: `(name, fn(tensor, hook))`; a tensor that fn returns replaces the activation."""
+        """Logits with hooks: `(name, fn(tensor, hook))`; a tensor that fn returns replaces the activation.
+
+        >>> from vlm_neurons.hooks import record
+        >>> seen = {}
+        >>> logits = model.run_with_hooks(batch, fwd_hooks=record("L2N304", into=seen))
+        >>> activation = seen["L2N304"][batch.mask("visual")].reshape(8, 8)
+        >>> pink = torch.tensor(data.concept("color", "pink")[0] > 0.5)
+        >>> bool(activation[pink].mean() > 1), bool(activation[~pink].mean() < 0.1)
+        (True, True)
+        """
         return self.bind(batch).run_with_hooks(fwd_hooks=fwd_hooks, bwd_hooks=bwd_hooks, **kwargs)
 
     @contextmanager
@@ -187,6 +214,11 @@ class HookedVLM:
 
         Raises:
             HookNeverFires: on leaving, if something was run and a hook named in `fwd_hooks` never fired.
+
+        >>> from vlm_neurons.hooks import ablate
+        >>> with model.hooks(ablate([f"blocks.{i}.mlp.hook_post" for i in range(4)], where="visual")):
+        ...     model.generate(data[0].load_images(), [data[0].prompt], max_new_tokens=9)  # the small cross is pink
+        ['a large purple cross and a small red cross']
         """
         guards.check_mode(self.bridge)
         watch = self._watch(fwd_hooks)
@@ -248,6 +280,10 @@ class HookedVLM:
             max_new_tokens: at most so many.
 
         Honours `with model.hooks(...)`. Equal to transformers' own greedy search.
+
+        >>> scene = vn.scenes(1, seed=1, task="question")[0]
+        >>> scene.prompt, model.generate(scene.load_images(), scene.prompt)
+        ('What size is the red cross?', ['large.'])
         """
         batch = running.continuable(self, images, prompts)
         new = self.generate_tokens(batch, max_new_tokens)
@@ -286,7 +322,14 @@ class HookedVLM:
     def hook_map(self) -> pd.DataFrame:
         """Every hook point that fires on a batch with an image: hook, site, holds, shape, indexed_by (`row` or
         `image`), affects_logits, same_as (the name it is another name of). Measured by running a small batch once;
-        `.attrs["never_fire"]` lists the hook points that exist and did not fire."""
+        `.attrs["never_fire"]` lists the hook points that exist and did not fire.
+
+        >>> hooks = model.hook_map().set_index("hook")
+        >>> hooks.indexed_by["blocks.2.mlp.hook_act"], hooks.indexed_by["vision_projector.hook_post"]
+        ('row', 'image')
+        >>> hooks.index[(hooks.site != "") & ~hooks.affects_logits].tolist()  # LLaVA reads the tower before this layer
+        ['vision_encoder.encoder_layers.0.mlp.hook_post']
+        """
         from vlm_neurons.model.hook_map import measure
 
         if self._map is None:
