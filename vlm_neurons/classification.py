@@ -83,6 +83,13 @@ def classify(
     Raises:
         ValueError: an unknown method, a threshold outside 0 ... 10, a count beyond what the scan kept, or an option of
             the other method.
+
+    >>> table = vn.classify(run, write=False).set_index("neuron")
+    >>> table.loc[["L2N304", "L0N357", "L3N3"], "label"].tolist()
+    ['visual', 'text', 'multimodal']
+    >>> stricter = vn.classify(run, t_visual=8.0, write=False)  # no new pass
+    >>> bool((stricter.label == "visual").sum() < (table.label == "visual").sum())
+    True
     """
     import pandas as pd
 

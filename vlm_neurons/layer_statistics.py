@@ -32,6 +32,10 @@ def statistics(table: pd.DataFrame) -> pd.DataFrame:
 
     Intervals take neurons as independent draws; those of one layer are not quite, so read them as the least that the
     uncertainty can be.
+
+    >>> every_layer = vn.statistics(table).query("layer == 'all'").set_index("label")
+    >>> every_layer["share"].round(1).to_dict()
+    {'visual': 0.2, 'text': 0.1, 'multimodal': 0.1, 'unknown': 0.6}
     """
     import pandas as pd
 

@@ -48,6 +48,13 @@ def sweep(
 
     Raises:
         ValueError: a threshold outside 0 ... 10, or a count beyond what the scan kept.
+
+    >>> found = vn.sweep(run, t_visual=[2, 4, 8], n_visual=[4], t_text=[3], n_text=[2])
+    >>> found[["t_visual", "visual", "same_as_paper"]].round(1)  # fewer neurons are visual
+       t_visual  visual  same_as_paper
+    0         2     0.2            1.0
+    1         4     0.1            0.9
+    2         8     0.0            0.7
     """
     import pandas as pd
 
@@ -119,6 +126,10 @@ def sensitivity(
         attention sink at the first token can dwarf the rest); `"maximum of the second sample"` (the strongest sample
         does not set the scale by itself: sinks and outliers among visual and text tokens); `"site post"` or
         `"site gate"` (the same layer and number at the other site, where both were scanned; compared with pole +).
+
+    >>> same = vn.sensitivity(run).set_index("choice").same
+    >>> bool(same["maximum over all tokens"] > 0.95), bool(same["maximum of the second sample"] > 0.95)
+    (True, True)
     """
     import pandas as pd
 
@@ -168,6 +179,13 @@ def confusion(table: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
 
     Raises:
         ValueError: the tables have no neuron in common.
+
+    >>> import pandas as pd
+    >>> one = pd.DataFrame({"neuron": ["L0N0", "L0N1", "L0N2", "L0N3"], "label": ["visual", "visual", "text", "text"]})
+    >>> other = one.assign(label=["visual", "visual", "text", "unknown"])
+    >>> counts = vn.confusion(one, other)
+    >>> int(counts.loc["text", "unknown"]), counts.attrs["agreement"]
+    (1, 0.75)
     """
     import pandas as pd
 

@@ -51,6 +51,11 @@ def gather_evidence(
         ValueError: the model gives other activations than the scan stored: it or the data is not what was scanned.
         KeyError: a hook that was not scanned, or an index that it does not have.
         OSError: an image cannot be read any more.
+
+    >>> found = vn.gather_evidence(model, data, run, "L2N304", n_top=4, n_spare=4, write=False, progress=False)
+    >>> strongest = found["L2N304"].exemplars[0].seen
+    >>> data[strongest.sample].response.split(" and ")[0]
+    'a large pink cross'
     """
     from vlm_neurons.evidence.storing import save
 

@@ -74,6 +74,12 @@ class Exemplar:
         rank: place within its group, from 0; of top samples, the strongest has 0.
         patches: activation at every patch of each image, raw; the negative pole's are negated.
         values: activation at every token; NaN where the neuron sees no text.
+
+    >>> strongest = evidence["L2N304"].exemplars[0]
+    >>> strongest.group, strongest.rank, strongest.seen.name, round(strongest.peak, 1)
+    ('top', 0, 'scene 36', 2.2)
+    >>> strongest.patches[0].shape, "".join(strongest.seen.tokens[-7:-1])
+    ((8, 8), ' background is dark and striped.')
     """
 
     seen: Seen
@@ -114,6 +120,12 @@ class Evidence:
 
     Raises:
         ValueError: a sample, or an image, is in two splits.
+
+    >>> evidence["L2N304"]
+    Evidence('L2N304', label='visual', peak=2.229, {'explain': 8, 'select': 4, 'test': 12})
+    >>> strongest = evidence["L2N304"].exemplars[0]
+    >>> float(evidence["L2N304"].scale(strongest.patches[0]).max())
+    10.0
     """
 
     neuron: str
@@ -142,6 +154,9 @@ class Evidence:
 
         Raises:
             ValueError: no such split.
+
+        >>> [e.group for e in evidence["L2N304"].split("select")]
+        ['top', 'top', 'random', 'random']
         """
         if name not in SPLITS:
             raise ValueError(f"split {name!r}: choose from {', '.join(SPLITS)}")
@@ -170,6 +185,10 @@ class Evidence:
 
         Raises:
             ValueError: no such side.
+
+        >>> words = evidence["L3N3"].only("text")
+        >>> evidence["L3N3"].sees_images, words.sees_images, words.sees_text
+        (True, False, True)
         """
         if side not in ("visual", "text"):
             raise ValueError(f"side {side!r}: 'visual' or 'text'")
@@ -229,6 +248,16 @@ class Evidence:
 
         Raises:
             ValueError: lists of different lengths, a length that does not fit, or infinite values.
+
+        >>> from PIL import Image
+        >>> probe = vn.Evidence.from_arrays(
+        ...     "top left",
+        ...     images=[Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")],
+        ...     patches=[np.array([[4.0, 1.0], [0.0, -1.0]]), np.zeros((2, 2))],
+        ... )
+        >>> strongest = probe.exemplars[0]
+        >>> strongest.seen.sample, probe.scale(strongest.patches[0]).tolist()
+        (0, [[10.0, 2.5], [0.0, 0.0]])
         """
         from vlm_neurons.evidence.arrays import build
 

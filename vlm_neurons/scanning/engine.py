@@ -82,6 +82,14 @@ def scan(
         ValueError: bad arguments or data, or `out` is no directory of its own or holds another run.
         FloatingPointError: an activation is not finite; the message names sample and site.
         OSError: the disk is too small, or full; what was finished stays.
+
+    >>> data = vn.scenes(20, seed=0)
+    >>> run = vn.scan(model, data, site="gate", top_n=2, out="run", progress=False)
+    >>> run.summary()
+    '20 samples scanned, 0 skipped'
+    >>> strongest = run.top("blocks.2.mlp.hook_act").sample_ids[304].tolist()  # of neuron L2N304
+    >>> [data[i].response.split(".")[0] for i in strongest]
+    ['a large pink triangle', 'a large purple cross and a small pink cross']
     """
     for name, value in dict(
         top_n=top_n, n_visual=n_visual, n_text=n_text, batch_size=batch_size, block_size=block_size

@@ -48,6 +48,11 @@ class Run:
     Attributes:
         path: the directory.
         info: the content of `scan.json`.
+
+    >>> run.complete, run.n_blocks, len(run.samples), run.skipped
+    (True, 1, 120, [])
+    >>> vn.Run.load(run.path).identity == run.identity
+    True
     """
 
     path: Path
@@ -60,6 +65,9 @@ class Run:
         Raises:
             FileNotFoundError: no `scan.json` there.
             ValueError: it was written in a format that this version does not know.
+
+        >>> vn.Run.load(run.path).info["parameters"]["top_n"]
+        10
         """
         path = Path(path)
         file = path / "scan.json"
@@ -132,6 +140,12 @@ class Run:
         Raises:
             KeyError: the hook or the pole was not scanned.
             FileNotFoundError: the scan is not finished.
+
+        >>> top = run.top("blocks.2.mlp.hook_act")
+        >>> top.sample_ids[304, :3].tolist(), round(float(top.peak[304]), 1)  # of L2N304
+        ([36, 97, 94], 2.2)
+        >>> [data[i].response.split(".")[0] for i in top.sample_ids[304, :2].tolist()]
+        ['a large pink cross and a large yellow square', 'a small pink ring and a large red ring']
         """
         self._check_column(hook, pole)
         with safe_open(self.path / "scan.safetensors", framework="pt") as file:
@@ -179,6 +193,9 @@ class Run:
 
         Raises:
             ValueError: it was made in memory or is not where it was, or it has another number of samples now.
+
+        >>> len(run.open_data()), run.open_data()[36].response.split(" and ")[0]
+        (120, 'a large pink cross')
         """
         from vlm_neurons.data import ImageTextData
 
@@ -205,6 +222,9 @@ class Run:
         """One sentence: how many samples were scanned, how many were skipped and why.
 
         A reason is followed by its number, such as "2 broken image".
+
+        >>> run.summary()
+        '120 samples scanned, 0 skipped'
         """
         text = f"{len(self.samples):,} samples scanned, {len(self.skipped):,} skipped"
         reasons = Counter(record["reason"] for record in self.skipped)
