@@ -56,6 +56,12 @@ class OpenAIExplainer(Server):
 
     `vn.explain(out=run)` gives it the run's `cache.sqlite`. A model that takes no pictures (`images`) is sent
     activations as numbers, with what can be measured of the pixels, and `Explanation.prompt` says so.
+
+    >>> explainer = vn.OpenAIExplainer("my-llava", base_url="http://localhost:8000/v1", price=(0, 0))
+    >>> explainer.name
+    'openai:my-llava'
+    >>> explainer.plan(evidence).calls  # what it would ask; nothing is sent
+    3
     """
 
     _: KW_ONLY
@@ -112,6 +118,11 @@ class LocalExplainer:
         processor: its processor, with a chat template.
         prompting: how a neuron is shown; small models take few pictures.
         max_tokens: of an answer. Greedy.
+
+    >>> hf_model, processor = model.bridge.original_model, model.processor
+    >>> explainer = vn.LocalExplainer(hf_model, processor)
+    >>> explainer.name, explainer.prompting.n_on, explainer.prompting.n_off
+    ('local', 4, 1)
     """
 
     model: Any

@@ -51,6 +51,12 @@ class Explanation:
         cost: in US dollars; 0 for what the cache answered.
         failure: None if it did not fail.
         settings: SHA-256 of explainer and evidence: the same question has the same.
+
+    >>> explanations["L2N304"].text, sorted(explanations["L2N304"].concepts)
+    ('pink regions', ['color:pink'])
+    >>> line = vn.Explanation("L2N304", "pink things", confidence=0.5).to_json()
+    >>> vn.Explanation.from_json(line).text
+    'pink things'
     """
 
     neuron: str

@@ -45,6 +45,14 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, column: str = "r", seed: int = 0) 
     Raises:
         KeyError: a table lacks the column.
         ValueError: no neuron is in both, or one is in a table twice.
+
+    >>> import pandas as pd
+    >>> mine = pd.DataFrame({"neuron": ["L0N1", "L0N2", "L0N3"], "label": "visual", "r": [0.5, 0.5, 0.75]})
+    >>> yours = mine.assign(r=[0.25, 0.5, float("nan")])
+    >>> vn.compare(mine, yours)[["label", "n", "n_left_out", "difference", "a_better"]]
+        label  n  n_left_out  difference  a_better
+    0     all  2           1       0.125      0.75
+    1  visual  2           1       0.125      0.75
     """
     import pandas as pd
 
@@ -88,6 +96,10 @@ def score_statistics(scores: pd.DataFrame, by: str = "label") -> pd.DataFrame:
         One row per group and one for `"all"`: `n` explanations, `n_scored` (with an r), median `r`, `r_within` and
         `r_null`, `above_null` (share of those with both whose r is above their r_null), `significant` (number with
         q < .05), `n_failed` (exemplars), and `best ... worst`: neurons whose r is at that level.
+
+    >>> found = vn.score_statistics(scores).set_index("label")
+    >>> found.r.round(1).to_dict(), found.best["all"]
+    ({'all': 0.8, 'multimodal': 0.8, 'text': 0.9, 'visual': 0.8}, 'L0N357')
     """
     import pandas as pd
 
@@ -123,6 +135,14 @@ def detect(
 
     Raises:
         KeyError: an explanation without evidence.
+
+    >>> class SaysPink:
+    ...     def judge(self, explanation, exemplars):
+    ...         return [float(" pink" in e.seen.tokens) for e in exemplars]
+    >>> found = vn.detect({"L2N304": "pink regions"}, evidence, SaysPink())
+    >>> found[["n_top", "n_random", "auroc"]].round(1)
+       n_top  n_random  auroc
+    0      6         6    0.9
     """
     import pandas as pd
 

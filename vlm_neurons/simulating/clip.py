@@ -41,6 +41,12 @@ class ClipSimulator(Simulates):
         generic: texts that stand for anything else.
 
     It predicts the visual side alone.
+
+    >>> from transformers import CLIPConfig, CLIPModel
+    >>> with torch.device("meta"):  # no weights; vn.ClipSimulator.from_pretrained() has them
+    ...     untrained = CLIPModel(CLIPConfig(vision_config={"image_size": 224, "patch_size": 16}))
+    >>> vn.ClipSimulator(untrained, None).resolution  # 224 / 16 patches a side
+    Resolution(levels=None, grid=(14, 14))
     """
 
     model: Any

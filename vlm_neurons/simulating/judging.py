@@ -56,6 +56,11 @@ class ApiJudge(Server):
             gives them (None) or always (True); False takes the probability that the model states.
         detail: of pictures: `"low"`, `"high"` or `"auto"`.
         attempt: another number asks again where the cache has an answer.
+
+    >>> judge = vn.ApiJudge(model="gpt-4o", sides=("visual",), max_cost=1.0)
+    >>> plan = judge.plan("pink regions", evidence["L2N304"].split("test"))
+    >>> plan.calls, plan.images  # nothing is sent
+    (12, 12)
     """
 
     sides: tuple[Side, ...] = SIDES

@@ -153,6 +153,10 @@ class LocalSimulator(Showing):
     Attributes:
         model: any `AutoModelForImageTextToText`.
         processor: its processor, with a chat template.
+
+    >>> simulator = vn.LocalSimulator.from_pretrained("tiny-llava-scenes", grid=4)
+    >>> simulator.resolution, sorted(simulator.sides)
+    (Resolution(levels=None, grid=(4, 4)), ['text', 'visual'])
     """
 
     model: Any

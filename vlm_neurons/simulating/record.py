@@ -33,6 +33,14 @@ class Simulation:
         predictions: one for each of them; failures included.
         settings: SHA-256 of simulator, explanation and evidence: the same question has the same.
         made_by: of the simulator alone, the beginning (`settings_id`).
+
+    >>> simulation = simulations["L2N304"]
+    >>> simulation.explanation, simulation.sides, simulation.n_failed
+    ('pink regions', ('visual',), 0)
+    >>> real = evidence["L2N304"].split("test")[0]
+    >>> predicted = simulation.of(real.seen.sample).patches[0]
+    >>> int(predicted.argmax()) == int(real.patches[0].argmax())  # the same patch
+    True
     """
 
     neuron: str

@@ -48,6 +48,10 @@ class GroundedSimulator(Simulates):
         text_threshold: least confidence of a word of it.
 
     It predicts the visual side alone.
+
+    >>> simulator = vn.GroundedSimulator.from_pretrained(device="cuda", box_threshold=0.4)  # doctest: +SKIP
+    >>> sorted(vn.GroundedSimulator.sides), vn.GroundedSimulator.resolution  # any number, for every patch its own
+    (['visual'], Resolution(levels=None, grid=None))
     """
 
     detector: Any
