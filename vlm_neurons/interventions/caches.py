@@ -18,6 +18,11 @@ def images_of_row(batch: Batch, row: int) -> list[int]:
 
     Raises:
         IndexError: there is no such row.
+
+    >>> a, b, c = (data[i].load_images()[0] for i in range(3))
+    >>> batch = model.prepare([[a, b], None, c], "Could you describe the image?")
+    >>> vn.images_of_row(batch, 0), vn.images_of_row(batch, 1), batch.image_rows.tolist()
+    ([0, 1], [], [0, 0, 2])
     """
     if not 0 <= row < len(batch):
         raise IndexError(f"row {row}: this batch has the rows 0 to {len(batch) - 1}")
@@ -39,6 +44,15 @@ def row_cache(cache: Mapping[str, Tensor], batch: Batch, row: int) -> dict[str, 
 
     Raises:
         IndexError: there is no such row.
+
+    >>> a, b, c = (data[i].load_images()[0] for i in range(3))
+    >>> batch = model.prepare([[a, b], c], "Could you describe the image?")
+    >>> _, cache = model.run_with_cache(batch)
+    >>> row = vn.row_cache(cache, batch, 1)
+    >>> cache["vision_projector.hook_post"].shape[0], row["vision_projector.hook_post"].shape[0]  # images
+    (3, 1)
+    >>> len(row["blocks.0.hook_resid_pre"]) == int(batch.attention_mask[1].sum())  # no padding
+    True
     """
     images = images_of_row(batch, row)
     real = batch.attention_mask[row].bool()
@@ -69,6 +83,12 @@ def take_rows(batch: Batch, rows: Sequence[int]) -> Batch:
         IndexError: there is no such row.
 
     Patches are numbered anew: `patches[k].image` counts the images of the new batch.
+
+    >>> a, b, c = (data[i].load_images()[0] for i in range(3))
+    >>> batch = model.prepare([[a, b], c], ["What are these?", "What is it?"])
+    >>> turned = vn.take_rows(batch, [1, 0])
+    >>> turned.prompts, turned.image_rows.tolist()
+    (('What is it?', 'What are these?'), [0, 1, 1])
     """
     images = [images_of_row(batch, row) for row in rows]
     chosen = [i for of_row in images for i in of_row]

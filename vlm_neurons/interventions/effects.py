@@ -36,6 +36,11 @@ def class_groups(
             (labels of the image test: with the smallest q).
         confident: only neurons whose class has more than 80 % of the top samples.
         by_layer: a group for every class and layer, `"visual, layer 0"`.
+
+    >>> {name: len(rows) for name, rows in vn.class_groups(table, top=20).items()}
+    {'visual': 20, 'text': 20, 'multimodal': 20, 'unknown': 20}
+    >>> list(vn.class_groups(table, by_layer=True))[:2]
+    ['visual, layer 0', 'visual, layer 1']
     """
     table = table[(table["pole"] == "+") & table["label"].isin(["visual", "text", "multimodal", "unknown"])]
     if confident:
@@ -93,6 +98,14 @@ def causal_effects(
 
     Raises:
         ValueError: fewer than two control draws, neither table nor groups, or samples without responses.
+
+    >>> groups = {"visual": table[table.label == "visual"]}
+    >>> found = vn.causal_effects(
+    ...     model, vn.scenes(10, seed=1), groups=groups, controls=2, where=["visual"], progress=False
+    ... )
+    >>> loss = found.set_index("measure").loc["description loss"]
+    >>> bool(loss.effect > loss.control)  # they do more than as many others
+    True
     """
     import pandas as pd
 
@@ -183,6 +196,14 @@ def compare_effects(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row per cell that both have: `group`, `where`, `measure`, `difference_a`, `difference_b`, `change`, `low`,
         `high` (95 % interval of the change, from both standard errors), `covers_zero`.
+
+    >>> import pandas as pd
+    >>> cell = {"group": "visual", "where": "visual", "measure": "shape"}
+    >>> a = pd.DataFrame([{**cell, "difference": -0.25, "se": 0.03}])
+    >>> b = pd.DataFrame([{**cell, "difference": -0.20, "se": 0.04}])
+    >>> vn.compare_effects(a, b)[["change", "low", "high", "covers_zero"]].round(3)
+       change    low   high  covers_zero
+    0    0.05 -0.048  0.148         True
     """
     keys = ["group", "where", "measure"]
     both = a.merge(b, on=keys, suffixes=("_a", "_b"))

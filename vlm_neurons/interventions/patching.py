@@ -46,6 +46,13 @@ def patch_neurons(
 
     Raises:
         ValueError: batches that do not fit each other, or a metric that does not give one number per row.
+
+    >>> [model.tokenizer.decode(model(b)[0, -2].argmax()) for b in (clean, corrupt)]  # what comes after "a large"
+    ['red', 'cyan']
+    >>> units = {"layer 1": "blocks.1.mlp.hook_post", "layer 3": "blocks.3.mlp.hook_post"}
+    >>> found = vn.patch_neurons(model, clean, corrupt, answer, units, where="visual").set_index("unit")
+    >>> bool(found.recovered["layer 1"] > 0.1), bool(found.recovered["layer 3"] < 0.01)  # too late: nothing reads it
+    (True, True)
     """
     groups = _groups(units)
     hooks = sorted({t.hook for found in groups.values() for t in found})
@@ -70,6 +77,12 @@ def attribute_neurons(
     approximation of `patch_neurons`, for all neurons from one forward and one backward pass.
 
     Arguments and result as for `patch_neurons`; `effect` is the approximation.
+
+    >>> guessed = vn.attribute_neurons(model, clean, corrupt, answer, table[table.layer == 1], where="visual")
+    >>> best = guessed.nlargest(5, "effect").unit
+    >>> exact = vn.patch_neurons(model, clean, corrupt, answer, best, where="visual")
+    >>> bool((exact.effect > 0).all())
+    True
     """
     groups = _groups(units)
     hooks = sorted({t.hook for found in groups.values() for t in found})

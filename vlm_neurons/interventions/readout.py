@@ -57,6 +57,9 @@ def vocabulary(model: HookedVLM, neurons: Neurons, k: int = 8) -> pd.DataFrame:
     Returns:
         One row per neuron: `neuron`, `raises`, `lowers` (lists of words, strongest first), `raised`, `lowered`
         (their logits per unit of the neuron at a norm scale of 1).
+
+    >>> vn.vocabulary(model, "L3N33", k=3).raises[0]
+    ['diamond', 'circle', 'cross']
     """
     import pandas as pd
 
@@ -97,6 +100,10 @@ def direct_logits(
 
     Raises:
         ValueError: text that is not one token, or neurons of other sites.
+
+    >>> share = vn.direct_logits(model, corrupt, "L3N3", token="cyan", against="red", position=-2)
+    >>> round(float(share), 1)  # the neuron for cyan, where "cyan" comes next
+    1.9
     """
     chosen = [neuron for _, neuron in _single(neurons)]
     bad = next((n for n in chosen if n.site not in ("gate", "post")), None)

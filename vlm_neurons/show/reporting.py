@@ -56,8 +56,9 @@ def report(
             `out` is a directory.
         OSError: an image cannot be read any more.
 
-    >>> vn.report("runs/demo", out="demo.html").with_suffix(".json").exists()  # doctest: +SKIP
-    True
+    >>> page = vn.report(run, out="report.html", model=model, data=data, n_neurons=1)
+    >>> page.name, page.with_suffix(".json").exists()
+    ('report.html', True)
     """
     run = run if isinstance(run, Run) else Run.load(run)
     if not isinstance(n_neurons, int) or isinstance(n_neurons, bool) or n_neurons < 0:

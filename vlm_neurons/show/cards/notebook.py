@@ -86,6 +86,12 @@ class NeuronCard(View):
     Attributes:
         evidence: of the neuron.
         told: what else `show_neuron` was given.
+
+    >>> card = vn.show_neuron(evidence["L2N304"], table, explanations["L2N304"], simulations["L2N304"], scores)
+    >>> card.save("card.html").name, "pink regions" in card.fragment.html
+    ('card.html', True)
+    >>> card.static().width
+    1600
     """
 
     evidence: Evidence
@@ -165,6 +171,12 @@ def show_layers(table: pd.DataFrame) -> View:
 
     Raises:
         ValueError: a column is missing, or a label is none of the classes.
+
+    >>> import pandas as pd
+    >>> gates = pd.DataFrame({"site": "gate", "pole": "+", "layer": [0, 0, 1, 1], "confident": True})
+    >>> view = vn.show_layers(gates.assign(label=["visual", "visual", "visual", "text"]))
+    >>> "visual 75 %" in view.fragment.html
+    True
     """
     return _figure("Classes by layer", layers_svg(table))
 
@@ -177,6 +189,10 @@ def show_distribution(evidence: Evidence, t_visual: float = 2.0, t_text: float =
         evidence: of the neuron.
         t_visual: threshold of patches; the default is that of `classify`.
         t_text: threshold of tokens.
+
+    >>> view = vn.show_distribution(evidence["L2N304"])
+    >>> view.title, view.save("activations.png").name
+    ('Activations of L2N304', 'activations.png')
     """
     return _figure(f"Activations of {evidence.neuron}", distribution_svg(evidence, t_visual, t_text))
 
@@ -189,6 +205,10 @@ def show_scores(scores: pd.DataFrame) -> View:
 
     Raises:
         ValueError: it has no column `r`.
+
+    >>> view = vn.show_scores(scores)
+    >>> "1 neuron, median r .95" in view.fragment.html  # the one text neuron
+    True
     """
     if "r" not in scores:
         raise ValueError(f"scores has no column 'r' but {', '.join(map(str, scores))}; pass what vn.score returns")
