@@ -1,6 +1,15 @@
 """What single neurons of a vision-language model do. A plugin for TransformerLens.
 
 Names are loaded when they are used, so that `import vlm_neurons` stays quick.
+
+In the examples of docstrings `vn` is this package, `np` numpy and `torch` torch. `model`, `data`, `batch`, `run`,
+`table`, `evidence`, `explanations`, `simulations` and `scores` are those of the README's first pages, on the embedded
+model and 120 scenes; `clean` and `corrupt` are batches of a red and a cyan object, described as far as "a large", and
+`answer` gives the logit of "red" less that of "cyan" for the next word. `tests/test_docstrings.py` makes them, and runs
+the examples.
+
+>>> evidence["L2N304"].label, explanations["L2N304"].text
+('visual', 'pink regions')
 """
 
 from __future__ import annotations
