@@ -10,6 +10,7 @@ import pytest
 import tiny
 from PIL import Image
 
+import vlm_neurons as vn
 from vlm_neurons.data import ImageTextData, Sample
 
 
@@ -201,3 +202,10 @@ def test_hugging_face_datasets_keep_broken_images_for_the_scan_to_record(tmp_pat
         ImageTextData.from_dataset(dataset, response_column="text")
     with pytest.raises(ValueError, match="choose a split"):
         ImageTextData.from_dataset(datasets.DatasetDict(train=dataset))
+
+
+def test_data_with_the_responses_that_it_has_keeps_what_it_knows() -> None:
+    scenes = vn.scenes(4, seed=3)
+    same = scenes.with_responses([s.response for s in scenes])
+    assert same.concept("color", "red")[0].shape == scenes.concept("color", "red")[0].shape
+    assert scenes.with_responses(["a"] * 4)[0].response == "a" != scenes[0].response

@@ -60,7 +60,7 @@ def test_a_group_is_patched_together_and_a_whole_layer_restores_the_clean_run(
     pairs = [*patch("L0N3, P0N2", model.run_with_cache(batch, names_filter=[GATE, PROJECTOR])[1])]
     expected = (metric(model.run_with_hooks(other, fwd_hooks=pairs)) - metric(model(other))).mean()
     assert found.loc["two", "effect"] == pytest.approx(float(expected), abs=1e-4)
-    assert list(found["n_neurons"]) == [1, 2, 1]
+    assert list(found["n_neurons"]) == [32, 2, 1], "a whole hook has as many as it is wide"
 
 
 def test_attribution_is_the_derivative_of_exact_patching(model: HookedVLM, batch: Any, other: Any) -> None:

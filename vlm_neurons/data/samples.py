@@ -153,12 +153,14 @@ class ImageTextData(Sequence[Sample]):
         return repeated
 
     def with_responses(self, responses: Sequence[str | None]) -> ImageTextData:
-        """The same samples with other responses; the source stays the same.
+        """The same samples with other responses; the source stays the same. The same data if the responses are.
 
         >>> data = vn.ImageTextData.from_samples([{"image": None, "prompt": "What color is grass?"}])
         >>> data[0].response, data.with_responses(["green"])[0].response
         (None, 'green')
         """
+        if list(responses) == [s.response for s in self]:
+            return self  # with what it knows beyond its samples, as scenes do
         samples = [replace(s, response=r) for s, r in zip(self, responses, strict=True)]
         new = ImageTextData(samples, self.source)
         if "image_digests" in self.__dict__:

@@ -67,7 +67,7 @@ def patch_neurons(
             logits = model.run_with_hooks(many, fwd_hooks=pairs)
             for i, part in enumerate(logits.split(len(corrupt))):
                 effects[first + i] = _checked(metric(part), corrupt).float().cpu() - before
-    return _table(groups, effects, goal, before)
+    return _table(groups, effects, goal, before, {hook: cache[hook].shape[-1] for hook in hooks})
 
 
 def attribute_neurons(
@@ -117,7 +117,7 @@ def attribute_neurons(
             share = shares[target.hook]
             part = share if target.neurons is None else share[:, target.index(share.device)]
             effects[i] += part.sum(-1).float().cpu()
-    return _table(groups, effects, goal, before)
+    return _table(groups, effects, goal, before, {hook: cache[hook].shape[-1] for hook in hooks})
 
 
 def _groups(units: Units) -> dict[str, list[Target]]:
@@ -184,7 +184,9 @@ def _by_row(values: Float[Tensor, "item d"], hook: str, batch: Batch) -> Float[T
     return values.new_zeros(len(batch), values.shape[-1]).index_add(0, rows, values)
 
 
-def _table(groups: dict[str, list[Target]], effects: Tensor, goal: Tensor, before: Tensor) -> pd.DataFrame:
+def _table(
+    groups: dict[str, list[Target]], effects: Tensor, goal: Tensor, before: Tensor, widths: dict[str, int]
+) -> pd.DataFrame:
     import pandas as pd
 
     gap = float((goal - before).mean())
@@ -198,7 +200,7 @@ def _table(groups: dict[str, list[Target]], effects: Tensor, goal: Tensor, befor
     table = pd.DataFrame(
         {
             "unit": list(groups),
-            "n_neurons": [sum(len(t.places) for t in found) for found in groups.values()],
+            "n_neurons": [sum(len(t.neurons or range(widths[t.hook])) for t in found) for found in groups.values()],
             "effect": mean,
             "recovered": mean / gap if gap else np.full_like(mean, np.nan),
         }
