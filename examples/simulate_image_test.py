@@ -68,15 +68,23 @@ def sparse(rows: int, tokens: int, generator: torch.Generator) -> torch.Tensor:
     return torch.randn(rows, tokens, generator=generator).clamp_(min=0) * on
 
 
-def simulate(draw: Draw, preference: float, size: Size, seed: int = 0) -> Simulated:
-    """Neurons whose modality index is `preference`: visual activations are scaled up, the rest is the same."""
+def rare(rows: int, tokens: int, generator: torch.Generator) -> torch.Tensor:
+    """Active in one image of eight, and lognormal there; its mean is that of `gaussian`."""
+    on = torch.rand(rows, 1, generator=generator) < 1 / 8
+    return skewed(rows, tokens, generator) * on * 8 / np.exp(1.5**2 / 2)
+
+
+def simulate(draw: Draw | tuple[Draw, Draw], preference: float, size: Size, seed: int = 0) -> Simulated:
+    """Neurons whose modality index is `preference`: visual activations are scaled up, the rest is the same, unless
+    there is a law for each modality (of equal means)."""
+    of_visual, of_text = draw if isinstance(draw, tuple) else (draw, draw)
     generator = torch.Generator().manual_seed(seed)
     scale = (1 + preference) / (1 - preference)
     sums, pooled = [], []
     for start in range(0, size.neurons, size.chunk):
         d = min(size.chunk, size.neurons - start)
-        visual = draw(d * size.images, size.visual, generator) * scale
-        text = draw(d * size.images, size.text, generator)
+        visual = of_visual(d * size.images, size.visual, generator) * scale
+        text = of_text(d * size.images, size.text, generator)
         v, t = (a.double().mean(1).view(d, size.images) for a in (visual, text))
         sums.append(torch.stack([v.sum(1), t.sum(1), (v * v).sum(1), (t * t).sum(1), (v * t).sum(1)], 1))
         pooled.append(_pooled(visual.view(d, -1), text.view(d, -1)))
@@ -97,7 +105,9 @@ def upper(count: int, n: int, level: float = 0.99) -> float:
     return float(stats.beta.ppf(level, count + 1, n - count)) if count < n else 1.0
 
 
-def null_rates(draw: Draw, size: Size, alphas: Sequence[float]) -> dict[float, dict[str, tuple[float, float]]]:
+def null_rates(
+    draw: Draw | tuple[Draw, Draw], size: Size, alphas: Sequence[float]
+) -> dict[float, dict[str, tuple[float, float]]]:
     """Rates of wrong claims and their 99 % bounds: no preference tested without margin, and an edge of the margin."""
     level = simulate(draw, 0.0, size, seed=1)
     edge = simulate(draw, DELTA, size, seed=2)
@@ -155,8 +165,11 @@ def main() -> None:
     parser.add_argument("--small", action="store_true")
     small = parser.parse_args().small
     size = Size(2_000, 100, 32, 8) if small else Size()
-    draws: dict[str, Draw] = {f"within-image correlation {r:g}": gaussian(r) for r in (0.0, 0.02, 0.1)}
+    draws: dict[str, Draw | tuple[Draw, Draw]] = {
+        f"within-image correlation {r:g}": gaussian(r) for r in (0.0, 0.02, 0.1)
+    }
     draws |= {"skewed (not promised)": skewed, "sparse (not promised)": sparse}
+    draws["visual rare and skewed, text dense (not promised)"] = (rare, gaussian(0.0))
     print(f"{size.neurons:,} neurons, {size.images} images of {size.visual} + {size.text} tokens. Rate of wrong claims")
     print("(upper 99 % bound of it):\n")
     print("| neurons | alpha | no preference, no margin | edge of the margin | no preference, pooled tokens |")
