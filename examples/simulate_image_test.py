@@ -170,6 +170,7 @@ def main() -> None:
     }
     draws |= {"skewed (not promised)": skewed, "sparse (not promised)": sparse}
     draws["visual rare and skewed, text dense (not promised)"] = (rare, gaussian(0.0))
+    draws["text rare and skewed, visual dense (not promised)"] = (gaussian(0.0), rare)
     print(f"{size.neurons:,} neurons, {size.images} images of {size.visual} + {size.text} tokens. Rate of wrong claims")
     print("(upper 99 % bound of it):\n")
     print("| neurons | alpha | no preference, no margin | edge of the margin | no preference, pooled tokens |")

@@ -1,4 +1,4 @@
-"""Labels from a test over images, with error rates that hold: `classify(run, method="image-test")`.
+"""Labels from a test over images, with error rates: `classify(run, method="image-test")`.
 
 Thresholds on the top samples give a label to everything. Here a neuron is visual if, over all images of the data, its
 mean activation at visual tokens exceeds that at text tokens by more than a margin, beyond what chance would do.
@@ -14,6 +14,10 @@ pictures alone, -1 for text alone. With a margin delta and kappa = (1 + delta) /
 Each is a one-sided t-test over images. The three regions exclude each other: at any true M at most two of the three
 claims can be wrong and have a chance to be made (on an edge the margin rules out the third), hence
 p = min(1, 2 min(p_v, p_t, p_m)). Tokens of one image are correlated; that does no harm, as no token is ever a unit.
+
+The rates hold where enough images carry both means. A modality that is active in a few dozen images, a few of them very
+strongly, has its mean underestimated most of the time, and the other one is called too often (README, last rows of the
+table of wrong claims).
 """
 
 from __future__ import annotations
