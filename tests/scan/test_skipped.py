@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import tiny
 import torch
 
 from vlm_neurons.classification import classify
-from vlm_neurons.data import ImageTextData
+from vlm_neurons.data import ImageTextData, describe
 from vlm_neurons.model import HookedVLM
 from vlm_neurons.scanning import scan
 
@@ -137,3 +138,37 @@ def test_data_from_memory_cannot_be_opened_again(tmp_path, model):
     data = ImageTextData.from_samples([{"image": tiny.image(), "response": "a cat"}])
     with pytest.raises(ValueError, match="pass that data"):
         scan(model, data, out=tmp_path, progress=False).open_data()
+
+
+def test_text_and_file_names_that_are_no_utf8_are_recorded_and_the_others_are_scanned(tmp_path, model):
+    for name in ("a\udcff.png", "b.png", "c.png"):
+        tiny.image().save(os.fsencode(tmp_path / name))
+    entries = [
+        {"image": tmp_path / "a\udcff.png", "response": "a dog"},
+        {"image": tmp_path / "b.png", "response": "half an emoji \ud83d"},
+        {"image": tmp_path / "c.png", "response": "a cat", "prompt": "\udc00 Why?"},
+        {"image": tmp_path / "c.png", "response": "two cats"},
+    ]
+    data = ImageTextData.from_samples(entries)
+    assert (
+        data.fingerprint() != data.with_responses(["a dog", "half an emoji \ud83e", "a cat", "two cats"]).fingerprint()
+    )
+    run = scan(model, data, top_n=4, batch_size=4, out=tmp_path / "run", progress=False)
+    assert run.samples["id"].tolist() == [3]
+    found = {r["id"]: (r["reason"], r["detail"]) for r in run.skipped}
+    assert {reason for reason, _ in found.values()} == {"unusable"} and len(found) == 3
+    assert "rename" in found[0][1] and r"\ud83d" in found[1][1] and "prompt" in found[2][1]
+    assert run.skipped[0]["name"] == r"a\udcff.png"  # can be shown anywhere
+
+
+def test_the_model_is_asked_about_files_whose_names_are_no_utf8(tmp_path, model):
+    for name in ("a\udcff.png", "b.png"):
+        tiny.image().save(os.fsencode(tmp_path / name))
+    said = [
+        describe(model, ImageTextData.from_folder(tmp_path), tmp_path / "c.jsonl", max_new_tokens=2, progress=False)
+    ]
+    said += [
+        describe(model, ImageTextData.from_folder(tmp_path), tmp_path / "c.jsonl", max_new_tokens=2, progress=False)
+    ]
+    (tmp_path / "c.jsonl").read_text(encoding="utf-8")
+    assert [s.response for s in said[0]] == [s.response for s in said[1]] and said[0][0].response is not None

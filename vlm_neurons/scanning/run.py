@@ -29,6 +29,7 @@ from vlm_neurons.scanning.blocks import (
 )
 from vlm_neurons.scanning.moments import Moments
 from vlm_neurons.scanning.state import TopSamples
+from vlm_neurons.utf8 import to_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -240,7 +241,7 @@ def start(path: Path, info: dict[str, Any]) -> Run:
     check_place(path)
     file = path / "scan.json"
     if not file.exists():
-        text = json.dumps(info, indent=1, ensure_ascii=False) + "\n"
+        text = to_json(info, indent=1) + "\n"
         write_atomic(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     run = Run.load(path)
     if found := differences(run.info, info, "there", "here"):
