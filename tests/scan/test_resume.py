@@ -227,6 +227,33 @@ def test_a_finished_run_is_returned_as_it_is(model, data, whole):
     assert snapshot(whole.path) == before
 
 
+def test_a_finished_run_without_its_blocks_is_returned_as_it_is(tmp_path, model, data, whole):
+    out = tmp_path / "run"
+    shutil.copytree(whole.path, out)
+    shutil.rmtree(out / "blocks")
+    before = snapshot(out)
+    assert_same(scan(model, data, **SETTINGS, out=out, progress=False), whole)
+    assert snapshot(out) == before
+
+
+def test_a_torn_result_and_one_of_another_run_are_refused_and_can_be_made_anew(tmp_path, model, data, whole):
+    out = tmp_path / "run"
+    shutil.copytree(whole.path, out)
+    result = out / "scan.safetensors"
+    foreign = scan(model, data, **{**SETTINGS, "prompt": "Why?"}, out=tmp_path / "foreign", progress=False)
+    for content, message in (
+        (result.read_bytes()[:-100], r"scan\.safetensors cannot be read.*delete it, .*merges the blocks"),
+        ((foreign.path / "scan.safetensors").read_bytes(), r"scan\.safetensors: run is .* another run: move it away"),
+    ):
+        result.write_bytes(content)
+        assert_refused(message, out, model, data)
+        for read in (Run.load(out).top, Run.load(out).moments):
+            with pytest.raises(ValueError, match=message):
+                read(*whole.columns[0])
+    result.unlink()
+    assert_same(scan(model, data, **SETTINGS, out=out, progress=False), whole)
+
+
 def test_an_unknown_format_is_refused(tmp_path, model, data, whole):
     out = copy_of(whole, tmp_path)
     info = json.loads((out / "scan.json").read_text())

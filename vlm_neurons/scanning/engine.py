@@ -117,6 +117,10 @@ def scan(
         "batch_size": batch_size, "block_size": block_size, "prompt": prompt, "compiled": fused is not None,
     }  # fmt: skip
     run = start(out, _info(model, data, parameters, columns, first, fast))
+    if run.complete:
+        run.open_result()  # refuses what is not this run's
+        console.print(_done(run))
+        return run
     job = _Job(model, data, run, columns, known, prompt, fast, workers, fused)
     mine = [b for b in job.missing() if b % world == rank]
     _say_cost(console, job, mine, first)
@@ -129,10 +133,12 @@ def scan(
         raise
     if not run.complete and not run.missing_blocks():
         finish(run, data, prompt)
-    console.print(
-        f"{run.summary()}. Run directory: {run.path}" if run.complete else "Done here; other processes go on."
-    )
+    console.print(_done(run) if run.complete else "Done here; other processes go on.")
     return run
+
+
+def _done(run: Run) -> str:
+    return f"{run.summary()}. Run directory: {run.path}"
 
 
 def _with_responses(

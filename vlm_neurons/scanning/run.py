@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from vlm_neurons.neurons import Pole
@@ -22,6 +21,7 @@ from vlm_neurons.scanning.blocks import (
     check_place,
     moments_of,
     open_block,
+    open_result,
     skipped_of,
     state_of,
     tensor_name,
@@ -141,6 +141,7 @@ class Run:
         Raises:
             KeyError: the hook or the pole was not scanned.
             FileNotFoundError: the scan is not finished.
+            ValueError: `scan.safetensors` is torn, or is that of another run.
 
         >>> top = run.top("blocks.2.mlp.hook_act")
         >>> top.sample_ids[304, :3].tolist(), round(float(top.peak[304]), 1)  # of L2N304
@@ -149,7 +150,7 @@ class Run:
         ['a large pink cross and a large yellow square', 'a small pink ring and a large red ring']
         """
         self._check_column(hook, pole)
-        with safe_open(self.path / "scan.safetensors", framework="pt") as file:
+        with self.open_result() as file:
             return state_of(file, (hook, pole))
 
     def moments(self, hook: str, pole: Pole = "+") -> Moments:
@@ -162,8 +163,16 @@ class Run:
         self._check_column(hook, pole)
         if not any(c["hook"] == hook and c["indexed_by"] == "row" for c in self.info["columns"]):
             raise KeyError(f"{hook!r} sees images only, so there is nothing to compare; the backbone's hooks see both")
-        with safe_open(self.path / "scan.safetensors", framework="pt") as file:
+        with self.open_result() as file:
             return moments_of(file, (hook, pole))
+
+    def open_result(self) -> Any:
+        """Open `scan.safetensors` (a context manager of safetensors' `safe_open`).
+
+        Raises:
+            ValueError: the file is torn, or is that of another run.
+        """
+        return open_result(self.path / "scan.safetensors", self.identity)
 
     def _check_column(self, hook: str, pole: Pole) -> None:
         if (hook, pole) not in self.columns:
