@@ -172,3 +172,13 @@ def test_the_model_is_asked_about_files_whose_names_are_no_utf8(tmp_path, model)
     ]
     (tmp_path / "c.jsonl").read_text(encoding="utf-8")
     assert [s.response for s in said[0]] == [s.response for s in said[1]] and said[0][0].response is not None
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u0085"])
+def test_a_file_name_with_a_strange_line_break_is_one_record(tmp_path, model, mark):
+    (tmp_path / f"a{mark}b.png").write_text("no image")
+    tiny.image().save(tmp_path / "c.png")
+    said = ImageTextData.from_folder(tmp_path).with_responses([f"one{mark}two", f"three{mark}four"])
+    run = scan(model, said, out=tmp_path / "run", progress=False)
+    assert [(r["name"], r["reason"]) for r in run.skipped] == [(f"a{mark}b.png", "broken image")]
+    assert run.open_data()[1].response == f"three{mark}four"

@@ -195,8 +195,9 @@ class Run:
         """Samples that were not scanned: id, name, reason, detail."""
         if not self.complete:
             raise FileNotFoundError(self._unfinished())
-        lines = (self.path / "skipped.jsonl").read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
+        from vlm_neurons.data.sources import read_records
+
+        return [record for _, record in read_records(self.path / "skipped.jsonl")]
 
     def open_data(self) -> ImageTextData:
         """The data that was scanned, from its source, with the responses that were scanned.
