@@ -194,6 +194,23 @@ def test_torchruns_slurms_and_no_variables_say_which_process_this_is():
         place({"SLURM_PROCID": "8", "SLURM_STEP_NUM_TASKS": "8"})
 
 
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"WORLD_SIZE": "4"}, "^RANK is not set"),
+        ({"RANK": "3"}, "^WORLD_SIZE is not set"),
+        ({"RANK": "0", "WORLD_SIZE": "x"}, "^WORLD_SIZE is 'x'"),
+        ({"RANK": "-1", "WORLD_SIZE": "2"}, "^RANK is '-1'"),
+        ({"RANK": "0", "WORLD_SIZE": ""}, "^WORLD_SIZE is ''"),
+        ({"SLURM_STEP_NUM_TASKS": "8"}, "^SLURM_PROCID is not set"),
+        ({"SLURM_PROCID": "one", "SLURM_STEP_NUM_TASKS": "8"}, "^SLURM_PROCID is 'one'"),
+    ],
+)
+def test_half_of_the_variables_of_a_process_or_no_number_are_refused_by_name(environment, message):
+    with pytest.raises(ValueError, match=message):
+        place(environment)
+
+
 @pytest.mark.parametrize(("dtype", "limit"), [("bfloat16", 900), ("float16", 900), ("float32", 1500)])
 def test_a_neuron_takes_few_bytes_in_memory_and_on_disk_moments_included(dtype, limit):
     column = ColumnInfo("blocks.0.mlp.hook_act", "+", "gate", 0, "row", 1000, dtype)

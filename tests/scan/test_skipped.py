@@ -129,6 +129,7 @@ def test_missing_responses_are_generated_stored_and_scanned(tmp_path):
 
 def test_several_processes_do_not_write_responses(tmp_path, model, monkeypatch):
     tiny.image().save(tmp_path / "a.png")
+    monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="vlm-neurons describe"):
         scan(model, tmp_path, out=tmp_path / "run", progress=False)
