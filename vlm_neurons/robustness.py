@@ -124,7 +124,10 @@ def sensitivity(
         label of the default) and the shares `visual`, `text`, `multimodal`, `unknown` under the choice. Choices:
         `"default"`; `"maximum over all tokens"` (template tokens count for the activation that is mapped to 10: an
         attention sink at the first token can dwarf the rest); `"maximum of the second sample"` (the strongest sample
-        does not set the scale by itself: sinks and outliers among visual and text tokens); `"site post"` or
+        does not set the scale by itself: an outlier among visual and text tokens); `"maximum without the strongest
+        tokens"` (of every sample only the last values that the scan kept count, by default the 4th largest at visual
+        and the 2nd largest at text tokens: a sink among them that is in every sample, on fewer tokens than that, does
+        not set the scale; the same as the default where the scan kept one value each); `"site post"` or
         `"site gate"` (the same layer and number at the other site, where both were scanned; compared with pole +).
 
     >>> same = vn.sensitivity(run).set_index("choice").same
@@ -141,14 +144,14 @@ def sensitivity(
         if column["indexed_by"] != "row":
             continue
         state = run.top(column["hook"], column["pole"])
-        second = state.scores[:, min(1, state.scores.shape[1] - 1)]
-        second = torch.where(second > 0, second, state.peak)
         peaks = {
             "default": state.peak,
             "maximum over all tokens": state.peak_all,
-            "maximum of the second sample": second,
+            "maximum of the second sample": state.scores[:, min(1, state.scores.shape[1] - 1)],
+            "maximum without the strongest tokens": torch.maximum(state.visual[..., -1], state.text[..., -1]).amax(1),
         }
         for choice, peak in peaks.items():
+            peak = torch.where(peak > 0, peak, state.peak)
             here = sample_classes(state, *rule, peak=peak).sum(1).numpy().argmax(1)
             labels.setdefault((column["site"], column["pole"], choice), {})[column["layer"]] = here
     for site, other in (("gate", "post"), ("post", "gate")):

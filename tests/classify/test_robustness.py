@@ -13,6 +13,7 @@ from classify.test_classify import GATE, PROJECTOR, random_samples, run_of, stat
 from vlm_neurons.classification import LABELS, classify, sample_classes
 from vlm_neurons.layer_statistics import statistics, wilson
 from vlm_neurons.robustness import confusion, sensitivity, sweep
+from vlm_neurons.scanning.state import TopSamples
 
 POST = "blocks.0.mlp.hook_post"
 
@@ -55,10 +56,12 @@ def test_sensitivity_compares_with_the_labels_under_each_choice(run):
     state = run.top(GATE)
 
     def labels(peak):
+        peak = torch.where(peak > 0, peak, state.peak)
         return sample_classes(state, 2.0, 4, 3.0, 2, peak=peak).sum(1).numpy().argmax(1)
 
     expected = {"default": state.peak, "maximum over all tokens": state.peak_all}
     expected["maximum of the second sample"] = state.scores[:, 1]
+    expected["maximum without the strongest tokens"] = torch.maximum(state.visual[..., 3], state.text[..., 1]).amax(1)
     for choice, peak in expected.items():
         assert found.loc[("gate", choice), "same"] == pytest.approx((labels(peak) == labels(state.peak)).mean())
     post = run.top(POST)
@@ -66,6 +69,16 @@ def test_sensitivity_compares_with_the_labels_under_each_choice(run):
     assert found.loc[("gate", "site post"), "same"] == pytest.approx((other == labels(state.peak)).mean())
     assert found.loc[("gate", "maximum over all tokens"), "same"] < 1 and found.loc[("gate", "default"), "same"] == 1
     assert "projector" not in found.index.get_level_values(0)
+
+
+def test_sensitivity_notices_a_sink_that_is_in_every_sample(tmp_path):
+    # One patch of every sample is a sink: on its scale all other patches are below the threshold.
+    visual = torch.full((8, 50, 4), 8.0)
+    visual[..., 0] = 100.0
+    state = TopSamples(torch.arange(50).repeat(8, 1).int(), visual, torch.zeros(8, 50, 2), torch.full((8,), 100.0))
+    found = sensitivity(run_of(tmp_path, [(GATE, "gate", "row", state)], 4, 2)).set_index("choice")
+    assert found.loc["default", "unknown"] == 1 and found.loc["maximum of the second sample", "same"] == 1
+    assert found.loc["maximum without the strongest tokens", "visual"] == 1
 
 
 def test_confusion_counts_every_neuron_once_and_leaves_out_what_has_no_class():
