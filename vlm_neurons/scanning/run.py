@@ -88,7 +88,7 @@ class Run:
         return cls(path, info)
 
     @staticmethod
-    def merge(runs: Sequence[str | Path | Run], out: str | Path, data: ImageTextData | None = None) -> Run:
+    def merge(runs: Sequence[str | Path | Run], out: str | Path, data: ImageTextData | str | Path | None = None) -> Run:
         """One run out of several that did different blocks of the same scan, on machines that share no disk.
 
         On machine k of K scan with `RANK=k WORLD_SIZE=K` in the environment, into a directory of its own; bring the
@@ -97,14 +97,17 @@ class Run:
         Args:
             runs: the run directories. A block that several have is taken from the first.
             out: where the whole run goes.
-            data: the data that was scanned; by default it is opened from its source.
+            data: the data that was scanned, or what `ImageTextData.open` takes; by default it is opened from its
+                source.
 
         Raises:
             ValueError: the runs differ in model, data or parameters (the message says in what), a block is in none of
-                them or torn, or the data is not what was scanned.
+                them or torn, or the data is not where it was or not what was scanned.
         """
         from vlm_neurons.scanning.merging import merge
 
+        if isinstance(runs, str | Path | Run):
+            raise ValueError(f"runs={str(getattr(runs, 'path', runs))!r} is one run: give a list of all its parts")
         return merge([run if isinstance(run, Run) else Run.load(run) for run in runs], Path(out), data)
 
     @property
@@ -208,22 +211,30 @@ class Run:
         >>> len(run.open_data()), run.open_data()[36].response.split(" and ")[0]
         (120, 'a large pink cross')
         """
+        data = self.open_source()
+        if len(data) != self.info["data"]["n"]:
+            raise ValueError(f"{data.source} had {self.info['data']['n']} samples when it was scanned, now {len(data)}")
+        scanned = dict(zip(self.samples["id"], self.samples["response"], strict=True))
+        return data.with_responses([scanned.get(s.id, s.response) for s in data])
+
+    def open_source(self) -> ImageTextData:
+        """What is at the source of the data now.
+
+        Raises:
+            ValueError: the data was made in memory, or is not where it was.
+        """
         from vlm_neurons.data import ImageTextData
 
         source = self.info["data"]["source"]
         if source == "memory":
             raise ValueError(f"{self.path} was scanned from data in memory: pass that data")
         try:
-            data = ImageTextData.open(source)
+            return ImageTextData.open(source)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"the data of {self.path}, {source}, cannot be opened again: say where it is now, with data= or on the "
                 f"command line --data ({error})"
             ) from error
-        if len(data) != self.info["data"]["n"]:
-            raise ValueError(f"{source} had {self.info['data']['n']} samples when it was scanned, now {len(data)}")
-        scanned = dict(zip(self.samples["id"], self.samples["response"], strict=True))
-        return data.with_responses([scanned.get(s.id, s.response) for s in data])
 
     def _unfinished(self) -> str:
         missing = len(self.missing_blocks())
