@@ -51,6 +51,24 @@ def test_a_sweep_equals_classifying_again_with_every_combination(run):
         sweep(run, n_visual=(5,))
 
 
+@pytest.mark.parametrize(
+    ("axis", "shown"), [({"t_visual": 2.0}, "2.0"), ({"t_text": []}, r"\[\]"), ({"n_text": "12"}, "'12'")]
+)
+def test_a_sweep_over_no_numbers_is_refused_by_name(run, axis, shown):
+    with pytest.raises(ValueError, match=rf"{next(iter(axis))}={shown}: give the numbers to try as a list"):
+        sweep(run, **axis)
+
+
+def test_what_is_no_table_of_classify_is_refused_by_name():
+    good = pd.DataFrame({"neuron": ["L0N0"], "label": ["text"]})
+    with pytest.raises(ValueError, match="table= is DataFrame without site, pole, layer, confident: pass the table"):
+        statistics(good)
+    with pytest.raises(ValueError, match="other= is DataFrame without neuron, label"):
+        confusion(good, pd.DataFrame({"a": [1]}))
+    with pytest.raises(ValueError, match="table= is str without neuron, label"):
+        confusion("neurons.parquet", good)
+
+
 def test_sensitivity_compares_with_the_labels_under_each_choice(run):
     found = sensitivity(run).set_index(["site", "choice"])
     state = run.top(GATE)

@@ -76,7 +76,7 @@ class Run:
             raise FileNotFoundError(f"{path} is no run directory (no scan.json in it); make one with vlm_neurons.scan")
         try:
             info = json.loads(file.read_text(encoding="utf-8"))
-            found = info["format"]
+            found, keys = info["format"], set(info)
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"{file} is no scan.json of this package: {error!r}") from None
         if found != FORMAT:
@@ -85,6 +85,8 @@ class Run:
                 f"{file} has format {found!r}, this version reads {FORMAT}: use the vlm_neurons that wrote it "
                 f"({writer}), or scan again into another directory"
             )
+        if lacking := [key for key in ("model", "data", "parameters", "columns") if key not in keys]:
+            raise ValueError(f"{file} is no scan.json of this package: it lacks {', '.join(lacking)}")
         return cls(path, info)
 
     @staticmethod
