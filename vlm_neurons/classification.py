@@ -16,6 +16,7 @@ from vlm_neurons.layer_statistics import LABELS as LABELS
 from vlm_neurons.layer_statistics import NOT_APPLICABLE as NOT_APPLICABLE
 from vlm_neurons.layer_statistics import statistics as statistics
 from vlm_neurons.neurons import Neuron
+from vlm_neurons.scanning.arguments import is_whole
 from vlm_neurons.scanning.blocks import write_atomic
 from vlm_neurons.scanning.run import Run
 from vlm_neurons.scanning.state import TopSamples
@@ -102,7 +103,7 @@ def classify(
         raise ValueError("t_visual, n_visual, t_text and n_text are of the thresholds: the image test has delta, alpha")
     if method == "image-test":
         return _written(run, table_of(run, delta, alpha, correction), "labels-image-test.parquet", write)
-    check_thresholds(run, t_visual, n_visual, t_text, n_text)
+    t_visual, n_visual, t_text, n_text = check_thresholds(run, t_visual, n_visual, t_text, n_text)
     parts = []
     for column in run.info["columns"]:
         state = run.top(column["hook"], column["pole"])
@@ -121,18 +122,25 @@ def _written(run: Run, table: pd.DataFrame, name: str, write: bool) -> pd.DataFr
     return table
 
 
-def check_thresholds(run: Run, t_visual: float, n_visual: int, t_text: float, n_text: int) -> None:
-    """Raise ValueError for thresholds outside 0 ... 10, and counts beyond what the scan kept."""
+def check_thresholds(
+    run: Run, t_visual: float, n_visual: int, t_text: float, n_text: int
+) -> tuple[float, int, float, int]:
+    """The four as Python's own numbers.
+
+    Raises:
+        ValueError: a threshold outside 0 ... 10, or a count beyond what the scan kept.
+    """
     for name, threshold in (("t_visual", t_visual), ("t_text", t_text)):
         if not isinstance(threshold, Real) or not 0 <= threshold < SCALE:
             raise ValueError(f"{name}={threshold!r}: activations are normalised to 0 ... 10; choose 0 <= {name} < 10")
     for name, count in (("n_visual", n_visual), ("n_text", n_text)):
         kept = run.info["parameters"][name]
-        if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= kept:
+        if not is_whole(count) or not 1 <= count <= kept:
             raise ValueError(
                 f"{name}={count!r}: the scan kept {kept} values a sample, so 1 to {kept} can be asked for; "
                 f"scan with a larger {name}= for more"
             )
+    return float(t_visual), int(n_visual), float(t_text), int(n_text)
 
 
 def normalise(values: Float[Tensor, "d *n"], peak: Float[Tensor, "d"], scale: float = SCALE) -> Float[Tensor, "d *n"]:

@@ -33,12 +33,16 @@ def statistics(table: pd.DataFrame) -> pd.DataFrame:
     Intervals take neurons as independent draws; those of one layer are not quite, so read them as the least that the
     uncertainty can be.
 
+    Raises:
+        ValueError: it is no table of `classify`.
+
     >>> every_layer = vn.statistics(table).query("layer == 'all'").set_index("label")
     >>> every_layer["share"].round(1).to_dict()
     {'visual': 0.2, 'text': 0.1, 'multimodal': 0.1, 'unknown': 0.6}
     """
     import pandas as pd
 
+    check_columns("table", table, "site", "pole", "layer", "label", "confident")
     rows = []
     for (site, pole), part in table.groupby(["site", "pole"], sort=False):
         layers = [(int(layer), here) for layer, here in part.groupby("layer")]  # type: ignore[call-overload]
@@ -50,6 +54,13 @@ def statistics(table: pd.DataFrame) -> pd.DataFrame:
                 depths = _depths(layers, label) if layer == "all" and label != NOT_APPLICABLE else {}
                 rows.append(row | {name: depths.get(name, np.nan) for name in ("depth", "concentration", "half_in")})
     return pd.DataFrame(rows)
+
+
+def check_columns(name: str, table: Any, *columns: str) -> None:
+    """Raise ValueError for what is not a table with these columns."""
+    lacking = [column for column in columns if column not in getattr(table, "columns", ())]
+    if lacking:
+        raise ValueError(f"{name}= is {type(table).__name__} without {', '.join(lacking)}: pass the table of classify")
 
 
 def _counts(here: pd.DataFrame, label: str, classified: int) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import product
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vlm_neurons.classification import LABELS, check_thresholds, normalise, sample_classes
-from vlm_neurons.layer_statistics import NOT_APPLICABLE
+from vlm_neurons.layer_statistics import NOT_APPLICABLE, check_columns
 from vlm_neurons.scanning.run import Run
 from vlm_neurons.scanning.state import TopSamples
 
@@ -47,7 +48,7 @@ def sweep(
         combinations that differ by one step in one of the four, on average).
 
     Raises:
-        ValueError: a threshold outside 0 ... 10, or a count beyond what the scan kept.
+        ValueError: no values to try, a threshold outside 0 ... 10, or a count beyond what the scan kept.
 
     >>> found = vn.sweep(run, t_visual=[2, 4, 8], n_visual=[4], t_text=[3], n_text=[2])
     >>> found[["t_visual", "visual", "same_as_paper"]].round(1)  # fewer neurons are visual
@@ -59,7 +60,7 @@ def sweep(
     import pandas as pd
 
     run = run if isinstance(run, Run) else Run.load(run)
-    axes: list[list[Any]] = [sorted(set(axis)) for axis in (t_visual, n_visual, t_text, n_text)]
+    axes = [_axis(*given) for given in zip(NAMES, (t_visual, n_visual, t_text, n_text), strict=True)]
     combinations: list[tuple[Any, ...]] = list(product(*axes))
     for t_v, n_v, t_t, n_t in combinations:
         check_thresholds(run, t_v, n_v, t_t, n_t)
@@ -79,6 +80,13 @@ def sweep(
             }
         )
     return pd.DataFrame(rows)
+
+
+def _axis(name: str, values: Any) -> list[Any]:
+    found = list(values) if isinstance(values, Iterable) else []
+    if not found or not all(isinstance(value, Real) for value in found):
+        raise ValueError(f"{name}={values!r}: give the numbers to try as a list, such as {name}=[1, 2, 4]")
+    return sorted(set(found))
 
 
 def _adjacent(one: Sequence[float], other: Sequence[float], axes: Sequence[Sequence[float]]) -> bool:
@@ -124,7 +132,10 @@ def sensitivity(
         label of the default) and the shares `visual`, `text`, `multimodal`, `unknown` under the choice. Choices:
         `"default"`; `"maximum over all tokens"` (template tokens count for the activation that is mapped to 10: an
         attention sink at the first token can dwarf the rest); `"maximum of the second sample"` (the strongest sample
-        does not set the scale by itself: sinks and outliers among visual and text tokens); `"site post"` or
+        does not set the scale by itself: an outlier among visual and text tokens); `"maximum without the strongest
+        tokens"` (of every sample only the last values that the scan kept count, by default the 4th largest at visual
+        and the 2nd largest at text tokens: a sink among them that is in every sample, on fewer tokens than that, does
+        not set the scale; the same as the default where the scan kept one value each); `"site post"` or
         `"site gate"` (the same layer and number at the other site, where both were scanned; compared with pole +).
 
     >>> same = vn.sensitivity(run).set_index("choice").same
@@ -134,21 +145,20 @@ def sensitivity(
     import pandas as pd
 
     run = run if isinstance(run, Run) else Run.load(run)
-    check_thresholds(run, t_visual, n_visual, t_text, n_text)
-    rule = (t_visual, n_visual, t_text, n_text)
+    rule = check_thresholds(run, t_visual, n_visual, t_text, n_text)
     labels: dict[tuple[str, str, str], dict[int, np.ndarray]] = {}
     for column in run.info["columns"]:
         if column["indexed_by"] != "row":
             continue
         state = run.top(column["hook"], column["pole"])
-        second = state.scores[:, min(1, state.scores.shape[1] - 1)]
-        second = torch.where(second > 0, second, state.peak)
         peaks = {
             "default": state.peak,
             "maximum over all tokens": state.peak_all,
-            "maximum of the second sample": second,
+            "maximum of the second sample": state.scores[:, min(1, state.scores.shape[1] - 1)],
+            "maximum without the strongest tokens": torch.maximum(state.visual[..., -1], state.text[..., -1]).amax(1),
         }
         for choice, peak in peaks.items():
+            peak = torch.where(peak > 0, peak, state.peak)
             here = sample_classes(state, *rule, peak=peak).sum(1).numpy().argmax(1)
             labels.setdefault((column["site"], column["pole"], choice), {})[column["layer"]] = here
     for site, other in (("gate", "post"), ("post", "gate")):
@@ -178,7 +188,7 @@ def confusion(table: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
         the shares alone would give).
 
     Raises:
-        ValueError: the tables have no neuron in common.
+        ValueError: the tables have no neuron in common, or are not those of `classify`.
 
     >>> import pandas as pd
     >>> one = pd.DataFrame({"neuron": ["L0N0", "L0N1", "L0N2", "L0N3"], "label": ["visual", "visual", "text", "text"]})
@@ -189,6 +199,8 @@ def confusion(table: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     """
     import pandas as pd
 
+    for name, one in (("table", table), ("other", other)):
+        check_columns(name, one, "neuron", "label")
     joined = table[["neuron", "label"]].merge(other[["neuron", "label"]], on="neuron", suffixes=("", "_other"))
     joined = joined[(joined["label"] != NOT_APPLICABLE) & (joined["label_other"] != NOT_APPLICABLE)]
     if joined.empty:

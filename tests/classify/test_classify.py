@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from vlm_neurons.classification import LABELS, classify, normalise, sample_classes, statistics
 from vlm_neurons.scanning import Run, TopSamples
-from vlm_neurons.scanning.blocks import tensor_name
+from vlm_neurons.scanning.blocks import FORMAT, tensor_name
 from vlm_neurons.scanning.summarise import extremes, rows_by_kind, summarise
 
 GATE, PROJECTOR = "blocks.0.mlp.hook_act", "vision_projector.hook_post"
@@ -44,8 +44,9 @@ def run_of(path, states, n_visual, n_text):
         for hook, site, indexed_by, s in states
     ]
     tensors = {tensor_name((hook, "+"), n): t for hook, _, _, s in states for n, t in s.tensors().items()}
-    save_file(tensors, path / "scan.safetensors")
-    return Run(path, {"columns": columns, "parameters": {"n_visual": n_visual, "n_text": n_text}})
+    run = Run(path, {"columns": columns, "parameters": {"n_visual": n_visual, "n_text": n_text}})
+    save_file(tensors, path / "scan.safetensors", {"format": str(FORMAT), "run": run.identity})
+    return run
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

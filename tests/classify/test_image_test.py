@@ -16,7 +16,7 @@ from scipy import stats
 from vlm_neurons.classification import classify, statistics
 from vlm_neurons.image_test import CLASSES, compare_modalities, false_discovery
 from vlm_neurons.scanning import Run, TopSamples
-from vlm_neurons.scanning.blocks import tensor_name
+from vlm_neurons.scanning.blocks import FORMAT, tensor_name
 from vlm_neurons.scanning.moments import Moments
 
 KAPPA = 1.2 / 0.8
@@ -89,13 +89,14 @@ def run_of(path, v, t):
     moments = Moments(torch.from_numpy(sums_of(v, t)), torch.from_numpy(active).int(), torch.tensor(n))
     tensors = {tensor_name((GATE, "+"), k): x for part in (state, moments) for k, x in part.tensors().items()}
     tensors |= {tensor_name((PROJECTOR, "+"), k): x.clone() for k, x in state.tensors().items()}
-    save_file(tensors, path / "scan.safetensors")
     common = {"pole": "+", "layer": 0, "d": d}
     columns = [
         {"hook": GATE, "site": "gate", "indexed_by": "row", **common},
         {"hook": PROJECTOR, "site": "projector", "indexed_by": "image", **common},
     ]
-    return Run(path, {"columns": columns, "parameters": {"n_visual": 1, "n_text": 1}})
+    run = Run(path, {"columns": columns, "parameters": {"n_visual": 1, "n_text": 1}})
+    save_file(tensors, path / "scan.safetensors", {"format": str(FORMAT), "run": run.identity})
+    return run
 
 
 def test_labels_reasons_and_columns(tmp_path):

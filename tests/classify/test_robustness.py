@@ -13,6 +13,7 @@ from classify.test_classify import GATE, PROJECTOR, random_samples, run_of, stat
 from vlm_neurons.classification import LABELS, classify, sample_classes
 from vlm_neurons.layer_statistics import statistics, wilson
 from vlm_neurons.robustness import confusion, sensitivity, sweep
+from vlm_neurons.scanning.state import TopSamples
 
 POST = "blocks.0.mlp.hook_post"
 
@@ -50,15 +51,35 @@ def test_a_sweep_equals_classifying_again_with_every_combination(run):
         sweep(run, n_visual=(5,))
 
 
+@pytest.mark.parametrize(
+    ("axis", "shown"), [({"t_visual": 2.0}, "2.0"), ({"t_text": []}, r"\[\]"), ({"n_text": "12"}, "'12'")]
+)
+def test_a_sweep_over_no_numbers_is_refused_by_name(run, axis, shown):
+    with pytest.raises(ValueError, match=rf"{next(iter(axis))}={shown}: give the numbers to try as a list"):
+        sweep(run, **axis)
+
+
+def test_what_is_no_table_of_classify_is_refused_by_name():
+    good = pd.DataFrame({"neuron": ["L0N0"], "label": ["text"]})
+    with pytest.raises(ValueError, match="table= is DataFrame without site, pole, layer, confident: pass the table"):
+        statistics(good)
+    with pytest.raises(ValueError, match="other= is DataFrame without neuron, label"):
+        confusion(good, pd.DataFrame({"a": [1]}))
+    with pytest.raises(ValueError, match="table= is str without neuron, label"):
+        confusion("neurons.parquet", good)
+
+
 def test_sensitivity_compares_with_the_labels_under_each_choice(run):
     found = sensitivity(run).set_index(["site", "choice"])
     state = run.top(GATE)
 
     def labels(peak):
+        peak = torch.where(peak > 0, peak, state.peak)
         return sample_classes(state, 2.0, 4, 3.0, 2, peak=peak).sum(1).numpy().argmax(1)
 
     expected = {"default": state.peak, "maximum over all tokens": state.peak_all}
     expected["maximum of the second sample"] = state.scores[:, 1]
+    expected["maximum without the strongest tokens"] = torch.maximum(state.visual[..., 3], state.text[..., 1]).amax(1)
     for choice, peak in expected.items():
         assert found.loc[("gate", choice), "same"] == pytest.approx((labels(peak) == labels(state.peak)).mean())
     post = run.top(POST)
@@ -66,6 +87,16 @@ def test_sensitivity_compares_with_the_labels_under_each_choice(run):
     assert found.loc[("gate", "site post"), "same"] == pytest.approx((other == labels(state.peak)).mean())
     assert found.loc[("gate", "maximum over all tokens"), "same"] < 1 and found.loc[("gate", "default"), "same"] == 1
     assert "projector" not in found.index.get_level_values(0)
+
+
+def test_sensitivity_notices_a_sink_that_is_in_every_sample(tmp_path):
+    # One patch of every sample is a sink: on its scale all other patches are below the threshold.
+    visual = torch.full((8, 50, 4), 8.0)
+    visual[..., 0] = 100.0
+    state = TopSamples(torch.arange(50).repeat(8, 1).int(), visual, torch.zeros(8, 50, 2), torch.full((8,), 100.0))
+    found = sensitivity(run_of(tmp_path, [(GATE, "gate", "row", state)], 4, 2)).set_index("choice")
+    assert found.loc["default", "unknown"] == 1 and found.loc["maximum of the second sample", "same"] == 1
+    assert found.loc["maximum without the strongest tokens", "visual"] == 1
 
 
 def test_confusion_counts_every_neuron_once_and_leaves_out_what_has_no_class():

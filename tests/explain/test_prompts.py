@@ -87,3 +87,14 @@ def test_the_last_line_of_a_neuron_counts_and_a_torn_one_is_repaired(tmp_path: P
 def test_an_unknown_explainer_names_the_choices() -> None:
     with pytest.raises(ValueError, match="dissection"):
         vn.explain({}, "gpt")
+
+
+def test_the_log_reads_what_was_said_with_strange_line_breaks_and_leaves_out_a_torn_end(tmp_path):
+    log = Log(tmp_path / "explanations.jsonl")
+    said = {
+        f"L0N{i}": Explanation(f"L0N{i}", f"red{mark}things") for i, mark in enumerate("\u2028\u2029\u0085\x0b\x1e")
+    }
+    log.append(said.values())
+    with log.path.open("ab") as file:
+        file.write('{"neuron": "L9N9", "text": "ü'.encode()[:-1])  # torn within a character
+    assert {name: one.text for name, one in log.read().items()} == {name: one.text for name, one in said.items()}

@@ -136,6 +136,25 @@ def test_merged_parts_of_two_machines_are_the_whole(tmp_path, model, data, whole
     assert not (tmp_path / "mixed").exists() and not (tmp_path / "wrong").exists()
 
 
+def test_a_merge_says_what_it_lacks_and_takes_data_from_where_it_is_now(tmp_path, model, monkeypatch):  # noqa: F811
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "data.jsonl").write_text('{"image": null, "response": "A dog."}\n{"image": null, "response": "Cats."}\n')
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    parts = [tmp_path / "0", tmp_path / "1"]
+    for rank, part in enumerate(parts):
+        monkeypatch.setenv("RANK", str(rank))
+        scan(model, folder / "data.jsonl", block_size=1, top_n=2, out=part, progress=False)
+    for one in (str(parts[0]), parts[0], Run.load(parts[0])):
+        with pytest.raises(ValueError, match=r"runs='.*0' is one run: give a list"):
+            Run.merge(one, tmp_path / "merged")
+    moved = folder.rename(tmp_path / "moved") / "data.jsonl"
+    with pytest.raises(ValueError, match=r"data\.jsonl, cannot be opened again: say where it is now, with data="):
+        Run.merge(parts, tmp_path / "merged")
+    for i, where in enumerate((moved, str(moved), f"jsonl:{moved}")):
+        assert Run.merge(parts, tmp_path / f"merged {i}", data=where).summary() == "2 samples scanned, 0 skipped"
+
+
 def test_a_block_that_another_process_scans_is_refused(tmp_path, model, data, whole):  # noqa: F811
     out = copy_of(whole, tmp_path)
     before = snapshot(out)
@@ -192,6 +211,23 @@ def test_torchruns_slurms_and_no_variables_say_which_process_this_is():
     assert place({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}) == (0, 1)  # a batch script: one process
     with pytest.raises(ValueError, match="SLURM_PROCID=8"):
         place({"SLURM_PROCID": "8", "SLURM_STEP_NUM_TASKS": "8"})
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"WORLD_SIZE": "4"}, "^RANK is not set"),
+        ({"RANK": "3"}, "^WORLD_SIZE is not set"),
+        ({"RANK": "0", "WORLD_SIZE": "x"}, "^WORLD_SIZE is 'x'"),
+        ({"RANK": "-1", "WORLD_SIZE": "2"}, "^RANK is '-1'"),
+        ({"RANK": "0", "WORLD_SIZE": ""}, "^WORLD_SIZE is ''"),
+        ({"SLURM_STEP_NUM_TASKS": "8"}, "^SLURM_PROCID is not set"),
+        ({"SLURM_PROCID": "one", "SLURM_STEP_NUM_TASKS": "8"}, "^SLURM_PROCID is 'one'"),
+    ],
+)
+def test_half_of_the_variables_of_a_process_or_no_number_are_refused_by_name(environment, message):
+    with pytest.raises(ValueError, match=message):
+        place(environment)
 
 
 @pytest.mark.parametrize(("dtype", "limit"), [("bfloat16", 900), ("float16", 900), ("float32", 1500)])

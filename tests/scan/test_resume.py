@@ -11,10 +11,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 import torch
 
+from vlm_neurons.classification import classify
 from vlm_neurons.data import ImageTextData
 from vlm_neurons.model import HookedVLM
 from vlm_neurons.scanning import Run, scan
@@ -175,6 +177,35 @@ def test_other_parameters_are_refused_by_name(tmp_path, model, data, whole, chan
     assert_refused(rf"parameters\.{name}: .* there, .* here", copy_of(whole, tmp_path), model, data, **changes)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "tiny-llava-scenes"}, "model='tiny-llava-scenes' is no HookedVLM: HookedVLM.from_pretrained"),
+        ({"model": None}, "model='NoneType' is no HookedVLM"),
+        ({"site": None}, "site=None: choose from gate"),
+        ({"site": []}, r"site=\[\]: choose from gate"),
+        ({"site": ["gate", 3]}, r"site=\['gate', 3\]: choose"),
+        ({"prompt": 3}, "prompt=3: "),
+        ({"prompt": "\ud83d"}, r"prompt='\\ud83d': "),
+        ({"top_n": 0}, "top_n=0: "),
+        ({"batch_size": 2.0}, "batch_size=2.0: "),
+        ({"block_size": True}, "block_size=True: "),
+    ],
+)
+def test_wrong_arguments_are_refused_by_name_before_anything_is_done(tmp_path, model, data, changes, message):
+    with pytest.raises(ValueError, match=message):
+        scan(**{**SETTINGS, "model": model, "data": data, "out": tmp_path / "run", "progress": False, **changes})
+    assert not (tmp_path / "run").exists()
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path, model, data, whole):
+    settings = {name: np.int64(value) if isinstance(value, int) else value for name, value in SETTINGS.items()}
+    run = scan(model, data, **settings, n_visual=np.int32(4), workers=np.int64(0), out=tmp_path, progress=False)
+    assert_same(run, whole)
+    labels = classify(run, t_visual=np.float32(2), n_visual=np.int64(4), n_text=np.int8(2)).label
+    assert labels.equals(classify(whole, write=False).label)
+
+
 def test_another_model_or_dtype_is_refused(tmp_path, data, whole):
     out = copy_of(whole, tmp_path)
     assert_refused(r"model\.fingerprint", out, make_model(seed=6), data)
@@ -227,6 +258,33 @@ def test_a_finished_run_is_returned_as_it_is(model, data, whole):
     assert snapshot(whole.path) == before
 
 
+def test_a_finished_run_without_its_blocks_is_returned_as_it_is(tmp_path, model, data, whole):
+    out = tmp_path / "run"
+    shutil.copytree(whole.path, out)
+    shutil.rmtree(out / "blocks")
+    before = snapshot(out)
+    assert_same(scan(model, data, **SETTINGS, out=out, progress=False), whole)
+    assert snapshot(out) == before
+
+
+def test_a_torn_result_and_one_of_another_run_are_refused_and_can_be_made_anew(tmp_path, model, data, whole):
+    out = tmp_path / "run"
+    shutil.copytree(whole.path, out)
+    result = out / "scan.safetensors"
+    foreign = scan(model, data, **{**SETTINGS, "prompt": "Why?"}, out=tmp_path / "foreign", progress=False)
+    for content, message in (
+        (result.read_bytes()[:-100], r"scan\.safetensors cannot be read.*delete it, .*merges the blocks"),
+        ((foreign.path / "scan.safetensors").read_bytes(), r"scan\.safetensors: run is .* another run: move it away"),
+    ):
+        result.write_bytes(content)
+        assert_refused(message, out, model, data)
+        for read in (Run.load(out).top, Run.load(out).moments):
+            with pytest.raises(ValueError, match=message):
+                read(*whole.columns[0])
+    result.unlink()
+    assert_same(scan(model, data, **SETTINGS, out=out, progress=False), whole)
+
+
 def test_an_unknown_format_is_refused(tmp_path, model, data, whole):
     out = copy_of(whole, tmp_path)
     info = json.loads((out / "scan.json").read_text())
@@ -236,6 +294,9 @@ def test_an_unknown_format_is_refused(tmp_path, model, data, whole):
     assert_refused("format 1", out, model, data)
     (out / "scan.json").write_text("[]")
     with pytest.raises(ValueError, match=r"no scan\.json of this package"):
+        Run.load(out)
+    (out / "scan.json").write_text('{"format": 2, "data": {}}')
+    with pytest.raises(ValueError, match=r"scan\.json is no .*lacks model, parameters, columns"):
         Run.load(out)
     with pytest.raises(FileNotFoundError, match="no run directory"):
         Run.load(tmp_path)

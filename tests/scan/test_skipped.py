@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import tiny
 import torch
 
 from vlm_neurons.classification import classify
-from vlm_neurons.data import ImageTextData
+from vlm_neurons.data import ImageTextData, describe
 from vlm_neurons.model import HookedVLM
 from vlm_neurons.scanning import scan
 
@@ -128,6 +129,7 @@ def test_missing_responses_are_generated_stored_and_scanned(tmp_path):
 
 def test_several_processes_do_not_write_responses(tmp_path, model, monkeypatch):
     tiny.image().save(tmp_path / "a.png")
+    monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="vlm-neurons describe"):
         scan(model, tmp_path, out=tmp_path / "run", progress=False)
@@ -137,3 +139,47 @@ def test_data_from_memory_cannot_be_opened_again(tmp_path, model):
     data = ImageTextData.from_samples([{"image": tiny.image(), "response": "a cat"}])
     with pytest.raises(ValueError, match="pass that data"):
         scan(model, data, out=tmp_path, progress=False).open_data()
+
+
+def test_text_and_file_names_that_are_no_utf8_are_recorded_and_the_others_are_scanned(tmp_path, model):
+    for name in ("a\udcff.png", "b.png", "c.png"):
+        tiny.image().save(os.fsencode(tmp_path / name))
+    entries = [
+        {"image": tmp_path / "a\udcff.png", "response": "a dog"},
+        {"image": tmp_path / "b.png", "response": "half an emoji \ud83d"},
+        {"image": tmp_path / "c.png", "response": "a cat", "prompt": "\udc00 Why?"},
+        {"image": tmp_path / "c.png", "response": "two cats"},
+    ]
+    data = ImageTextData.from_samples(entries)
+    assert (
+        data.fingerprint() != data.with_responses(["a dog", "half an emoji \ud83e", "a cat", "two cats"]).fingerprint()
+    )
+    run = scan(model, data, top_n=4, batch_size=4, out=tmp_path / "run", progress=False)
+    assert run.samples["id"].tolist() == [3]
+    found = {r["id"]: (r["reason"], r["detail"]) for r in run.skipped}
+    assert {reason for reason, _ in found.values()} == {"unusable"} and len(found) == 3
+    assert "rename" in found[0][1] and r"\ud83d" in found[1][1] and "prompt" in found[2][1]
+    assert run.skipped[0]["name"] == r"a\udcff.png"  # can be shown anywhere
+
+
+def test_the_model_is_asked_about_files_whose_names_are_no_utf8(tmp_path, model):
+    for name in ("a\udcff.png", "b.png"):
+        tiny.image().save(os.fsencode(tmp_path / name))
+    said = [
+        describe(model, ImageTextData.from_folder(tmp_path), tmp_path / "c.jsonl", max_new_tokens=2, progress=False)
+    ]
+    said += [
+        describe(model, ImageTextData.from_folder(tmp_path), tmp_path / "c.jsonl", max_new_tokens=2, progress=False)
+    ]
+    (tmp_path / "c.jsonl").read_text(encoding="utf-8")
+    assert [s.response for s in said[0]] == [s.response for s in said[1]] and said[0][0].response is not None
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u0085"])
+def test_a_file_name_with_a_strange_line_break_is_one_record(tmp_path, model, mark):
+    (tmp_path / f"a{mark}b.png").write_text("no image")
+    tiny.image().save(tmp_path / "c.png")
+    said = ImageTextData.from_folder(tmp_path).with_responses([f"one{mark}two", f"three{mark}four"])
+    run = scan(model, said, out=tmp_path / "run", progress=False)
+    assert [(r["name"], r["reason"]) for r in run.skipped] == [(f"a{mark}b.png", "broken image")]
+    assert run.open_data()[1].response == f"three{mark}four"

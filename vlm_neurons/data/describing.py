@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from tqdm import tqdm
 
 from vlm_neurons.data.samples import ImageTextData, Sample
 from vlm_neurons.data.sources import read_records
+from vlm_neurons.utf8 import to_json
 
 if TYPE_CHECKING:
     from vlm_neurons.model import HookedVLM
@@ -121,7 +121,7 @@ def _relative(path: str, base: Path) -> str:
 
 def _append(out: Path, lines: list[dict[str, Any]]) -> None:
     """All lines in one write, on disk before the next batch starts."""
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    text = "".join(to_json(line) + "\n" for line in lines)
     with out.open("ab") as file:
         file.write(text.encode())
         file.flush()

@@ -125,7 +125,7 @@ class ImageTextData(Sequence[Sample]):
         total = hashlib.sha256()
         for sample, digests in zip(self, self.image_digests, strict=True):
             row = [sample.id, sample.name, sample.prompt, sample.response, *digests]
-            total.update(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+            total.update(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
         return total.hexdigest()
 
     def duplicates(self, prompt: str) -> dict[int, int]:

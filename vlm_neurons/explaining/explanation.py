@@ -127,11 +127,11 @@ class Log:
     def read(self) -> dict[str, Explanation]:
         """The last explanation of every neuron. A last line that a crash cut off is left out."""
         found: dict[str, Explanation] = {}
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
+        lines = self.path.read_bytes().split(b"\n") if self.path.is_file() else []  # U+2028 ends no line
         for number, line in enumerate(lines):
             try:
-                one = Explanation.from_json(line)
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                one = Explanation.from_json(line.decode())
+            except (ValueError, KeyError, TypeError) as error:
                 if number == len(lines) - 1:
                     continue
                 raise ValueError(f"{self.path}, line {number + 1}: no explanation ({error}); remove it") from None

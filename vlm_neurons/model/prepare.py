@@ -14,6 +14,7 @@ from vlm_neurons.model.images import Images, Pixels, process_images
 from vlm_neurons.model.template import Rendered, render
 from vlm_neurons.model.words import Words
 from vlm_neurons.neurons import TokenKind
+from vlm_neurons.utf8 import not_utf8
 
 
 def prepare(
@@ -66,6 +67,8 @@ def _check_text(words: Words, row: int, prompt: str, response: str | None) -> No
             continue
         if not isinstance(text, str):
             raise TypeError(f"row {row}: the {name} is {type(text).__name__}, it has to be a string")
+        if reason := not_utf8(text):
+            raise RowError(row, f"the {name} cannot be read: {reason}; remove it")
         hit = next((t for t in words.special_texts if t and t in text), None)
         if hit is not None:
             advice = "images go before the prompt by themselves" if hit == words.image_token else "remove or reword it"

@@ -175,19 +175,29 @@ def open_block(path: Path, run: str, block: int) -> Any:
     Raises:
         ValueError: the file is torn, or is not this block of this run.
     """
+    return _open_checked(path, {"run": run, "block": str(block)}, "scan again to make this block anew")
+
+
+def open_result(path: Path, run: str) -> Any:
+    """Open `scan.safetensors`, as `open_block` opens a block.
+
+    Raises:
+        ValueError: the file is torn, or is that of another run.
+    """
+    return _open_checked(path, {"run": run}, "make the same scan call again: it merges the blocks anew")
+
+
+def _open_checked(path: Path, expected: dict[str, str], remedy: str) -> Any:
     try:
         file = safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"{path} cannot be read ({error}); delete it, and scan again to make this block anew"
-        ) from error
+        raise ValueError(f"{path} cannot be read ({error}); delete it, and {remedy}") from error
     metadata = file.metadata() or {}
-    expected = {"format": str(FORMAT), "run": run, "block": str(block)}
-    for field, value in expected.items():
+    for field, value in {"format": str(FORMAT), **expected}.items():
         if metadata.get(field) != value:
             raise ValueError(
                 f"{path}: {field} is {metadata.get(field)!r}, this run has {value!r}; the file belongs to another run: "
-                "move it away, and scan again"
+                f"move it away, and {remedy}"
             )
     return file
 

@@ -14,7 +14,8 @@ from rich.console import Console
 from tqdm import tqdm
 
 from vlm_neurons.data import DEFAULT_PROMPT, ImageTextData, describe
-from vlm_neurons.neurons import SITES, TokenKind
+from vlm_neurons.neurons import TokenKind
+from vlm_neurons.scanning.arguments import check_model_and_prompt, hooks_of, whole_number
 from vlm_neurons.scanning.blocks import FORMAT, Skip, States, check_place, claimed, open_block, write_block
 from vlm_neurons.scanning.cost import SHARE, TIMED, measure, seconds_per_sample
 from vlm_neurons.scanning.fused import Fused, choose
@@ -91,19 +92,13 @@ def scan(
     >>> [data[i].response.split(".")[0] for i in strongest]
     ['a large pink triangle', 'a large purple cross and a small pink cross']
     """
-    for name, value in dict(
-        top_n=top_n, n_visual=n_visual, n_text=n_text, batch_size=batch_size, block_size=block_size
-    ).items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name}={value!r}: a whole number of at least 1 is needed")
-    if not isinstance(workers, int) or isinstance(workers, bool) or workers < 0:
-        raise ValueError(f"workers={workers!r}: a whole number from 0 on")
+    check_model_and_prompt(model, prompt)
+    top_n, n_visual = whole_number("top_n", top_n), whole_number("n_visual", n_visual)
+    n_text, workers = whole_number("n_text", n_text), whole_number("workers", workers, least=0)
+    batch_size, block_size = whole_number("batch_size", batch_size), whole_number("block_size", block_size)
     out, rank, world = Path(out), *place()
     check_place(out)
-    sites = [site] if isinstance(site, str) else list(site)
-    hooks = list(dict.fromkeys(hook for one in sites for hook in model.site_hooks(one)))
-    if not hooks:
-        raise ValueError(f"site={sites}: choose from {', '.join(SITES)}, or name a hook such as blocks.0.hook_mlp_out")
+    sites, hooks = hooks_of(model, site)
     console = Console(stderr=True, quiet=not progress, soft_wrap=True)
     data = data if isinstance(data, ImageTextData) else ImageTextData.open(data)
     data = _with_responses(model, data, out, prompt, batch_size, world, progress)
@@ -117,6 +112,10 @@ def scan(
         "batch_size": batch_size, "block_size": block_size, "prompt": prompt, "compiled": fused is not None,
     }  # fmt: skip
     run = start(out, _info(model, data, parameters, columns, first, fast))
+    if run.complete:
+        run.open_result()  # refuses what is not this run's
+        console.print(_done(run))
+        return run
     job = _Job(model, data, run, columns, known, prompt, fast, workers, fused)
     mine = [b for b in job.missing() if b % world == rank]
     _say_cost(console, job, mine, first)
@@ -129,10 +128,12 @@ def scan(
         raise
     if not run.complete and not run.missing_blocks():
         finish(run, data, prompt)
-    console.print(
-        f"{run.summary()}. Run directory: {run.path}" if run.complete else "Done here; other processes go on."
-    )
+    console.print(_done(run) if run.complete else "Done here; other processes go on.")
     return run
+
+
+def _done(run: Run) -> str:
+    return f"{run.summary()}. Run directory: {run.path}"
 
 
 def _with_responses(

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from vlm_neurons.model import Batch, RowError
 from vlm_neurons.neurons import TokenKind
 from vlm_neurons.scanning.blocks import Skip
+from vlm_neurons.utf8 import not_utf8, printable
 
 if TYPE_CHECKING:
     from vlm_neurons.data import ImageTextData, Sample
@@ -37,14 +38,16 @@ class Loaded:
 
 
 def known_skips(data: ImageTextData, prompt: str) -> dict[int, Skip]:
-    """Samples that need not be loaded to see that they cannot be scanned: duplicates and empty responses."""
-    skips = {
-        s.id: Skip(s.id, s.name, "empty response", repr(s.response))
-        for s in data
-        if s.response is not None and not s.response.strip()
-    }
+    """Samples that need not be loaded to see that they cannot be scanned: file names that are not UTF-8, which no table
+    can hold, empty responses and duplicates."""
+    skips = {}
+    for s in data:
+        if reason := next(filter(None, map(not_utf8, [s.name, *filter(None, s.image_paths)])), ""):
+            skips[s.id] = Skip(s.id, printable(s.name), "unusable", f"the file's name or path: {reason}; rename it")
+        elif s.response is not None and not s.response.strip():
+            skips[s.id] = Skip(s.id, s.name, "empty response", repr(s.response))
     for repeated, first in data.duplicates(prompt).items():
-        same = f"same images, prompt and response as sample {first} ({data[first].name})"
+        same = f"same images, prompt and response as sample {first} ({printable(data[first].name)})"
         skips.setdefault(repeated, Skip(repeated, data[repeated].name, "duplicate", same))
     return skips
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vlm_neurons.data import ImageTextData
 
 
-def merge(runs: Sequence[Run], out: Path, data: ImageTextData | None = None) -> Run:
+def merge(runs: Sequence[Run], out: Path, data: ImageTextData | str | Path | None = None) -> Run:
     """See `Run.merge`."""
     from vlm_neurons.data import ImageTextData
 
@@ -33,7 +33,9 @@ def merge(runs: Sequence[Run], out: Path, data: ImageTextData | None = None) -> 
     if missing := sorted({*range(first.n_blocks)} - {*sources}):
         raise ValueError(f"blocks {missing} of {first.n_blocks} are in none of the runs; scan again to make them")
     if data is None:
-        data = ImageTextData.open(first.info["data"]["source"])
+        data = first.open_source()
+    elif not isinstance(data, ImageTextData):
+        data = ImageTextData.open(data)
     if data.fingerprint() != first.info["data"]["fingerprint"]:
         raise ValueError(
             f"{data.source} is not what was scanned (its fingerprint differs); pass the data of the scan as data="

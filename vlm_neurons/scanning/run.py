@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from vlm_neurons.neurons import Pole
@@ -22,6 +21,7 @@ from vlm_neurons.scanning.blocks import (
     check_place,
     moments_of,
     open_block,
+    open_result,
     skipped_of,
     state_of,
     tensor_name,
@@ -29,6 +29,7 @@ from vlm_neurons.scanning.blocks import (
 )
 from vlm_neurons.scanning.moments import Moments
 from vlm_neurons.scanning.state import TopSamples
+from vlm_neurons.utf8 import to_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,7 +76,7 @@ class Run:
             raise FileNotFoundError(f"{path} is no run directory (no scan.json in it); make one with vlm_neurons.scan")
         try:
             info = json.loads(file.read_text(encoding="utf-8"))
-            found = info["format"]
+            found, keys = info["format"], set(info)
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"{file} is no scan.json of this package: {error!r}") from None
         if found != FORMAT:
@@ -84,10 +85,12 @@ class Run:
                 f"{file} has format {found!r}, this version reads {FORMAT}: use the vlm_neurons that wrote it "
                 f"({writer}), or scan again into another directory"
             )
+        if lacking := [key for key in ("model", "data", "parameters", "columns") if key not in keys]:
+            raise ValueError(f"{file} is no scan.json of this package: it lacks {', '.join(lacking)}")
         return cls(path, info)
 
     @staticmethod
-    def merge(runs: Sequence[str | Path | Run], out: str | Path, data: ImageTextData | None = None) -> Run:
+    def merge(runs: Sequence[str | Path | Run], out: str | Path, data: ImageTextData | str | Path | None = None) -> Run:
         """One run out of several that did different blocks of the same scan, on machines that share no disk.
 
         On machine k of K scan with `RANK=k WORLD_SIZE=K` in the environment, into a directory of its own; bring the
@@ -96,14 +99,17 @@ class Run:
         Args:
             runs: the run directories. A block that several have is taken from the first.
             out: where the whole run goes.
-            data: the data that was scanned; by default it is opened from its source.
+            data: the data that was scanned, or what `ImageTextData.open` takes; by default it is opened from its
+                source.
 
         Raises:
             ValueError: the runs differ in model, data or parameters (the message says in what), a block is in none of
-                them or torn, or the data is not what was scanned.
+                them or torn, or the data is not where it was or not what was scanned.
         """
         from vlm_neurons.scanning.merging import merge
 
+        if isinstance(runs, str | Path | Run):
+            raise ValueError(f"runs={str(getattr(runs, 'path', runs))!r} is one run: give a list of all its parts")
         return merge([run if isinstance(run, Run) else Run.load(run) for run in runs], Path(out), data)
 
     @property
@@ -140,6 +146,7 @@ class Run:
         Raises:
             KeyError: the hook or the pole was not scanned.
             FileNotFoundError: the scan is not finished.
+            ValueError: `scan.safetensors` is torn, or is that of another run.
 
         >>> top = run.top("blocks.2.mlp.hook_act")
         >>> top.sample_ids[304, :3].tolist(), round(float(top.peak[304]), 1)  # of L2N304
@@ -148,7 +155,7 @@ class Run:
         ['a large pink cross and a large yellow square', 'a small pink ring and a large red ring']
         """
         self._check_column(hook, pole)
-        with safe_open(self.path / "scan.safetensors", framework="pt") as file:
+        with self.open_result() as file:
             return state_of(file, (hook, pole))
 
     def moments(self, hook: str, pole: Pole = "+") -> Moments:
@@ -161,8 +168,16 @@ class Run:
         self._check_column(hook, pole)
         if not any(c["hook"] == hook and c["indexed_by"] == "row" for c in self.info["columns"]):
             raise KeyError(f"{hook!r} sees images only, so there is nothing to compare; the backbone's hooks see both")
-        with safe_open(self.path / "scan.safetensors", framework="pt") as file:
+        with self.open_result() as file:
             return moments_of(file, (hook, pole))
+
+    def open_result(self) -> Any:
+        """Open `scan.safetensors` (a context manager of safetensors' `safe_open`).
+
+        Raises:
+            ValueError: the file is torn, or is that of another run.
+        """
+        return open_result(self.path / "scan.safetensors", self.identity)
 
     def _check_column(self, hook: str, pole: Pole) -> None:
         if (hook, pole) not in self.columns:
@@ -185,8 +200,9 @@ class Run:
         """Samples that were not scanned: id, name, reason, detail."""
         if not self.complete:
             raise FileNotFoundError(self._unfinished())
-        lines = (self.path / "skipped.jsonl").read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
+        from vlm_neurons.data.sources import read_records
+
+        return [record for _, record in read_records(self.path / "skipped.jsonl")]
 
     def open_data(self) -> ImageTextData:
         """The data that was scanned, from its source, with the responses that were scanned.
@@ -197,22 +213,30 @@ class Run:
         >>> len(run.open_data()), run.open_data()[36].response.split(" and ")[0]
         (120, 'a large pink cross')
         """
+        data = self.open_source()
+        if len(data) != self.info["data"]["n"]:
+            raise ValueError(f"{data.source} had {self.info['data']['n']} samples when it was scanned, now {len(data)}")
+        scanned = dict(zip(self.samples["id"], self.samples["response"], strict=True))
+        return data.with_responses([scanned.get(s.id, s.response) for s in data])
+
+    def open_source(self) -> ImageTextData:
+        """What is at the source of the data now.
+
+        Raises:
+            ValueError: the data was made in memory, or is not where it was.
+        """
         from vlm_neurons.data import ImageTextData
 
         source = self.info["data"]["source"]
         if source == "memory":
             raise ValueError(f"{self.path} was scanned from data in memory: pass that data")
         try:
-            data = ImageTextData.open(source)
+            return ImageTextData.open(source)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"the data of {self.path}, {source}, cannot be opened again: say where it is now, with data= or on the "
                 f"command line --data ({error})"
             ) from error
-        if len(data) != self.info["data"]["n"]:
-            raise ValueError(f"{source} had {self.info['data']['n']} samples when it was scanned, now {len(data)}")
-        scanned = dict(zip(self.samples["id"], self.samples["response"], strict=True))
-        return data.with_responses([scanned.get(s.id, s.response) for s in data])
 
     def _unfinished(self) -> str:
         missing = len(self.missing_blocks())
@@ -240,7 +264,7 @@ def start(path: Path, info: dict[str, Any]) -> Run:
     check_place(path)
     file = path / "scan.json"
     if not file.exists():
-        text = json.dumps(info, indent=1, ensure_ascii=False) + "\n"
+        text = to_json(info, indent=1) + "\n"
         write_atomic(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     run = Run.load(path)
     if found := differences(run.info, info, "there", "here"):

@@ -1,0 +1,57 @@
+"""What `scan` is given: checked before anything is run or written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
+
+from vlm_neurons.model import HookedVLM
+from vlm_neurons.neurons import SITES
+from vlm_neurons.utf8 import not_utf8
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is a whole number, numpy's included; True and False are none.
+
+    >>> import numpy
+    >>> is_whole(numpy.int64(2)), is_whole(True), is_whole(2.0)
+    (True, False, False)
+    """
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """The value as an int.
+
+    Raises:
+        ValueError: it is no whole number, or too small.
+    """
+    if not is_whole(value) or value < least:
+        raise ValueError(f"{name}={value!r}: a whole number of at least {least} is needed")
+    return int(value)
+
+
+def check_model_and_prompt(model: Any, prompt: Any) -> None:
+    """Raise ValueError for what is no `HookedVLM`, and for a prompt that is no text."""
+    if not isinstance(model, HookedVLM):
+        remedy = "HookedVLM.from_pretrained(name) loads one, HookedVLM(model, processor) takes one of transformers"
+        raise ValueError(
+            f"model={model if isinstance(model, str) else type(model).__name__!r} is no HookedVLM: {remedy}"
+        )
+    if not isinstance(prompt, str) or not_utf8(prompt):
+        raise ValueError(f"prompt={prompt!a}: the question for the samples without one of their own, as a string")
+
+
+def hooks_of(model: HookedVLM, site: Any) -> tuple[list[str], list[str]]:
+    """The sites as a list, and their hooks.
+
+    Raises:
+        ValueError: a site that is no name, or none at all.
+    """
+    sites = [site] if isinstance(site, str) else list(site) if isinstance(site, Sequence) else []
+    names = all(isinstance(one, str) for one in sites)
+    hooks = list(dict.fromkeys(hook for one in sites for hook in model.site_hooks(one))) if names else []
+    if not hooks:
+        raise ValueError(f"site={site!r}: choose from {', '.join(SITES)}, or name a hook such as blocks.0.hook_mlp_out")
+    return sites, hooks

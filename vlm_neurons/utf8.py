@@ -1,0 +1,34 @@
+"""Text that is no text: lone surrogates, as in half an emoji or a file name that is not UTF-8."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def not_utf8(text: str) -> str:
+    r"""Why a text cannot be written as UTF-8; empty where it can.
+
+    >>> not_utf8("red \ud83d")
+    "it is no UTF-8: character 4 is '\\ud83d', half of a pair"
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"it is no UTF-8: character {error.start} is {text[error.start]!a}, half of a pair"
+    return ""
+
+
+def printable(text: str) -> str:
+    r"""The text with what UTF-8 lacks written out.
+
+    >>> printable("a\udcff.png")
+    'a\\udcff.png'
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON that can be written as UTF-8, and gives the same value when it is read again."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return json.dumps(value, indent=indent) if not_utf8(text) else text
