@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -118,12 +117,10 @@ def _explainer(args: argparse.Namespace, run: Run) -> Explainer:
     if not args.explainer_model:
         raise ValueError(f"--explainer {args.explainer} needs --explainer-model")
     if args.explainer == "openai":
-        asker = OpenAIExplainer(
+        return OpenAIExplainer(
             args.explainer_model, base_url=args.base_url, max_cost=args.max_cost, attempt=args.attempt,
-            price=tuple(args.price) if args.price else None, concurrency=args.concurrency,
+            price=args.price, concurrency=args.concurrency, cache=run.path / "cache.sqlite",
         )  # fmt: skip
-        asker.client()  # says now what is wrong with it
-        return replace(asker, cache=run.path / "cache.sqlite")
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     from vlm_neurons.zoo import path

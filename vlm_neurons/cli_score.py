@@ -86,7 +86,7 @@ def _simulator(args: argparse.Namespace, run: Run) -> str | Simulator:
     if args.simulator == "api":
         made: Simulator = kind(
             args.simulator_model, base_url=args.base_url, max_cost=args.max_cost, concurrency=args.concurrency,
-            price=tuple(args.price) if args.price else None, cache=run.path / "cache.sqlite",
+            price=args.price, cache=run.path / "cache.sqlite",
             prompt_logprobs=args.prompt_logprobs or 0,
         )  # fmt: skip
         return made

@@ -15,9 +15,10 @@ from typing import Any
 
 from vlm_neurons.api.asking import Ask, Reply, body_of, read, redactor
 from vlm_neurons.api.cache import Cache, request_key
+from vlm_neurons.api.limits import amount, seconds, whole
 from vlm_neurons.api.planning import Plan
 from vlm_neurons.api.prefilled import reduced
-from vlm_neurons.api.prices import Price, images_of, price_of
+from vlm_neurons.api.prices import Price, images_of, price_as
 
 __all__ = ["Ask", "ChatClient", "Plan", "Reply"]
 _OPENAI = "https://api.openai.com/v1"
@@ -38,7 +39,7 @@ class ChatClient:
         deadline: seconds for a request with all its tries.
         max_retries: further tries after 408, 409, 429, 5xx and broken connections (the SDK's, which obeys Retry-After).
         max_cost: US dollars for one run; no call is sent that could pass it.
-        price: dollars per million tokens in and out; by default from the table that comes with the package.
+        price: dollars per million tokens in and out, any pair; by default from the table that comes with the package.
         images: whether the model takes pictures: True, False, or None to find out.
         schema: whether the server obeys a JSON schema, likewise. Without it, it is asked for in words and checked here.
         extra_body: fields of the vendor's own.
@@ -54,7 +55,7 @@ class ChatClient:
     deadline: float = 600.0
     max_retries: int = 4
     max_cost: float | None = None
-    price: tuple[float, float] | Price | None = None
+    price: Sequence[float] | Price | None = None
     images: bool | None = None
     schema: bool | None = None
     extra_body: dict[str, Any] = field(default_factory=dict)
@@ -62,10 +63,14 @@ class ChatClient:
 
     def __post_init__(self) -> None:
         self.base_url = (self.base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI).rstrip("/")
-        if isinstance(self.price, tuple):
-            self.price = Price(*self.price)
-        self.price = self.price or price_of(self.model)
-        if self.max_cost is not None and self.price is None:
+        whole(1, concurrency=self.concurrency)
+        whole(0, max_retries=self.max_retries)
+        seconds(timeout=self.timeout, deadline=self.deadline)
+        self.price = price_as(self.price, self.model)
+        if self.max_cost is None:
+            return
+        amount(max_cost=self.max_cost)
+        if self.price is None:
             raise ValueError(
                 f"max_cost={self.max_cost} cannot be kept: the price of {self.model!r} is not known; pass "
                 "price=(dollars per million tokens in, out), (0, 0) for a server of your own"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlm_neurons.api.asking import Ask, Reply
 from vlm_neurons.api.client import Plan
+from vlm_neurons.api.limits import whole
 from vlm_neurons.api.local import LocalChat
 from vlm_neurons.api.server import Server
 from vlm_neurons.explaining.explanation import NO_PATTERN, Explanation, Failure
@@ -71,6 +72,10 @@ class OpenAIExplainer(Server):
     prompting: Prompting = field(default_factory=Prompting)
     max_tokens: int = 500
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole(1, candidates=self.candidates, max_tokens=self.max_tokens)
+
     @property
     def name(self) -> str:
         """`"openai:MODEL"`."""
@@ -130,6 +135,9 @@ class LocalExplainer:
     prompting: Prompting = field(default_factory=lambda: Prompting(n_on=4, n_off=1))
     max_tokens: int = 300
     name: str = "local"
+
+    def __post_init__(self) -> None:
+        whole(1, max_tokens=self.max_tokens)
 
     def settings(self) -> str:
         """All that decides its answers, as one string."""
