@@ -25,6 +25,7 @@ class Server:
     Attributes:
         fault: of the number of a request and its body, the fault to show; "" for none.
         delay: seconds before each answer.
+        refusal: what it says where it refuses.
         answer: what it answers, as JSON; or a function from the request to it, or to {"text": ..., "logprobs": ...},
             or to {"text": ..., "prompt_logprobs": ...} as vLLM has it.
         paid: digests of bodies whose answers were delivered and cost money, in order.
@@ -34,6 +35,7 @@ class Server:
 
     fault: Callable[[int, dict[str, Any]], str] = lambda number, body: ""
     delay: float = 0.0
+    refusal: str = "I cannot help with that."
     answer: dict[str, Any] | Callable[[dict[str, Any]], Any] = field(default_factory=lambda: {
         "phrase": "red things", "description": "They are red.", "confidence": 0.8, "clear_pattern": True})  # fmt: skip
     paid: list[str] = field(default_factory=list)
@@ -117,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "invalid_json":
             return self._send(200, b'{"id": "x", "choices": [')
         if fault == "refusal":
-            return self._send(200, completion(body, {"content": None, "refusal": "I cannot help with that."}))
+            return self._send(200, completion(body, {"content": None, "refusal": told.refusal}))
         if fault == "length":
             return self._send(200, completion(body, {"content": '{"phrase": "red'}, "length"))
         if fault == "filter":

@@ -245,3 +245,24 @@ def test_the_best_candidate_on_the_select_split_is_kept() -> None:
         asker = explainer(server, candidates=3, simulator=Oracle(), concurrency=1, prompting=Prompting(n_on=2, n_off=1))
         found = vn.explain(evidence, asker, progress=False)["both"]
     assert found.text == "right" and found.tokens_in == 300 and len(found.support) == 3
+
+
+@pytest.mark.parametrize("where", ["answer", "refusal", "model"])
+def test_half_a_character_in_a_reply_is_recorded_kept_and_paid_once(where: str, tmp_path: Path) -> None:
+    half, evidence = "red \ud83d", cases.text_neurons(3)
+
+    def answer(body: dict) -> dict:  # type: ignore[type-arg]
+        body["model"] = half if where == "model" else "m"
+        good = {"phrase": half if where == "answer" else "red", "description": "d", "confidence": 0.5,
+                "clear_pattern": True}  # fmt: skip
+        return {"text": json.dumps(good, ensure_ascii=False)}
+
+    with loopback.running(answer=answer) as server:
+        server.refusal = half
+        server.fault = lambda number, body: "refusal" if where == "refusal" else ""
+        for _ in range(2):
+            found = vn.explain(evidence, explainer(server), out=tmp_path, redo=True, progress=False)
+        assert len(server.requests) == 3, "the cache answers the second time"
+    kinds = {"answer": {"schema"}, "refusal": {"refusal"}, "model": set()}[where]
+    assert {e.failure.kind for e in found.values() if e.failure} == kinds
+    assert len(Log(tmp_path / "explanations.jsonl").read()) == 3

@@ -135,6 +135,8 @@ def read(ask: Ask, completion: dict[str, Any]) -> tuple[BaseModel | None, tuple[
     if finish == "length":
         return None, ("length", f"the answer needs more than {ask.max_tokens} tokens")
     text = message.get("content") or ""
+    if text != readable(text):
+        return None, ("schema", f"half of a character (a lone surrogate); the answer begins with {text[:120]!r}")
     try:
         return ask.schema.model_validate_json(_object(text)), None
     except ValidationError as error:
@@ -149,11 +151,20 @@ def _object(text: str) -> str:
     return fenced[1] if fenced else text
 
 
+def readable(text: str) -> str:
+    """Text that any file can hold: halves of characters, which JSON allows, are written as escapes.
+
+    >>> print(readable("red " + chr(0xD83D)))
+    red \\ud83d
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def redactor(secret: str | None) -> Callable[[object], str]:
     """A function that takes a key, and what looks like one, out of a message."""
 
     def redact(message: object) -> str:
-        text = str(message)
+        text = readable(str(message))
         if secret:
             text = text.replace(secret, "***")
         return _KEYS.sub("***", text)[:500]

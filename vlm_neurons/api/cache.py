@@ -53,7 +53,7 @@ class Cache:
     def put(self, key: str, reply: dict[str, Any]) -> None:
         """Keep a reply; the first one stays."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        values = (key, str(reply.get("model", "")), json.dumps(reply, ensure_ascii=False), now)
+        values = (key, json.dumps(reply.get("model", "")).strip('"'), json.dumps(reply), now)  # ASCII holds anything
         with self._db:
             self._db.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?)", values)
             self._db.execute("DELETE FROM under_way WHERE key = ?", (key,))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vlm_neurons.api.asking import Ask, Reply, body_of, read, redactor
+from vlm_neurons.api.asking import Ask, Reply, body_of, read, readable, redactor
 from vlm_neurons.api.cache import Cache, request_key
 from vlm_neurons.api.limits import amount, seconds, whole
 from vlm_neurons.api.planning import Plan
@@ -297,7 +297,9 @@ class _Run:
         cost = price.cost(*tokens) if isinstance(price, Price) and not cached else 0.0
         failure = (failure[0], self.redact(failure[1])) if failure else None
         plain = ask.is_plain(able)
-        return Reply(ask, answer, failure, str(stored.get("model") or ""), *tokens, cost, cached, stored, plain)
+        return Reply(
+            ask, answer, failure, readable(str(stored.get("model") or "")), *tokens, cost, cached, stored, plain
+        )
 
 
 def _first(error: BaseException) -> BaseException:
