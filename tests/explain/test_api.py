@@ -266,3 +266,25 @@ def test_half_a_character_in_a_reply_is_recorded_kept_and_paid_once(where: str, 
     kinds = {"answer": {"schema"}, "refusal": {"refusal"}, "model": set()}[where]
     assert {e.failure.kind for e in found.values() if e.failure} == kinds
     assert len(Log(tmp_path / "explanations.jsonl").read()) == 3
+
+
+@pytest.mark.parametrize("fault", ["", "timeout", "cut", "invalid_json"])
+def test_max_cost_counts_what_a_server_does_not_report(fault: str) -> None:
+    evidence = cases.text_neurons(12)
+    with loopback.running(usage=False, fault=lambda number, body: fault) as server:
+        options = {"concurrency": 2, "max_retries": 0, "timeout": 0.3}
+        plan = explainer(server, **options).plan(evidence)
+        assert plan.cost is not None
+        limit = 3.5 * plan.cost[1] / plan.calls
+        found = vn.explain(evidence, explainer(server, max_cost=limit, **options), progress=False)
+        assert 2 <= len(server.requests) <= 4, "as many as their bounds allow"
+        assert sum(e.failure is not None and e.failure.kind == "cost" for e in found.values()) >= 8
+
+
+def test_max_cost_does_not_count_what_a_server_refuses() -> None:
+    evidence = cases.text_neurons(8)
+    with loopback.running(fault=lambda number, body: "401") as server:
+        plan = explainer(server).plan(evidence)
+        assert plan.cost is not None
+        found = vn.explain(evidence, explainer(server, max_cost=2 * plan.cost[1] / 8), progress=False)
+    assert {e.failure.kind for e in found.values() if e.failure} == {"request"}

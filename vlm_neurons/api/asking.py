@@ -70,6 +70,7 @@ class Reply:
         cached: whether it did.
         completion: all that the server said; None if it said nothing.
         plain: whether the question went without its pictures.
+        unbilled: whether it may have cost what nobody counted: the connection broke, or the server told no tokens.
     """
 
     ask: Ask
@@ -82,6 +83,19 @@ class Reply:
     cached: bool = False
     completion: dict[str, Any] | None = field(default=None, repr=False)
     plain: bool = False
+    unbilled: bool = False
+
+
+def tokens_of(completion: dict[str, Any]) -> tuple[int, int] | None:
+    """(in, out) as the server counted; None if it did not.
+
+    >>> tokens_of({"usage": {"prompt_tokens": 100, "completion_tokens": 20}})
+    (100, 20)
+    """
+    usage = completion.get("usage")
+    counts = [usage.get(n) for n in ("prompt_tokens", "completion_tokens")] if isinstance(usage, dict) else []
+    whole = [n for n in counts if isinstance(n, int) and n >= 0]
+    return (whole[0], whole[1]) if len(whole) == 2 and any(whole) else None
 
 
 def body_of(ask: Ask, model: str, capabilities: dict[str, bool], extra: dict[str, Any]) -> dict[str, Any]:

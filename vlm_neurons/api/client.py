@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vlm_neurons.api.asking import Ask, Reply, body_of, read, readable, redactor
+from vlm_neurons.api.asking import Ask, Reply, body_of, read, readable, redactor, tokens_of
 from vlm_neurons.api.cache import Cache, request_key
 from vlm_neurons.api.limits import amount, seconds, whole
 from vlm_neurons.api.planning import Plan
@@ -38,7 +38,8 @@ class ChatClient:
         timeout: seconds without a byte until a try is given up.
         deadline: seconds for a request with all its tries.
         max_retries: further tries after 408, 409, 429, 5xx and broken connections (the SDK's, which obeys Retry-After).
-        max_cost: US dollars for one run; no call is sent that could pass it.
+        max_cost: US dollars for one run; no call is sent that could pass it. A call counts as the most that it could
+            cost where the server does not say how many tokens it took, or the connection broke.
         price: dollars per million tokens in and out, any pair; by default from the table that comes with the package.
         images: whether the model takes pictures: True, False, or None to find out.
         schema: whether the server obeys a JSON schema, likewise. Without it, it is asked for in words and checked here.
@@ -192,7 +193,7 @@ class _Run:
             return Reply(ask, failure=("cost", detail))
         try:
             reply = await self.send(ask)
-            self.spent += reply.cost
+            self.spent += bound if reply.unbilled else reply.cost
             return reply
         finally:
             async with self.returned:
@@ -213,6 +214,8 @@ class _Run:
 
     async def send(self, ask: Ask) -> Reply:
         """Ask the server; where it does not know a field, find out which and go on without it."""
+        import openai
+
         if self.api is None:
             self.api = self.connect()
         while True:
@@ -225,7 +228,8 @@ class _Run:
                 return self.reply(ask, found, used, cached=False)
             self.cache.give_up(key)
             if found is not None:
-                return Reply(ask, failure=(found[0], self.redact(found[1])))
+                unbilled = not isinstance(found[1], openai.APIStatusError)  # what a server refuses costs nothing
+                return Reply(ask, failure=(found[0], self.redact(found[1])), unbilled=unbilled)
 
     async def attempt(self, ask: Ask, used: dict[str, bool]) -> dict[str, Any] | tuple[str, object] | None:
         """A completion, or why there is none, or None: ask in another way."""
@@ -291,15 +295,12 @@ class _Run:
     def reply(self, ask: Ask, stored: dict[str, Any], able: dict[str, bool], cached: bool) -> Reply:
         """A stored completion as a reply of a server with these capabilities."""
         answer, failure = read(ask, stored)
-        usage = stored.get("usage") or {}
-        tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
-        price = self.client.price
+        counted, price = tokens_of(stored), self.client.price
+        tokens = counted or (0, 0)
         cost = price.cost(*tokens) if isinstance(price, Price) and not cached else 0.0
         failure = (failure[0], self.redact(failure[1])) if failure else None
-        plain = ask.is_plain(able)
-        return Reply(
-            ask, answer, failure, readable(str(stored.get("model") or "")), *tokens, cost, cached, stored, plain
-        )
+        model, unbilled = readable(str(stored.get("model") or "")), counted is None and not cached
+        return Reply(ask, answer, failure, model, *tokens, cost, cached, stored, ask.is_plain(able), unbilled)
 
 
 def _first(error: BaseException) -> BaseException:
