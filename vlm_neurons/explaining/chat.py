@@ -14,7 +14,7 @@ from vlm_neurons.api.local import LocalChat
 from vlm_neurons.api.server import Server
 from vlm_neurons.explaining.explanation import NO_PATTERN, Explanation, Failure
 from vlm_neurons.explaining.overlays import Style
-from vlm_neurons.explaining.prompting import Answer, kind_of, messages, prompt_id
+from vlm_neurons.explaining.prompting import Answer, kind_of, messages, prompt_id, shows_something
 from vlm_neurons.explaining.selecting import best_of
 
 if TYPE_CHECKING:
@@ -37,6 +37,14 @@ class Prompting:
     n_off: int = 3
     style: Style = "paper"
     detail: str = "auto"
+
+    def __post_init__(self) -> None:
+        whole(1, n_on=self.n_on)
+        whole(0, n_off=self.n_off)
+
+    def shows(self, evidence: Evidence) -> bool:
+        """Whether there is anything to ask about: an activation above 0 in what would be shown."""
+        return shows_something(evidence, self.n_on, self.n_off)
 
     def messages(self, evidence: Evidence, pictures: bool = True) -> tuple[list[dict[str, Any]], tuple[int, ...]]:
         """The request, and ids of the samples in it; without pictures they are written out."""
@@ -87,9 +95,12 @@ class OpenAIExplainer(Server):
         return json.dumps([self.name, self.client().base_url, how, self.attempt, self.max_tokens, self.extra_body])
 
     def asks(self, evidence: Mapping[str, Evidence]) -> list[Ask]:
-        """All requests; the key of each is (key of the evidence, ids of the samples shown)."""
+        """All requests; the key of each is (key of the evidence, ids of the samples shown). None about a neuron of
+        which there is nothing to show."""
         found = []
         for key, one in evidence.items():
+            if not self.prompting.shows(one):
+                continue
             plain, ids = self.prompting.messages(one, pictures=False)
             request = plain if self.images is False else self.prompting.messages(one)[0]
             other = None if kind_of(one) == "text" else plain
@@ -105,6 +116,9 @@ class OpenAIExplainer(Server):
 
     def explain(self, evidence: Mapping[str, Evidence]) -> Iterator[tuple[str, Explanation]]:
         """(key, explanation) of every neuron, failures included, as they come."""
+        for key, one in evidence.items():
+            if not self.prompting.shows(one):
+                yield key, _silent(one, self.name)
         waiting: dict[str, list[Reply]] = {}
         for reply in self.client().stream(self.asks(evidence)):
             key = reply.ask.key[0]
@@ -148,6 +162,9 @@ class LocalExplainer:
         """(key, explanation) of every neuron, failures included."""
         chat = LocalChat(self.model, self.processor)
         for key, one in evidence.items():
+            if not self.prompting.shows(one):
+                yield key, _silent(one, self.name)
+                continue
             request, ids = self.prompting.messages(one)
             reply = chat.answer(Ask((key, ids), request, Answer, self.max_tokens))
             if reply.failure and reply.failure[0] == "request":
@@ -170,6 +187,13 @@ def explanation_of(evidence: Evidence, replies: list[Reply], name: str, simulato
                         for g, f in zip(good, fits, strict=True))  # fmt: skip
     totals = {n: sum(getattr(r, n) for r in replies) for n in ("tokens_in", "tokens_out", "cost")}
     return Explanation(**{**vars(chosen), **totals, "support": support})
+
+
+def _silent(evidence: Evidence, name: str) -> Explanation:
+    return Explanation(
+        evidence.neuron, NO_PATTERN, "No sample that would be shown has an activation above 0; nothing was asked.",
+        explainer=name, seed=evidence.seed,
+    )  # fmt: skip
 
 
 def _single(evidence: Evidence, reply: Reply, name: str) -> Explanation:
