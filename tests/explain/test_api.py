@@ -223,6 +223,11 @@ def test_the_best_candidate_on_the_select_split_is_kept() -> None:
     answers = iter(["wrong", "right", "also wrong"])
 
     class Oracle(Simulates):
+        name = "oracle"
+
+        def settings(self) -> str:
+            return self.name
+
         def run(self, jobs):  # type: ignore[no-untyped-def]
             rng = np.random.default_rng(0)
             for place, job in enumerate(jobs):
@@ -288,3 +293,20 @@ def test_max_cost_does_not_count_what_a_server_refuses() -> None:
         assert plan.cost is not None
         found = vn.explain(evidence, explainer(server, max_cost=2 * plan.cost[1] / 8), progress=False)
     assert {e.failure.kind for e in found.values() if e.failure} == {"request"}
+
+
+def test_a_simulator_is_known_by_name_and_a_wrong_one_is_refused_before_anything_is_paid() -> None:
+    evidence = {"both": cases.picture_neuron()}
+    with loopback.running() as server:
+        named = explainer(server, candidates=2, simulator="concepts")
+        found = vn.explain(evidence, named, progress=False)["both"]
+    assert len(found.support) == 2, "both candidates were tried"
+    assert named.settings() == explainer(server, candidates=2, simulator=vn.ConceptSimulator()).settings()
+    for wrong in ("concept", vn.ConceptSimulator, 3):
+        with pytest.raises(ValueError, match="simulator"):
+            vn.OpenAIExplainer("m", candidates=2, simulator=wrong)  # type: ignore[arg-type]
+
+
+def test_another_simulator_is_another_question() -> None:
+    one, other = (vn.OpenAIExplainer("m", candidates=2, simulator=vn.ConceptSimulator(truth=t)) for t in (True, False))
+    assert one.settings() != other.settings()

@@ -58,7 +58,7 @@ class OpenAIExplainer(Server):
     Attributes, besides those of `vlm_neurons.api.server.Server` (model, base_url, max_cost, price, cache, ...):
         candidates: explanations asked for; with a simulator, the one that fits best on the split `"select"` is kept,
             else the first.
-        simulator: such as `vn.ConceptSimulator()`.
+        simulator: such as `vn.ConceptSimulator()`, or a name that `vn.simulate` knows, such as `"concepts"`.
         attempt: another number asks again where the cache has an answer.
         prompting: how a neuron is shown.
         max_tokens: of an answer.
@@ -75,7 +75,7 @@ class OpenAIExplainer(Server):
 
     _: KW_ONLY
     candidates: int = 1
-    simulator: Simulator | None = None
+    simulator: str | Simulator | None = None
     attempt: int = 0
     prompting: Prompting = field(default_factory=Prompting)
     max_tokens: int = 500
@@ -83,6 +83,13 @@ class OpenAIExplainer(Server):
     def __post_init__(self) -> None:
         super().__post_init__()
         whole(1, candidates=self.candidates, max_tokens=self.max_tokens)
+        self.chooser()  # says now what is wrong
+
+    def chooser(self) -> Simulator | None:
+        """The simulator that chooses among candidates."""
+        from vlm_neurons.simulating.simulating import simulator_of
+
+        return None if self.simulator is None else simulator_of(self.simulator)
 
     @property
     def name(self) -> str:
@@ -91,7 +98,9 @@ class OpenAIExplainer(Server):
 
     def settings(self) -> str:
         """All that decides its answers, as one string."""
-        how = [prompt_id(), repr(self.prompting), self.images, self.candidates, type(self.simulator).__name__]
+        chooser = self.chooser()
+        chosen_by = None if chooser is None else chooser.settings()
+        how = [prompt_id(), repr(self.prompting), self.images, self.candidates, chosen_by]
         return json.dumps([self.name, self.client().base_url, how, self.attempt, self.max_tokens, self.extra_body])
 
     def asks(self, evidence: Mapping[str, Evidence]) -> list[Ask]:
@@ -125,7 +134,7 @@ class OpenAIExplainer(Server):
             waiting.setdefault(key, []).append(reply)
             if len(waiting[key]) == self.candidates:
                 replies = sorted(waiting.pop(key), key=lambda r: r.ask.attempt)
-                yield key, explanation_of(evidence[key], replies, self.name, self.simulator)
+                yield key, explanation_of(evidence[key], replies, self.name, self.chooser())
 
 
 @dataclass(frozen=True, eq=False)
