@@ -310,3 +310,11 @@ def test_a_simulator_is_known_by_name_and_a_wrong_one_is_refused_before_anything
 def test_another_simulator_is_another_question() -> None:
     one, other = (vn.OpenAIExplainer("m", candidates=2, simulator=vn.ConceptSimulator(truth=t)) for t in (True, False))
     assert one.settings() != other.settings()
+
+
+def test_an_answer_that_says_no_clear_pattern_is_none_whatever_its_flag() -> None:
+    with loopback.running() as server:
+        server.answer = {**server.answer, "phrase": "No clear pattern."}  # type: ignore[dict-item]
+        found = vn.explain(cases.text_neurons(1), explainer(server), progress=False)
+    assert [e.text for e in found.values()] == ["no clear pattern"]
+    assert summary(found).startswith("0 of 1 neurons explained, 1 without a clear pattern")

@@ -12,7 +12,7 @@ from vlm_neurons.api.client import Plan
 from vlm_neurons.api.limits import whole
 from vlm_neurons.api.local import LocalChat
 from vlm_neurons.api.server import Server
-from vlm_neurons.explaining.explanation import NO_PATTERN, Explanation, Failure
+from vlm_neurons.explaining.explanation import NO_PATTERN, Explanation, Failure, says_nothing
 from vlm_neurons.explaining.overlays import Style
 from vlm_neurons.explaining.prompting import Answer, kind_of, messages, prompt_id, shows_something
 from vlm_neurons.explaining.selecting import best_of
@@ -213,5 +213,5 @@ def _single(evidence: Evidence, reply: Reply, name: str) -> Explanation:
     )  # fmt: skip
     if answer is None:
         return Explanation(text="", failure=Failure(*(reply.failure or ("server", "no answer"))), **common)
-    text = answer.phrase if answer.clear_pattern else NO_PATTERN
+    text = NO_PATTERN if not answer.clear_pattern or says_nothing(answer.phrase) else answer.phrase
     return Explanation(text=text, description=answer.description, confidence=answer.confidence, **common)
