@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 CLASSES = ["visual", "text", "multimodal", "unknown", "not_applicable"]
 SEEING = ("visual", "text", "multimodal")
+CONCURRENCY = 8
+SERVER = ("base_url", "price", "max_cost", "concurrency")  # options of what asks a server
 
 
 def add_options(p: argparse.ArgumentParser, positive: Callable[[str], int]) -> None:
@@ -29,7 +31,7 @@ def add_options(p: argparse.ArgumentParser, positive: Callable[[str], int]) -> N
                    "local is a model of transformers (default: %(default)s)")  # fmt: skip
     p.add_argument("--explainer-model", help="name of the model that explains, or a local directory")
     add_server_options(p, positive)
-    p.add_argument("--attempt", type=int, default=0, help="another number asks anew where the cache has an answer")
+    p.add_argument("--attempt", type=int, help="another number asks anew where the cache has an answer")
     p.add_argument("--seed", type=int, default=0, help="of the random samples (default: %(default)s)")
     p.add_argument("--dry-run", action="store_true", help="print calls, images, tokens and price; send nothing")
 
@@ -39,7 +41,18 @@ def add_server_options(p: argparse.ArgumentParser, positive: Callable[[str], int
     p.add_argument("--base-url", help="OpenAI-compatible server (default: OPENAI_BASE_URL, or OpenAI)")
     p.add_argument("--price", type=float, nargs=2, metavar=("IN", "OUT"), help="dollars per million tokens")
     p.add_argument("--max-cost", type=float, help="dollars; no call is sent that could pass it")
-    p.add_argument("--concurrency", type=positive, default=8, help="requests at once (default: %(default)s)")
+    p.add_argument("--concurrency", type=positive, help=f"requests at once (default: {CONCURRENCY})")
+
+
+def refuse_unused(args: argparse.Namespace, names: Sequence[str], choice: str) -> None:
+    """Refuse options that were given though the choice does not take them; none is dropped silently.
+
+    Raises:
+        ValueError: one was given.
+    """
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) is not None]
+    if given:
+        raise ValueError(f"{choice} does not take {', '.join(given)}; leave it out, or choose what asks a model")
 
 
 def explain_run(args: argparse.Namespace, model: Callable[..., Any], say: Callable[[str], None]) -> None:
@@ -112,14 +125,17 @@ def _explainer(args: argparse.Namespace, run: Run) -> Explainer:
     from vlm_neurons.explaining.chat import LocalExplainer, OpenAIExplainer
     from vlm_neurons.explaining.dissection import DissectionExplainer
 
+    if args.explainer != "openai":
+        unused = (*SERVER, "attempt", *(["explainer_model"] if args.explainer == "dissection" else []))
+        refuse_unused(args, unused, f"--explainer {args.explainer}")
     if args.explainer == "dissection":
         return DissectionExplainer()
     if not args.explainer_model:
         raise ValueError(f"--explainer {args.explainer} needs --explainer-model")
     if args.explainer == "openai":
         return OpenAIExplainer(
-            args.explainer_model, base_url=args.base_url, max_cost=args.max_cost, attempt=args.attempt,
-            price=args.price, concurrency=args.concurrency, cache=run.path / "cache.sqlite",
+            args.explainer_model, base_url=args.base_url, max_cost=args.max_cost, attempt=args.attempt or 0,
+            price=args.price, concurrency=args.concurrency or CONCURRENCY, cache=run.path / "cache.sqlite",
         )  # fmt: skip
     from transformers import AutoModelForImageTextToText, AutoProcessor
 

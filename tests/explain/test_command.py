@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import loopback
@@ -11,6 +12,20 @@ import pytest
 
 import vlm_neurons as vn
 from vlm_neurons.cli import main
+
+
+@pytest.fixture(scope="module")
+def scanned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = vn.HookedVLM.from_pretrained("tiny-llava-scenes")
+    where = tmp_path_factory.mktemp("run") / "run"
+    run = vn.scan(model, vn.scenes(60, seed=4), top_n=10, batch_size=16, out=where, progress=False)
+    vn.classify(run)
+    return run.path
+
+
+@pytest.fixture
+def where(scanned: Path, tmp_path: Path) -> str:
+    return str(shutil.copytree(scanned, tmp_path / "run"))
 
 
 def test_from_a_run_directory_to_explanations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,3 +51,19 @@ def test_from_a_run_directory_to_explanations(tmp_path: Path, capsys: pytest.Cap
     assert main(["explain", where, "--neurons", "L0N3", "--explainer", "openai"]) == 1
     assert "--explainer-model" in capsys.readouterr().err
     assert main(["explain", where, "--neurons", "L9N3"]) == 1
+
+
+@pytest.mark.parametrize("explainer", ["dissection", "local"])
+@pytest.mark.parametrize(
+    "option", [["--base-url", "http://x"], ["--max-cost", "0"], ["--price", "1", "2"], ["--attempt", "1"],
+               ["--concurrency", "2"], ["--explainer-model", "gpt-4o"]], ids=str,
+)  # fmt: skip
+def test_options_that_an_explainer_does_not_take_are_refused(
+    option: list[str], explainer: str, where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if (explainer, option[0]) == ("local", "--explainer-model"):
+        return
+    assert main(["explain", where, "--neurons", "L0N3", "--explainer", explainer, *option]) == 1
+    said = capsys.readouterr().err
+    assert f"--explainer {explainer} does not take {option[0]}" in said
+    assert not (Path(where) / "explanations.jsonl").exists()
