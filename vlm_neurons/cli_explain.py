@@ -77,11 +77,23 @@ def explain_run(args: argparse.Namespace, model: Callable[..., Any], say: Callab
 
 def _chosen(args: argparse.Namespace, run: Run) -> list[str]:
     """Ids of the neurons that were asked for; without a choice, the clearest of each class that sees something."""
+    if args.neurons is not None:
+        return named(args.neurons)
+    return clearest_of_classes(run, args.top, [args.label] if args.label else SEEING)
+
+
+def named(text: str) -> list[str]:
+    """Ids of `--neurons`, each once.
+
+    Raises:
+        ValueError: there are none, or one is no id.
+    """
     from vlm_neurons.neurons import parse_neurons
 
-    if args.neurons:
-        return [n.id for n in parse_neurons(args.neurons)]
-    return clearest_of_classes(run, args.top, [args.label] if args.label else SEEING)
+    ids = list(dict.fromkeys(n.id for n in parse_neurons(text)))
+    if not ids:
+        raise ValueError(f"--neurons {text!r} names none; write ids such as L3N17,P0N5, or leave it out")
+    return ids
 
 
 def clearest_of_classes(run: Run, n: int, labels: Sequence[str] = SEEING) -> list[str]:

@@ -67,3 +67,9 @@ def test_options_that_an_explainer_does_not_take_are_refused(
     said = capsys.readouterr().err
     assert f"--explainer {explainer} does not take {option[0]}" in said
     assert not (Path(where) / "explanations.jsonl").exists()
+
+
+@pytest.mark.parametrize("neurons", ["", ",", " , "])
+def test_an_empty_list_of_neurons_is_refused(neurons: str, where: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", where, "--neurons", neurons]) == 1
+    assert "--neurons" in capsys.readouterr().err and not (Path(where) / "explanations.jsonl").exists()

@@ -50,3 +50,4 @@ def test_from_a_run_directory_to_scores(tmp_path: Path, capsys: pytest.CaptureFi
     for options in (["--simulator-model", "gpt-4o"], ["--max-cost", "0"], ["--simulator", "clip", "--price", "1", "2"]):
         assert main(["score", where, *options]) == 1
         assert f"does not take {options[-3 if '--price' in options else 0]}" in capsys.readouterr().err
+    assert main(["score", where, "--neurons", ","]) == 1 and "names none" in capsys.readouterr().err
