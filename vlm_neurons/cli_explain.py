@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -119,8 +120,10 @@ def clearest_of_classes(run: Run, n: int, labels: Sequence[str] = SEEING) -> lis
 def evidence_of(
     run: Run, neurons: Sequence[str], model: Callable[[], HookedVLM], data: ImageTextData | None, seed: int
 ) -> dict[str, Evidence]:
-    """From the run directory, and gathered for those that are not there (only then the model is loaded)."""
-    from vlm_neurons.evidence import gather_evidence, load
+    """From the run directory, and gathered for those that are not there (only then the model is loaded). Classes are
+    those that the run has now."""
+    from vlm_neurons.evidence import gather_evidence, load, save
+    from vlm_neurons.evidence.gathering import labels_of
 
     stored = load(run.path) if (run.path / "evidence" / "exemplars.parquet").is_file() else {}
     usable = {n: e for n, e in stored.items() if e.seed == seed and e.source.get("run") == run.identity}
@@ -130,7 +133,11 @@ def evidence_of(
             usable |= gather_evidence(model(), run.open_data() if data is None else data, run, missing, seed=seed)
         except KeyError as error:  # a neuron that was not scanned: wrong input, not a fault of the program
             raise ValueError(str(error.args[0])) from error
-    return {n: usable[n] for n in neurons}
+    labels = labels_of(run)
+    stale = {n: replace(e, label=labels[n]) for n, e in usable.items() if labels.get(n, e.label) != e.label}
+    if stale:
+        save(stale, run.path / "evidence")
+    return {n: stale.get(n, usable[n]) for n in neurons}
 
 
 def _explainer(args: argparse.Namespace, run: Run) -> Explainer:

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import loopback
+import pandas as pd
 import pytest
 
 import vlm_neurons as vn
@@ -73,3 +74,16 @@ def test_options_that_an_explainer_does_not_take_are_refused(
 def test_an_empty_list_of_neurons_is_refused(neurons: str, where: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", where, "--neurons", neurons]) == 1
     assert "--neurons" in capsys.readouterr().err and not (Path(where) / "explanations.jsonl").exists()
+
+
+def test_evidence_that_is_there_has_the_classes_that_the_run_has_now(where: str) -> None:
+    run = vn.Run.load(where)
+    first = pd.read_parquet(run.path / "neurons.parquet").set_index("neuron")["label"]
+    now = vn.classify(run, t_visual=6.0, t_text=0.5, write=False).set_index("neuron")["label"]
+    other = [str(n) for n in now.index[(first == "visual") & (now != "visual")][:2]]
+    assert len(other) == 2 and main(["explain", where, "--neurons", ",".join(other)]) == 0
+    assert {e.label for e in vn.evidence.load(run.path).values()} == {"visual"}
+    vn.classify(run, t_visual=6.0, t_text=0.5)
+    assert main(["explain", where, "--neurons", other[0]]) == 0
+    stored = vn.evidence.load(run.path)
+    assert {n: e.label for n, e in stored.items()} == {n: now[n] for n in other}
