@@ -156,13 +156,18 @@ def _explainer(args: argparse.Namespace, run: Run) -> Explainer:
             args.explainer_model, base_url=args.base_url, max_cost=args.max_cost, attempt=args.attempt or 0,
             price=args.price, concurrency=args.concurrency or CONCURRENCY, cache=run.path / "cache.sqlite",
         )  # fmt: skip
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    return LocalExplainer(*_opened(args))
 
-    from vlm_neurons.zoo import path
 
-    where = str(path(args.explainer_model) or args.explainer_model)
-    hf_model = AutoModelForImageTextToText.from_pretrained(where).eval()
-    return LocalExplainer(hf_model, AutoProcessor.from_pretrained(where))
+def _opened(args: argparse.Namespace) -> tuple[Any, Any]:
+    """The local model that explains, and its processor, where and as exact as `--device` and `--dtype` say."""
+    import torch
+
+    from vlm_neurons.simulating.loading import open_model
+
+    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    dtype = getattr(torch, args.dtype) if args.dtype else torch.bfloat16 if device.type == "cuda" else torch.float32
+    return open_model("AutoModelForImageTextToText", args.explainer_model, device, dtype)
 
 
 def _show(explanations: dict[str, Explanation]) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import loopback
 import pandas as pd
 import pytest
+import torch
 
 import vlm_neurons as vn
 from vlm_neurons.cli import main
@@ -87,3 +89,21 @@ def test_evidence_that_is_there_has_the_classes_that_the_run_has_now(where: str)
     assert main(["explain", where, "--neurons", other[0]]) == 0
     stored = vn.evidence.load(run.path)
     assert {n: e.label for n, e in stored.items()} == {n: now[n] for n in other}
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [("bfloat16", torch.bfloat16), (None, torch.float32)])
+def test_a_local_explainer_is_loaded_as_it_was_asked_for(
+    dtype: str | None, expected: torch.dtype, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[torch.nn.Module] = []
+
+    def spy(self: vn.LocalExplainer, evidence: object) -> Iterator[object]:
+        used.append(self.model)
+        yield from ()
+
+    monkeypatch.setattr(vn.LocalExplainer, "explain", spy)
+    assert main(["explain", where, "--neurons", "L0N3"]) == 0  # evidence: the scanned model is not needed any more
+    asked = ["explain", where, "--neurons", "L0N3", "--explainer", "local", "--explainer-model", "tiny-llava-scenes"]
+    assert main([*asked, "--device", "cpu", *(["--dtype", dtype] if dtype else [])]) == 0
+    assert {p.dtype for p in used[0].parameters()} == {expected}
+    assert main([*asked, "--device", "moon"]) == 1
