@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import cases
@@ -42,3 +43,29 @@ def test_counts_of_an_explainer_start_at_one(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(wrong))}=.*from 1 on"):
         vn.OpenAIExplainer("m", **wrong)
     assert vn.OpenAIExplainer("m", max_cost=0, price=(0, 0)).max_cost == 0
+
+
+def test_a_cache_that_cannot_be_used_is_named_before_anything_is_sent(tmp_path: Path) -> None:
+    bad = tmp_path / "cache.sqlite"
+    bad.write_text("no database at all, " * 100)
+    with loopback.running() as server:
+        for file in (bad, Path("/proc/nowhere/cache.sqlite"), tmp_path):
+            asker = vn.OpenAIExplainer("m", base_url=server.url, cache=file, api_key="x")
+            with pytest.raises(ValueError, match=f"cache {file}: .*cache="):
+                vn.explain(cases.text_neurons(1), asker, progress=False)
+        with pytest.raises(ValueError, match=f"cache {bad}"):
+            vn.OpenAIExplainer("m", cache=bad).plan(cases.text_neurons(1))
+        assert not server.requests
+
+
+def test_a_plan_changes_nothing(tmp_path: Path) -> None:
+    evidence, cache = cases.text_neurons(2), tmp_path / "runs" / "cache.sqlite"
+    with loopback.running() as server:
+        asker = vn.OpenAIExplainer("m", base_url=server.url, cache=cache, api_key="x")
+        assert asker.plan(evidence).calls == 2 and not cache.parent.exists()
+        vn.explain({"t0": evidence["t0"]}, asker, progress=False)
+        before = cache.read_bytes()
+        assert (asker.plan(evidence).calls, asker.plan(evidence).cached) == (1, 1)
+    assert cache.read_bytes() == before
+    cache.write_bytes(b"")
+    assert asker.plan(evidence).calls == 2 and cache.read_bytes() == b""

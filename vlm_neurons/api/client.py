@@ -79,7 +79,7 @@ class ChatClient:
 
     def plan(self, asks: Sequence[Ask]) -> Plan:
         """What `stream` would do; sends nothing."""
-        cache = Cache(self.cache)
+        cache = Cache(self.cache, reading=True)
         able = self._capabilities(cache)
         keyed = [(self._key(a, able), a) for a in asks]
         todo = [(key, a) for key, a in keyed if cache.get(key) is None]
@@ -95,7 +95,7 @@ class ChatClient:
 
     def known(self, asks: Sequence[Ask]) -> list[Reply | None]:
         """What the cache has to each question; sends nothing."""
-        cache, run = Cache(self.cache), _Run(self, (), None)
+        cache, run = Cache(self.cache, reading=True), _Run(self, (), None)
         able = self._capabilities(cache)
         stored = [cache.get(self._key(a, able)) for a in asks]
         cache.close()
