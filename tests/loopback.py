@@ -25,6 +25,8 @@ class Server:
     Attributes:
         fault: of the number of a request and its body, the fault to show; "" for none.
         delay: seconds before each answer.
+        usage: whether it tells the tokens of an answer.
+        refusal: what it says where it refuses.
         answer: what it answers, as JSON; or a function from the request to it, or to {"text": ..., "logprobs": ...},
             or to {"text": ..., "prompt_logprobs": ...} as vLLM has it.
         paid: digests of bodies whose answers were delivered and cost money, in order.
@@ -34,6 +36,8 @@ class Server:
 
     fault: Callable[[int, dict[str, Any]], str] = lambda number, body: ""
     delay: float = 0.0
+    usage: bool = True
+    refusal: str = "I cannot help with that."
     answer: dict[str, Any] | Callable[[dict[str, Any]], Any] = field(default_factory=lambda: {
         "phrase": "red things", "description": "They are red.", "confidence": 0.8, "clear_pattern": True})  # fmt: skip
     paid: list[str] = field(default_factory=list)
@@ -117,7 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "invalid_json":
             return self._send(200, b'{"id": "x", "choices": [')
         if fault == "refusal":
-            return self._send(200, completion(body, {"content": None, "refusal": "I cannot help with that."}))
+            return self._send(200, completion(body, {"content": None, "refusal": told.refusal}))
         if fault == "length":
             return self._send(200, completion(body, {"content": '{"phrase": "red'}, "length"))
         if fault == "filter":
@@ -126,6 +130,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(200, completion(body, {"content": '{"phrase": "red", "mood": 1}'}))
         made = completion(body, good)
         made["choices"][0]["logprobs"] = logprobs
+        if not told.usage:
+            del made["usage"]
         made |= {"prompt_logprobs": prompt} if prompt else {}
         return self._send(200, made)
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 CLASSES = ["visual", "text", "multimodal", "unknown", "not_applicable"]
 SEEING = ("visual", "text", "multimodal")
+CONCURRENCY = 8
+SERVER = ("base_url", "price", "max_cost", "concurrency")  # options of what asks a server
 
 
 def add_options(p: argparse.ArgumentParser, positive: Callable[[str], int]) -> None:
@@ -30,7 +32,7 @@ def add_options(p: argparse.ArgumentParser, positive: Callable[[str], int]) -> N
                    "local is a model of transformers (default: %(default)s)")  # fmt: skip
     p.add_argument("--explainer-model", help="name of the model that explains, or a local directory")
     add_server_options(p, positive)
-    p.add_argument("--attempt", type=int, default=0, help="another number asks anew where the cache has an answer")
+    p.add_argument("--attempt", type=int, help="another number asks anew where the cache has an answer")
     p.add_argument("--seed", type=int, default=0, help="of the random samples (default: %(default)s)")
     p.add_argument("--dry-run", action="store_true", help="print calls, images, tokens and price; send nothing")
 
@@ -40,7 +42,18 @@ def add_server_options(p: argparse.ArgumentParser, positive: Callable[[str], int
     p.add_argument("--base-url", help="OpenAI-compatible server (default: OPENAI_BASE_URL, or OpenAI)")
     p.add_argument("--price", type=float, nargs=2, metavar=("IN", "OUT"), help="dollars per million tokens")
     p.add_argument("--max-cost", type=float, help="dollars; no call is sent that could pass it")
-    p.add_argument("--concurrency", type=positive, default=8, help="requests at once (default: %(default)s)")
+    p.add_argument("--concurrency", type=positive, help=f"requests at once (default: {CONCURRENCY})")
+
+
+def refuse_unused(args: argparse.Namespace, names: Sequence[str], choice: str) -> None:
+    """Refuse options that were given though the choice does not take them; none is dropped silently.
+
+    Raises:
+        ValueError: one was given.
+    """
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) is not None]
+    if given:
+        raise ValueError(f"{choice} does not take {', '.join(given)}; leave it out, or choose what asks a model")
 
 
 def explain_run(args: argparse.Namespace, model: Callable[..., Any], say: Callable[[str], None]) -> None:
@@ -65,11 +78,23 @@ def explain_run(args: argparse.Namespace, model: Callable[..., Any], say: Callab
 
 def _chosen(args: argparse.Namespace, run: Run) -> list[str]:
     """Ids of the neurons that were asked for; without a choice, the clearest of each class that sees something."""
+    if args.neurons is not None:
+        return named(args.neurons)
+    return clearest_of_classes(run, args.top, [args.label] if args.label else SEEING)
+
+
+def named(text: str) -> list[str]:
+    """Ids of `--neurons`, each once.
+
+    Raises:
+        ValueError: there are none, or one is no id.
+    """
     from vlm_neurons.neurons import parse_neurons
 
-    if args.neurons:
-        return [n.id for n in parse_neurons(args.neurons)]
-    return clearest_of_classes(run, args.top, [args.label] if args.label else SEEING)
+    ids = list(dict.fromkeys(n.id for n in parse_neurons(text)))
+    if not ids:
+        raise ValueError(f"--neurons {text!r} names none; write ids such as L3N17,P0N5, or leave it out")
+    return ids
 
 
 def clearest_of_classes(run: Run, n: int, labels: Sequence[str] = SEEING) -> list[str]:
@@ -95,8 +120,10 @@ def clearest_of_classes(run: Run, n: int, labels: Sequence[str] = SEEING) -> lis
 def evidence_of(
     run: Run, neurons: Sequence[str], model: Callable[[], HookedVLM], data: ImageTextData | None, seed: int
 ) -> dict[str, Evidence]:
-    """From the run directory, and gathered for those that are not there (only then the model is loaded)."""
-    from vlm_neurons.evidence import gather_evidence, load
+    """From the run directory, and gathered for those that are not there (only then the model is loaded). Classes are
+    those that the run has now."""
+    from vlm_neurons.evidence import gather_evidence, load, save
+    from vlm_neurons.evidence.gathering import labels_of
 
     stored = load(run.path) if (run.path / "evidence" / "exemplars.parquet").is_file() else {}
     usable = {n: e for n, e in stored.items() if e.seed == seed and e.source.get("run") == run.identity}
@@ -106,31 +133,41 @@ def evidence_of(
             usable |= gather_evidence(model(), run.open_data() if data is None else data, run, missing, seed=seed)
         except KeyError as error:  # a neuron that was not scanned: wrong input, not a fault of the program
             raise ValueError(str(error.args[0])) from error
-    return {n: usable[n] for n in neurons}
+    labels = labels_of(run)
+    stale = {n: replace(e, label=labels[n]) for n, e in usable.items() if labels.get(n, e.label) != e.label}
+    if stale:
+        save(stale, run.path / "evidence")
+    return {n: stale.get(n, usable[n]) for n in neurons}
 
 
 def _explainer(args: argparse.Namespace, run: Run) -> Explainer:
     from vlm_neurons.explaining.chat import LocalExplainer, OpenAIExplainer
     from vlm_neurons.explaining.dissection import DissectionExplainer
 
+    if args.explainer != "openai":
+        unused = (*SERVER, "attempt", *(["explainer_model"] if args.explainer == "dissection" else []))
+        refuse_unused(args, unused, f"--explainer {args.explainer}")
     if args.explainer == "dissection":
         return DissectionExplainer()
     if not args.explainer_model:
         raise ValueError(f"--explainer {args.explainer} needs --explainer-model")
     if args.explainer == "openai":
-        asker = OpenAIExplainer(
-            args.explainer_model, base_url=args.base_url, max_cost=args.max_cost, attempt=args.attempt,
-            price=tuple(args.price) if args.price else None, concurrency=args.concurrency,
+        return OpenAIExplainer(
+            args.explainer_model, base_url=args.base_url, max_cost=args.max_cost, attempt=args.attempt or 0,
+            price=args.price, concurrency=args.concurrency or CONCURRENCY, cache=run.path / "cache.sqlite",
         )  # fmt: skip
-        asker.client()  # says now what is wrong with it
-        return replace(asker, cache=run.path / "cache.sqlite")
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    return LocalExplainer(*_opened(args))
 
-    from vlm_neurons.zoo import path
 
-    where = str(path(args.explainer_model) or args.explainer_model)
-    hf_model = AutoModelForImageTextToText.from_pretrained(where).eval()
-    return LocalExplainer(hf_model, AutoProcessor.from_pretrained(where))
+def _opened(args: argparse.Namespace) -> tuple[Any, Any]:
+    """The local model that explains, and its processor, where and as exact as `--device` and `--dtype` say."""
+    import torch
+
+    from vlm_neurons.simulating.loading import open_model
+
+    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    dtype = getattr(torch, args.dtype) if args.dtype else torch.bfloat16 if device.type == "cuda" else torch.float32
+    return open_model("AutoModelForImageTextToText", args.explainer_model, device, dtype)
 
 
 def _show(explanations: dict[str, Explanation]) -> None:

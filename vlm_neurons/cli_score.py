@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from vlm_neurons.cli_explain import add_server_options
+from vlm_neurons.cli_explain import CONCURRENCY, SERVER, add_server_options, named, refuse_unused
 from vlm_neurons.simulating.baselines import BASELINES
 
 if TYPE_CHECKING:
@@ -44,7 +44,6 @@ def score_run(args: argparse.Namespace, say: Callable[[str], None]) -> pd.DataFr
     """Simulate and score every explanation of a run, and print tables."""
     from vlm_neurons.evidence import load
     from vlm_neurons.explaining import Log
-    from vlm_neurons.neurons import parse_neurons
     from vlm_neurons.scanning import Run
     from vlm_neurons.scoring import score
     from vlm_neurons.scoring.specific import cost_of
@@ -55,8 +54,8 @@ def score_run(args: argparse.Namespace, say: Callable[[str], None]) -> pd.DataFr
         raise ValueError(f"{run.path} has no explanations; run vlm-neurons explain {run.path} first")
     every = load(run.path)
     pool = {n: e for n, e in explanations.items() if n in every}
-    if args.neurons:
-        wanted = [n.id for n in parse_neurons(args.neurons)]
+    if args.neurons is not None:
+        wanted = named(args.neurons)
         missing = [n for n in wanted if n not in explanations]
         if missing:
             raise ValueError(f"no explanation of {', '.join(missing)} in {run.path}; run vlm-neurons explain first")
@@ -74,8 +73,10 @@ def score_run(args: argparse.Namespace, say: Callable[[str], None]) -> pd.DataFr
 
 
 def _simulator(args: argparse.Namespace, run: Run) -> str | Simulator:
-    if args.prompt_logprobs and args.simulator not in ("api", "local"):
-        raise ValueError(f"--prompt-logprobs is for --simulator api and local, not {args.simulator}")
+    unused: tuple[str, ...] = SERVER if args.simulator != "api" else ()
+    unused += ("prompt_logprobs",) if args.simulator not in ("api", "local") else ()
+    unused += ("simulator_model",) if args.simulator not in MODELS else ()
+    refuse_unused(args, unused, f"--simulator {args.simulator}")
     if args.simulator not in MODELS:
         return str(args.simulator)
     import vlm_neurons as vn
@@ -85,8 +86,8 @@ def _simulator(args: argparse.Namespace, run: Run) -> str | Simulator:
     kind: Any = getattr(vn, MODELS[args.simulator])
     if args.simulator == "api":
         made: Simulator = kind(
-            args.simulator_model, base_url=args.base_url, max_cost=args.max_cost, concurrency=args.concurrency,
-            price=tuple(args.price) if args.price else None, cache=run.path / "cache.sqlite",
+            args.simulator_model, base_url=args.base_url, max_cost=args.max_cost, price=args.price,
+            concurrency=args.concurrency or CONCURRENCY, cache=run.path / "cache.sqlite",
             prompt_logprobs=args.prompt_logprobs or 0,
         )  # fmt: skip
         return made

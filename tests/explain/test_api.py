@@ -223,6 +223,11 @@ def test_the_best_candidate_on_the_select_split_is_kept() -> None:
     answers = iter(["wrong", "right", "also wrong"])
 
     class Oracle(Simulates):
+        name = "oracle"
+
+        def settings(self) -> str:
+            return self.name
+
         def run(self, jobs):  # type: ignore[no-untyped-def]
             rng = np.random.default_rng(0)
             for place, job in enumerate(jobs):
@@ -245,3 +250,71 @@ def test_the_best_candidate_on_the_select_split_is_kept() -> None:
         asker = explainer(server, candidates=3, simulator=Oracle(), concurrency=1, prompting=Prompting(n_on=2, n_off=1))
         found = vn.explain(evidence, asker, progress=False)["both"]
     assert found.text == "right" and found.tokens_in == 300 and len(found.support) == 3
+
+
+@pytest.mark.parametrize("where", ["answer", "refusal", "model"])
+def test_half_a_character_in_a_reply_is_recorded_kept_and_paid_once(where: str, tmp_path: Path) -> None:
+    half, evidence = "red \ud83d", cases.text_neurons(3)
+
+    def answer(body: dict) -> dict:  # type: ignore[type-arg]
+        body["model"] = half if where == "model" else "m"
+        good = {"phrase": half if where == "answer" else "red", "description": "d", "confidence": 0.5,
+                "clear_pattern": True}  # fmt: skip
+        return {"text": json.dumps(good, ensure_ascii=False)}
+
+    with loopback.running(answer=answer) as server:
+        server.refusal = half
+        server.fault = lambda number, body: "refusal" if where == "refusal" else ""
+        for _ in range(2):
+            found = vn.explain(evidence, explainer(server), out=tmp_path, redo=True, progress=False)
+        assert len(server.requests) == 3, "the cache answers the second time"
+    kinds = {"answer": {"schema"}, "refusal": {"refusal"}, "model": set()}[where]
+    assert {e.failure.kind for e in found.values() if e.failure} == kinds
+    assert len(Log(tmp_path / "explanations.jsonl").read()) == 3
+
+
+@pytest.mark.parametrize("fault", ["", "timeout", "cut", "invalid_json"])
+def test_max_cost_counts_what_a_server_does_not_report(fault: str) -> None:
+    evidence = cases.text_neurons(12)
+    with loopback.running(usage=False, fault=lambda number, body: fault) as server:
+        options = {"concurrency": 2, "max_retries": 0, "timeout": 0.3}
+        plan = explainer(server, **options).plan(evidence)
+        assert plan.cost is not None
+        limit = 3.5 * plan.cost[1] / plan.calls
+        found = vn.explain(evidence, explainer(server, max_cost=limit, **options), progress=False)
+        assert 2 <= len(server.requests) <= 4, "as many as their bounds allow"
+        assert sum(e.failure is not None and e.failure.kind == "cost" for e in found.values()) >= 8
+
+
+def test_max_cost_does_not_count_what_a_server_refuses() -> None:
+    evidence = cases.text_neurons(8)
+    with loopback.running(fault=lambda number, body: "401") as server:
+        plan = explainer(server).plan(evidence)
+        assert plan.cost is not None
+        found = vn.explain(evidence, explainer(server, max_cost=2 * plan.cost[1] / 8), progress=False)
+    assert {e.failure.kind for e in found.values() if e.failure} == {"request"}
+
+
+def test_a_simulator_is_known_by_name_and_a_wrong_one_is_refused_before_anything_is_paid() -> None:
+    evidence = {"both": cases.picture_neuron()}
+    with loopback.running() as server:
+        named = explainer(server, candidates=2, simulator="concepts")
+        found = vn.explain(evidence, named, progress=False)["both"]
+    assert len(found.support) == 2, "both candidates were tried"
+    assert named.settings() == explainer(server, candidates=2, simulator=vn.ConceptSimulator()).settings()
+    for wrong in ("concept", vn.ConceptSimulator, 3):
+        with pytest.raises(ValueError, match="simulator"):
+            vn.OpenAIExplainer("m", candidates=2, simulator=wrong)  # type: ignore[arg-type]
+
+
+def test_another_simulator_is_another_question() -> None:
+    one, other = (vn.OpenAIExplainer("m", candidates=2, simulator=vn.ConceptSimulator(truth=t)) for t in (True, False))
+    assert one.settings() != other.settings()
+
+
+def test_an_answer_that_says_no_clear_pattern_is_none_whatever_its_flag() -> None:
+    with loopback.running() as server:
+        server.answer = {**server.answer, "phrase": "No clear pattern."}  # type: ignore[dict-item]
+        found = vn.explain(cases.text_neurons(1), explainer(server), progress=False)
+    assert [e.text for e in found.values()] == ["no clear pattern"]
+    assert summary(found).startswith("0 of 1 neurons explained, 1 without a clear pattern")

@@ -4,13 +4,31 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import loopback
+import pandas as pd
 import pytest
+import torch
 
 import vlm_neurons as vn
 from vlm_neurons.cli import main
+
+
+@pytest.fixture(scope="module")
+def scanned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = vn.HookedVLM.from_pretrained("tiny-llava-scenes")
+    where = tmp_path_factory.mktemp("run") / "run"
+    run = vn.scan(model, vn.scenes(60, seed=4), top_n=10, batch_size=16, out=where, progress=False)
+    vn.classify(run)
+    return run.path
+
+
+@pytest.fixture
+def where(scanned: Path, tmp_path: Path) -> str:
+    return str(shutil.copytree(scanned, tmp_path / "run"))
 
 
 def test_from_a_run_directory_to_explanations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,3 +54,56 @@ def test_from_a_run_directory_to_explanations(tmp_path: Path, capsys: pytest.Cap
     assert main(["explain", where, "--neurons", "L0N3", "--explainer", "openai"]) == 1
     assert "--explainer-model" in capsys.readouterr().err
     assert main(["explain", where, "--neurons", "L9N3"]) == 1
+
+
+@pytest.mark.parametrize("explainer", ["dissection", "local"])
+@pytest.mark.parametrize(
+    "option", [["--base-url", "http://x"], ["--max-cost", "0"], ["--price", "1", "2"], ["--attempt", "1"],
+               ["--concurrency", "2"], ["--explainer-model", "gpt-4o"]], ids=str,
+)  # fmt: skip
+def test_options_that_an_explainer_does_not_take_are_refused(
+    option: list[str], explainer: str, where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if (explainer, option[0]) == ("local", "--explainer-model"):
+        return
+    assert main(["explain", where, "--neurons", "L0N3", "--explainer", explainer, *option]) == 1
+    said = capsys.readouterr().err
+    assert f"--explainer {explainer} does not take {option[0]}" in said
+    assert not (Path(where) / "explanations.jsonl").exists()
+
+
+@pytest.mark.parametrize("neurons", ["", ",", " , "])
+def test_an_empty_list_of_neurons_is_refused(neurons: str, where: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", where, "--neurons", neurons]) == 1
+    assert "--neurons" in capsys.readouterr().err and not (Path(where) / "explanations.jsonl").exists()
+
+
+def test_evidence_that_is_there_has_the_classes_that_the_run_has_now(where: str) -> None:
+    run = vn.Run.load(where)
+    first = pd.read_parquet(run.path / "neurons.parquet").set_index("neuron")["label"]
+    now = vn.classify(run, t_visual=6.0, t_text=0.5, write=False).set_index("neuron")["label"]
+    other = [str(n) for n in now.index[(first == "visual") & (now != "visual")][:2]]
+    assert len(other) == 2 and main(["explain", where, "--neurons", ",".join(other)]) == 0
+    assert {e.label for e in vn.evidence.load(run.path).values()} == {"visual"}
+    vn.classify(run, t_visual=6.0, t_text=0.5)
+    assert main(["explain", where, "--neurons", other[0]]) == 0
+    stored = vn.evidence.load(run.path)
+    assert {n: e.label for n, e in stored.items()} == {n: now[n] for n in other}
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [("bfloat16", torch.bfloat16), (None, torch.float32)])
+def test_a_local_explainer_is_loaded_as_it_was_asked_for(
+    dtype: str | None, expected: torch.dtype, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[torch.nn.Module] = []
+
+    def spy(self: vn.LocalExplainer, evidence: object) -> Iterator[object]:
+        used.append(self.model)
+        yield from ()
+
+    monkeypatch.setattr(vn.LocalExplainer, "explain", spy)
+    assert main(["explain", where, "--neurons", "L0N3"]) == 0  # evidence: the scanned model is not needed any more
+    asked = ["explain", where, "--neurons", "L0N3", "--explainer", "local", "--explainer-model", "tiny-llava-scenes"]
+    assert main([*asked, "--device", "cpu", *(["--dtype", dtype] if dtype else [])]) == 0
+    assert {p.dtype for p in used[0].parameters()} == {expected}
+    assert main([*asked, "--device", "moon"]) == 1

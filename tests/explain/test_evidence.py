@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 import vlm_neurons as vn
-from vlm_neurons.evidence import SPLITS, load, save
+from vlm_neurons.evidence import SPLITS, load, looking, save
 from vlm_neurons.evidence.record import Seen
 from vlm_neurons.neurons import Neuron
 
@@ -169,3 +169,21 @@ def test_a_digest_changes_with_everything_that_a_score_depends_on() -> None:
     digests = {replace(one, exemplars=(replace(e, seen=seen),)).digest for seen in others}
     digests |= {replace(one, exemplars=(replace(e, patches=(e.patches[0].reshape(2, 8),)),)).digest, one.digest}
     assert len(digests) == 9 and one.digest == replace(one, exemplars=(replace(e),)).digest
+
+
+def test_sinks_are_marked_whichever_hooks_are_looked_at(
+    made: tuple[vn.HookedVLM, vn.ImageTextData, vn.Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data, _ = made
+    last = f"blocks.{model.n_layers - 1}.hook_in"
+    run = vn.scan(model, data, site=["gate", last], top_n=4, batch_size=5, out=tmp_path / "run", progress=False)
+    monkeypatch.setattr(looking, "SINK", 1.0)  # half of all positions
+    names = ["L0N3", f"{last}:2", f"{last}:1"]
+    alone, together = (
+        vn.gather_evidence(model, data, run, which, n_top=3, n_spare=0, write=False, progress=False)
+        for which in (names[:1], names)
+    )
+    for one, other in zip(alone["L0N3"].exemplars, together["L0N3"].exemplars, strict=True):
+        assert one.seen.token_sinks.sum() > 1 or any(s.any() for s in one.seen.patch_sinks)
+        np.testing.assert_array_equal(one.seen.token_sinks, other.seen.token_sinks)
+        np.testing.assert_array_equal(one.seen.patch_sinks, other.seen.patch_sinks)

@@ -43,4 +43,11 @@ def test_from_a_run_directory_to_scores(tmp_path: Path, capsys: pytest.CaptureFi
     pd.testing.assert_series_equal(again.sort_index(), scores.set_index("neuron")["r"].sort_index())
     assert len(list(run.path.glob("simulations-position-prior-*.parquet"))) == 1 and not kept.exists()
     assert main(["score", where, "--simulator", "api"]) == 1 and "--simulator-model" in capsys.readouterr().err
-    assert main(["score", where, "--prompt-logprobs", "20"]) == 1 and "not concepts" in capsys.readouterr().err
+    assert (
+        main(["score", where, "--prompt-logprobs", "20"]) == 1
+        and "concepts does not take --prompt-logprobs" in capsys.readouterr().err
+    )
+    for options in (["--simulator-model", "gpt-4o"], ["--max-cost", "0"], ["--simulator", "clip", "--price", "1", "2"]):
+        assert main(["score", where, *options]) == 1
+        assert f"does not take {options[-3 if '--price' in options else 0]}" in capsys.readouterr().err
+    assert main(["score", where, "--neurons", ","]) == 1 and "names none" in capsys.readouterr().err

@@ -70,6 +70,7 @@ class Reply:
         cached: whether it did.
         completion: all that the server said; None if it said nothing.
         plain: whether the question went without its pictures.
+        unbilled: whether it may have cost what nobody counted: the connection broke, or the server told no tokens.
     """
 
     ask: Ask
@@ -82,6 +83,19 @@ class Reply:
     cached: bool = False
     completion: dict[str, Any] | None = field(default=None, repr=False)
     plain: bool = False
+    unbilled: bool = False
+
+
+def tokens_of(completion: dict[str, Any]) -> tuple[int, int] | None:
+    """(in, out) as the server counted; None if it did not.
+
+    >>> tokens_of({"usage": {"prompt_tokens": 100, "completion_tokens": 20}})
+    (100, 20)
+    """
+    usage = completion.get("usage")
+    counts = [usage.get(n) for n in ("prompt_tokens", "completion_tokens")] if isinstance(usage, dict) else []
+    whole = [n for n in counts if isinstance(n, int) and n >= 0]
+    return (whole[0], whole[1]) if len(whole) == 2 and any(whole) else None
 
 
 def body_of(ask: Ask, model: str, capabilities: dict[str, bool], extra: dict[str, Any]) -> dict[str, Any]:
@@ -135,6 +149,8 @@ def read(ask: Ask, completion: dict[str, Any]) -> tuple[BaseModel | None, tuple[
     if finish == "length":
         return None, ("length", f"the answer needs more than {ask.max_tokens} tokens")
     text = message.get("content") or ""
+    if text != readable(text):
+        return None, ("schema", f"half of a character (a lone surrogate); the answer begins with {text[:120]!r}")
     try:
         return ask.schema.model_validate_json(_object(text)), None
     except ValidationError as error:
@@ -149,11 +165,20 @@ def _object(text: str) -> str:
     return fenced[1] if fenced else text
 
 
+def readable(text: str) -> str:
+    """Text that any file can hold: halves of characters, which JSON allows, are written as escapes.
+
+    >>> print(readable("red " + chr(0xD83D)))
+    red \\ud83d
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def redactor(secret: str | None) -> Callable[[object], str]:
     """A function that takes a key, and what looks like one, out of a message."""
 
     def redact(message: object) -> str:
-        text = str(message)
+        text = readable(str(message))
         if secret:
             text = text.replace(secret, "***")
         return _KEYS.sub("***", text)[:500]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,18 +34,26 @@ class Cache:
 
     Args:
         path: the file; None keeps everything in memory.
+        reading: only look at what is there; nothing is made or changed.
 
     A reply is on disk as soon as `put` returns, so that a killed process loses at most the requests under way; which
     ones these were is on disk too.
+
+    Raises:
+        ValueError: the file cannot be used: it is no cache, or cannot be written.
     """
 
-    def __init__(self, path: str | Path | None) -> None:
-        if path is not None:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(":memory:" if path is None else str(path), timeout=30)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=NORMAL")
-        self._db.executescript(_TABLES)
+    def __init__(self, path: str | Path | None, reading: bool = False) -> None:
+        try:
+            if path is None or (reading and not _holds_a_cache(Path(path))):
+                self._db = _writable(":memory:")
+            elif reading:
+                self._db = sqlite3.connect(_address(Path(path)), uri=True, timeout=30)
+            else:
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+                self._db = _writable(str(path))
+        except (sqlite3.Error, OSError) as error:
+            raise ValueError(f"cache {path}: {error}; move the file away, or choose another with cache=") from error
 
     def get(self, key: str) -> dict[str, Any] | None:
         """The reply to a request, or None."""
@@ -53,7 +63,7 @@ class Cache:
     def put(self, key: str, reply: dict[str, Any]) -> None:
         """Keep a reply; the first one stays."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        values = (key, str(reply.get("model", "")), json.dumps(reply, ensure_ascii=False), now)
+        values = (key, json.dumps(reply.get("model", "")).strip('"'), json.dumps(reply), now)  # ASCII holds anything
         with self._db:
             self._db.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?)", values)
             self._db.execute("DELETE FROM under_way WHERE key = ?", (key,))
@@ -90,3 +100,29 @@ class Cache:
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+
+def _writable(name: str) -> sqlite3.Connection:
+    """A connection with all tables, after making sure that it can be written: before a reply is paid, not after."""
+    db = sqlite3.connect(name, timeout=30)
+    db.execute("PRAGMA journal_mode=WAL")
+    db.execute("PRAGMA synchronous=NORMAL")
+    db.executescript(_TABLES)
+    db.execute("BEGIN IMMEDIATE")
+    db.rollback()
+    return db
+
+
+def _holds_a_cache(path: Path) -> bool:
+    """Whether there is a file with all tables."""
+    if not path.is_file():
+        return False
+    with closing(sqlite3.connect(_address(path), uri=True, timeout=30)) as db:
+        names = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    return names >= {"replies", "capabilities", "under_way"}
+
+
+def _address(path: Path) -> str:
+    """Opens a file without writing; beside one that a folder forbids to lock, nobody else writes either."""
+    folder = path.resolve()
+    return f"{folder.as_uri()}?" + ("mode=ro" if os.access(folder.parent, os.W_OK) else "immutable=1")

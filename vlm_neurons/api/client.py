@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vlm_neurons.api.asking import Ask, Reply, body_of, read, redactor
+from vlm_neurons.api.asking import Ask, Reply, body_of, read, readable, redactor, tokens_of
 from vlm_neurons.api.cache import Cache, request_key
+from vlm_neurons.api.limits import amount, seconds, whole
 from vlm_neurons.api.planning import Plan
 from vlm_neurons.api.prefilled import reduced
-from vlm_neurons.api.prices import Price, images_of, price_of
+from vlm_neurons.api.prices import Price, images_of, price_as
 
 __all__ = ["Ask", "ChatClient", "Plan", "Reply"]
 _OPENAI = "https://api.openai.com/v1"
@@ -37,8 +38,9 @@ class ChatClient:
         timeout: seconds without a byte until a try is given up.
         deadline: seconds for a request with all its tries.
         max_retries: further tries after 408, 409, 429, 5xx and broken connections (the SDK's, which obeys Retry-After).
-        max_cost: US dollars for one run; no call is sent that could pass it.
-        price: dollars per million tokens in and out; by default from the table that comes with the package.
+        max_cost: US dollars for one run; no call is sent that could pass it. A call counts as the most that it could
+            cost where the server does not say how many tokens it took, or the connection broke.
+        price: dollars per million tokens in and out, any pair; by default from the table that comes with the package.
         images: whether the model takes pictures: True, False, or None to find out.
         schema: whether the server obeys a JSON schema, likewise. Without it, it is asked for in words and checked here.
         extra_body: fields of the vendor's own.
@@ -54,7 +56,7 @@ class ChatClient:
     deadline: float = 600.0
     max_retries: int = 4
     max_cost: float | None = None
-    price: tuple[float, float] | Price | None = None
+    price: Sequence[float] | Price | None = None
     images: bool | None = None
     schema: bool | None = None
     extra_body: dict[str, Any] = field(default_factory=dict)
@@ -62,10 +64,14 @@ class ChatClient:
 
     def __post_init__(self) -> None:
         self.base_url = (self.base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI).rstrip("/")
-        if isinstance(self.price, tuple):
-            self.price = Price(*self.price)
-        self.price = self.price or price_of(self.model)
-        if self.max_cost is not None and self.price is None:
+        whole(1, concurrency=self.concurrency)
+        whole(0, max_retries=self.max_retries)
+        seconds(timeout=self.timeout, deadline=self.deadline)
+        self.price = price_as(self.price, self.model)
+        if self.max_cost is None:
+            return
+        amount(max_cost=self.max_cost)
+        if self.price is None:
             raise ValueError(
                 f"max_cost={self.max_cost} cannot be kept: the price of {self.model!r} is not known; pass "
                 "price=(dollars per million tokens in, out), (0, 0) for a server of your own"
@@ -73,7 +79,7 @@ class ChatClient:
 
     def plan(self, asks: Sequence[Ask]) -> Plan:
         """What `stream` would do; sends nothing."""
-        cache = Cache(self.cache)
+        cache = Cache(self.cache, reading=True)
         able = self._capabilities(cache)
         keyed = [(self._key(a, able), a) for a in asks]
         todo = [(key, a) for key, a in keyed if cache.get(key) is None]
@@ -89,7 +95,7 @@ class ChatClient:
 
     def known(self, asks: Sequence[Ask]) -> list[Reply | None]:
         """What the cache has to each question; sends nothing."""
-        cache, run = Cache(self.cache), _Run(self, (), None)
+        cache, run = Cache(self.cache, reading=True), _Run(self, (), None)
         able = self._capabilities(cache)
         stored = [cache.get(self._key(a, able)) for a in asks]
         cache.close()
@@ -187,7 +193,7 @@ class _Run:
             return Reply(ask, failure=("cost", detail))
         try:
             reply = await self.send(ask)
-            self.spent += reply.cost
+            self.spent += bound if reply.unbilled else reply.cost
             return reply
         finally:
             async with self.returned:
@@ -208,6 +214,8 @@ class _Run:
 
     async def send(self, ask: Ask) -> Reply:
         """Ask the server; where it does not know a field, find out which and go on without it."""
+        import openai
+
         if self.api is None:
             self.api = self.connect()
         while True:
@@ -220,7 +228,8 @@ class _Run:
                 return self.reply(ask, found, used, cached=False)
             self.cache.give_up(key)
             if found is not None:
-                return Reply(ask, failure=(found[0], self.redact(found[1])))
+                unbilled = not isinstance(found[1], openai.APIStatusError)  # what a server refuses costs nothing
+                return Reply(ask, failure=(found[0], self.redact(found[1])), unbilled=unbilled)
 
     async def attempt(self, ask: Ask, used: dict[str, bool]) -> dict[str, Any] | tuple[str, object] | None:
         """A completion, or why there is none, or None: ask in another way."""
@@ -286,13 +295,12 @@ class _Run:
     def reply(self, ask: Ask, stored: dict[str, Any], able: dict[str, bool], cached: bool) -> Reply:
         """A stored completion as a reply of a server with these capabilities."""
         answer, failure = read(ask, stored)
-        usage = stored.get("usage") or {}
-        tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
-        price = self.client.price
+        counted, price = tokens_of(stored), self.client.price
+        tokens = counted or (0, 0)
         cost = price.cost(*tokens) if isinstance(price, Price) and not cached else 0.0
         failure = (failure[0], self.redact(failure[1])) if failure else None
-        plain = ask.is_plain(able)
-        return Reply(ask, answer, failure, str(stored.get("model") or ""), *tokens, cost, cached, stored, plain)
+        model, unbilled = readable(str(stored.get("model") or "")), counted is None and not cached
+        return Reply(ask, answer, failure, model, *tokens, cost, cached, stored, ask.is_plain(able), unbilled)
 
 
 def _first(error: BaseException) -> BaseException:

@@ -7,12 +7,14 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
 from PIL import Image
+
+from vlm_neurons.api.limits import amount
 
 _DATED = re.compile(r"-\d{4}-\d{2}-\d{2}$")
 
@@ -35,6 +37,9 @@ class Price:
     image_tile: int = 850
     source: str = "given"
 
+    def __post_init__(self) -> None:
+        amount(price_in=self.input, price_out=self.output)
+
     def cost(self, tokens_in: int, tokens_out: int) -> float:
         """Dollars."""
         return (tokens_in * self.input + tokens_out * self.output) / 1e6
@@ -47,6 +52,21 @@ class Price:
     def _image(self, url: str) -> int:
         width, height = Image.open(io.BytesIO(base64.b64decode(url.split(",", 1)[1]))).size
         return self.image_base + self.image_tile * math.ceil(width / 512) * math.ceil(height / 512)
+
+
+def price_as(price: Sequence[float] | Price | None, model: str) -> Price | None:
+    """A price from any pair of numbers; from the table where none is given.
+
+    >>> price_as([1, 2], "my-llava").cost(1_000_000, 0)
+    1.0
+    """
+    if price is None or isinstance(price, Price):
+        return price or price_of(model)
+    try:
+        dollars_in, dollars_out = price
+    except (TypeError, ValueError):
+        raise ValueError(f"price={price!r}: give a pair, dollars per million tokens in and out") from None
+    return Price(dollars_in, dollars_out)
 
 
 def price_of(model: str) -> Price | None:

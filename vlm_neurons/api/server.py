@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,16 @@ class Server:
         deadline: seconds for a request with all its tries.
         max_retries: the SDK's.
         extra_body: fields of the server's own.
+
+    Raises:
+        ValueError: a limit that cannot be kept: `max_cost` without a known price, or a number that is none.
     """
 
     model: str
     _: KW_ONLY
     base_url: str | None = None
     max_cost: float | None = None
-    price: tuple[float, float] | None = None
+    price: Sequence[float] | None = None
     cache: str | Path | None = None
     images: bool | None = None
     schema: bool | None = None
@@ -44,12 +48,11 @@ class Server:
     max_retries: int = 4
     extra_body: dict[str, Any] = field(default_factory=dict)
 
-    def client(self) -> ChatClient:
-        """The client that asks.
+    def __post_init__(self) -> None:
+        self.client()  # says now what is wrong
 
-        Raises:
-            ValueError: `max_cost` without a known price.
-        """
+    def client(self) -> ChatClient:
+        """The client that asks."""
         return ChatClient(
             self.model, self.base_url, self.api_key, self.cache, self.concurrency, self.timeout, self.deadline,
             self.max_retries, self.max_cost, self.price, self.images, self.schema, self.extra_body,

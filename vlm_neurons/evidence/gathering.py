@@ -71,7 +71,7 @@ def gather_evidence(
         for sample in (*tops[neuron.id][0], *others[neuron.id]):
             wanted.setdefault(sample, []).append(neuron)
     looked = _look_at(model, data, run, wanted, progress)
-    labels = _labels(run)
+    labels = labels_of(run)
     found = {}
     for neuron in chosen:
         top, stored, peak = tops[neuron.id]
@@ -136,7 +136,8 @@ def _check(exemplar: Exemplar, neuron: Neuron, stored: float, run: Run) -> None:
         )
 
 
-def _labels(run: Run) -> dict[str, Any]:
+def labels_of(run: Run) -> dict[str, Any]:
+    """id -> class of every neuron of a run; empty if it is not classified."""
     import pandas as pd
 
     file = run.path / "neurons.parquet"

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from vlm_neurons.evidence.record import Seen
 from vlm_neurons.model.guards import indexed_by_image
@@ -60,34 +59,43 @@ def look(model: HookedVLM, samples: Sequence[Look], source: str = "") -> list[tu
         indexed by image are without CLS, and absent from a sample without images.
     """
     batch = model.prepare([list(s.images) for s in samples], [s.prompt for s in samples], [s.response for s in samples])
-    neurons = list(dict.fromkeys(n for s in samples for n in s.neurons))
+    columns: dict[str, dict[Neuron, int]] = {}  # of each hook: neuron -> place among those that are kept
+    for neuron in dict.fromkeys(n for s in samples for n in s.neurons):
+        columns.setdefault(neuron.hook, {})[neuron] = len(columns.get(neuron.hook, ()))
     kept: dict[str, Tensor] = {}
     norms: list[Tensor] = []
 
     def keeper(hook: str) -> Callable[[Tensor], None]:
-        index = [n.index for n in neurons if n.hook == hook]
+        index = [n.index for n in columns[hook]]
 
         def keep(activation: Tensor) -> None:
             kept[hook] = model.patch_activations(hook, activation)[..., index].float().cpu()
 
         return keep
 
-    hooks: dict[str, Callable[[Tensor], None]] = {hook: keeper(hook) for hook in dict.fromkeys(n.hook for n in neurons)}
+    hooks = {hook: keeper(hook) for hook in columns}
     last = f"blocks.{model.n_layers - 1}.hook_in"
-    if last not in hooks:
-        hooks[last] = lambda activation: norms.append(activation.float().norm(dim=-1).cpu())
+    wanted = hooks.get(last)
+
+    def measure(activation: Tensor) -> None:
+        norms.append(activation.float().norm(dim=-1).cpu())
+        if wanted is not None:
+            wanted(activation)
+
+    hooks[last] = measure
     model.observe(batch, hooks, fast=set(hooks) <= model.fast_hooks)
     found = []
     for row, sample in enumerate(samples):
         images = [i for i, home in enumerate(batch.image_rows.tolist()) if home == row]
-        seen = _seen(model, batch, row, images, sample, norms[0][row] if norms else None, source)
+        seen = _seen(model, batch, row, images, sample, norms[0][row], source)
         places, words = list(_patches(batch, row)), _words(batch, row)
         activations: dict[str, Activations] = {}
         for neuron in sample.neurons:
             if neuron.hook not in kept or (indexed_by_image(neuron.hook) and not images):
                 continue
-            column = [n for n in neurons if n.hook == neuron.hook].index(neuron)
-            own = kept[neuron.hook][..., column].numpy() * (-1 if neuron.pole == "-" else 1) + 0.0  # no -0.0
+            own = (
+                kept[neuron.hook][..., columns[neuron.hook][neuron]].numpy() * (-1 if neuron.pole == "-" else 1) + 0.0
+            )  # no -0.0
             if indexed_by_image(neuron.hook):
                 maps = tuple(own[i].reshape(batch.grids[i]) for i in images)
                 activations[neuron.id] = maps, np.full(len(words), np.nan, np.float32)
@@ -104,13 +112,11 @@ def _words(batch: Batch, row: int) -> np.ndarray:
 
 
 def _seen(
-    model: HookedVLM, batch: Batch, row: int, images: list[int], sample: Look, norms: Tensor | None, source: str
+    model: HookedVLM, batch: Batch, row: int, images: list[int], sample: Look, norms: Tensor, source: str
 ) -> Seen:
     words, tokens = _words(batch, row), batch.tokens(row)
-    sinks = torch.zeros(batch.kinds.shape[1], dtype=torch.bool)
-    if norms is not None:
-        real = (batch.kinds[row] != int(TokenKind.PAD)).cpu()
-        sinks = norms > SINK * norms[real].median()
+    real = (batch.kinds[row] != int(TokenKind.PAD)).cpu()
+    sinks = norms > SINK * norms[real].median()
     if model.tokenizer.bos_token_id is not None:
         sinks |= (batch.input_ids[row] == model.tokenizer.bos_token_id).cpu()
     boxes = {i: np.full((*batch.grids[i], 4), np.nan, np.float32) for i in images}

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from vlm_neurons.api.asking import Ask, Reply
 from vlm_neurons.api.client import Plan
+from vlm_neurons.api.limits import whole
 from vlm_neurons.api.local import LocalChat
 from vlm_neurons.api.server import Server
-from vlm_neurons.explaining.explanation import NO_PATTERN, Explanation, Failure
+from vlm_neurons.explaining.explanation import NO_PATTERN, Explanation, Failure, says_nothing
 from vlm_neurons.explaining.overlays import Style
-from vlm_neurons.explaining.prompting import Answer, kind_of, messages, prompt_id
+from vlm_neurons.explaining.prompting import Answer, kind_of, messages, prompt_id, shows_something
 from vlm_neurons.explaining.selecting import best_of
 
 if TYPE_CHECKING:
@@ -37,6 +38,14 @@ class Prompting:
     style: Style = "paper"
     detail: str = "auto"
 
+    def __post_init__(self) -> None:
+        whole(1, n_on=self.n_on)
+        whole(0, n_off=self.n_off)
+
+    def shows(self, evidence: Evidence) -> bool:
+        """Whether there is anything to ask about: an activation above 0 in what would be shown."""
+        return shows_something(evidence, self.n_on, self.n_off)
+
     def messages(self, evidence: Evidence, pictures: bool = True) -> tuple[list[dict[str, Any]], tuple[int, ...]]:
         """The request, and ids of the samples in it; without pictures they are written out."""
         return messages(evidence, self.n_on, self.n_off, self.style, self.detail, pictures)
@@ -49,7 +58,7 @@ class OpenAIExplainer(Server):
     Attributes, besides those of `vlm_neurons.api.server.Server` (model, base_url, max_cost, price, cache, ...):
         candidates: explanations asked for; with a simulator, the one that fits best on the split `"select"` is kept,
             else the first.
-        simulator: such as `vn.ConceptSimulator()`.
+        simulator: such as `vn.ConceptSimulator()`, or a name that `vn.simulate` knows, such as `"concepts"`.
         attempt: another number asks again where the cache has an answer.
         prompting: how a neuron is shown.
         max_tokens: of an answer.
@@ -66,10 +75,21 @@ class OpenAIExplainer(Server):
 
     _: KW_ONLY
     candidates: int = 1
-    simulator: Simulator | None = None
+    simulator: str | Simulator | None = None
     attempt: int = 0
     prompting: Prompting = field(default_factory=Prompting)
     max_tokens: int = 500
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole(1, candidates=self.candidates, max_tokens=self.max_tokens)
+        self.chooser()  # says now what is wrong
+
+    def chooser(self) -> Simulator | None:
+        """The simulator that chooses among candidates."""
+        from vlm_neurons.simulating.simulating import simulator_of
+
+        return None if self.simulator is None else simulator_of(self.simulator)
 
     @property
     def name(self) -> str:
@@ -78,13 +98,18 @@ class OpenAIExplainer(Server):
 
     def settings(self) -> str:
         """All that decides its answers, as one string."""
-        how = [prompt_id(), repr(self.prompting), self.images, self.candidates, type(self.simulator).__name__]
+        chooser = self.chooser()
+        chosen_by = None if chooser is None else chooser.settings()
+        how = [prompt_id(), repr(self.prompting), self.images, self.candidates, chosen_by]
         return json.dumps([self.name, self.client().base_url, how, self.attempt, self.max_tokens, self.extra_body])
 
     def asks(self, evidence: Mapping[str, Evidence]) -> list[Ask]:
-        """All requests; the key of each is (key of the evidence, ids of the samples shown)."""
+        """All requests; the key of each is (key of the evidence, ids of the samples shown). None about a neuron of
+        which there is nothing to show."""
         found = []
         for key, one in evidence.items():
+            if not self.prompting.shows(one):
+                continue
             plain, ids = self.prompting.messages(one, pictures=False)
             request = plain if self.images is False else self.prompting.messages(one)[0]
             other = None if kind_of(one) == "text" else plain
@@ -100,13 +125,16 @@ class OpenAIExplainer(Server):
 
     def explain(self, evidence: Mapping[str, Evidence]) -> Iterator[tuple[str, Explanation]]:
         """(key, explanation) of every neuron, failures included, as they come."""
+        for key, one in evidence.items():
+            if not self.prompting.shows(one):
+                yield key, _silent(one, self.name)
         waiting: dict[str, list[Reply]] = {}
         for reply in self.client().stream(self.asks(evidence)):
             key = reply.ask.key[0]
             waiting.setdefault(key, []).append(reply)
             if len(waiting[key]) == self.candidates:
                 replies = sorted(waiting.pop(key), key=lambda r: r.ask.attempt)
-                yield key, explanation_of(evidence[key], replies, self.name, self.simulator)
+                yield key, explanation_of(evidence[key], replies, self.name, self.chooser())
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +159,9 @@ class LocalExplainer:
     max_tokens: int = 300
     name: str = "local"
 
+    def __post_init__(self) -> None:
+        whole(1, max_tokens=self.max_tokens)
+
     def settings(self) -> str:
         """All that decides its answers, as one string."""
         model = getattr(self.model.config, "_name_or_path", "")
@@ -140,6 +171,9 @@ class LocalExplainer:
         """(key, explanation) of every neuron, failures included."""
         chat = LocalChat(self.model, self.processor)
         for key, one in evidence.items():
+            if not self.prompting.shows(one):
+                yield key, _silent(one, self.name)
+                continue
             request, ids = self.prompting.messages(one)
             reply = chat.answer(Ask((key, ids), request, Answer, self.max_tokens))
             if reply.failure and reply.failure[0] == "request":
@@ -164,6 +198,13 @@ def explanation_of(evidence: Evidence, replies: list[Reply], name: str, simulato
     return Explanation(**{**vars(chosen), **totals, "support": support})
 
 
+def _silent(evidence: Evidence, name: str) -> Explanation:
+    return Explanation(
+        evidence.neuron, NO_PATTERN, "No sample that would be shown has an activation above 0; nothing was asked.",
+        explainer=name, seed=evidence.seed,
+    )  # fmt: skip
+
+
 def _single(evidence: Evidence, reply: Reply, name: str) -> Explanation:
     answer: Any = reply.answer
     common: dict[str, Any] = dict(
@@ -172,5 +213,5 @@ def _single(evidence: Evidence, reply: Reply, name: str) -> Explanation:
     )  # fmt: skip
     if answer is None:
         return Explanation(text="", failure=Failure(*(reply.failure or ("server", "no answer"))), **common)
-    text = answer.phrase if answer.clear_pattern else NO_PATTERN
+    text = NO_PATTERN if not answer.clear_pattern or says_nothing(answer.phrase) else answer.phrase
     return Explanation(text=text, description=answer.description, confidence=answer.confidence, **common)

@@ -15,6 +15,11 @@ NO_PATTERN = "no clear pattern"
 FAILURES = ("refusal", "length", "filter", "schema", "network", "server", "request", "capability", "cost")
 
 
+def says_nothing(explanation: str) -> bool:
+    """Whether an explanation names nothing: the empty one, or "no clear pattern"."""
+    return explanation.strip().rstrip(".").lower() in ("", NO_PATTERN)
+
+
 @dataclass(frozen=True)
 class Failure:
     """Why there is no answer. Never text that could be taken for one.

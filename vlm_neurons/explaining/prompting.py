@@ -78,6 +78,17 @@ def shown(evidence: Evidence, n_on: int, n_off: int) -> tuple[list[Exemplar], li
     return [e for e in split if e.group == "top"][:n_on], [e for e in split if e.group == "random"][:n_off]
 
 
+def shows_something(evidence: Evidence, n_on: int, n_off: int) -> bool:
+    """Whether a request would show any activation above 0, on the sides that the neuron's kind of prompt has."""
+    kind = kind_of(evidence)
+    for e in (one for group in shown(evidence, n_on, n_off) for one in group):
+        if kind != "text" and any(np.nan_to_num(evidence.scale(p)).max(initial=0) > 0 for p in e.patches):
+            return True
+        if kind != "visual" and (evidence.scale(e.values)[e.scored_tokens()] > 0).any():
+            return True
+    return False
+
+
 def messages(
     evidence: Evidence,
     n_on: int = 8,

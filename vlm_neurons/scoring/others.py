@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlm_neurons.explaining.explanation import Explanation
+from vlm_neurons.explaining.explanation import Explanation, says_nothing
 from vlm_neurons.explaining.prompting import kind_of
 from vlm_neurons.neurons import Neuron
 from vlm_neurons.scoring import measures
 from vlm_neurons.scoring.pieces import pieces_of
-from vlm_neurons.simulating.protocol import SIDES, Side, says_nothing
+from vlm_neurons.simulating.protocol import SIDES, Side
 from vlm_neurons.simulating.record import Simulation
 from vlm_neurons.simulating.simulating import run, text_of
 

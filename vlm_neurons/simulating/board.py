@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vlm_neurons.api.asking import Ask, Reply
-from vlm_neurons.explaining.explanation import Failure
+from vlm_neurons.explaining.explanation import Failure, says_nothing
 from vlm_neurons.simulating.gridding import Grid, at_patches, cells_of, refined
-from vlm_neurons.simulating.protocol import Job, Prediction, constant, says_nothing, text_values
+from vlm_neurons.simulating.protocol import Job, Prediction, constant, text_values
 from vlm_neurons.simulating.questions import Cells, Values, Wording, Words
 
 if TYPE_CHECKING:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
+from vlm_neurons.explaining.explanation import says_nothing
 from vlm_neurons.model.fingerprint import fingerprint
 from vlm_neurons.simulating.gridding import at_patches
 from vlm_neurons.simulating.loading import open_model
 from vlm_neurons.simulating.phrases import VISUAL, Phrase, own_phrases
-from vlm_neurons.simulating.protocol import Job, Prediction, Resolution, Simulates, constant, says_nothing
+from vlm_neurons.simulating.protocol import Job, Prediction, Resolution, Simulates, constant
 
 if TYPE_CHECKING:
     from PIL import Image

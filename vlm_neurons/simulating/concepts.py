@@ -11,8 +11,8 @@ import numpy as np
 from vlm_neurons.concepts.lexical import mask_of
 from vlm_neurons.concepts.naming import Alternative, Named, named, regions_of, words_of
 from vlm_neurons.concepts.visual import visual_bank
-from vlm_neurons.explaining.explanation import Failure
-from vlm_neurons.simulating.protocol import Job, Prediction, Simulates, constant, says_nothing, text_values
+from vlm_neurons.explaining.explanation import Failure, says_nothing
+from vlm_neurons.simulating.protocol import Job, Prediction, Simulates, constant, text_values
 
 if TYPE_CHECKING:
     from vlm_neurons.evidence import Seen

@@ -8,13 +8,14 @@ from typing import Any
 from vlm_neurons.model.load import find
 
 
-def open_model(kind: str, name_or_dir: str | Path, device: Any = None) -> tuple[Any, Any]:
+def open_model(kind: str, name_or_dir: str | Path, device: Any = None, dtype: Any = None) -> tuple[Any, Any]:
     """A model and its processor. Images go by PIL where the processor has that way, so that torchvision is not needed.
 
     Args:
         kind: class of transformers that loads it, such as `"AutoModel"`.
         name_or_dir: name on the hub or of an embedded model, or a directory.
         device: where it computes.
+        dtype: of its weights; float32 if not given.
 
     Raises:
         OSError: it is not there, or not complete.
@@ -25,7 +26,7 @@ def open_model(kind: str, name_or_dir: str | Path, device: Any = None) -> tuple[
 
     where = find(name_or_dir)
     try:
-        model = getattr(transformers, kind).from_pretrained(where, dtype=torch.float32).eval()
+        model = getattr(transformers, kind).from_pretrained(where, dtype=dtype or torch.float32).eval()
         processor = transformers.AutoProcessor.from_pretrained(where, backend="pil")
     except ImportError as error:
         raise ValueError(

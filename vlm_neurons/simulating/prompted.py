@@ -97,6 +97,10 @@ class ApiSimulator(Showing, Server):
 
     paid = True
 
+    def __post_init__(self) -> None:
+        Showing.__post_init__(self)
+        Server.__post_init__(self)
+
     @property
     def name(self) -> str:
         """`"api:MODEL"`."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from vlm_neurons.explaining.explanation import NO_PATTERN, Failure
+from vlm_neurons.explaining.explanation import Failure
 
 if TYPE_CHECKING:
     from vlm_neurons.evidence import Exemplar
@@ -147,11 +147,6 @@ class Simulates:
         jobs = [Job(explanation, e, sides) for e in exemplars]
         found = dict(self.run(jobs))
         return [found[i] for i in range(len(jobs))]
-
-
-def says_nothing(explanation: str) -> bool:
-    """Whether an explanation names nothing: the empty one, or "no clear pattern"."""
-    return explanation.strip().rstrip(".").lower() in ("", NO_PATTERN)
 
 
 def constant(job: Job, value: float = 0.0) -> Prediction:

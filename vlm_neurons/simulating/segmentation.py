@@ -16,11 +16,11 @@ from vlm_neurons.api.client import ChatClient
 from vlm_neurons.api.planning import NOTHING, Plan
 from vlm_neurons.api.prompting import prompt_id
 from vlm_neurons.concepts.visual import means
-from vlm_neurons.explaining.explanation import Failure
+from vlm_neurons.explaining.explanation import Failure, says_nothing
 from vlm_neurons.model.fingerprint import fingerprint
 from vlm_neurons.simulating.loading import open_model
 from vlm_neurons.simulating.phrases import VISUAL, Named, Phrase, named_phrases, naming, own_phrases
-from vlm_neurons.simulating.protocol import Job, Prediction, Resolution, Simulates, constant, says_nothing
+from vlm_neurons.simulating.protocol import Job, Prediction, Resolution, Simulates, constant
 from vlm_neurons.simulating.questions import PACKAGE, VERSION
 
 if TYPE_CHECKING:
