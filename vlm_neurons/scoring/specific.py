@@ -13,7 +13,7 @@ from vlm_neurons.explaining.explanation import Explanation
 from vlm_neurons.scoring import measures
 from vlm_neurons.scoring.others import others
 from vlm_neurons.scoring.pieces import pieces_of
-from vlm_neurons.simulating.simulating import announce, plan, run, simulator_of, wanted
+from vlm_neurons.simulating.simulating import about_one, announce, plan, run, simulator_of, wanted
 
 if TYPE_CHECKING:
     from vlm_neurons.evidence import Evidence
@@ -46,7 +46,7 @@ def against_others(
     simulator: Simulator, chance: Chance, progress: bool,
 ) -> dict[str, dict[str, float]]:  # fmt: skip
     """r_null, n_null and r_empty of every neuron."""
-    if hasattr(simulator, "for_neuron"):
+    if about_one(simulator):
         return {}  # it does not read explanations
     todo, about = tried_on(made, explanations, evidence, chance)
     announce(simulator, todo, about, progress)
@@ -90,7 +90,7 @@ def cost_of(
     chosen = simulator_of(simulator)
     own = wanted(explanations, evidence, chosen)
     first = f"explanations: {plan(own, evidence, chosen)}"
-    if hasattr(chosen, "for_neuron"):
+    if about_one(chosen):
         return first
     todo, about = tried_on(own, explanations if pool is None else pool, evidence, Chance(n_null))
     return f"{first}\nnulls (other neurons' explanations and the empty one): {plan(todo, about, chosen)}"

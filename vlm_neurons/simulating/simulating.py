@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -170,12 +170,18 @@ def _groups(
     simulator: Simulator, todo: Mapping[str, Simulation], evidence: Mapping[str, Evidence]
 ) -> Iterator[tuple[list[str], Simulator]]:
     """Neurons that go through one call together: all, or each alone where the simulator is about one neuron."""
-    about: Any = getattr(simulator, "for_neuron", None)
+    about = about_one(simulator)
     if about is None:
         yield list(todo), simulator
         return
     for key in todo:
         yield [key], about(evidence[key])
+
+
+def about_one(simulator: Simulator) -> Callable[[Evidence], Simulator] | None:
+    """What makes a simulator one of a single neuron; None of those that go by the explanation alone."""
+    found: Callable[[Evidence], Simulator] | None = getattr(simulator, "for_neuron", None)
+    return found
 
 
 def _jobs(todo: Mapping[str, Simulation], evidence: Mapping[str, Evidence]) -> tuple[list[Job], list[tuple[str, int]]]:
