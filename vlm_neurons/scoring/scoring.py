@@ -15,6 +15,7 @@ from vlm_neurons.scoring import measures, nulls
 from vlm_neurons.scoring.others import swapped
 from vlm_neurons.scoring.pieces import Piece, of_side, pieces_of, resolved
 from vlm_neurons.scoring.specific import Chance, against_others
+from vlm_neurons.simulating.purse import on_one_purse
 from vlm_neurons.simulating.record import settings_id, to_front
 from vlm_neurons.simulating.simulating import folder, simulate, simulator_of, wanted
 
@@ -54,7 +55,8 @@ def score(
     Args:
         explanations: key of the evidence -> explanation, or plain string.
         evidence: of the same keys.
-        simulator: see `simulate`.
+        simulator: see `simulate`. Its `max_cost` holds for all that is asked here: the explanations, those of other
+            neurons and the swap, in this order.
         simulations: of the same explanations by the same simulator, where they were made before.
         out: a run or a directory: the table goes to its `scores.parquet`, simulations and replies as in `simulate`.
             Rows of other neurons by the same simulator that are there stay in it (and q is over all); the table
@@ -102,7 +104,7 @@ def score(
 
     if n_permutations < 999 or n_null < 0:
         raise ValueError(f"n_permutations={n_permutations} (from 999 on), n_null={n_null} (from 0 on)")
-    chosen = simulator_of(simulator, out)
+    chosen = on_one_purse(simulator_of(simulator, out))
     chance = Chance(n_null, n_permutations, seed)
     made = _checked(simulations or {}, explanations, evidence, chosen)
     missing = {k: e for k, e in explanations.items() if k not in made}
