@@ -80,7 +80,8 @@ def score(
           thresholds), `iou` (at the neuron's own 95th percentile), `detection` (top against random exemplars);
         - `r_null`: median r of up to `n_null` explanations of other neurons of the same layer and class, made from
           other top samples than those it is tried on (one that predicts the same everywhere counts as 0): how specific
-          r is. `n_null`; `r_empty`: of the empty explanation;
+          r is. `n_null`, of which it is; `r_empty`: of the empty explanation. A null that failed, or has predictions
+          for less than 80 % of the exemplars that r rests on, is none: the note counts them;
         - `p` (maps moved to other images), `p_within` (maps shifted inside), both one-sided; `q`: p after
           Benjamini-Hochberg over the rows;
         - `ceiling`: r of the truth itself at the simulator's resolution;
@@ -114,7 +115,11 @@ def score(
     rows = []
     for key, explanation in explanations.items():
         row = _row(explanation, evidence[key], made.get(key), chosen, chance)
-        rows.append({**row, **against.get(key, {}), **across.get(key, {})})
+        row |= {**against.get(key, {}), **across.get(key, {})}
+        if lost := row.pop("n_lost", 0):
+            what = f"{lost} null simulations failed (other neurons' explanations, or the empty one)"
+            row["note"] = "; ".join(n for n in (row["note"], what) if n)
+        rows.append(row)
     table = pd.DataFrame(rows, columns=[*FIRST, *NUMBERS, *LAST])
     table["layer"], table["made_by"] = table["layer"].astype("Int64"), settings_id(chosen)
     if out is not None and rows:
