@@ -16,6 +16,7 @@ from vlm_neurons.scoring.others import swapped
 from vlm_neurons.scoring.pieces import Piece, of_side, pieces_of, resolved
 from vlm_neurons.scoring.specific import Chance, against_others
 from vlm_neurons.simulating.purse import on_one_purse
+from vlm_neurons.simulating.record import FILE as SIMULATIONS
 from vlm_neurons.simulating.record import settings_id, to_front
 from vlm_neurons.simulating.simulating import folder, simulate, simulator_of, wanted
 
@@ -61,6 +62,7 @@ def score(
         out: a run or a directory: the table goes to its `scores.parquet`, simulations and replies as in `simulate`.
             Rows of other neurons by the same simulator that are there stay in it (and q is over all); the table
             of another simulator, or of other settings, is kept beside it, as `scores-NAME-SETTINGS.parquet`.
+            Nothing is written where every simulation failed.
         n_null: explanations of other neurons tried on each neuron, at most. Each costs as much as a simulation.
         n_permutations: behind p and p_within; from 999 on.
         swap: explainer for the modality swap of multi-modal neurons; by default `"dissection"` where all explanations
@@ -122,10 +124,11 @@ def score(
         rows.append(row)
     table = pd.DataFrame(rows, columns=[*FIRST, *NUMBERS, *LAST])
     table["layer"], table["made_by"] = table["layer"].astype("Int64"), settings_id(chosen)
-    if out is not None and rows:
+    written = out is not None and not nothing_came(table)
+    if written and rows:
         table = _with_earlier(table, folder(out), chosen)
     table["q"] = _adjusted(table["p"].to_numpy(float))
-    if out is not None:
+    if out is not None and written:
         write_atomic(folder(out) / FILE, lambda temporary: table.to_parquet(temporary, index=False))
     return table
 
@@ -226,12 +229,18 @@ def _with_earlier(table: pd.DataFrame, path: Path, simulator: Simulator) -> pd.D
     """The table, and the rows of a file that it does not replace."""
     import pandas as pd
 
-    to_front(path / FILE, simulator.name, settings_id(simulator))
+    for file in (FILE, SIMULATIONS):  # together: a table of scores beside its simulations
+        to_front(path / file, simulator.name, settings_id(simulator))
     if not (path / FILE).is_file():
         return table
     earlier = pd.read_parquet(path / FILE)
     earlier = earlier[~earlier["neuron"].isin(table["neuron"])]
     return pd.concat([earlier, table], ignore_index=True) if len(earlier) else table
+
+
+def nothing_came(table: pd.DataFrame) -> bool:
+    """Whether simulations failed and none gave an r."""
+    return bool(((table["n_failed"] > 0) & (table["n_images"] == 0)).any() and table["r"].isna().all())
 
 
 def load_scores(path: str | Path) -> pd.DataFrame:
