@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
+from typing import Any
 
+import loopback
 import pandas as pd
 import pytest
 
 import vlm_neurons as vn
+from vlm_neurons import cli_score
 from vlm_neurons.cli import main
 
 
@@ -43,4 +47,29 @@ def test_from_a_run_directory_to_scores(tmp_path: Path, capsys: pytest.CaptureFi
     pd.testing.assert_series_equal(again.sort_index(), scores.set_index("neuron")["r"].sort_index())
     assert len(list(run.path.glob("simulations-position-prior-*.parquet"))) == 1 and not kept.exists()
     assert main(["score", where, "--simulator", "api"]) == 1 and "--simulator-model" in capsys.readouterr().err
+    with loopback.running(fault=lambda number, body: "refusal") as server:
+        refused = ["--simulator", "api", "--simulator-model", "m", "--base-url", server.url, "--n-null", "0"]
+        files = {p: p.read_bytes() for p in run.path.glob("*.parquet")}
+        assert main(["score", where, *refused]) == 1
+        assert "every simulation failed: refusal" in capsys.readouterr().err and server.requests
+        assert {p: p.read_bytes() for p in run.path.glob("*.parquet")} == files
+    classes = pd.read_parquet(run.path / "neurons.parquet")
+    classes.loc[classes["neuron"] == best["neuron"], "label"] = other = "text" if best["label"] != "text" else "visual"
+    classes.to_parquet(run.path / "neurons.parquet")  # classified anew, with other thresholds
+    assert main(["score", where, "--n-null", "0"]) == 0
+    now = pd.read_parquet(run.path / "scores.parquet").set_index("neuron")
+    assert now["label"][best["neuron"]] == other and now["modality"][best["neuron"]] in (other, "")
+    assert main(["score", where, "--device", "cpu"]) == 1 and "--device is for" in capsys.readouterr().err
     assert main(["score", where, "--prompt-logprobs", "20"]) == 1 and "not concepts" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("simulator", ["grounded", "clip", "local"])
+def test_models_of_transformers_compute_where_they_are_told_to(simulator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, Any] = {}
+    kind = getattr(vn, cli_score.MODELS[simulator])
+    monkeypatch.setattr(kind, "from_pretrained", lambda *names, **options: told.update(options))
+    parser = argparse.ArgumentParser()
+    cli_score.add_options(parser, int)
+    args = parser.parse_args(["run", "--simulator", simulator, "--simulator-model", "m", "--device", "cuda"])
+    cli_score._simulator(args, Any)
+    assert told["device"] == "cuda"
