@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from vlm_neurons.evidence import Evidence
     from vlm_neurons.explaining import Explainer
     from vlm_neurons.scanning import Run
-    from vlm_neurons.simulating import Simulation, Simulator
+    from vlm_neurons.simulating import Prediction, Side, Simulation, Simulator
 
 FILE = "scores.parquet"
 NAN = float("nan")
@@ -75,7 +75,8 @@ def score(
     Returns:
         One row per explanation:
 
-        - `neuron, explanation, explainer, simulator, made_by` (a mark of its settings), `label, layer, modality`;
+        - `neuron, explanation, explainer, simulator, made_by` (a mark of its settings), `label, layer, modality`
+          (the sides that are scored);
         - `r` over all places (patches, tokens of the response; sinks left out), `r_low`, `r_high` (95 %, bootstrap over
           exemplars within the two strata), `r_between` (of the means of images), `r_within` (after subtracting them),
           `r_sample` (mean of every sample's own r, the paper's), `spearman`, `auroc` (of places above the paper's
@@ -88,8 +89,8 @@ def score(
           Benjamini-Hochberg over the rows;
         - `ceiling`: r of the truth itself at the simulator's resolution;
         - `r_visual`, `r_text` and the swap, `r_image_to_text` and `r_text_to_image`, of multi-modal neurons;
-        - `n_images` with a prediction, `n_exemplars`, `n_failed`, `approximate` (fewer than 40 images), `note` (why a
-          number is missing).
+        - `n_images` (samples with a prediction), `n_exemplars`, `n_failed` (samples without any), `approximate` (fewer
+          than 40 images), `note` (why a number, or a side, is missing).
 
         NaN where a number does not exist: a constant simulation has no correlation, a failed one is no zero.
 
@@ -118,7 +119,7 @@ def score(
     for key, explanation in explanations.items():
         row = _row(explanation, evidence[key], made.get(key), chosen, chance)
         row |= {**against.get(key, {}), **across.get(key, {})}
-        if lost := row.pop("n_lost", 0):
+        if (lost := row.pop("n_lost", 0)) and np.isfinite(row["r"]):
             what = f"{lost} null simulations failed (other neurons' explanations, or the empty one)"
             row["note"] = "; ".join(n for n in (row["note"], what) if n)
         rows.append(row)
@@ -166,10 +167,10 @@ def _row(
     if made is None:
         failure = explanation.failure if isinstance(explanation, Explanation) else None
         return {**row, "note": f"the explanation failed: {failure.kind}" if failure else "not simulated"}
-    row["modality"] = "multimodal" if len(made.sides) == 2 else "".join(made.sides)
     pieces = pieces_of(evidence, exemplars, made.predictions, made.sides)
-    n_images = len({p.exemplar for p in pieces})
-    row |= {"n_images": n_images, "n_failed": made.n_failed, "approximate": n_images < FEW}
+    n_images, sides = len({p.exemplar for p in pieces}), [s for s in made.sides if of_side(pieces, s)]
+    row["modality"] = "multimodal" if len(sides) == 2 else "".join(sides)
+    row |= {"n_images": n_images, "n_failed": len(_lost(made, made.sides)), "approximate": n_images < FEW}
     numbers = _numbers(pieces, simulator, chance.rng(evidence.neuron), chance)
     return {**row, **numbers, "note": _note(made, pieces, numbers)}
 
@@ -199,12 +200,27 @@ def _note(made: Simulation, pieces: Sequence[Piece], numbers: Mapping[str, float
             return f"every simulation failed: {kinds}"
         return "no place with both an activation and a prediction" if made.samples else "no test exemplars"
     if np.isfinite(numbers["r"]):
-        silent = [s for s in made.sides if not of_side(pieces, s)]
-        notes = [f"no {' or '.join(silent)} side ({kinds or 'nothing there'})"] if silent else []
+        notes = [text for s in made.sides if (text := _missing(made, s, of_side(pieces, s)))]
         notes += [] if np.isfinite(numbers["p"]) else ["no p: too few images of the same shape"]
         return "; ".join(notes)
     simulated = np.concatenate([p.pair[1] for p in pieces])
     return "constant simulation" if simulated.min() == simulated.max() else "constant activations"
+
+
+def _missing(made: Simulation, side: Side, pieces: Sequence[Piece]) -> str:
+    """What to say of a side that is missing, in all exemplars or in some that have the other."""
+    lost = _lost(made, (side,))
+    kinds = ", ".join(sorted({f.kind for p in lost if (f := p.failure)}))
+    if not pieces:
+        return f"no {side} side ({kinds or 'nothing there'})"
+    n = len(lost) - len(_lost(made, made.sides))
+    return f"no {side} side of {n} exemplars ({kinds})" if n else ""
+
+
+def _lost(made: Simulation, sides: Sequence[Side]) -> list[Prediction]:
+    """Of exemplars that failed and have no prediction on any of these sides."""
+    there = {"visual": lambda p: bool(p.patches), "text": lambda p: p.tokens is not None}
+    return [p for p in made.predictions if p.failure and not any(there[s](p) for s in sides)]
 
 
 def _layer(neuron: str) -> int | None:
