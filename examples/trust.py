@@ -28,7 +28,7 @@ from vlm_neurons.explaining.explanation import Failure
 from vlm_neurons.scoring import measures
 from vlm_neurons.scoring.pieces import Piece, pieces_of
 from vlm_neurons.simulating import BASELINES, ConceptSimulator, Oracle, Prediction
-from vlm_neurons.simulating.simulating import sides_of
+from vlm_neurons.simulating.simulating import about_one, sides_of
 
 GROUPS = {
     "visual": ("color", "shape", "size", "position", "conjunction", "polysemantic"),
@@ -49,7 +49,8 @@ def made(group: str, n: int, seed: int) -> list[planted.Planted]:
 
 def pieces(p: planted.Planted, explanation: str, simulator) -> tuple[list[Piece], int]:  # type: ignore[no-untyped-def]
     """Pieces of a neuron's test exemplars, and how many simulations failed."""
-    own = simulator.for_neuron(p.evidence) if hasattr(simulator, "for_neuron") else simulator
+    about = about_one(simulator)
+    own = about(p.evidence) if about else simulator
     exemplars = p.evidence.split("test")
     guesses = own.simulate(explanation, exemplars)
     sides = sides_of(p.evidence, own)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vlm_neurons.cli_explain import CONCURRENCY, SERVER, add_server_options, named, refuse_unused
@@ -12,12 +13,14 @@ from vlm_neurons.simulating.baselines import BASELINES
 if TYPE_CHECKING:
     import pandas as pd
 
+    from vlm_neurons.evidence import Evidence
     from vlm_neurons.scanning import Run
     from vlm_neurons.simulating import Simulator
 
 NAMES = {"visual": "visual", "text": "text", "multimodal": "multi-modal", "unknown": "unknown",
          "not_applicable": "see images only", "all": "all"}  # fmt: skip
 MODELS = {"grounded": "GroundedSimulator", "clip": "ClipSimulator", "api": "ApiSimulator", "local": "LocalSimulator"}
+IN_PROCESS = ("grounded", "clip", "local")
 SHOWN = 15
 
 
@@ -33,6 +36,7 @@ def add_options(p: argparse.ArgumentParser, positive: Callable[[str], int]) -> N
     p.add_argument("--prompt-logprobs", type=positive, metavar="N",
                    help="api and local: read the values of all tokens off N log probabilities at each place of one "
                    "prompt, as vLLM gives them (20 there)")  # fmt: skip
+    p.add_argument("--device", help="grounded, clip and local: where they compute, such as cuda (default: cpu)")
     p.add_argument("--n-null", type=int, default=20,
                    help="explanations of other neurons tried on each one, at most; each costs as much as the neuron's "
                    "own (default: %(default)s)")  # fmt: skip
@@ -46,13 +50,14 @@ def score_run(args: argparse.Namespace, say: Callable[[str], None]) -> pd.DataFr
     from vlm_neurons.explaining import Log
     from vlm_neurons.scanning import Run
     from vlm_neurons.scoring import score
+    from vlm_neurons.scoring.scoring import nothing_came
     from vlm_neurons.scoring.specific import cost_of
 
     run = Run.load(args.run)
     explanations = Log(run.path / "explanations.jsonl").read()
     if not explanations:
         raise ValueError(f"{run.path} has no explanations; run vlm-neurons explain {run.path} first")
-    every = load(run.path)
+    every = labelled(load(run.path), run)
     pool = {n: e for n, e in explanations.items() if n in every}
     if args.neurons is not None:
         wanted = named(args.neurons)
@@ -67,15 +72,27 @@ def score_run(args: argparse.Namespace, say: Callable[[str], None]) -> pd.DataFr
         say(cost_of(explanations, every, simulator, args.n_null, pool))
         return None
     table = score(explanations, every, simulator, out=run, n_null=args.n_null, pool=pool, seed=args.seed)
+    if nothing_came(table):
+        notes = "; ".join(sorted(set(table["note"][table["n_failed"] > 0])))
+        raise ValueError(f"{notes}; {run.path / 'scores.parquet'} is as it was")
     show(table)
     say(f"scores: {run.path / 'scores.parquet'}   next: vlm-neurons report {args.run}")
     return table
+
+
+def labelled(evidence: dict[str, Evidence], run: Run) -> dict[str, Evidence]:
+    """With the classes that the run's table has now: it may have been classified anew since."""
+    from vlm_neurons.evidence.gathering import labels_of
+
+    labels = labels_of(run)
+    return {n: replace(e, label=labels.get(n, e.label)) for n, e in evidence.items()}
 
 
 def _simulator(args: argparse.Namespace, run: Run) -> str | Simulator:
     unused: tuple[str, ...] = SERVER if args.simulator != "api" else ()
     unused += ("prompt_logprobs",) if args.simulator not in ("api", "local") else ()
     unused += ("simulator_model",) if args.simulator not in MODELS else ()
+    unused += ("device",) if args.simulator not in IN_PROCESS else ()
     refuse_unused(args, unused, f"--simulator {args.simulator}")
     if args.simulator not in MODELS:
         return str(args.simulator)
@@ -91,7 +108,9 @@ def _simulator(args: argparse.Namespace, run: Run) -> str | Simulator:
             prompt_logprobs=args.prompt_logprobs or 0,
         )  # fmt: skip
         return made
-    options = {"prompt_logprobs": args.prompt_logprobs or 0} if args.simulator == "local" else {}
+    options: dict[str, Any] = {"device": args.device}
+    if args.simulator == "local":
+        options["prompt_logprobs"] = args.prompt_logprobs or 0
     named = [args.simulator_model] if args.simulator_model else []
     found: Simulator = kind.from_pretrained(*named, **options)
     return found

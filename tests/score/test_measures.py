@@ -29,7 +29,8 @@ def test_r_is_pearsons_over_all_places_between_of_means_and_within_without_them(
     assert measures.between(pieces) == pytest.approx(np.corrcoef(means.T)[0, 1])
     a, b = (np.concatenate([v - v.mean() for v in side]) for side in zip(*(p.pair for p in pieces), strict=True))
     assert measures.within(pieces) == pytest.approx(np.corrcoef(a, b)[0, 1])
-    own = [np.corrcoef(*p.pair)[0, 1] for p in pieces]
+    samples = [[p for p in pieces if p.exemplar == i] for i in {p.exemplar for p in pieces}]
+    own = [np.corrcoef(*flat(of_one))[0, 1] for of_one in samples]
     assert measures.per_sample(pieces) == pytest.approx(np.mean(own))
 
 

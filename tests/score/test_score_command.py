@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
+from typing import Any
 
+import loopback
 import pandas as pd
 import pytest
 
 import vlm_neurons as vn
+from vlm_neurons import cli_score
 from vlm_neurons.cli import main
 
 
@@ -51,3 +55,28 @@ def test_from_a_run_directory_to_scores(tmp_path: Path, capsys: pytest.CaptureFi
         assert main(["score", where, *options]) == 1
         assert f"does not take {options[-3 if '--price' in options else 0]}" in capsys.readouterr().err
     assert main(["score", where, "--neurons", ","]) == 1 and "names none" in capsys.readouterr().err
+    with loopback.running(fault=lambda number, body: "refusal") as server:
+        refused = ["--simulator", "api", "--simulator-model", "m", "--base-url", server.url, "--n-null", "0"]
+        files = {p: p.read_bytes() for p in run.path.glob("*.parquet")}
+        assert main(["score", where, *refused]) == 1
+        assert "every simulation failed: refusal" in capsys.readouterr().err and server.requests
+        assert {p: p.read_bytes() for p in run.path.glob("*.parquet")} == files
+    classes = pd.read_parquet(run.path / "neurons.parquet")
+    classes.loc[classes["neuron"] == best["neuron"], "label"] = other = "text" if best["label"] != "text" else "visual"
+    classes.to_parquet(run.path / "neurons.parquet")  # classified anew, with other thresholds
+    assert main(["score", where, "--n-null", "0"]) == 0
+    now = pd.read_parquet(run.path / "scores.parquet").set_index("neuron")
+    assert now["label"][best["neuron"]] == other and now["modality"][best["neuron"]] in (other, "")
+    assert main(["score", where, "--device", "cpu"]) == 1 and "does not take --device" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("simulator", ["grounded", "clip", "local"])
+def test_models_of_transformers_compute_where_they_are_told_to(simulator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, Any] = {}
+    kind = getattr(vn, cli_score.MODELS[simulator])
+    monkeypatch.setattr(kind, "from_pretrained", lambda *names, **options: told.update(options))
+    parser = argparse.ArgumentParser()
+    cli_score.add_options(parser, int)
+    args = parser.parse_args(["run", "--simulator", simulator, "--simulator-model", "m", "--device", "cuda"])
+    cli_score._simulator(args, Any)
+    assert told["device"] == "cuda"

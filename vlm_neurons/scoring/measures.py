@@ -59,8 +59,12 @@ def within(pieces: Sequence[Piece]) -> float:
 
 
 def per_sample(pieces: Sequence[Piece]) -> float:
-    """Mean of the pieces' own r, where there is one (the paper's score, section 3.4, second hand)."""
-    every = np.array([r_of_sums(sums_of(p)) for p in pieces], float)
+    """Mean of the samples' own r, over all their places, where there is one (the paper's score, section 3.4, second
+    hand)."""
+    sums: dict[int, np.ndarray] = {}
+    for p in pieces:
+        sums[p.exemplar] = sums.get(p.exemplar, 0) + sums_of(p)
+    every = np.array([r_of_sums(s) for s in sums.values()], float)
     return float(np.nanmean(every)) if np.isfinite(every).any() else NAN
 
 

@@ -14,7 +14,7 @@ from vlm_neurons.scoring import measures
 from vlm_neurons.scoring.pieces import pieces_of
 from vlm_neurons.simulating.protocol import SIDES, Side
 from vlm_neurons.simulating.record import Simulation
-from vlm_neurons.simulating.simulating import run, text_of
+from vlm_neurons.simulating.simulating import about_one, run, text_of
 
 if TYPE_CHECKING:
     from vlm_neurons.evidence import Evidence
@@ -85,7 +85,7 @@ def swapped(
             return {}
         explainer = "dissection"
     chosen = {k: evidence[k] for k in explanations if kind_of(evidence[k]) == "multimodal"}
-    if not chosen or not simulator.sides >= set(SIDES) or hasattr(simulator, "for_neuron"):
+    if not chosen or not simulator.sides >= set(SIDES) or about_one(simulator):
         return {}
     found: dict[str, dict[str, float]] = {key: {} for key in chosen}
     for side, name in (("visual", "r_image_to_text"), ("text", "r_text_to_image")):

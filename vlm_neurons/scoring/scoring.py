@@ -15,6 +15,8 @@ from vlm_neurons.scoring import measures, nulls
 from vlm_neurons.scoring.others import swapped
 from vlm_neurons.scoring.pieces import Piece, of_side, pieces_of, resolved
 from vlm_neurons.scoring.specific import Chance, against_others
+from vlm_neurons.simulating.purse import on_one_purse
+from vlm_neurons.simulating.record import FILE as SIMULATIONS
 from vlm_neurons.simulating.record import settings_id, to_front
 from vlm_neurons.simulating.simulating import folder, simulate, simulator_of, wanted
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from vlm_neurons.evidence import Evidence
     from vlm_neurons.explaining import Explainer
     from vlm_neurons.scanning import Run
-    from vlm_neurons.simulating import Simulation, Simulator
+    from vlm_neurons.simulating import Prediction, Side, Simulation, Simulator
 
 FILE = "scores.parquet"
 NAN = float("nan")
@@ -54,11 +56,13 @@ def score(
     Args:
         explanations: key of the evidence -> explanation, or plain string.
         evidence: of the same keys.
-        simulator: see `simulate`.
+        simulator: see `simulate`. Its `max_cost` holds for all that is asked here: the explanations, those of other
+            neurons and the swap, in this order.
         simulations: of the same explanations by the same simulator, where they were made before.
         out: a run or a directory: the table goes to its `scores.parquet`, simulations and replies as in `simulate`.
             Rows of other neurons by the same simulator that are there stay in it (and q is over all); the table
             of another simulator, or of other settings, is kept beside it, as `scores-NAME-SETTINGS.parquet`.
+            Nothing is written where every simulation failed.
         n_null: explanations of other neurons tried on each neuron, at most. Each costs as much as a simulation.
         n_permutations: behind p and p_within; from 999 on.
         swap: explainer for the modality swap of multi-modal neurons; by default `"dissection"` where all explanations
@@ -71,20 +75,22 @@ def score(
     Returns:
         One row per explanation:
 
-        - `neuron, explanation, explainer, simulator, made_by` (a mark of its settings), `label, layer, modality`;
+        - `neuron, explanation, explainer, simulator, made_by` (a mark of its settings), `label, layer, modality`
+          (the sides that are scored);
         - `r` over all places (patches, tokens of the response; sinks left out), `r_low`, `r_high` (95 %, bootstrap over
           exemplars within the two strata), `r_between` (of the means of images), `r_within` (after subtracting them),
           `r_sample` (mean of every sample's own r, the paper's), `spearman`, `auroc` (of places above the paper's
           thresholds), `iou` (at the neuron's own 95th percentile), `detection` (top against random exemplars);
         - `r_null`: median r of up to `n_null` explanations of other neurons of the same layer and class, made from
           other top samples than those it is tried on (one that predicts the same everywhere counts as 0): how specific
-          r is. `n_null`; `r_empty`: of the empty explanation;
+          r is. `n_null`, of which it is; `r_empty`: of the empty explanation. A null that failed, or has predictions
+          for less than 80 % of the exemplars that r rests on, is none: the note counts them;
         - `p` (maps moved to other images), `p_within` (maps shifted inside), both one-sided; `q`: p after
           Benjamini-Hochberg over the rows;
         - `ceiling`: r of the truth itself at the simulator's resolution;
         - `r_visual`, `r_text` and the swap, `r_image_to_text` and `r_text_to_image`, of multi-modal neurons;
-        - `n_images` with a prediction, `n_exemplars`, `n_failed`, `approximate` (fewer than 40 images), `note` (why a
-          number is missing).
+        - `n_images` (samples with a prediction), `n_exemplars`, `n_failed` (samples without any), `approximate` (fewer
+          than 40 images), `note` (why a number, or a side, is missing).
 
         NaN where a number does not exist: a constant simulation has no correlation, a failed one is no zero.
 
@@ -102,7 +108,7 @@ def score(
 
     if n_permutations < 999 or n_null < 0:
         raise ValueError(f"n_permutations={n_permutations} (from 999 on), n_null={n_null} (from 0 on)")
-    chosen = simulator_of(simulator, out)
+    chosen = on_one_purse(simulator_of(simulator, out))
     chance = Chance(n_null, n_permutations, seed)
     made = _checked(simulations or {}, explanations, evidence, chosen)
     missing = {k: e for k, e in explanations.items() if k not in made}
@@ -112,14 +118,19 @@ def score(
     rows = []
     for key, explanation in explanations.items():
         row = _row(explanation, evidence[key], made.get(key), chosen, chance)
-        rows.append({**row, **against.get(key, {}), **across.get(key, {})})
+        row |= {**against.get(key, {}), **across.get(key, {})}
+        if (lost := row.pop("n_lost", 0)) and np.isfinite(row["r"]):
+            what = f"{lost} null simulations failed (other neurons' explanations, or the empty one)"
+            row["note"] = "; ".join(n for n in (row["note"], what) if n)
+        rows.append(row)
     table = pd.DataFrame(rows, columns=[*FIRST, *NUMBERS, *LAST])
     table["layer"], table["made_by"] = table["layer"].astype("Int64"), settings_id(chosen)
-    if out is not None and rows:
-        table = _with_earlier(table, folder(out), chosen)
+    written = None if nothing_came(table) else out
+    if written is not None and rows:
+        table = _with_earlier(table, folder(written), chosen)
     table["q"] = _adjusted(table["p"].to_numpy(float))
-    if out is not None:
-        write_atomic(folder(out) / FILE, lambda temporary: table.to_parquet(temporary, index=False))
+    if written is not None:
+        write_atomic(folder(written) / FILE, lambda temporary: table.to_parquet(temporary, index=False))
     return table
 
 
@@ -156,10 +167,10 @@ def _row(
     if made is None:
         failure = explanation.failure if isinstance(explanation, Explanation) else None
         return {**row, "note": f"the explanation failed: {failure.kind}" if failure else "not simulated"}
-    row["modality"] = "multimodal" if len(made.sides) == 2 else "".join(made.sides)
     pieces = pieces_of(evidence, exemplars, made.predictions, made.sides)
-    n_images = len({p.exemplar for p in pieces})
-    row |= {"n_images": n_images, "n_failed": made.n_failed, "approximate": n_images < FEW}
+    n_images, sides = len({p.exemplar for p in pieces}), [s for s in made.sides if of_side(pieces, s)]
+    row["modality"] = "multimodal" if len(sides) == 2 else "".join(sides)
+    row |= {"n_images": n_images, "n_failed": len(_lost(made, made.sides)), "approximate": n_images < FEW}
     numbers = _numbers(pieces, simulator, chance.rng(evidence.neuron), chance)
     return {**row, **numbers, "note": _note(made, pieces, numbers)}
 
@@ -189,12 +200,27 @@ def _note(made: Simulation, pieces: Sequence[Piece], numbers: Mapping[str, float
             return f"every simulation failed: {kinds}"
         return "no place with both an activation and a prediction" if made.samples else "no test exemplars"
     if np.isfinite(numbers["r"]):
-        silent = [s for s in made.sides if not of_side(pieces, s)]
-        notes = [f"no {' or '.join(silent)} side ({kinds or 'nothing there'})"] if silent else []
+        notes = [text for s in made.sides if (text := _missing(made, s, of_side(pieces, s)))]
         notes += [] if np.isfinite(numbers["p"]) else ["no p: too few images of the same shape"]
         return "; ".join(notes)
     simulated = np.concatenate([p.pair[1] for p in pieces])
     return "constant simulation" if simulated.min() == simulated.max() else "constant activations"
+
+
+def _missing(made: Simulation, side: Side, pieces: Sequence[Piece]) -> str:
+    """What to say of a side that is missing, in all exemplars or in some that have the other."""
+    lost = _lost(made, (side,))
+    kinds = ", ".join(sorted({f.kind for p in lost if (f := p.failure)}))
+    if not pieces:
+        return f"no {side} side ({kinds or 'nothing there'})"
+    n = len(lost) - len(_lost(made, made.sides))
+    return f"no {side} side of {n} exemplars ({kinds})" if n else ""
+
+
+def _lost(made: Simulation, sides: Sequence[Side]) -> list[Prediction]:
+    """Of exemplars that failed and have no prediction on any of these sides."""
+    there = {"visual": lambda p: bool(p.patches), "text": lambda p: p.tokens is not None}
+    return [p for p in made.predictions if p.failure and not any(there[s](p) for s in sides)]
 
 
 def _layer(neuron: str) -> int | None:
@@ -219,12 +245,18 @@ def _with_earlier(table: pd.DataFrame, path: Path, simulator: Simulator) -> pd.D
     """The table, and the rows of a file that it does not replace."""
     import pandas as pd
 
-    to_front(path / FILE, simulator.name, settings_id(simulator))
+    for file in (FILE, SIMULATIONS):  # together: a table of scores beside its simulations
+        to_front(path / file, simulator.name, settings_id(simulator))
     if not (path / FILE).is_file():
         return table
     earlier = pd.read_parquet(path / FILE)
     earlier = earlier[~earlier["neuron"].isin(table["neuron"])]
     return pd.concat([earlier, table], ignore_index=True) if len(earlier) else table
+
+
+def nothing_came(table: pd.DataFrame) -> bool:
+    """Whether simulations failed and none gave an r."""
+    return bool(((table["n_failed"] > 0) & (table["n_images"] == 0)).any() and table["r"].isna().all())
 
 
 def load_scores(path: str | Path) -> pd.DataFrame:

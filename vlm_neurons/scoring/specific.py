@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vlm_neurons.explaining.explanation import Explanation
 from vlm_neurons.scoring import measures
 from vlm_neurons.scoring.others import others
-from vlm_neurons.scoring.pieces import pieces_of
-from vlm_neurons.simulating.simulating import announce, plan, run, simulator_of, wanted
+from vlm_neurons.scoring.pieces import Piece, pieces_of
+from vlm_neurons.simulating.simulating import about_one, announce, plan, run, simulator_of, wanted
 
 if TYPE_CHECKING:
     from vlm_neurons.evidence import Evidence
     from vlm_neurons.simulating import Simulation, Simulator
 
 NAN = float("nan")
+ENOUGH = 0.8  # of the exemplars behind a neuron's own r that a null has to have predictions for
 
 
 @dataclass(frozen=True)
@@ -45,22 +46,24 @@ def against_others(
     made: Mapping[str, Simulation], explanations: Mapping[str, Explanation | str], evidence: Mapping[str, Evidence],
     simulator: Simulator, chance: Chance, progress: bool,
 ) -> dict[str, dict[str, float]]:  # fmt: skip
-    """r_null, n_null and r_empty of every neuron."""
-    if hasattr(simulator, "for_neuron"):
+    """r_null, n_null and r_empty of every neuron, and n_lost: nulls that failed."""
+    if about_one(simulator):
         return {}  # it does not read explanations
     todo, about = tried_on(made, explanations, evidence, chance)
     announce(simulator, todo, about, progress)
-    found: dict[str, list[float]] = {}
-    empty: dict[str, float] = {}
-    for name, r in _each_r(simulator, todo, about, progress):
+    found: dict[str, list[float]] = {key: [] for key in made}
+    empty, lost = dict.fromkeys(made, NAN), dict.fromkeys(made, 0)
+    for name, r in _each_r(simulator, todo, about, made, progress):
         key, _, which = name.partition("\0")
-        if which == "empty":
+        if r is None:
+            lost[key] += 1
+        elif which == "empty":
             empty[key] = r
-        elif r is not None:
-            found.setdefault(key, []).append(r if np.isfinite(r) else 0.0)  # it predicts nothing here
+        else:
+            found[key].append(r if np.isfinite(r) else 0.0)  # it predicts nothing here
     return {
-        key: {"r_null": float(np.median(found[key])) if key in found else NAN, "n_null": len(found.get(key, [])),
-              "r_empty": NAN if empty.get(key) is None else empty[key]}
+        key: {"r_null": float(np.median(found[key])) if found[key] else NAN, "n_null": len(found[key]),
+              "r_empty": empty[key], "n_lost": lost[key]}
         for key in made
     }  # fmt: skip
 
@@ -90,18 +93,28 @@ def cost_of(
     chosen = simulator_of(simulator)
     own = wanted(explanations, evidence, chosen)
     first = f"explanations: {plan(own, evidence, chosen)}"
-    if hasattr(chosen, "for_neuron"):
+    if about_one(chosen):
         return first
     todo, about = tried_on(own, explanations if pool is None else pool, evidence, Chance(n_null))
     return f"{first}\nnulls (other neurons' explanations and the empty one): {plan(todo, about, chosen)}"
 
 
 def _each_r(
-    simulator: Simulator, todo: Mapping[str, Simulation], evidence: Mapping[str, Evidence], progress: bool
-) -> Iterator[tuple[str, Any]]:
-    """(name, r) of many simulations, which are not kept; r is None where all of one failed."""
+    simulator: Simulator, todo: Mapping[str, Simulation], evidence: Mapping[str, Evidence],
+    made: Mapping[str, Simulation], progress: bool,
+) -> Iterator[tuple[str, float | None]]:  # fmt: skip
+    """(name, r) of many simulations, which are not kept; r is None where one failed, or too much of it: it is on the
+    exemplars of the neuron's own r, or says nothing about it."""
     from tqdm import tqdm
 
+    own = {key: _scored(pieces_of(evidence[name], evidence[name].split("test"), one.predictions, one.sides))
+           for key, one in made.items() for name in [f"{key}\0empty"]}  # fmt: skip
     for name, one in tqdm(run(simulator, todo, evidence), total=len(todo), desc="nulls", disable=not progress):
         pieces = pieces_of(evidence[name], evidence[name].split("test"), one.predictions, one.sides)
-        yield name, measures.pooled(pieces) if pieces else None
+        needed = own[name.partition("\0")[0]]
+        there = pieces and len(needed & _scored(pieces)) >= ENOUGH * len(needed)
+        yield name, measures.pooled(pieces) if there else None
+
+
+def _scored(pieces: Sequence[Piece]) -> set[int]:
+    return {p.exemplar for p in pieces}

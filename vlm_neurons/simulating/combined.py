@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from vlm_neurons.api.planning import NOTHING, Plan
 from vlm_neurons.simulating.protocol import SIDES, Job, Prediction, Resolution, Side, Simulates, Simulator
+from vlm_neurons.simulating.purse import on_one_purse
 
 if TYPE_CHECKING:
     from vlm_neurons.evidence import Evidence
@@ -103,6 +104,11 @@ class BothSides(Simulates):
             return replace(self, **{side: make(evidence) for side, make in about.items() if make})
 
         return own
+
+    def on_one_purse(self) -> BothSides:
+        """The same, of each of which all runs together keep to its `max_cost`; one simulator on both sides has one."""
+        visual = on_one_purse(self.visual)
+        return replace(self, visual=visual, text=visual if self.text == self.visual else on_one_purse(self.text))
 
     def plan(self, jobs: Sequence[Job]) -> Plan:
         """What both would send and cost at most; sends nothing."""

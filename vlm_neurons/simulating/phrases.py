@@ -14,6 +14,7 @@ from vlm_neurons.api.asking import Ask, Reply
 from vlm_neurons.api.prompting import escape, fence, text_part
 from vlm_neurons.explaining.explanation import Failure
 from vlm_neurons.simulating.protocol import Side
+from vlm_neurons.simulating.purse import Purse
 from vlm_neurons.simulating.questions import PACKAGE, Scale, Strict, failure_of
 
 if TYPE_CHECKING:
@@ -102,9 +103,9 @@ class Named:
     reply: Reply
 
 
-def named_phrases(explanations: Iterable[str], namer: ChatClient) -> Iterator[Named]:
+def named_phrases(explanations: Iterable[str], namer: ChatClient, purse: Purse) -> Iterator[Named]:
     """What to look for, of each explanation once, as the answers come."""
-    for reply in namer.stream(naming(explanations)):
+    for reply in purse.stream(namer, naming(explanations)):
         yield Named(reply.ask.key, _read(reply), reply)
 
 

@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from vlm_neurons.model.fingerprint import fingerprint
 from vlm_neurons.simulating.board import Board
 from vlm_neurons.simulating.loading import open_model
 from vlm_neurons.simulating.protocol import SIDES, Job, Prediction, Resolution, Side, Simulates
+from vlm_neurons.simulating.purse import Purse
 from vlm_neurons.simulating.questions import PACKAGE, VERSION, Wording
 
 PORTION = 256  # jobs whose pictures are in memory at once
@@ -95,6 +96,8 @@ class ApiSimulator(Showing, Server):
     Resolution(levels=None, grid=(4, 4))
     """
 
+    purse: Purse | None = field(default=None, repr=False, compare=False)  # of runs that share `max_cost`
+
     paid = True
 
     def __post_init__(self) -> None:
@@ -136,18 +139,14 @@ class ApiSimulator(Showing, Server):
 
         Leaving the loop, or Ctrl-C, cancels what is under way; what has come is in the cache.
         """
-        spent = 0.0
+        purse = self.purse or Purse()
         with kept_in(self.cache) as cache:
             client = replace(self.client(), cache=cache)
+            yield from self.answers(jobs, lambda asks: purse.stream(client, asks))
 
-            def stream(asks: Sequence[Ask]) -> Iterator[Reply]:
-                nonlocal spent
-                left = None if self.max_cost is None else max(0.0, self.max_cost - spent)
-                for reply in replace(client, max_cost=left).stream(asks):
-                    spent += reply.cost
-                    yield reply
-
-            yield from self.answers(jobs, stream)
+    def on_one_purse(self) -> ApiSimulator:
+        """The same, all of whose runs together keep to `max_cost`."""
+        return replace(self, purse=Purse())
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from vlm_neurons.explaining.explanation import Failure
+from vlm_neurons.explaining.explanation import Failure, says_nothing
 from vlm_neurons.scanning.blocks import write_atomic
 from vlm_neurons.simulating.protocol import Prediction, Side, Simulator
 
@@ -87,6 +87,15 @@ def save(simulations: Mapping[str, Simulation], path: Path) -> None:
     write_atomic(path / FILE, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
 
 
+def save_new(simulations: Mapping[str, Simulation], path: Path) -> None:
+    """`save`; failures alone do not take the place of another simulator's."""
+    (own,) = {(s.simulator, s.made_by) for s in simulations.values()}
+    asked = [s for s in simulations.values() if not says_nothing(s.explanation)]
+    nothing_came = asked and all(s.n_failed == len(s.predictions) for s in asked)
+    if in_front(path / FILE) in (None, own) or not nothing_came:
+        save(simulations, path)
+
+
 def settings_id(simulator: Simulator) -> str:
     """Eight characters that tell a simulator's settings from others."""
     return hashlib.sha256(simulator.settings().encode()).hexdigest()[:8]
@@ -95,23 +104,36 @@ def settings_id(simulator: Simulator) -> str:
 def to_front(file: Path, simulator: str, made_by: str) -> None:
     """Give a simulator the file: another's that is there, or that of other settings, is kept beside it as
     `simulations-NAME-SETTINGS.parquet` (or `scores-...`), and the simulator's own that was kept so comes back."""
+    there = in_front(file)
+    if there == (simulator, made_by):
+        return
+    if there:
+        os.replace(file, _beside(file, *there))
+    if _beside(file, simulator, made_by).is_file():
+        os.replace(_beside(file, simulator, made_by), file)
+
+
+def in_front(file: Path) -> tuple[str, str] | None:
+    """Whose table it is: a simulator's name and the mark of its settings; None if it is not there, or empty."""
     import pyarrow.parquet as pq
 
-    def beside(*names: str) -> Path:
-        plain = [re.sub(r"[^A-Za-z0-9_.]+", "-", name) for name in (file.stem, *names) if name]
-        return file.with_name("-".join(plain) + ".parquet")
+    if not file.is_file():
+        return None
+    columns = [c for c in ("simulator", "made_by") if c in pq.read_schema(file).names]
+    first = pq.read_table(file, columns=columns).slice(length=1).to_pylist()
+    return (first[0]["simulator"], first[0].get("made_by") or "") if first else None
 
-    if file.is_file():
-        columns = [c for c in ("simulator", "made_by") if c in pq.read_schema(file).names]
-        first = pq.read_table(file, columns=columns).slice(length=1).to_pylist()
-        if not first:
-            return
-        there = first[0]["simulator"], first[0].get("made_by") or ""
-        if there == (simulator, made_by):
-            return
-        os.replace(file, beside(*there))
-    if beside(simulator, made_by).is_file():
-        os.replace(beside(simulator, made_by), file)
+
+def kept(path: Path, simulator: Simulator) -> dict[str, Simulation]:
+    """What a simulator has made for a run directory before: where it is in front, or beside another's. Nothing is
+    moved."""
+    own = simulator.name, settings_id(simulator)
+    return load(path) if in_front(path / FILE) == own else _load(_beside(path / FILE, *own))
+
+
+def _beside(file: Path, *names: str) -> Path:
+    plain = [re.sub(r"[^A-Za-z0-9_.]+", "-", name) for name in (file.stem, *names) if name]
+    return file.with_name("-".join(plain) + ".parquet")
 
 
 def load(path: str | Path) -> dict[str, Simulation]:
@@ -120,9 +142,12 @@ def load(path: str | Path) -> dict[str, Simulation]:
     Raises:
         ValueError: they are in a format that this version does not know.
     """
+    return _load(Path(path) / FILE)
+
+
+def _load(file: Path) -> dict[str, Simulation]:
     import pyarrow.parquet as pq
 
-    file = Path(path) / FILE
     if not file.is_file():
         return {}
     table = pq.read_table(file)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from vlm_neurons.model.fingerprint import fingerprint
 from vlm_neurons.simulating.loading import open_model
 from vlm_neurons.simulating.phrases import VISUAL, Named, Phrase, named_phrases, naming, own_phrases
 from vlm_neurons.simulating.protocol import Job, Prediction, Resolution, Simulates, constant
+from vlm_neurons.simulating.purse import Purse
 from vlm_neurons.simulating.questions import PACKAGE, VERSION
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class GroundedSimulator(Simulates):
     box_threshold: float = 0.3
     text_threshold: float = 0.25
     name: str = "grounded"
+    purse: Purse | None = field(default=None, repr=False)  # of runs that share the namer's `max_cost`
 
     sides = VISUAL
     resolution = Resolution()
@@ -99,6 +101,10 @@ class GroundedSimulator(Simulates):
         namer = [self.namer.model, self.namer.base_url, prompt_id(PACKAGE, VERSION)] if self.namer else None
         return json.dumps(["grounded-1", *models, namer, self.box_threshold, self.text_threshold])
 
+    def on_one_purse(self) -> GroundedSimulator:
+        """The same, all of whose runs together keep to the namer's `max_cost`."""
+        return replace(self, purse=Purse())
+
     def plan(self, jobs: Sequence[Job]) -> Plan:
         """What the namer would be asked, at most; sends nothing."""
         asks = naming(j.explanation for j in jobs if not says_nothing(j.explanation))
@@ -117,7 +123,7 @@ class GroundedSimulator(Simulates):
                 phrases = own_phrases(explanation)
                 yield from ((place, Prediction(self._patches(jobs[place], phrases))) for place in places)
         else:
-            for named in named_phrases(waiting, self.namer):
+            for named in named_phrases(waiting, self.namer, self.purse or Purse()):
                 yield from self._named(jobs, waiting[named.explanation], named)
 
     def _named(self, jobs: Sequence[Job], places: Sequence[int], named: Named) -> Iterator[tuple[int, Prediction]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from vlm_neurons.explaining.prompting import kind_of
 from vlm_neurons.simulating.baselines import BASELINES
 from vlm_neurons.simulating.concepts import ConceptSimulator
 from vlm_neurons.simulating.protocol import SIDES, Job, Prediction, Side, Simulator, fault
-from vlm_neurons.simulating.record import FILE, Simulation, load, save, settings_id, to_front
+from vlm_neurons.simulating.record import Simulation, kept, save_new, settings_id
 
 if TYPE_CHECKING:
     from vlm_neurons.evidence import Evidence
@@ -39,7 +39,8 @@ def simulate(
             a simulator object.
         out: a run or a directory: results go to its `simulations.parquet`, replies to its `cache.sqlite`. Neurons
             whose simulation is there, made in the same way and without a failure, are not simulated again. Another
-            simulator's are kept beside it, as `simulations-NAME-SETTINGS.parquet`.
+            simulator's are kept beside it, as `simulations-NAME-SETTINGS.parquet`, as soon as this one has predicted
+            anything: where every simulation failed, theirs stay as they are.
         redo: simulate them all again.
         progress: show a bar, and what it will cost where it costs something.
 
@@ -61,12 +62,10 @@ def simulate(
 
     chosen = simulator_of(simulator, out)
     todo = wanted(explanations, evidence, chosen)
-    if out is not None:
-        to_front(folder(out) / FILE, chosen.name, settings_id(chosen))
-    kept = {} if out is None or redo else load(folder(out))
+    before = {} if out is None or redo else kept(folder(out), chosen)
     found: dict[str, Simulation] = {}
     for key, one in todo.items():
-        last = kept.get(one.neuron)
+        last = before.get(one.neuron)
         if last is not None and last.settings == one.settings and last.n_failed == 0:
             found[key] = last
     fresh = {key: one for key, one in todo.items() if key not in found}
@@ -79,11 +78,11 @@ def simulate(
                 found[key] = unsaved[key] = one
                 bar.update()
                 if out is not None and time.monotonic() - saved_at > SAVE_EVERY:
-                    save(unsaved, folder(out))
+                    save_new(unsaved, folder(out))
                     unsaved, saved_at = {}, time.monotonic()
     finally:
         if out is not None and unsaved:
-            save(unsaved, folder(out))
+            save_new(unsaved, folder(out))
     return {key: found[key] for key in todo if key in found}
 
 
@@ -170,12 +169,18 @@ def _groups(
     simulator: Simulator, todo: Mapping[str, Simulation], evidence: Mapping[str, Evidence]
 ) -> Iterator[tuple[list[str], Simulator]]:
     """Neurons that go through one call together: all, or each alone where the simulator is about one neuron."""
-    about: Any = getattr(simulator, "for_neuron", None)
+    about = about_one(simulator)
     if about is None:
         yield list(todo), simulator
         return
     for key in todo:
         yield [key], about(evidence[key])
+
+
+def about_one(simulator: Simulator) -> Callable[[Evidence], Simulator] | None:
+    """What makes a simulator one of a single neuron; None of those that go by the explanation alone."""
+    found: Callable[[Evidence], Simulator] | None = getattr(simulator, "for_neuron", None)
+    return found
 
 
 def _jobs(todo: Mapping[str, Simulation], evidence: Mapping[str, Evidence]) -> tuple[list[Job], list[tuple[str, int]]]:

@@ -1,0 +1,35 @@
+"""Two simulators as one are scored as one simulator of both sides is, and each side has its own say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import vlm_neurons as vn
+from vlm_neurons import planted
+from vlm_neurons.scoring.specific import cost_of
+
+
+@pytest.fixture(scope="module")
+def evidence():
+    found = planted.neurons("picture_or_word", n=3, seed=int(np.random.default_rng().integers(1000)))
+    return {p.evidence.neuron: p.evidence for p in found}
+
+
+@pytest.fixture(scope="module")
+def explained(evidence):
+    return vn.explain(evidence, progress=False)
+
+
+def scored(explanations, evidence, simulator, **options):
+    return vn.score(explanations, evidence, simulator, n_permutations=999, progress=False, **options)
+
+
+def test_both_sides_from_two_simulators_have_the_numbers_of_one_that_can_do_both(explained, evidence):
+    one = vn.ConceptSimulator()
+    two = vn.BothSides(visual=one, text=one)
+    alone, together = (scored(explained, evidence, s).drop(columns=["simulator", "made_by"]) for s in (one, two))
+    assert (alone.n_null > 0).all() and alone.r_image_to_text.notna().any()
+    pd.testing.assert_frame_equal(alone, together)
+    assert "nulls" in cost_of(explained, evidence, two)

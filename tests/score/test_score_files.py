@@ -1,0 +1,68 @@
+"""What a call of score, or of the command, leaves in a run directory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import vlm_neurons as vn
+from vlm_neurons.explaining import Failure
+from vlm_neurons.simulating import Job, Prediction, Simulates, load
+
+RNG = np.random.default_rng()
+N = 40
+
+
+def probe(name: str) -> vn.Evidence:
+    images = [Image.new("RGB", (32, 32), tuple(RNG.integers(0, 255, 3).tolist())) for _ in range(N)]
+    return vn.Evidence.from_arrays(name, images=images, patches=[RNG.random((4, 4)) for _ in range(N)])
+
+
+def scored(explanations: dict[str, str], evidence: dict[str, vn.Evidence], *args: Any, **options: Any) -> pd.DataFrame:
+    return vn.score(explanations, evidence, *args, n_null=0, n_permutations=999, progress=False, **options)
+
+
+class Broken(Simulates):
+    """Fails: every exemplar, or the whole call."""
+
+    def __init__(self, name: str = "broken") -> None:
+        self.name = name
+
+    def settings(self) -> str:
+        return self.name
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Prediction]]:
+        if self.name == "no-key":
+            raise ValueError("no API key")
+        yield from ((place, Prediction(failure=Failure("network", "cut"))) for place in range(len(jobs)))
+
+
+@pytest.mark.parametrize("name", ["broken", "no-key"])
+def test_a_simulator_that_brought_nothing_leaves_the_files_of_the_last_one(tmp_path: Path, name: str) -> None:
+    evidence, words = {"a": probe("a")}, {"a": "red regions"}
+    scored(words, evidence, out=tmp_path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    if name == "no-key":
+        with pytest.raises(ValueError, match="no API key"):
+            scored(words, evidence, Broken(name), out=tmp_path)
+    else:
+        assert scored(words, evidence, Broken(name), out=tmp_path).n_failed.tolist() == [
+            len(evidence["a"].split("test"))
+        ]
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_scores_and_simulations_in_front_are_of_one_simulator(tmp_path: Path) -> None:
+    evidence, words = {"a": probe("a")}, {"a": "red regions"}
+    for simulator in ("concepts", "image-only", "concepts", "image-only"):
+        scored(words, evidence, simulator, out=tmp_path)
+        assert pd.read_parquet(tmp_path / "scores.parquet").simulator.tolist() == [simulator]
+        assert load(tmp_path)["a"].simulator == simulator
+        vn.simulate(words, evidence, "concepts", out=tmp_path, progress=False)  # all there: nothing moves
+        assert load(tmp_path)["a"].simulator == simulator
