@@ -127,6 +127,21 @@ def test_rows_and_simulations_of_another_neuron_are_refused() -> None:
         show_scores(pd.DataFrame({"neuron": ["L0N0"]}))
 
 
+def test_a_score_or_a_simulation_of_other_words_is_refused_with_both_texts_and_the_remedy() -> None:
+    rng = np.random.default_rng()
+    made = evidence(rng)
+    simulated, of_red = simulation(rng, made, "red"), score("L3N17", explanation="red")
+    for told in ("blue", Explanation("L3N17", "blue"), Explanation("L3N17", "", failure=Failure("server", "503"))):
+        says = "''" if isinstance(told, Explanation) and told.failure else "'blue'"
+        for name, given in (("score", of_red), ("score", pd.DataFrame([of_red])), ("simulation", simulated)):
+            with pytest.raises(ValueError, match=rf"{name}= is of the explanation 'red', .* {says}; .* vn\.\w+"):
+                show_neuron(made, explanation=told, **{name: given})
+    for same in ("red", " red\n", Explanation("L3N17", "red"), None):
+        assert "r = .41" in text_of(show_neuron(made, None, same, simulated, of_red))
+    for untold in (score("L3N17"), {**of_red, "explanation": None}, {**of_red, "explanation": np.nan}):
+        assert "r = .41" in text_of(show_neuron(made, explanation="blue", score=untold))
+
+
 def test_what_is_not_there_is_neither_named_nor_called_nan() -> None:
     blank = Evidence.from_arrays(
         "blank", images=[Image.new("RGB", (8, 8))], patches=[np.full((2, 2), np.nan)], tokens=[["a"]],
@@ -220,6 +235,7 @@ def test_the_picture_has_its_brightest_heat_at_the_strongest_patch(tmp_path: Pat
 def test_pictures_of_hostile_and_endless_texts_are_drawn() -> None:
     parts = hostile(np.random.default_rng())
     parts["explanation"] = replace(parts["explanation"], text="x" * 3000, description="long " * 900)
+    parts["simulation"] = replace(parts["simulation"], explanation="x" * 3000)
     picture = show_neuron(**parts).static()
     pixels = np.asarray(picture)
     assert picture.width == 1600 and (pixels[:, :8] == 255).all() and (pixels[:, -8:] == 255).all()  # margins stay free

@@ -266,7 +266,7 @@ def test_a_page_of_two_cards_has_one_bundle_and_each_picture_once(tab: Tab, tmp_
 def test_without_scripts_the_content_is_there(tab: Tab, tmp_path: Path) -> None:
     rng = np.random.default_rng()
     made = evidence(rng)
-    view = show_neuron(made, row("L3N17"), "red things", simulation(rng, made), score("L3N17"))
+    view = show_neuron(made, row("L3N17"), "red things", simulation(rng, made, "red things"), score("L3N17"))
     file = view.save(tmp_path / "card.html")
     file.write_text(re.sub(r"<script>.*?</script>", "", file.read_text(), flags=re.S))
     tab.open(file)
@@ -291,7 +291,7 @@ def test_without_scripts_the_content_is_there(tab: Tab, tmp_path: Path) -> None:
 def test_nothing_sticks_out_and_words_stand_out(tab: Tab, tmp_path: Path, width: int, dark: bool) -> None:
     rng = np.random.default_rng()
     made = evidence(rng)
-    view = show_neuron(made, row("L3N17"), "red " * 60, simulation(rng, made), score("L3N17"))
+    view = show_neuron(made, row("L3N17"), "red " * 60, simulation(rng, made, "red " * 60), score("L3N17"))
     opened(tab, view, tmp_path, width=width, dark=dark)
     scrolled(tab)
     assert tab.run("document.documentElement.scrollWidth") <= width

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vlm_neurons.explaining.explanation import Explanation, Log
+from vlm_neurons.show.cards.words import differ
+from vlm_neurons.show.page import shortened
 from vlm_neurons.simulating.record import Simulation
 from vlm_neurons.simulating.record import load as load_simulations
 
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
     from vlm_neurons.scanning import Run
 
 Score = dict[str, Any]
+LONGEST = 200  # characters of an explanation where it is not the thing itself; the card has all of it
 
 
 @dataclass(frozen=True)
@@ -23,14 +27,16 @@ class Results:
     Attributes:
         evidence: from `evidence/`, without that of other runs.
         explanations: the last of every neuron, from `explanations.jsonl`.
-        simulations: from `simulations.parquet`.
-        scores: rows of `scores.parquet`.
+        simulations: from `simulations.parquet`, of the explanations above.
+        scores: rows of `scores.parquet`, the same.
+        earlier: what was left out because it is of an earlier explanation, in words.
     """
 
     evidence: dict[str, Evidence]
     explanations: dict[str, Explanation]
     simulations: dict[str, Simulation]
     scores: dict[str, Score]
+    earlier: dict[str, str]
 
     @classmethod
     def of(cls, run: Run) -> Results:
@@ -39,9 +45,12 @@ class Results:
         Raises:
             ValueError: a file there is in a format that this version does not know.
         """
-        return cls(
-            _evidence(run), Log(run.path / "explanations.jsonl").read(), load_simulations(run.path), _scores(run)
-        )
+        explanations = Log(run.path / "explanations.jsonl").read()
+        simulations, scores = load_simulations(run.path), _scores(run)
+        old = _take_old(explanations, {n: s.get("explanation") for n, s in scores.items()}, "score", scores)
+        old += _take_old(explanations, {n: s.explanation for n, s in simulations.items()}, "simulation", simulations)
+        earlier = {neuron: _in_words([words for n, words in old if n == neuron]) for neuron, _ in old}
+        return cls(_evidence(run), explanations, simulations, scores, earlier)
 
     @property
     def neurons(self) -> list[str]:
@@ -68,3 +77,17 @@ def _scores(run: Run) -> dict[str, Score]:
     if "neuron" not in table:
         raise ValueError(f"{file} has no column 'neuron'; write it with vn.score(..., out=run)")
     return {str(row["neuron"]): row for row in table.to_dict("records")}
+
+
+def _take_old(
+    explanations: Mapping[str, Explanation], made_from: Mapping[str, Any], thing: str, things: dict[str, Any]
+) -> list[tuple[str, str]]:
+    """Take things made from another text than the explanation's out of `things`: (neuron, what it was, in words)."""
+    old = [(neuron, text) for neuron, text in made_from.items() if differ(explanations.get(neuron), text)]
+    for neuron, _ in old:
+        del things[neuron]
+    return [(neuron, f"the {thing} is of an earlier explanation: “{shortened(text, LONGEST)}”") for neuron, text in old]
+
+
+def _in_words(old: Sequence[str]) -> str:
+    return f"{'; '.join(old)}; vn.score(..., out=run) scores the present one"

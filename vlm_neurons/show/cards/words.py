@@ -206,6 +206,19 @@ def explained(explanation: Explanation | str | None) -> Explained | None:
     return Explained(_lines(explanation.text) or "no text", _lines(explanation.description), " · ".join(who))
 
 
+def differ(explanation: Explanation | str | None, text: Any) -> bool:
+    """Whether what was made from `text`, such as a score, is of other words than the explanation's; False where one of
+    them does not tell.
+
+    >>> differ("red things", "blue things"), differ("red things", "red things"), differ(None, "red")
+    (True, False, False)
+    """
+    if explanation is None or not isinstance(text, str):
+        return False
+    said = explanation if isinstance(explanation, str) else explanation.text
+    return said.split() != text.split()
+
+
 def _lines(text: str) -> str:
     """Text with its blanks and line ends as blanks, and nothing invisible."""
     return visible(" ".join(text.split())) if text.strip() else ""
