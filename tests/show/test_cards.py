@@ -142,6 +142,16 @@ def test_a_score_or_a_simulation_of_other_words_is_refused_with_both_texts_and_t
         assert "r = .41" in text_of(show_neuron(made, explanation="blue", score=untold))
 
 
+def test_half_a_character_in_any_text_does_not_keep_a_card_from_being_saved(tmp_path: Path) -> None:
+    half = "\ud800"
+    made = Evidence.from_arrays(f"pro{half}be", tokens=[[half]], token_values=[[1.0]], names=[half])
+    card = show_neuron(made, explanation=half)
+    for view in (card, compare_neurons(card, made), show_distribution(made)):
+        page = view.save(tmp_path / "card.html").read_text(encoding="utf-8")
+        assert "pro‹U+D800›be" in page.split("<title>")[1].split("</title>")[0] and "pro‹U+D800›be" in repr(view)
+        assert view.save(tmp_path / "card.png").stat().st_size > 1000
+
+
 def test_what_is_not_there_is_neither_named_nor_called_nan() -> None:
     blank = Evidence.from_arrays(
         "blank", images=[Image.new("RGB", (8, 8))], patches=[np.full((2, 2), np.nan)], tokens=[["a"]],

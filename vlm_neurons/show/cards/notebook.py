@@ -44,7 +44,7 @@ class View:
     draw: Callable[[], Image.Image]
 
     def __repr__(self) -> str:
-        return f"<{self.title}; .save('x.html'), .save('x.png') and .static() show it outside a notebook>"
+        return f"<{visible(self.title)}; .save('x.html'), .save('x.png') and .static() show it outside a notebook>"
 
     def _repr_html_(self) -> str:
         inline = scripts([self.fragment], bundle=self.fragment.circuitsvis and _carries_bundle())
