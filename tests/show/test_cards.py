@@ -142,6 +142,47 @@ def test_a_score_or_a_simulation_of_other_words_is_refused_with_both_texts_and_t
         assert "r = .41" in text_of(show_neuron(made, explanation="blue", score=untold))
 
 
+def test_what_is_not_meant_is_refused_with_what_to_give() -> None:
+    made = evidence(np.random.default_rng())
+    what = "give the evidence of a neuron, such as vn.gather_evidence"
+    cases: list[tuple[Any, str]] = [
+        (lambda: show_neuron("L0N1"), f"evidence='L0N1': {what}"),  # type: ignore[arg-type]
+        (lambda: show_neuron(None), f"evidence=None: {what}"),  # type: ignore[arg-type]
+        (lambda: show_neuron({"L3N17": made}), "evidence= is of 1 neurons; give that of one"),  # type: ignore[arg-type]
+        (lambda: show_neuron(made, simulation={}), "simulation=a dict: give that of one neuron"),  # type: ignore[arg-type]
+        (lambda: compare_neurons("a", "b"), f"a='a': {what}"),  # type: ignore[arg-type]
+        (lambda: compare_neurons(show_neuron(made), "b"), f"b='b': {what}"),  # type: ignore[arg-type]
+        (lambda: to_circuitsvis("x"), f"evidence='x': {what}"),  # type: ignore[arg-type]
+        (lambda: to_circuitsvis([made, 3]), f"evidence=3: {what}"),  # type: ignore[list-item]
+        (lambda: show_distribution("x"), f"evidence='x': {what}"),  # type: ignore[arg-type]
+        (lambda: show_scores(3), "scores=3: give the table that vn.score returns"),  # type: ignore[arg-type]
+        (lambda: show_scores([{"r": 1.0}]), "scores=a list: give the table"),  # type: ignore[arg-type]
+        (lambda: show_layers("runs/demo"), "table='runs/demo': give the table that vn.classify"),  # type: ignore[arg-type]
+    ]
+    for call, words in cases:
+        with pytest.raises(TypeError, match=re.escape(words)):
+            call()
+    for threshold in (np.nan, np.inf, -1.0, 11, "2", True):
+        with pytest.raises(ValueError, match=re.escape(f"t_text={threshold!r}: give a number from 0 to 10")):
+            show_distribution(made, t_text=threshold)  # type: ignore[arg-type]
+
+
+def test_an_infinite_score_is_none() -> None:
+    rows = pd.DataFrame({"neuron": ["a", "b"], "r": [0.5, np.inf], "r_low": [-np.inf, 0.1], "r_high": [0.6, np.inf]})
+    view = show_scores(rows)
+    assert "2 neurons, median r .50, 1 without a score" in text_of(view) and view.static().height > 100
+    card = show_neuron(evidence(np.random.default_rng()), score=score("L3N17", r=-np.inf))
+    assert "No score: " in text_of(card) and card.static().height > 100
+
+
+def test_a_token_of_a_million_characters_is_shown_by_its_beginning() -> None:
+    long = "x" * 1_000_000
+    made = Evidence.from_arrays("wide", tokens=[[long, " cat"]], token_values=[[1.0, 0.5]], names=[long])
+    card = show_neuron(made)
+    assert len(card.fragment.html) < 20_000 and "the first of its 1,000,000 characters" in card.fragment.html
+    assert "x" * 199 + "…" in text_of(card) and " cat" in text_of(card) and card.static().height < 2000
+
+
 def test_half_a_character_in_any_text_does_not_keep_a_card_from_being_saved(tmp_path: Path) -> None:
     half = "\ud800"
     made = Evidence.from_arrays(f"pro{half}be", tokens=[[half]], token_values=[[1.0]], names=[half])

@@ -80,6 +80,7 @@ def card_html(
         notes: a further line under a sample, by its id.
 
     Raises:
+        TypeError: `evidence` is no evidence, or `simulation` no simulation, of one neuron.
         ValueError: no exemplars; a row, score or simulation of another neuron; a score or simulation of other words
             than the explanation's.
 

@@ -162,10 +162,12 @@ def _details(row: Mapping[str, Any]) -> str:
 
 
 def _number(value: Any) -> float:
+    """NaN for what is no number, infinities among it."""
     try:
-        return float(value)
+        found = float(value)
     except (TypeError, ValueError):
         return float("nan")
+    return found if np.isfinite(found) else float("nan")
 
 
 @dataclass(frozen=True)
