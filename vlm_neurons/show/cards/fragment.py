@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 TEMPLATES = files("vlm_neurons.show") / "templates"
 LONGEST = 200  # characters of a title
+WHOLE = 600  # characters of an explanation that is shown at once
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ def template(name: str) -> Template:
         loader=PackageLoader("vlm_neurons.show"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
+    environment.globals["longest"] = WHOLE
     return environment.get_template(name)
 
 
