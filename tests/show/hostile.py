@@ -118,7 +118,7 @@ def tell(made: Made, path: Path) -> Told:
         said = "" if failure else f"{text} {i}"
         explanations.append(Explanation(one.neuron, said, text, explainer=text, model=text, failure=failure))
         simulations[one.neuron] = simulation(one, said, text, rng)
-        scores.append(score_row(one, text, rng, i))
+        scores.append(score_row(one, text, rng, i) | {"explanation": said})
     Log(path / "explanations.jsonl").append(explanations)
     save_simulations(simulations, path)
     table = pd.DataFrame(scores)

@@ -100,7 +100,7 @@ def hostile(rng: np.random.Generator) -> dict[str, Any]:
         replace(e, seen=replace(e.seen, name=HOSTILE[i % len(HOSTILE)], source=HOSTILE[1]))
         for i, e in enumerate(plain.exemplars)
     ]
-    simulated = simulation(rng, plain, HOSTILE[3])
+    simulated = simulation(rng, plain, HOSTILE[1])
     broken = replace(simulated.predictions[-1], patches=(), tokens=None, failure=Failure(HOSTILE[2], HOSTILE[4]))
     told = Explanation(name, HOSTILE[1], HOSTILE[2], 0.5, HOSTILE[3], HOSTILE[4])
     return {

@@ -127,6 +127,72 @@ def test_rows_and_simulations_of_another_neuron_are_refused() -> None:
         show_scores(pd.DataFrame({"neuron": ["L0N0"]}))
 
 
+def test_a_score_or_a_simulation_of_other_words_is_refused_with_both_texts_and_the_remedy() -> None:
+    rng = np.random.default_rng()
+    made = evidence(rng)
+    simulated, of_red = simulation(rng, made, "red"), score("L3N17", explanation="red")
+    for told in ("blue", Explanation("L3N17", "blue"), Explanation("L3N17", "", failure=Failure("server", "503"))):
+        says = "''" if isinstance(told, Explanation) and told.failure else "'blue'"
+        for name, given in (("score", of_red), ("score", pd.DataFrame([of_red])), ("simulation", simulated)):
+            with pytest.raises(ValueError, match=rf"{name}= is of the explanation 'red', .* {says}; .* vn\.\w+"):
+                show_neuron(made, explanation=told, **{name: given})
+    for same in ("red", " red\n", Explanation("L3N17", "red"), None):
+        assert "r = .41" in text_of(show_neuron(made, None, same, simulated, of_red))
+    for untold in (score("L3N17"), {**of_red, "explanation": None}, {**of_red, "explanation": np.nan}):
+        assert "r = .41" in text_of(show_neuron(made, explanation="blue", score=untold))
+
+
+def test_what_is_not_meant_is_refused_with_what_to_give() -> None:
+    made = evidence(np.random.default_rng())
+    what = "give the evidence of a neuron, such as vn.gather_evidence"
+    cases: list[tuple[Any, str]] = [
+        (lambda: show_neuron("L0N1"), f"evidence='L0N1': {what}"),  # type: ignore[arg-type]
+        (lambda: show_neuron(None), f"evidence=None: {what}"),  # type: ignore[arg-type]
+        (lambda: show_neuron({"L3N17": made}), "evidence= is of 1 neurons; give that of one"),  # type: ignore[arg-type]
+        (lambda: show_neuron(made, simulation={}), "simulation=a dict: give that of one neuron"),  # type: ignore[arg-type]
+        (lambda: compare_neurons("a", "b"), f"a='a': {what}"),  # type: ignore[arg-type]
+        (lambda: compare_neurons(show_neuron(made), "b"), f"b='b': {what}"),  # type: ignore[arg-type]
+        (lambda: to_circuitsvis("x"), f"evidence='x': {what}"),  # type: ignore[arg-type]
+        (lambda: to_circuitsvis([made, 3]), f"evidence=3: {what}"),  # type: ignore[list-item]
+        (lambda: show_distribution("x"), f"evidence='x': {what}"),  # type: ignore[arg-type]
+        (lambda: show_scores(3), "scores=3: give the table that vn.score returns"),  # type: ignore[arg-type]
+        (lambda: show_scores([{"r": 1.0}]), "scores=a list: give the table"),  # type: ignore[arg-type]
+        (lambda: show_layers("runs/demo"), "table='runs/demo': give the table that vn.classify"),  # type: ignore[arg-type]
+    ]
+    for call, words in cases:
+        with pytest.raises(TypeError, match=re.escape(words)):
+            call()
+    for threshold in (np.nan, np.inf, -1.0, 11, "2", True):
+        with pytest.raises(ValueError, match=re.escape(f"t_text={threshold!r}: give a number from 0 to 10")):
+            show_distribution(made, t_text=threshold)  # type: ignore[arg-type]
+
+
+def test_an_infinite_score_is_none() -> None:
+    rows = pd.DataFrame({"neuron": ["a", "b"], "r": [0.5, np.inf], "r_low": [-np.inf, 0.1], "r_high": [0.6, np.inf]})
+    view = show_scores(rows)
+    assert "2 neurons, median r .50, 1 without a score" in text_of(view) and view.static().height > 100
+    card = show_neuron(evidence(np.random.default_rng()), score=score("L3N17", r=-np.inf))
+    assert "No score: " in text_of(card) and card.static().height > 100
+
+
+def test_a_token_of_a_million_characters_is_shown_by_its_beginning() -> None:
+    long = "x" * 1_000_000
+    made = Evidence.from_arrays("wide", tokens=[[long, " cat"]], token_values=[[1.0, 0.5]], names=[long])
+    card = show_neuron(made)
+    assert len(card.fragment.html) < 20_000 and "the first of its 1,000,000 characters" in card.fragment.html
+    assert "x" * 199 + "…" in text_of(card) and " cat" in text_of(card) and card.static().height < 2000
+
+
+def test_half_a_character_in_any_text_does_not_keep_a_card_from_being_saved(tmp_path: Path) -> None:
+    half = "\ud800"
+    made = Evidence.from_arrays(f"pro{half}be", tokens=[[half]], token_values=[[1.0]], names=[half])
+    card = show_neuron(made, explanation=half)
+    for view in (card, compare_neurons(card, made), show_distribution(made)):
+        page = view.save(tmp_path / "card.html").read_text(encoding="utf-8")
+        assert "pro‹U+D800›be" in page.split("<title>")[1].split("</title>")[0] and "pro‹U+D800›be" in repr(view)
+        assert view.save(tmp_path / "card.png").stat().st_size > 1000
+
+
 def test_what_is_not_there_is_neither_named_nor_called_nan() -> None:
     blank = Evidence.from_arrays(
         "blank", images=[Image.new("RGB", (8, 8))], patches=[np.full((2, 2), np.nan)], tokens=[["a"]],
@@ -220,6 +286,7 @@ def test_the_picture_has_its_brightest_heat_at_the_strongest_patch(tmp_path: Pat
 def test_pictures_of_hostile_and_endless_texts_are_drawn() -> None:
     parts = hostile(np.random.default_rng())
     parts["explanation"] = replace(parts["explanation"], text="x" * 3000, description="long " * 900)
+    parts["simulation"] = replace(parts["simulation"], explanation="x" * 3000)
     picture = show_neuron(**parts).static()
     pixels = np.asarray(picture)
     assert picture.width == 1600 and (pixels[:, :8] == 255).all() and (pixels[:, -8:] == 255).all()  # margins stay free

@@ -14,7 +14,9 @@ from browser import CSP
 from driver import Tab, browser
 from hostile import HOSTILE
 from neurons_shown import evidence, hostile, row, score, simulation
+from test_report_in_use import audit
 
+from vlm_neurons.explaining import Explanation
 from vlm_neurons.show import compare_neurons, show_distribution, show_layers, show_neuron, show_scores, to_circuitsvis
 from vlm_neurons.show.cards.card import card_html
 from vlm_neurons.show.cards.content import choose
@@ -266,7 +268,7 @@ def test_a_page_of_two_cards_has_one_bundle_and_each_picture_once(tab: Tab, tmp_
 def test_without_scripts_the_content_is_there(tab: Tab, tmp_path: Path) -> None:
     rng = np.random.default_rng()
     made = evidence(rng)
-    view = show_neuron(made, row("L3N17"), "red things", simulation(rng, made), score("L3N17"))
+    view = show_neuron(made, row("L3N17"), "red things", simulation(rng, made, "red things"), score("L3N17"))
     file = view.save(tmp_path / "card.html")
     file.write_text(re.sub(r"<script>.*?</script>", "", file.read_text(), flags=re.S))
     tab.open(file)
@@ -291,7 +293,7 @@ def test_without_scripts_the_content_is_there(tab: Tab, tmp_path: Path) -> None:
 def test_nothing_sticks_out_and_words_stand_out(tab: Tab, tmp_path: Path, width: int, dark: bool) -> None:
     rng = np.random.default_rng()
     made = evidence(rng)
-    view = show_neuron(made, row("L3N17"), "red " * 60, simulation(rng, made), score("L3N17"))
+    view = show_neuron(made, row("L3N17"), "red " * 60, simulation(rng, made, "red " * 60), score("L3N17"))
     opened(tab, view, tmp_path, width=width, dark=dark)
     scrolled(tab)
     assert tab.run("document.documentElement.scrollWidth") <= width
@@ -312,6 +314,23 @@ def test_nothing_sticks_out_and_words_stand_out(tab: Tab, tmp_path: Path, width:
             Math.min(...[...document.querySelectorAll(words)].map(ratio))] })()"""
     )
     assert (found[0] < 0.1) == dark and found[1] >= 4.5  # WCAG AA
+
+
+def test_an_endless_explanation_is_shown_by_its_beginning_and_on_request_as_a_whole(tab: Tab, tmp_path: Path) -> None:
+    made = evidence(np.random.default_rng())
+    text = f"red {'<b>things</b> ' * 4000}at the end"
+    told = Explanation("L3N17", text, f"{text} of the description")
+    opened(tab, show_neuron(made, row("L3N17"), told), tmp_path, width=400)
+    height = "document.querySelector('.vn-said').getBoundingClientRect().height"
+    assert tab.run(height) < 1500  # two texts of 600 characters in a narrow window
+    assert tab.run("document.querySelector('blockquote bdi').innerText.slice(0, 6)") == "red <b"
+    assert tab.run("[...document.querySelectorAll('.vn-all')].map(e => e.open)") == [False, False]
+    tab.run("document.querySelector('blockquote summary').focus()")
+    tab.press("Enter")
+    assert tab.run("document.querySelector('blockquote .vn-all').open") and tab.run(height) > 5000
+    assert tab.run("document.querySelector('blockquote .vn-all bdi').innerText") == text
+    assert tab.run("document.documentElement.scrollWidth") <= 400
+    assert audit(tab) == []
 
 
 def test_one_sample_of_each_group_stand_side_by_side_where_there_is_room(tab: Tab, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,14 @@ from hostile import HOSTILE, Made, Told
 from test_report import Reader
 
 from vlm_neurons.evidence import load
-from vlm_neurons.explaining import Explanation
+from vlm_neurons.explaining import Explanation, Log
 from vlm_neurons.layer_statistics import statistics
 from vlm_neurons.robustness import sensitivity, sweep
 from vlm_neurons.show import report
 from vlm_neurons.show.cards.words import decimals
 from vlm_neurons.show.listing import Shown, line
 from vlm_neurons.show.listing import record as record_of
-from vlm_neurons.show.page import number, share_words
+from vlm_neurons.show.page import number, share_words, visible
 
 
 def same(found: list[dict], table: pd.DataFrame) -> None:
@@ -87,6 +88,26 @@ def test_a_failed_explanation_is_told_as_a_failure(told: Told) -> None:
     assert page.count("failed: ") >= len(failed) and page.count("No explanation: ") == len(failed)
 
 
+def test_a_score_and_a_simulation_of_an_earlier_explanation_are_left_out_and_told(told: Told, tmp_path: Path) -> None:
+    shutil.copytree(told.run, tmp_path / "run")
+    scored = [n for n in told.numbers["neurons"] if n["score"]["r"] is not None and not n["explanation"]["failure"]]
+    neuron, before = scored[0]["neuron"], scored[0]["explanation"]["text"]
+    Log(tmp_path / "run" / "explanations.jsonl").append([Explanation(neuron, "purple elephants")])
+    page = report(tmp_path / "run", n_neurons=0)
+    numbers = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
+    shown = {n["neuron"]: n for n in numbers["neurons"]}
+    words = f"the score is of an earlier explanation: “{before}”; the simulation is of an earlier"
+    assert shown[neuron]["score"] is None and shown[neuron]["earlier"].startswith(words)
+    assert all(n["earlier"] == "" and n["score"] for name, n in shown.items() if name != neuron)
+    text = page.read_text(encoding="utf-8")
+    card = next(c for c in re.findall(r"<article.*?</article>", text, re.S) if "purple elephants" in c)
+    said = unescape(re.sub(r"<[^>]+>", "", card))
+    assert f"No score: {visible(words)}" in said and "r =" not in said and "Real and simulated" not in said
+    row = next(r for r in re.findall(r"<tr data-n=.*?</tr>", text, re.S) if "purple elephants" in r)
+    assert visible(words) in unescape(row)
+    assert sum(s["n"] for s in numbers["scores"] if s["modality"] == "all") == len(told.scores) - 1
+
+
 def test_a_line_shows_no_sign_where_there_is_nothing_and_the_beginning_of_what_is_long(told: Told) -> None:
     rest = f"{'word ' * 300}at the very end"
     bare = Shown("L0N1", "L0N1", {}, None, None, None, None)
@@ -122,6 +143,28 @@ def test_a_page_that_cannot_be_written_is_refused_with_the_remedy(told: Told, tm
     with pytest.raises(ValueError, match="pass model=, or n_neurons=0"):
         report(told.run, out=tmp_path / "a.html")  # the clearest are more than those with evidence
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "again"),
+    [("neurons.parquet", "classify"), ("scores.parquet", "score"), ("simulations.parquet", "score"),
+     ("explanations.jsonl", "explain"), ("evidence/exemplars.parquet", "gather_evidence")],
+)  # fmt: skip
+def test_a_damaged_file_of_the_run_is_named_with_what_writes_it_again(
+    told: Told, tmp_path: Path, name: str, again: str
+) -> None:
+    shutil.copytree(told.run, tmp_path / "run")
+    file = tmp_path / "run" / name
+    whole = file.read_bytes()
+    damages = [b"\xff\xfe nonsense\n\n", whole[: len(whole) // 2]]
+    if name in ("neurons.parquet", "scores.parquet"):
+        pd.DataFrame({"of": ["something else"]}).to_parquet(tmp_path / "other.parquet")
+        damages.append((tmp_path / "other.parquet").read_bytes())
+    for damage in damages[: 1 if name.endswith(".jsonl") else None]:  # the cut line of a log is left out
+        file.write_bytes(damage)
+        remedy = rf"^{re.escape(str(file))} cannot be read: .*Move it away; vn\.{again}\(.* writes it again$"
+        with pytest.raises(ValueError, match=re.compile(remedy, re.S)):
+            report(tmp_path / "run", n_neurons=0)
 
 
 def test_evidence_of_another_run_is_not_taken_for_this_one(made: Made, told: Told, tmp_path: Path) -> None:

@@ -14,14 +14,13 @@ from vlm_neurons.show.cards.words import decimals, small
 from vlm_neurons.show.choose import clearest
 from vlm_neurons.show.layers import NAMES, site_name
 from vlm_neurons.show.page import number, share_words, shortened, visible
-from vlm_neurons.show.results import Results, Score
+from vlm_neurons.show.results import LONGEST, Results, Score
 from vlm_neurons.simulating.record import Simulation
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SECTIONS = ("scanned", "layers", "thresholds", "scores", "neurons", "numbers", "made", "list", "filters")
-LONGEST = 200  # characters of an explanation in the list; the card has all of it
 STRONGEST = 3  # samples of a neuron whose names and texts can be searched
 
 
@@ -35,8 +34,9 @@ class Shown:
         row: its row of the classification table; empty for evidence of something else, such as a probe.
         evidence: None where there is none.
         explanation: the last one.
-        simulation: from that explanation or an earlier one.
-        score: row of the score table.
+        simulation: from that explanation.
+        score: row of the score table, of that explanation.
+        earlier: which of these are left out for being of an earlier explanation, in words; `""` if none is.
     """
 
     neuron: str
@@ -46,6 +46,13 @@ class Shown:
     explanation: Explanation | None
     simulation: Simulation | None
     score: Score | None
+    earlier: str = ""
+
+    @property
+    def told(self) -> Score:
+        """The score as the page tells it: with what was left out among its notes; empty where there is nothing."""
+        notes = [n for n in ((self.score or {}).get("note"), self.earlier) if isinstance(n, str) and n]
+        return {**(self.score or {}), "note": "; ".join(notes)} if self.score or notes else {}
 
     @property
     def label(self) -> str:
@@ -68,7 +75,7 @@ def choose(table: pd.DataFrame, results: Results, n: int) -> list[Shown]:
     return [
         Shown(
             name, anchor, rows.get(name, {}), results.evidence.get(name), results.explanations.get(name),
-            results.simulations.get(name), results.scores.get(name),
+            results.simulations.get(name), results.scores.get(name), results.earlier.get(name, ""),
         )
         for name, anchor in zip(ids, anchors(ids), strict=True)
     ]  # fmt: skip
@@ -115,6 +122,7 @@ def record(shown: Shown) -> dict[str, Any]:
         "label": shown.label,
         "explanation": _explanation(shown.explanation),
         "score": {k: v for k, v in shown.score.items() if k != "neuron"} if shown.score else None,
+        "earlier": shown.earlier,
         "samples": [{"id": e.seen.sample, "name": e.seen.name, "group": e.group, "split": e.split, "rank": e.rank,
                      "peak": e.peak} for e in samples],
     }  # fmt: skip
@@ -156,7 +164,7 @@ def line(shown: Shown, numbers: dict[str, Any], href: str) -> dict[str, Any]:
         "interval": _interval(score),
         "null": _cell(score.get("r_null"), decimals),
         "q": _cell(score.get("q"), small),
-        "note": _note(score),
+        "note": _note(shown.told),
         "search": " ".join(_words(shown)),
     }
 

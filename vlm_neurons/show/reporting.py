@@ -10,7 +10,7 @@ from vlm_neurons.scanning.run import Run
 from vlm_neurons.show.closeup import close_ups
 from vlm_neurons.show.listing import Shown, choose, record, with_evidence
 from vlm_neurons.show.numbers import document
-from vlm_neurons.show.results import Results
+from vlm_neurons.show.results import Results, classes
 from vlm_neurons.show.story import Rule, Thresholds, score_summary
 from vlm_neurons.show.writing import Story, write
 
@@ -53,7 +53,7 @@ def report(
 
     Raises:
         ValueError: model or data cannot be found again (the message says which to pass), or are not those scanned; or
-            `out` is a directory.
+            `out` is a directory; or a file of the run directory cannot be read (the message says what writes it again).
         OSError: an image cannot be read any more.
 
     >>> page = vn.report(run, out="report.html", model=model, data=data, n_neurons=1)
@@ -70,7 +70,7 @@ def report(
         raise ValueError(
             f"out={str(out)!r}: the numbers get this ending; call the page {out.with_suffix('.html').name}"
         )
-    table, results = _table(run), Results.of(run)
+    table, results = classes(run), Results.of(run)
     shown = choose(table, results, n_neurons)
     missing = [s.neuron for s in shown if s.evidence is None and s.row]
     if missing:
@@ -86,13 +86,6 @@ def story(run: Run, table: pd.DataFrame, results: Results, shown: list[Shown]) -
     scores = score_summary(results.scores)
     numbers = document(run, table, rule, thresholds, scores, [record(s) for s in shown])
     return Story(run, table, rule, thresholds, shown, numbers)
-
-
-def _table(run: Run) -> pd.DataFrame:
-    import pandas as pd
-
-    file = run.path / "neurons.parquet"
-    return pd.read_parquet(file) if file.exists() else classify(run)
 
 
 def _rule(run: Run, table: pd.DataFrame) -> Rule | None:

@@ -192,7 +192,7 @@ def _code(story: Story, out: Path) -> str:
 
 def _card(shown: Shown, rule: told.Rule | None) -> Fragment:
     if shown.evidence is None or not shown.evidence.exemplars:
-        told_of = {"explained": explained(shown.explanation), "score": scored(shown.score or {})}
+        told_of = {"explained": explained(shown.explanation), "score": scored(shown.told)}
         return Fragment(
             template("bare.html").render(anchor=shown.anchor, neuron=visible(shown.neuron), **told_of),
             template_text("card.css"),
@@ -203,7 +203,7 @@ def _card(shown: Shown, rule: told.Rule | None) -> Fragment:
     # one of each group besides the strongest; three strong ones where there is nothing else
     per_group = 1 if any(e.group != "top" for e in evidence.exemplars) else 2
     return card_html(
-        evidence, shown.row or None, shown.explanation, shown.simulation, shown.score, per_group=per_group,
+        evidence, shown.row or None, shown.explanation, shown.simulation, shown.told or None, per_group=per_group,
         anchor=shown.anchor, notes=notes,
     )  # fmt: skip
 

@@ -80,7 +80,9 @@ def card_html(
         notes: a further line under a sample, by its id.
 
     Raises:
-        ValueError: no exemplars; a row, score or simulation of another neuron.
+        TypeError: `evidence` is no evidence, or `simulation` no simulation, of one neuron.
+        ValueError: no exemplars; a row, score or simulation of another neuron; a score or simulation of other words
+            than the explanation's.
 
     >>> import vlm_neurons as vn
     >>> evidence = vn.Evidence.from_arrays("probe", tokens=[["a", " cat"]], token_values=[[0.0, 2.0]])

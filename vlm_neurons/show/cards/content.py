@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from vlm_neurons.show.cards.doors import a_simulation, an_evidence
 from vlm_neurons.show.cards.maps import strongest_patch, top_of
-from vlm_neurons.show.cards.words import Classes, Explained, Scored, classes, explained, record, scored
-from vlm_neurons.show.page import FLOOR, number, visible
+from vlm_neurons.show.cards.words import Classes, Explained, Scored, classes, differ, explained, record, scored
+from vlm_neurons.show.page import FLOOR, number, shortened, visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     Row: TypeAlias = pd.Series | pd.DataFrame | Mapping[str, Any] | None
 
+LONGEST = 200  # characters of a name or a token under a picture
 GROUPS = {"top": "strongest samples", "quantile": "lower quantiles of random samples", "random": "random samples"}
 NUMBERED = {"top": "top sample", "quantile": "lower quantile", "random": "random sample"}
 
@@ -89,24 +91,38 @@ def content(
     """What a card of a neuron shows; the arguments are those of `card_html`.
 
     Raises:
-        ValueError: no exemplars; a row, score or simulation of another neuron.
+        ValueError: no exemplars; a row, score or simulation of another neuron; a score or simulation of other words
+            than the explanation's.
     """
-    if not evidence.exemplars:
+    simulation = a_simulation(simulation)
+    if not an_evidence(evidence).exemplars:
         raise ValueError(f"{evidence.neuron} has no exemplars to show; gather its evidence with more samples")
     if simulation is not None and simulation.neuron != evidence.neuron:
         raise ValueError(f"simulation= is of {simulation.neuron}, the evidence is of {evidence.neuron}")
     strongest, groups = choose(evidence, per_group)
+    told, of_score = explained(explanation), record(score, evidence.neuron, "score")
+    _same_words(explanation, of_score.get("explanation"), "score", "score")
+    _same_words(explanation, simulation.explanation if simulation is not None else None, "simulation", "simulate")
     return Content(
         evidence,
         classes(record(row, evidence.neuron, "row"), evidence.label, evidence.peak),
-        explained(explanation),
-        scored(record(score, evidence.neuron, "score")),
+        told,
+        scored(of_score),
         strongest,
         groups,
         [] if simulation is None else [_compared(evidence, e, simulation) for e in _simulated(evidence, simulation)],
         simulation.n_failed if simulation is not None else 0,
         tops or tops_of(evidence, per_group),
     )
+
+
+def _same_words(explanation: Explanation | str | None, text: Any, name: str, again: str) -> None:
+    if differ(explanation, text):
+        said = explanation if isinstance(explanation, str) else explanation.text  # type: ignore[union-attr]
+        raise ValueError(
+            f"{name}= is of the explanation {shortened(text, 200)!r}, explanation= says {shortened(said, 200)!r}; "
+            f"{again} the latter with vn.{again}, or pass the former as explanation="
+        )
 
 
 def choose(evidence: Evidence, per_group: int) -> tuple[Exemplar, dict[str, list[Exemplar]]]:
@@ -135,7 +151,8 @@ def has_text(e: Exemplar) -> bool:
 
 def caption(e: Exemplar) -> str:
     """Which sample an exemplar is."""
-    return f"{NUMBERED[e.group]} {e.rank + 1}, split {e.split}: {visible(e.seen.name) or f'sample {e.seen.sample}'}"
+    name = visible(shortened(e.seen.name, LONGEST)) if e.seen.name else f"sample {e.seen.sample}"
+    return f"{NUMBERED[e.group]} {e.rank + 1}, split {e.split}: {name}"
 
 
 def strongest_places(e: Exemplar) -> list[str]:
@@ -151,7 +168,9 @@ def strongest_places(e: Exemplar) -> list[str]:
     counted = np.where(e.scored_tokens(), e.values, np.nan)
     if not np.isnan(counted).all():
         at = int(np.nanargmax(counted))
-        token = f"strongest token “{visible(e.seen.tokens[at]).strip()}” {number(float(counted[at]))}"
+        token = (
+            f"strongest token “{visible(shortened(e.seen.tokens[at], LONGEST)).strip()}” {number(float(counted[at]))}"
+        )
         found.append(token if counted[at] > 0 else "no token is positive")
     return found
 

@@ -12,12 +12,15 @@ from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from vlm_neurons.show.page import shortened, visible
 from vlm_neurons.show.pictures import data_uri
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
 TEMPLATES = files("vlm_neurons.show") / "templates"
+LONGEST = 200  # characters of a title
+WHOLE = 600  # characters of an explanation that is shown at once
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def document(fragments: Iterable[Fragment], title: str) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{rules}">\n'
         '<meta name="referrer" content="no-referrer">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
-        f"<title>{escape(title)}</title>\n<style>{styles(pieces)}</style>\n</head>\n"
+        f"<title>{escape(shortened(visible(title), LONGEST))}</title>\n<style>{styles(pieces)}</style>\n</head>\n"
         '<body class="vn-page">\n<main>\n'
         + "\n".join(f.html for f in pieces)
         + "\n</main>\n"
@@ -111,6 +114,7 @@ def template(name: str) -> Template:
         loader=PackageLoader("vlm_neurons.show"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
+    environment.globals["longest"] = WHOLE
     return environment.get_template(name)
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from vlm_neurons.scanning.blocks import write_atomic
 from vlm_neurons.show.cards.card import anchor_of, card_html
 from vlm_neurons.show.cards.content import content, tops_of
+from vlm_neurons.show.cards.doors import a_table, a_threshold, an_evidence
 from vlm_neurons.show.cards.fragment import Fragment, document, scripts, styles, template_text
 from vlm_neurons.show.cards.plots import distribution_svg, scores_svg
 from vlm_neurons.show.cards.static import card_picture, figure_picture
@@ -44,7 +45,7 @@ class View:
     draw: Callable[[], Image.Image]
 
     def __repr__(self) -> str:
-        return f"<{self.title}; .save('x.html'), .save('x.png') and .static() show it outside a notebook>"
+        return f"<{visible(self.title)}; .save('x.html'), .save('x.png') and .static() show it outside a notebook>"
 
     def _repr_html_(self) -> str:
         inline = scripts([self.fragment], bundle=self.fragment.circuitsvis and _carries_bundle())
@@ -120,7 +121,9 @@ def show_neuron(
         A card: shown by a notebook, `.save("card.html")`, `.save("card.png")`, `.static()`.
 
     Raises:
-        ValueError: no exemplars; a row, score or simulation of another neuron.
+        TypeError: `evidence` is no evidence, or `simulation` no simulation, of one neuron.
+        ValueError: no exemplars; a row, score or simulation of another neuron; a score or simulation of other words
+            than the explanation's.
 
     >>> import vlm_neurons as vn
     >>> evidence = vn.Evidence.from_arrays("probe", tokens=[["a", " cat"]], token_values=[[0.0, 2.0]])
@@ -144,12 +147,18 @@ def compare_neurons(a: Evidence | NeuronCard, b: Evidence | NeuronCard) -> View:
         a: evidence, or what `show_neuron` returned: with what it was told.
         b: the same.
 
+    Raises:
+        TypeError: one of them is neither.
+
     >>> import vlm_neurons as vn
     >>> evidence = vn.Evidence.from_arrays("probe", tokens=[["a", " cat"]], token_values=[[0.0, 2.0]])
     >>> other = vn.Evidence.from_arrays("other", tokens=[["a", " cat"]], token_values=[[1.0, 4.0]])
     >>> page = vn.compare_neurons(vn.show_neuron(evidence, explanation="animals"), other)
     """
-    pairs = [(x.evidence, x.told) if isinstance(x, NeuronCard) else (x, {}) for x in (a, b)]
+    pairs: list[tuple[Evidence, dict[str, Any]]] = [
+        (x.evidence, x.told) if isinstance(x, NeuronCard) else (an_evidence(x, name), {})
+        for name, x in (("a", a), ("b", b))
+    ]
     (images_a, text_a), (images_b, text_b) = (tops_of(evidence) for evidence, _ in pairs)
     tops = (max(images_a, images_b), max(text_a, text_b))
     anchors = [anchor_of(evidence.neuron) for evidence, _ in pairs]
@@ -170,6 +179,7 @@ def show_layers(table: pd.DataFrame) -> View:
         table: what `classify` returns.
 
     Raises:
+        TypeError: it is no table.
         ValueError: a column is missing, or a label is none of the classes.
 
     >>> import pandas as pd
@@ -178,7 +188,7 @@ def show_layers(table: pd.DataFrame) -> View:
     >>> "visual 75 %" in view.fragment.html
     True
     """
-    return _figure("Classes by layer", layers_svg(table))
+    return _figure("Classes by layer", layers_svg(a_table(table, "table", "vn.classify")))
 
 
 def show_distribution(evidence: Evidence, t_visual: float = 2.0, t_text: float = 3.0) -> View:
@@ -190,11 +200,16 @@ def show_distribution(evidence: Evidence, t_visual: float = 2.0, t_text: float =
         t_visual: threshold of patches; the default is that of `classify`.
         t_text: threshold of tokens.
 
+    Raises:
+        TypeError: it is no evidence.
+        ValueError: a threshold that is not from 0 to 10.
+
     >>> view = vn.show_distribution(evidence["L2N304"])
     >>> view.title, view.save("activations.png").name
     ('Activations of L2N304', 'activations.png')
     """
-    return _figure(f"Activations of {evidence.neuron}", distribution_svg(evidence, t_visual, t_text))
+    thresholds = a_threshold(t_visual, "t_visual"), a_threshold(t_text, "t_text")
+    return _figure(f"Activations of {an_evidence(evidence).neuron}", distribution_svg(evidence, *thresholds))
 
 
 def show_scores(scores: pd.DataFrame) -> View:
@@ -204,13 +219,14 @@ def show_scores(scores: pd.DataFrame) -> View:
         scores: what `score` returns.
 
     Raises:
+        TypeError: it is no table.
         ValueError: it has no column `r`.
 
     >>> view = vn.show_scores(scores)
     >>> "1 neuron, median r .95" in view.fragment.html  # the one text neuron
     True
     """
-    if "r" not in scores:
+    if "r" not in a_table(scores, "scores", "vn.score"):
         raise ValueError(f"scores has no column 'r' but {', '.join(map(str, scores))}; pass what vn.score returns")
     return _figure("Scores against their nulls", scores_svg(scores))
 

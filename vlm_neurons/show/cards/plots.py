@@ -125,11 +125,12 @@ def scores_svg(scores: pd.DataFrame) -> str:
 
 
 def _numbers(scores: pd.DataFrame) -> pd.DataFrame:
-    """A table from elsewhere may have None, or numbers as objects."""
+    """A table from elsewhere may have None, infinities, or numbers as objects."""
     import pandas as pd
 
     there = [c for c in ("r", "r_low", "r_high", "r_null", "q") if c in scores]
-    return scores.assign(**{c: pd.to_numeric(scores[c], errors="coerce") for c in there})
+    numbers = {c: pd.to_numeric(scores[c], errors="coerce") for c in there}
+    return scores.assign(**{c: values.where(np.isfinite(values)) for c, values in numbers.items()})
 
 
 def _by_class(scores: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:

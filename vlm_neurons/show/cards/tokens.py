@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Float
 
 from vlm_neurons.neurons import TokenKind
-from vlm_neurons.show.page import joints, number, visible
+from vlm_neurons.show.cards.doors import an_evidence
+from vlm_neurons.show.page import joints, number, shortened, visible
 from vlm_neurons.show.pictures import share_of
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ JOINER = "\u2060"  # has no width; after `<` and `&` it keeps a browser from rea
 IMAGE = "<image>"
 ORANGE = (0xE6, 0x9F, 0x00)
 MOST = 400  # tokens that one strip shows
+LONGEST = 200  # characters of a token
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ def to_circuitsvis(evidence: Evidence | Sequence[Evidence], sample: int | None =
         (torch), `labels` (their names).
 
     Raises:
+        TypeError: something that is no evidence.
         ValueError: no such sample, or one that a neuron did not see; no exemplars; no text; more than five neurons.
 
     >>> from circuitsvis.tokens import colored_tokens
@@ -131,10 +134,8 @@ def to_circuitsvis(evidence: Evidence | Sequence[Evidence], sample: int | None =
     [0.0, 2.0]
     >>> html = colored_tokens(**vn.to_circuitsvis(evidence))
     """
-    from vlm_neurons.evidence import Evidence
-
-    several = not isinstance(evidence, Evidence)
-    neurons: list[Evidence] = list(evidence) if several else [evidence]  # type: ignore[list-item, arg-type]
+    several = isinstance(evidence, Sequence) and not isinstance(evidence, str)
+    neurons = [an_evidence(one) for one in (evidence if several else [evidence])]  # type: ignore[union-attr]
     if not 1 <= len(neurons) <= 5:
         raise ValueError(f"{len(neurons)} neurons: circuitsvis shows one to five series of values well")
     exemplars = [_exemplar(one, sample) for one in neurons]
@@ -186,12 +187,14 @@ def _cell(seen: Seen, index: int, value: float, share: float, joined: bool) -> C
     token = seen.tokens[index]
     template, sink = seen.kinds[index] != int(TokenKind.TEXT), bool(seen.token_sinks[index])
     words = "no value" if value != value else number(value)
+    words += f"; the first of its {len(token):,} characters" if len(token) > LONGEST else ""
     words += "; template, not counted" if template else ""
     words += "; draws activation whatever the content (sink), not counted" if sink else ""
     color = "#{:02x}{:02x}{:02x}".format(*(round(255 + (c - 255) * share) for c in ORANGE))
     kind = " ".join([*(["template"] if template else []), *(["sink"] if sink else [])])
     return Cell(
-        visible(token), index, words, "" if color == "#ffffff" else color, kind, joined, "\n" in token
+        visible(shortened(token, LONGEST)), index, words, "" if color == "#ffffff" else color, kind, joined,
+        "\n" in token,
     )  # fmt: skip
 
 

@@ -162,10 +162,12 @@ def _details(row: Mapping[str, Any]) -> str:
 
 
 def _number(value: Any) -> float:
+    """NaN for what is no number, infinities among it."""
     try:
-        return float(value)
+        found = float(value)
     except (TypeError, ValueError):
         return float("nan")
+    return found if np.isfinite(found) else float("nan")
 
 
 @dataclass(frozen=True)
@@ -204,6 +206,19 @@ def explained(explanation: Explanation | str | None) -> Explained | None:
         told = f"No explanation: {explanation.failure.kind}. {explanation.failure.detail}"
         return Explained(_lines(told), "", " · ".join(who), True)
     return Explained(_lines(explanation.text) or "no text", _lines(explanation.description), " · ".join(who))
+
+
+def differ(explanation: Explanation | str | None, text: Any) -> bool:
+    """Whether what was made from `text`, such as a score, is of other words than the explanation's; False where one of
+    them does not tell.
+
+    >>> differ("red things", "blue things"), differ("red things", "red things"), differ(None, "red")
+    (True, False, False)
+    """
+    if explanation is None or not isinstance(text, str):
+        return False
+    said = explanation if isinstance(explanation, str) else explanation.text
+    return said.split() != text.split()
 
 
 def _lines(text: str) -> str:
