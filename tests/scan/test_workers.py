@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 import tiny
 import torch
@@ -10,6 +12,7 @@ from safetensors.torch import load_file
 from vlm_neurons.data import ImageTextData
 from vlm_neurons.model import HookedVLM
 from vlm_neurons.scanning import scan
+from vlm_neurons.scanning.loading import Loaded, ahead
 
 PARAMETERS = {"site": ["gate", "projector"], "top_n": 4, "batch_size": 3, "block_size": 7, "progress": False}
 
@@ -41,3 +44,10 @@ def test_a_scan_with_workers_is_the_scan_without_tensor_for_tensor(model, tmp_pa
 def test_a_number_of_workers_that_makes_no_sense_is_refused(model, tmp_path):
     with pytest.raises(ValueError, match="workers=-1"):
         scan(model, samples(tmp_path), out=tmp_path / "run", workers=-1, **PARAMETERS)
+
+
+def test_ctrl_c_is_left_to_the_process_that_scans_which_ends_its_workers():
+    def ignores(chunk):
+        return Loaded([signal.getsignal(signal.SIGINT) is signal.SIG_IGN], None, [])
+
+    assert [one.ids for one in ahead(ignores, [range(1)] * 3, workers=2)] == [[True]] * 3

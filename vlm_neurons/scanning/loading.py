@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -115,6 +116,7 @@ def ahead(
             num_workers=workers,
             prefetch_factor=AHEAD,
             collate_fn=_as_it_is,
+            worker_init_fn=_leave_ctrl_c,
             multiprocessing_context="fork",  # the model is there already: nothing is copied or pickled to the workers
         )
         yield from loader
@@ -147,6 +149,12 @@ class _Chunks(Dataset[Loaded]):
             return loaded
         # A tokenizer takes longer to send than to make a batch with; the scan has no use for it.
         return replace(loaded, batch=replace(loaded.batch, _tokenizer=None, _image_processor=None))
+
+
+def _leave_ctrl_c(worker: int) -> None:
+    """Ctrl-C goes to every process of a terminal: the one that scans ends its workers, at once; one that stopped by
+    itself would wait for its last batches to be fetched."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _as_it_is(loaded: Any) -> Any:
