@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vlm_neurons.api.limits import whole
 from vlm_neurons.evidence.choosing import assign, draw
 from vlm_neurons.evidence.looking import Activations, Look, look
 from vlm_neurons.evidence.record import Evidence, Exemplar, Seen
@@ -59,6 +60,8 @@ def gather_evidence(
     """
     from vlm_neurons.evidence.storing import save
 
+    whole(1, n_top=n_top)
+    whole(0, n_spare=n_spare, seed=seed)
     chosen = list(dict.fromkeys(parse_neurons(neurons)))
     ids = run.samples["id"].tolist()
     tops = {n.id: _top(run, n, n_top) for n in chosen}
