@@ -12,11 +12,11 @@ from vlm_neurons.evidence.choosing import assign, draw
 from vlm_neurons.evidence.looking import Activations, Look, look
 from vlm_neurons.evidence.record import Evidence, Exemplar, Seen
 from vlm_neurons.neurons import Neuron, parse_neurons
+from vlm_neurons.scanning import Run
 
 if TYPE_CHECKING:
     from vlm_neurons.data import ImageTextData
     from vlm_neurons.model import HookedVLM
-    from vlm_neurons.scanning import Run
 
 
 def gather_evidence(
@@ -60,6 +60,8 @@ def gather_evidence(
     """
     from vlm_neurons.evidence.storing import save
 
+    if not isinstance(run, Run):
+        raise ValueError(f"run={run!r}: give a Run, such as vn.Run.load(directory)")
     whole(1, n_top=n_top)
     whole(0, n_spare=n_spare, seed=seed)
     chosen = list(dict.fromkeys(parse_neurons(neurons)))
