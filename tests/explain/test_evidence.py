@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from vlm_neurons.evidence.record import Seen
 from vlm_neurons.neurons import Neuron
 
 NEURONS = ["L0N3", "L1N7", "post:L1N5", "post:L1N5-", "P0N2", "V1N6"]
+NOTHING = np.full((2, 2), np.nan)
 
 
 @pytest.fixture(scope="module")
@@ -187,3 +189,40 @@ def test_sinks_are_marked_whichever_hooks_are_looked_at(
         assert one.seen.token_sinks.sum() > 1 or any(s.any() for s in one.seen.patch_sinks)
         np.testing.assert_array_equal(one.seen.token_sinks, other.seen.token_sinks)
         np.testing.assert_array_equal(one.seen.patch_sinks, other.seen.patch_sinks)
+
+
+def arrays(n: int = 8, **options: object) -> vn.Evidence:
+    rng = np.random.default_rng()
+    given = {"images": [tiny.image(rng=rng) for _ in range(n)], "patches": [rng.random((2, 2)) for _ in range(n)],
+             "tokens": [[" a", " b"]] * n, "token_values": [rng.random(2) for _ in range(n)]}  # fmt: skip
+    return vn.Evidence.from_arrays("x", **{**given, **options})  # type: ignore[arg-type]
+
+
+def test_samples_that_share_an_image_are_told() -> None:
+    same = tiny.image(rng=np.random.default_rng())
+    with pytest.warns(UserWarning, match="x: 7 of 8 samples repeat the image of another"):
+        assert len(arrays(images=[same] * 8).exemplars) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(arrays().exemplars) == 8
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"peak": float("nan")}, "peak=nan"), ({"peak": float("inf")}, "peak=inf"), ({"peak": -1.0}, "peak=-1"),
+        ({"n_top": -1}, "n_top=-1"), ({"tokens": [[1, 2]] * 8}, "token 1.*decode"),
+        ({"tokens": [["\ud800", "b"]] * 8}, "half of a character"),
+        ({"patches": [NOTHING] * 8, "token_values": [NOTHING[0]] * 8}, "every activation is NaN"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_arrays_that_mean_nothing_are_refused(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=f"x.*{message}|{message}"):
+        arrays(**wrong)
+
+
+def test_a_negative_number_of_samples_is_refused(made: tuple[vn.HookedVLM, vn.ImageTextData, vn.Run]) -> None:
+    for wrong in ({"n_top": -1}, {"n_top": 0}, {"n_spare": -1}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))}=.*whole number"):
+            vn.gather_evidence(*made, "L0N3", write=False, progress=False, **wrong)

@@ -129,3 +129,13 @@ def test_showing_no_sample_at_all_is_refused() -> None:
     for wrong in ({"n_on": 0}, {"n_on": -1}, {"n_off": -1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             Prompting(**wrong)
+
+
+def test_adding_a_line_does_not_read_the_ones_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Log(tmp_path / "explanations.jsonl")
+    log.path.touch()
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", lambda path: pytest.fail("reads the whole file"))
+        for text in ("first", "second"):
+            log.append([Explanation("a", text)])
+    assert len(log.path.read_text().splitlines()) == 2 and log.read()["a"].text == "second"

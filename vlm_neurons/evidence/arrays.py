@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from vlm_neurons.api.limits import amount, whole
 from vlm_neurons.evidence.choosing import assign
 from vlm_neurons.evidence.record import BOS, Evidence, Exemplar, Seen
 from vlm_neurons.neurons import TokenKind
@@ -33,6 +35,9 @@ def build(
     source: dict[str, Any] | None,
 ) -> Evidence:
     """See `Evidence.from_arrays`."""
+    whole(0, n_top=n_top, seed=seed)
+    if peak is not None:
+        amount(peak=peak)
     given = {"images": images, "patches": patches, "tokens": tokens, "token_values": token_values}
     lengths = {name: len(value) for name, value in {**given, "names": names}.items() if value is not None}
     if not lengths or len(set(lengths.values())) != 1:
@@ -55,12 +60,23 @@ def build(
         if any(np.isinf(v).any() for v in (*maps, values)):
             raise ValueError(f"{neuron}, sample {ids[i]}: infinite activations")
         found.append(Exemplar(seen, "top", "explain", 0, maps, values))
+    _check_all(neuron, found)
     order = sorted(range(n), key=lambda i: (-found[i].peak, ids[i]))
     n_top = min(n_top, n // 2)
     rest = [order[n_top + k] for k in np.random.default_rng([seed, 4]).permutation(n - n_top)]
     exemplars = assign([found[i] for i in order[:n_top]], [found[i] for i in rest])
     top = max((e.peak for e in found), default=0.0) if peak is None else float(peak)
     return cls(neuron, top, exemplars, label, seed, dict(source or {}))
+
+
+def _check_all(neuron: str, found: Sequence[Exemplar]) -> None:
+    """Refuse activations that are NaN alone, and tell how many samples repeat an image."""
+    if found and all(np.isnan(v).all() for e in found for v in (*e.patches, e.values)):
+        raise ValueError(f"{neuron}: every activation is NaN; give numbers where the neuron sees something")
+    images = [digest for e in found for digest in e.seen.image_digests]
+    if repeated := len(images) - len(set(images)):
+        text = f"{neuron}: {repeated} of {len(found)} samples repeat the image of another; of each image one is kept"
+        warnings.warn(text, stacklevel=4)
 
 
 def seen_of(
@@ -71,6 +87,12 @@ def seen_of(
         raise ValueError(f"{neuron}, sample {sample}: it has an image without patches, or patches without an image")
     if isinstance(tokens, str):
         raise ValueError(f"{neuron}, sample {sample}: tokens are one string; give a list of str, one for each value")
+    for token in tokens:
+        if not isinstance(token, str) or any("\ud800" <= c <= "\udfff" for c in token):
+            raise ValueError(
+                f"{neuron}, sample {sample}: token {token!r}; give text, such as tokenizer.decode([id]) of an id, and "
+                "no half of a character"
+            )
     shown: tuple[Image.Image, ...] = ()
     maps: tuple[np.ndarray, ...] = ()
     boxes: tuple[np.ndarray, ...] = ()

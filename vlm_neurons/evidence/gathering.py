@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vlm_neurons.api.limits import whole
 from vlm_neurons.evidence.choosing import assign, draw
 from vlm_neurons.evidence.looking import Activations, Look, look
 from vlm_neurons.evidence.record import Evidence, Exemplar, Seen
 from vlm_neurons.neurons import Neuron, parse_neurons
+from vlm_neurons.scanning import Run
 
 if TYPE_CHECKING:
     from vlm_neurons.data import ImageTextData
     from vlm_neurons.model import HookedVLM
-    from vlm_neurons.scanning import Run
 
 
 def gather_evidence(
@@ -59,6 +60,10 @@ def gather_evidence(
     """
     from vlm_neurons.evidence.storing import save
 
+    if not isinstance(run, Run):
+        raise ValueError(f"run={run!r}: give a Run, such as vn.Run.load(directory)")
+    whole(1, n_top=n_top)
+    whole(0, n_spare=n_spare, seed=seed)
     chosen = list(dict.fromkeys(parse_neurons(neurons)))
     ids = run.samples["id"].tolist()
     tops = {n.id: _top(run, n, n_top) for n in chosen}

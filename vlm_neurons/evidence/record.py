@@ -233,13 +233,14 @@ class Evidence:
 
         Args:
             neuron: what to call it.
-            images: one per sample, as the model saw it; None for a sample without.
+            images: one per sample, as the model saw it; None for a sample without. Of samples with the same image the
+                strongest is kept, or the first random one, and a warning says how many: splits share no image.
             patches: activation at every patch of each image; NaN where there is none.
             tokens: tokens of each sample's text, blanks included.
             token_values: activation at each token.
             names: name of each sample.
             sample_ids: id of each sample; its place if not given.
-            peak: maximum over the data set; the maximum here if not given.
+            peak: maximum over the data set, 0 or more; the maximum here if not given.
             label: class of the neuron, if known.
             n_top: so many of the strongest samples count as top; at most half of all. The rest are random ones, in
                 an order drawn with `seed`.
@@ -247,7 +248,8 @@ class Evidence:
             source: kept as it is.
 
         Raises:
-            ValueError: lists of different lengths, a length that does not fit, or infinite values.
+            ValueError: lists of different lengths, a length that does not fit, infinite values, NaN alone, or tokens
+                that are no text.
 
         >>> from PIL import Image
         >>> probe = vn.Evidence.from_arrays(

@@ -13,7 +13,7 @@ from vlm_neurons.api.limits import whole
 from vlm_neurons.api.local import LocalChat
 from vlm_neurons.api.server import Server
 from vlm_neurons.explaining.explanation import NO_PATTERN, Explanation, Failure, says_nothing
-from vlm_neurons.explaining.overlays import Style
+from vlm_neurons.explaining.overlays import STYLES, Style
 from vlm_neurons.explaining.prompting import Answer, kind_of, messages, prompt_id, shows_something
 from vlm_neurons.explaining.selecting import best_of
 
@@ -41,6 +41,8 @@ class Prompting:
     def __post_init__(self) -> None:
         whole(1, n_on=self.n_on)
         whole(0, n_off=self.n_off)
+        if self.style not in STYLES:
+            raise ValueError(f"style={self.style!r}: choose from {', '.join(STYLES)}")
 
     def shows(self, evidence: Evidence) -> bool:
         """Whether there is anything to ask about: an activation above 0 in what would be shown."""

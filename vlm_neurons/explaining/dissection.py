@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
+from vlm_neurons.api.limits import whole
 from vlm_neurons.concepts.concept import Concept, phrase
 from vlm_neurons.concepts.lexical import lexical_bank, words_for
 from vlm_neurons.concepts.visual import visual_bank
@@ -72,6 +73,9 @@ class DissectionExplainer:
     gain: float = 0.08
     n_null: int = 100
     name: str = "dissection"
+
+    def __post_init__(self) -> None:
+        whole(1, n_null=self.n_null)
 
     def settings(self) -> str:
         """All that decides its answers, as one string."""

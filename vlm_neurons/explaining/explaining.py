@@ -40,7 +40,7 @@ def explain(
         key of the evidence -> explanation. Failures are explanations with a `failure` and no text.
 
     Raises:
-        ValueError: an unknown explainer, or no key for one that needs it.
+        ValueError: an unknown explainer, no key for one that needs it, or what is no evidence.
 
     >>> from vlm_neurons import planted
     >>> made = planted.neurons("color", n=1)[0].evidence
@@ -50,6 +50,7 @@ def explain(
     from tqdm import tqdm
 
     chosen = _explainer(explainer)
+    _check(evidence)
     log = Log(_folder(out) / "explanations.jsonl") if out is not None else None
     if out is not None and getattr(chosen, "cache", "none") is None:
         chosen = replace(chosen, cache=_folder(out) / "cache.sqlite")  # type: ignore[type-var]
@@ -89,12 +90,24 @@ def _explainer(explainer: str | Explainer) -> Explainer:
 
     if explainer == "dissection":
         return DissectionExplainer()
-    if isinstance(explainer, str):
+    parts = ("name", "settings", "explain")
+    if isinstance(explainer, str | type) or not all(hasattr(explainer, part) for part in parts):
+        what = f"the class {explainer.__name__}" if isinstance(explainer, type) else repr(explainer)
         raise ValueError(
-            f"explainer {explainer!r}: 'dissection', or an object such as vn.OpenAIExplainer(model='gpt-4o') or "
-            "vn.LocalExplainer(hf_model, processor)"
+            f"explainer {what}: 'dissection', or an object such as vn.OpenAIExplainer(model='gpt-4o') or "
+            "vn.LocalExplainer(hf_model, processor), or of your own with name, settings() and explain(evidence)"
         )
     return explainer
+
+
+def _check(evidence: object) -> None:
+    from vlm_neurons.evidence import Evidence
+
+    every = list(evidence.values()) if isinstance(evidence, Mapping) else [evidence]
+    wrong = [one for one in every if not isinstance(one, Evidence)]
+    if wrong or not isinstance(evidence, Mapping):
+        what = type((wrong or every)[0]).__name__
+        raise ValueError(f"evidence: {what}; give a mapping of names to Evidence, such as {{'L0N3': one}}")
 
 
 def _folder(out: Any) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -146,10 +147,20 @@ class Log:
     def append(self, explanations: Iterable[Explanation]) -> None:
         """Add lines; each is on disk when this returns."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.path.is_file() and not (there := self.path.read_bytes()).endswith(b"\n"):
+        if self.path.is_file() and _torn(self.path):
+            there = self.path.read_bytes()
             with self.path.open("rb+") as file:  # a crash cut the last line off
                 file.truncate(there.rfind(b"\n") + 1)
         with self.path.open("a", encoding="utf-8") as file:
             for one in explanations:
                 file.write(one.to_json() + "\n")
                 file.flush()
+
+
+def _torn(path: Path) -> bool:
+    """Whether the last line of a file lacks its end. Reads one byte, however long the file."""
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"

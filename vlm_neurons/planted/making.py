@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from vlm_neurons.api.limits import amount, whole
 from vlm_neurons.concepts.concept import Concept
 from vlm_neurons.concepts.lexical import pieces_of
 from vlm_neurons.concepts.visual import positions
@@ -55,11 +56,13 @@ def neurons(kinds: str | Iterable[str] = KINDS, n: int = 30, seed: int = 0, nois
         noise: standard deviation, in shares of the full activation.
 
     Raises:
-        ValueError: no such kind.
+        ValueError: no such kind, or a number that is none.
 
     >>> [p.rule.concepts for p in neurons("color", n=1)]
     [frozenset({'color:cyan'})]
     """
+    whole(0, n=n, seed=seed)
+    amount(noise=noise)
     kinds = [kinds] if isinstance(kinds, str) else list(kinds)
     made = []
     for kind in kinds:

@@ -72,7 +72,7 @@ def plant(
         words: in the backbone, the concept's word in responses counts as the concept too.
 
     Raises:
-        ValueError: an unknown site, or scenes without the concept.
+        ValueError: an unknown site, a neuron that the model does not have, or scenes without the concept.
 
     >>> with plant(model, vn.scenes(60), Concept("color", "red"), layer=1, index=5) as planted:
     ...     planted.neuron.id, planted.auroc > 0.9
@@ -81,13 +81,13 @@ def plant(
     if site not in READS:
         raise ValueError(f"site {site!r}: choose from {', '.join(READS)}")
     neuron = Neuron(SITES[site].hook(layer), index)
+    weights = rows_of(model, site, layer, index)
     x, on = examples(model, data, concept, READS[site].format(layer=layer), words and site in ("gate", "post"))
     if not on.any() or on.all():
         raise ValueError(f"no scene with {concept.name} among {len(data)}, or nothing else; take more scenes")
     direction = probe(x, on)
     reached = x @ direction
     direction = direction * (STRENGTH / reached[on].median())
-    weights = rows_of(model, site, layer, index)
     before = [w.detach().clone() for w in weights.values()]
     try:
         with torch.no_grad():
@@ -183,6 +183,9 @@ def rows_of(model: HookedVLM, site: str, layer: int, index: int) -> dict[str, Te
             continue
         role = names.get(name.split(at)[-1])
         if role:
+            size = parameter.shape[1 if role == "out" else 0]
+            if not 0 <= index < size:
+                raise ValueError(f"index={index}: site {site!r} of {model.name} has {size} neurons, numbered from 0")
             found[role] = parameter.data[:, index] if role == "out" else parameter.data[index]
     if "in" not in found or "out" not in found:
         raise ValueError(f"{model.name} has no MLP weights for site {site!r}, layer {layer}")
