@@ -9,6 +9,7 @@ import numpy as np
 
 from vlm_neurons.explaining.explanation import Explanation, Failure
 from vlm_neurons.scoring.measures import auroc_of
+from vlm_neurons.simulating.simulating import testable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -130,11 +131,13 @@ def detect(
         judge: anything with `judge(explanation, exemplars)`, such as `vn.ApiJudge(model=...)`.
 
     Returns:
-        One row per explanation that did not fail: `neuron, explanation, auroc, n_top, n_random, n_failed`; NaN where a
-        group is empty.
+        One row per explanation that did not fail: `neuron, explanation, auroc, n_top, n_random, n_failed` (no number as
+        answer is a failure too); NaN where a group is empty.
 
     Raises:
         KeyError: an explanation without evidence.
+        ValueError: an explanation that was made from samples it would be tested on, or a judge with another number of
+            answers than exemplars.
 
     >>> class SaysPink:
     ...     def judge(self, explanation, exemplars):
@@ -148,18 +151,20 @@ def detect(
 
     rows = []
     for key, explanation in explanations.items():
-        text = explanation if isinstance(explanation, str) else explanation.text
+        text = testable(key, explanation, evidence)
         if isinstance(explanation, Explanation) and explanation.failure is not None:
             continue
         exemplars = evidence[key].split("test")
-        said = judge.judge(text, exemplars)
-        good = [
-            (float(v), e.group == "top") for v, e in zip(said, exemplars, strict=True) if not isinstance(v, Failure)
-        ]
-        values, top = np.array([v for v, _ in good]), np.array([t for _, t in good], bool)
+        said = list(judge.judge(text, exemplars))
+        if len(said) != len(exemplars):
+            name = getattr(judge, "name", type(judge).__name__)
+            raise ValueError(f"judge {name}, {key}: {len(said)} answers to {len(exemplars)} exemplars")
+        chances = np.array([np.nan if isinstance(v, Failure) else float(v) for v in said])
+        good = np.isfinite(chances)
+        values, top = chances[good], np.array([e.group == "top" for e in exemplars], bool)[good]
         rows.append({
             "neuron": evidence[key].neuron, "explanation": text, "auroc": auroc_of(values, top),
-            "n_top": int(top.sum()), "n_random": int((~top).sum()), "n_failed": len(said) - len(good),
+            "n_top": int(top.sum()), "n_random": int((~top).sum()), "n_failed": int((~good).sum()),
         })  # fmt: skip
     return pd.DataFrame(rows)
 

@@ -92,21 +92,34 @@ def wanted(
     """What has to be simulated, as simulations without predictions."""
     found, settings, made_by = {}, simulator.settings(), settings_id(simulator)
     for key, explanation in explanations.items():
-        if key not in evidence:
-            raise KeyError(f"{key}: an explanation without evidence; gather_evidence(model, data, run, [{key!r}])")
-        text, one = text_of(key, explanation), evidence[key]
+        text = testable(key, explanation, evidence)
         if isinstance(explanation, Explanation) and explanation.failure is not None:
             continue
-        if shown := _shown_and_tested(explanation, one):
-            raise ValueError(
-                f"{key}: its explanation was made from {len(shown)} of the samples that it would be tested on (such as "
-                f"{shown[0]}): the evidence has been gathered anew since; explain it again"
-            )
+        one = evidence[key]
         sides = sides_of(one, simulator)
         samples = tuple(e.seen.sample for e in one.split("test"))
         digest = hashlib.sha256(f"{settings}\n{text}\n{sides}\n{one.digest}".encode()).hexdigest()
         found[key] = Simulation(one.neuron, text, simulator.name, sides, samples, (), digest, made_by)
     return found
+
+
+def testable(key: str, explanation: Explanation | str, evidence: Mapping[str, Evidence]) -> str:
+    """The words of an explanation that can be tested on the evidence of its key.
+
+    Raises:
+        KeyError: there is no such evidence.
+        ValueError: it is neither an explanation nor words, or was made from what it would be tested on.
+    """
+    if key not in evidence:
+        raise KeyError(f"{key}: an explanation without evidence; gather_evidence(model, data, run, [{key!r}])")
+    text = text_of(key, explanation)
+    failed = isinstance(explanation, Explanation) and explanation.failure is not None
+    if not failed and (shown := _shown_and_tested(explanation, evidence[key])):
+        raise ValueError(
+            f"{key}: its explanation was made from {len(shown)} of the samples that it would be tested on (such as "
+            f"{shown[0]}): the evidence has been gathered anew since; explain it again"
+        )
+    return text
 
 
 def text_of(key: str, explanation: Explanation | str) -> str:
