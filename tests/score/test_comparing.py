@@ -99,3 +99,13 @@ def test_a_judge_without_a_number_failed_and_one_with_too_few_is_named():
         vn.detect({key: None}, evidence, Answers(lambda n: [0.5] * n))
     with pytest.raises(KeyError, match="nobody: an explanation without evidence"):
         vn.detect({"nobody": "red"}, evidence, Answers(lambda n: [0.5] * n))
+
+
+def test_the_smaller_p_is_the_better_and_what_is_no_score_is_refused():
+    sure, unsure = (table(np.array([0.5, 0.5, 0.5]), p=p, note="x") for p in ([0.01, 0.02, 0.5], [0.5, 0.6, 0.5]))
+    row = vn.compare(sure, unsure, column="p").iloc[0]
+    assert row.a_better == pytest.approx(5 / 6) and row.difference < 0
+    assert vn.compare(unsure, sure, column="p").iloc[0].a_better == pytest.approx(1 / 6)
+    for column in ("note", "neuron", "label", "r_null", "n_failed"):
+        with pytest.raises(ValueError, match=f"'{column}' is no score: one of r, "):
+            vn.compare(sure, unsure, column=column)

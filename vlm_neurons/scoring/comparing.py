@@ -9,6 +9,7 @@ import numpy as np
 
 from vlm_neurons.explaining.explanation import Explanation, Failure
 from vlm_neurons.scoring.measures import auroc_of
+from vlm_neurons.scoring.scoring import NUMBERS
 from vlm_neurons.simulating.simulating import testable
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from vlm_neurons.evidence import Evidence, Exemplar
 
 N_BOOTSTRAP = 9999
+SMALLER = ("p", "p_within", "q")  # better the smaller they are
+SCORES = tuple(n for n in NUMBERS if n not in ("r_low", "r_high", "r_null", "r_empty", "ceiling"))
 LEVELS = {"best": 1.0, "upper quarter": 0.75, "median": 0.5, "lower quarter": 0.25, "worst": 0.0}
 
 
@@ -36,7 +39,7 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, column: str = "r", seed: int = 0) 
     Args:
         a: what `score` returned.
         b: the same for the other; neurons that are not in both, or have no number in one, are left out and counted.
-        column: which score.
+        column: which score; of p and q the smaller is the better.
         seed: of the bootstrap.
 
     Returns:
@@ -45,7 +48,7 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, column: str = "r", seed: int = 0) 
 
     Raises:
         KeyError: a table lacks the column.
-        ValueError: no neuron is in both, or one is in a table twice.
+        ValueError: the column is no score, no neuron is in both, or one is in a table twice.
 
     >>> import pandas as pd
     >>> mine = pd.DataFrame({"neuron": ["L0N1", "L0N2", "L0N3"], "label": "visual", "r": [0.5, 0.5, 0.75]})
@@ -60,6 +63,8 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, column: str = "r", seed: int = 0) 
     for table in (a, b):
         if column not in table:
             raise KeyError(f"{column!r} is no column of the scores: {', '.join(map(str, table.columns))}")
+        if column not in SCORES:
+            raise ValueError(f"{column!r} is no score: one of {', '.join(SCORES)}")
         if table["neuron"].duplicated().any():
             raise ValueError(f"neuron {table['neuron'][table['neuron'].duplicated()].iloc[0]} is in one table twice")
     if not set(a["neuron"]) & set(b["neuron"]):
@@ -74,6 +79,7 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, column: str = "r", seed: int = 0) 
         x, y = part[f"{column}_a"].to_numpy(float), part[f"{column}_b"].to_numpy(float)
         there = np.isfinite(x) & np.isfinite(y)
         d = (x - y)[there]
+        better = -d if column in SMALLER else d
         low = high = float("nan")
         if len(d) > 1:
             means = d[rng.integers(len(d), size=(N_BOOTSTRAP, len(d)))].mean(1)
@@ -81,7 +87,7 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, column: str = "r", seed: int = 0) 
         rows.append({
             "label": label, "n": len(d), "n_left_out": len(part) - len(d), "a": _mean(x[there]), "b": _mean(y[there]),
             "difference": _mean(d), "low": float(low), "high": float(high),
-            "a_better": _mean((d > 0) + 0.5 * (d == 0)),
+            "a_better": _mean((better > 0) + 0.5 * (d == 0)),
         })  # fmt: skip
     return pd.DataFrame(rows)
 
