@@ -17,7 +17,7 @@ from vlm_neurons.scoring.pieces import Piece, of_side, pieces_of, resolved
 from vlm_neurons.scoring.specific import Chance, against_others
 from vlm_neurons.simulating.purse import on_one_purse
 from vlm_neurons.simulating.record import FILE as SIMULATIONS
-from vlm_neurons.simulating.record import settings_id, to_front
+from vlm_neurons.simulating.record import settings_id, to_front, writable
 from vlm_neurons.simulating.simulating import folder, simulate, simulator_of, wanted
 
 if TYPE_CHECKING:

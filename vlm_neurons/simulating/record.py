@@ -177,13 +177,18 @@ def _prediction(row: dict[str, Any]) -> Prediction:
 
 def _rows(s: Simulation) -> list[dict[str, Any]]:
     return [
-        {"neuron": s.neuron, "explanation": s.explanation, "simulator": s.simulator, "sides": list(s.sides),
+        {"neuron": s.neuron, "explanation": writable(s.explanation), "simulator": s.simulator, "sides": list(s.sides),
          "settings": s.settings, "made_by": s.made_by, "sample": sample, "grids": [list(m.shape) for m in p.patches],
          "patches": [m.ravel().tolist() for m in p.patches], "tokens": None if p.tokens is None else p.tokens.tolist(),
-         "failure": p.failure.kind if p.failure else None, "detail": p.failure.detail if p.failure else None,
+         "failure": p.failure.kind if p.failure else None, "detail": writable(p.failure.detail) if p.failure else None,
          "tokens_in": p.tokens_in, "tokens_out": p.tokens_out, "cost": p.cost}
         for sample, p in zip(s.samples, s.predictions, strict=True)
     ]  # fmt: skip
+
+
+def writable(text: str) -> str:
+    """Text that a parquet file can hold: half of a character (a lone surrogate) becomes the replacement character."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _schema() -> Any:

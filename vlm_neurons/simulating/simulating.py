@@ -98,7 +98,7 @@ def wanted(
         one = evidence[key]
         sides = sides_of(one, simulator)
         samples = tuple(e.seen.sample for e in one.split("test"))
-        digest = hashlib.sha256(f"{settings}\n{text}\n{sides}\n{one.digest}".encode()).hexdigest()
+        digest = hashlib.sha256(f"{settings}\n{text}\n{sides}\n{one.digest}".encode(errors="surrogatepass")).hexdigest()
         found[key] = Simulation(one.neuron, text, simulator.name, sides, samples, (), digest, made_by)
     return found
 
