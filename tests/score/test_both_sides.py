@@ -13,7 +13,7 @@ from vlm_neurons.scoring.specific import cost_of
 
 @pytest.fixture(scope="module")
 def evidence():
-    found = planted.neurons("picture_or_word", n=3, seed=int(np.random.default_rng().integers(1000)))
+    found = planted.neurons("picture_or_word", n=3)
     return {p.evidence.neuron: p.evidence for p in found}
 
 

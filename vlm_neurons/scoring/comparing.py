@@ -10,7 +10,7 @@ import numpy as np
 from vlm_neurons.explaining.explanation import Explanation, Failure
 from vlm_neurons.scoring.measures import auroc_of
 from vlm_neurons.scoring.scoring import NUMBERS
-from vlm_neurons.simulating.simulating import testable
+from vlm_neurons.simulating.simulating import pairs, testable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,6 +110,8 @@ def score_statistics(scores: pd.DataFrame, by: str = "label") -> pd.DataFrame:
     """
     import pandas as pd
 
+    if by not in scores:
+        raise KeyError(f"by={by!r} is no column of the scores: {', '.join(map(str, scores.columns))}")
     rows = []
     for name, part in [("all", scores), *scores.groupby(by, sort=True, dropna=False)]:
         scored = part[part["r"].notna()].sort_values(["r", "neuron"])
@@ -155,6 +157,9 @@ def detect(
     """
     import pandas as pd
 
+    if not callable(getattr(judge, "judge", None)):
+        raise ValueError(f"judge={judge!r}: give an object with judge(explanation, exemplars), such as vn.ApiJudge")
+    pairs(explanations, evidence, "explanations")
     rows = []
     for key, explanation in explanations.items():
         text = testable(key, explanation, evidence)

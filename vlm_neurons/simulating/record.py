@@ -114,13 +114,23 @@ def to_front(file: Path, simulator: str, made_by: str) -> None:
 
 
 def in_front(file: Path) -> tuple[str, str] | None:
-    """Whose table it is: a simulator's name and the mark of its settings; None if it is not there, or empty."""
+    """Whose table it is: a simulator's name and the mark of its settings; None if it is not there, or empty.
+
+    Raises:
+        ValueError: it is damaged, or no such table.
+    """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     if not file.is_file():
         return None
-    columns = [c for c in ("simulator", "made_by") if c in pq.read_schema(file).names]
-    first = pq.read_table(file, columns=columns).slice(length=1).to_pylist()
+    try:
+        columns = [c for c in ("simulator", "made_by") if c in pq.read_schema(file).names]
+        first = pq.read_table(file, columns=columns).slice(length=1).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{file} cannot be read ({error}); move it away, and score again") from error
+    if "simulator" not in columns:
+        raise ValueError(f"{file} is no table of simulations or scores; move it away, and score again")
     return (first[0]["simulator"], first[0].get("made_by") or "") if first else None
 
 
@@ -187,7 +197,7 @@ def _rows(s: Simulation) -> list[dict[str, Any]]:
 
 
 def writable(text: str) -> str:
-    """Text that a parquet file can hold: half of a character (a lone surrogate) becomes the replacement character."""
+    """Text that a table can hold: half of a character (a lone surrogate) becomes the replacement character."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
