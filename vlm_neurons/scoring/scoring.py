@@ -112,8 +112,9 @@ def score(
     whole(0, n_null=n_null, seed=seed)
     pairs(explanations, evidence, "explanations", out)
     pairs({} if pool is None else pool, evidence, "pool")
-    for file in (FILE, SIMULATIONS) if out is not None else ():
-        in_front(folder(out) / file)  # says now that it is damaged
+    if out is not None:
+        for file in (FILE, SIMULATIONS):
+            in_front(folder(out) / file)  # says now that it is damaged
     chosen = on_one_purse(simulator_of(simulator, out))
     chance = Chance(n_null, n_permutations, seed)
     made = _checked(simulations or {}, explanations, evidence, chosen)

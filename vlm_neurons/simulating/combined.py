@@ -69,7 +69,7 @@ class BothSides(Simulates):
             if side not in one.sides:
                 raise ValueError(f"{side}={one.name}: it predicts {' and '.join(sorted(one.sides))} only")
             if self.cache is not None and getattr(one, "cache", "none") is None:
-                object.__setattr__(self, side, replace(one, cache=self.cache))
+                object.__setattr__(self, side, replace(one, cache=self.cache))  # type: ignore[type-var]
 
     @property
     def parts(self) -> dict[Side, Simulator]:
