@@ -13,7 +13,7 @@ from vlm_neurons.scoring.specific import cost_of
 
 @pytest.fixture(scope="module")
 def evidence():
-    found = planted.neurons("picture_or_word", n=3, seed=int(np.random.default_rng().integers(1000)))
+    found = planted.neurons("picture_or_word", n=3)
     return {p.evidence.neuron: p.evidence for p in found}
 
 
@@ -33,3 +33,11 @@ def test_both_sides_from_two_simulators_have_the_numbers_of_one_that_can_do_both
     assert (alone.n_null > 0).all() and alone.r_image_to_text.notna().any()
     pd.testing.assert_frame_equal(alone, together)
     assert "nulls" in cost_of(explained, evidence, two)
+
+
+def test_concepts_say_of_a_token_yes_or_no_and_the_ceiling_knows(evidence, explained):
+    (one,) = planted.neurons("word", n=1)
+    row = scored({"w": one.rule.explanations["true"]}, {"w": one.evidence}, "concepts", n_null=0).iloc[0]
+    assert 0.3 < row.ceiling < 1 - 1e-6
+    assert vn.ConceptSimulator().resolution.of_values(np.array([0.0, 4.0, 6.0])).tolist() == [0, 0, 10]
+    assert vn.ConceptSimulator().resolution.of_map(np.array([[4.2]])).tolist() == [[4.2]]

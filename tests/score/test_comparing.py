@@ -8,7 +8,7 @@ import pytest
 
 import vlm_neurons as vn
 from vlm_neurons import planted
-from vlm_neurons.explaining import Failure
+from vlm_neurons.explaining import Explanation, Failure
 
 
 def table(r, label="visual", **more):
@@ -73,3 +73,39 @@ def test_detection_tells_a_true_explanation_from_a_wrong_one_and_counts_failures
     other = "green" if concept != "green" else "red"
     wrong = vn.detect({p.evidence.neuron: f"{other} regions"}, evidence, Judge()).iloc[0]
     assert true.auroc > 0.8 > 0.7 > wrong.auroc and true.n_failed == 1 and true.n_top + true.n_random == 59
+
+
+class Answers:
+    name = "mine"
+
+    def __init__(self, answers):
+        self.answers = answers
+
+    def judge(self, explanation, exemplars):
+        return self.answers(len(exemplars))
+
+
+def test_a_judge_without_a_number_failed_and_one_with_too_few_is_named():
+    (p,) = planted.neurons("color", n=1)
+    key, evidence = p.evidence.neuron, {p.evidence.neuron: p.evidence}
+    row = vn.detect({key: "red"}, evidence, Answers(lambda n: [float("nan")] * 5 + [0.5] * (n - 5))).iloc[0]
+    assert row.n_failed == 5 and row.auroc == 0.5 and row.n_top + row.n_random == 55
+    with pytest.raises(ValueError, match=rf"judge mine, {key}: 3 answers to 60 exemplars"):
+        vn.detect({key: "red"}, evidence, Answers(lambda n: [0.5] * 3))
+    tested = tuple(e.seen.sample for e in p.evidence.split("test"))
+    with pytest.raises(ValueError, match=rf"{key}: its explanation was made from 60 of the samples"):
+        vn.detect({key: Explanation(key, "red", exemplars=tested)}, evidence, Answers(lambda n: [0.5] * n))
+    with pytest.raises(ValueError, match=f"{key}: NoneType as explanation"):
+        vn.detect({key: None}, evidence, Answers(lambda n: [0.5] * n))
+    with pytest.raises(KeyError, match="nobody: an explanation without evidence"):
+        vn.detect({"nobody": "red"}, evidence, Answers(lambda n: [0.5] * n))
+
+
+def test_the_smaller_p_is_the_better_and_what_is_no_score_is_refused():
+    sure, unsure = (table(np.array([0.5, 0.5, 0.5]), p=p, note="x") for p in ([0.01, 0.02, 0.5], [0.5, 0.6, 0.5]))
+    row = vn.compare(sure, unsure, column="p").iloc[0]
+    assert row.a_better == pytest.approx(5 / 6) and row.difference < 0
+    assert vn.compare(unsure, sure, column="p").iloc[0].a_better == pytest.approx(1 / 6)
+    for column in ("note", "neuron", "label", "r_null", "n_failed"):
+        with pytest.raises(ValueError, match=f"'{column}' is no score: one of r, "):
+            vn.compare(sure, unsure, column=column)

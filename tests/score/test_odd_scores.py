@@ -16,7 +16,7 @@ import vlm_neurons as vn
 from vlm_neurons import planted
 from vlm_neurons.explaining import Explanation
 from vlm_neurons.scoring.pieces import pieces_of, resolved
-from vlm_neurons.simulating import Job, Prediction, Resolution, Simulates
+from vlm_neurons.simulating import Job, Oracle, Prediction, Resolution, Simulates
 
 RNG = np.random.default_rng()
 N = 40
@@ -180,3 +180,56 @@ def test_tables_without_rows_have_the_columns_of_others():
     empty = scored({}, {})
     assert list(empty.columns) == list(scored({"probe": ""}, {"probe": probe([(4, 4)] * 2)}).columns)
     assert vn.score_statistics(empty).n.tolist() == [0]
+
+
+def test_wrong_types_and_numbers_are_named_before_anything_is_simulated(tmp_path: Path):
+    evidence = {"probe": probe([(4, 4)] * N)}
+
+    def never(job: Job) -> Any:
+        raise AssertionError("simulated")
+
+    for options, said in (
+        ({"seed": -1}, "seed=-1: give a whole"), ({"seed": None}, "seed=None"), ({"n_null": -1}, "^n_null=-1"),
+        ({"n_null": "2"}, "n_null='2'"), ({"n_null": 2.5}, "n_null=2.5"), ({"n_permutations": 1e4}, "n_permutations="),
+        ({"out": 3}, "out=3: give"), ({"pool": ["blue"]}, "pool: list; give a dict"),
+        ({"simulations": {"probe": 3}}, r"simulations\['probe'\]: int"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=said):
+            scored({"probe": "x"}, evidence, simulator=Answers(never), **options)
+    with pytest.raises(KeyError, match="zzz: an explanation without evidence"):
+        scored({"probe": "x"}, evidence, simulator=Answers(never), pool={"zzz": "blue"})
+    for words, of, said in ((["red"], evidence, "explanations: list"), ("red", evidence, "explanations: str"),
+                            ({"probe": "x"}, [1], "evidence: list"),
+                            ({"probe": "x"}, {"probe": 3}, r"\['probe'\]: int"),
+                            ({"probe": "x"}, evidence["probe"], "evidence: Evidence")):  # fmt: skip
+        for use in (scored, vn.simulate, lambda w, e: vn.detect(w, e, vn.ApiJudge("m"))):
+            with pytest.raises(ValueError, match=said):
+                use(words, of)
+    with pytest.raises(ValueError, match="judge='api': give an object"):
+        vn.detect({"probe": "x"}, evidence, "api")
+    with pytest.raises(KeyError, match="by='zz' is no column"):
+        vn.score_statistics(scored({}, {}), by="zz")
+    with pytest.raises(ValueError, match="visual='concepts': give a simulator object"):
+        vn.BothSides(visual="concepts", text=vn.ConceptSimulator())
+    with pytest.raises(ValueError, match="oracle: probe is none of its planted neurons"):
+        scored({"probe": "x"}, evidence, simulator=Oracle())
+
+
+@pytest.mark.parametrize("name", ["scores", "simulations"])
+def test_a_damaged_file_is_named_before_anything_is_simulated(tmp_path: Path, name: str):
+    def never(job: Job) -> Any:
+        raise AssertionError("simulated")
+
+    for content in (b"", b"PAR1 and no more"):
+        (tmp_path / f"{name}.parquet").write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{name}\.parquet cannot be read .*move it away"):
+            scored({"probe": "x"}, {"probe": probe([(4, 4)] * N)}, simulator=Answers(never), out=tmp_path)
+
+
+def test_two_explanations_of_one_neuron_are_not_mixed_in_one_file(tmp_path: Path):
+    one = probe([(4, 4)] * N)
+    both, evidence = {"mine": "red regions", "yours": "blue regions"}, {"mine": one, "yours": one}
+    for use in (scored, vn.simulate):
+        with pytest.raises(ValueError, match="'mine' and 'yours' are explanations of one neuron, probe"):
+            use(both, evidence, out=tmp_path)
+    assert len(scored(both, evidence)) == 2 and not list(tmp_path.iterdir())

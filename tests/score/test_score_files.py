@@ -66,3 +66,12 @@ def test_scores_and_simulations_in_front_are_of_one_simulator(tmp_path: Path) ->
         assert load(tmp_path)["a"].simulator == simulator
         vn.simulate(words, evidence, "concepts", out=tmp_path, progress=False)  # all there: nothing moves
         assert load(tmp_path)["a"].simulator == simulator
+
+
+def test_half_a_character_in_one_explanation_blocks_no_other(tmp_path: Path) -> None:
+    evidence = {"a": probe("a"), "b": probe("b")}
+    words = {"a": "red \ud83d regions", "b": "red regions"}
+    scored(words, evidence, out=tmp_path)
+    assert load(tmp_path)["a"].explanation == "red \ufffd regions"
+    table = pd.read_parquet(tmp_path / "scores.parquet").set_index("neuron")
+    assert table.explanation["a"] == "red \ufffd regions" and np.isfinite(table.r["b"])

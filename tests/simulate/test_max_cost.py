@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import seeing
 
 import vlm_neurons as vn
 from vlm_neurons import planted
+from vlm_neurons.scoring.specific import cost_of
 
 PRICE = (100.0, 100.0)
 PAID = (100 + 20) * 100 / 1e6  # what the server counts for every answer
@@ -35,3 +38,18 @@ def test_max_cost_holds_over_explanations_nulls_and_swap(
         table = vn.score(explained, evidence, chosen, out=tmp_path, n_permutations=999, progress=False)
         assert 0.2 < len(server.paid) * PAID <= 1.5, len(server.paid)
         assert table.n_failed.sum() > 0 and np.isfinite(table.r).any()
+
+
+def test_a_dry_run_bounds_explanations_nulls_and_swap(evidence: dict[str, vn.Evidence], tmp_path: Path) -> None:
+    few = {k: replace(e, exemplars=(*(x for x in e.exemplars if x.split != "test"), *e.split("test")[::8]))
+           for k, e in evidence.items()}  # fmt: skip
+    explained = vn.explain(few, progress=False)
+    with loopback.running(answer=seeing.answer) as server:
+        simulator = vn.ApiSimulator("m", base_url=server.url, api_key="x", price=PRICE, grid=4, coarse=0,
+                                    logprobs=False, cache=tmp_path / "cache.sqlite")  # fmt: skip
+        said = cost_of(explained, few, simulator)
+        assert not server.requests and "modality swap, at most" in said
+        bound = sum(int(n) for n in re.findall(r"(\d+) calls", said))
+        vn.score(explained, few, simulator, n_permutations=999, progress=False)
+        assert 0 < len(server.requests) <= bound, said
+        assert "modality swap" not in cost_of(dict.fromkeys(few, "red regions"), few, simulator)

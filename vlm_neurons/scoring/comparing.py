@@ -9,6 +9,8 @@ import numpy as np
 
 from vlm_neurons.explaining.explanation import Explanation, Failure
 from vlm_neurons.scoring.measures import auroc_of
+from vlm_neurons.scoring.scoring import NUMBERS
+from vlm_neurons.simulating.simulating import pairs, testable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from vlm_neurons.evidence import Evidence, Exemplar
 
 N_BOOTSTRAP = 9999
+SMALLER = ("p", "p_within", "q")  # better the smaller they are
+SCORES = tuple(n for n in NUMBERS if n not in ("r_low", "r_high", "r_null", "r_empty", "ceiling"))
 LEVELS = {"best": 1.0, "upper quarter": 0.75, "median": 0.5, "lower quarter": 0.25, "worst": 0.0}
 
 
@@ -35,7 +39,7 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, column: str = "r", seed: int = 0) 
     Args:
         a: what `score` returned.
         b: the same for the other; neurons that are not in both, or have no number in one, are left out and counted.
-        column: which score.
+        column: which score; of p and q the smaller is the better.
         seed: of the bootstrap.
 
     Returns:
@@ -44,7 +48,7 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, column: str = "r", seed: int = 0) 
 
     Raises:
         KeyError: a table lacks the column.
-        ValueError: no neuron is in both, or one is in a table twice.
+        ValueError: the column is no score, no neuron is in both, or one is in a table twice.
 
     >>> import pandas as pd
     >>> mine = pd.DataFrame({"neuron": ["L0N1", "L0N2", "L0N3"], "label": "visual", "r": [0.5, 0.5, 0.75]})
@@ -59,6 +63,8 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, column: str = "r", seed: int = 0) 
     for table in (a, b):
         if column not in table:
             raise KeyError(f"{column!r} is no column of the scores: {', '.join(map(str, table.columns))}")
+        if column not in SCORES:
+            raise ValueError(f"{column!r} is no score: one of {', '.join(SCORES)}")
         if table["neuron"].duplicated().any():
             raise ValueError(f"neuron {table['neuron'][table['neuron'].duplicated()].iloc[0]} is in one table twice")
     if not set(a["neuron"]) & set(b["neuron"]):
@@ -73,6 +79,7 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, column: str = "r", seed: int = 0) 
         x, y = part[f"{column}_a"].to_numpy(float), part[f"{column}_b"].to_numpy(float)
         there = np.isfinite(x) & np.isfinite(y)
         d = (x - y)[there]
+        better = -d if column in SMALLER else d
         low = high = float("nan")
         if len(d) > 1:
             means = d[rng.integers(len(d), size=(N_BOOTSTRAP, len(d)))].mean(1)
@@ -80,7 +87,7 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, column: str = "r", seed: int = 0) 
         rows.append({
             "label": label, "n": len(d), "n_left_out": len(part) - len(d), "a": _mean(x[there]), "b": _mean(y[there]),
             "difference": _mean(d), "low": float(low), "high": float(high),
-            "a_better": _mean((d > 0) + 0.5 * (d == 0)),
+            "a_better": _mean((better > 0) + 0.5 * (d == 0)),
         })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -103,6 +110,8 @@ def score_statistics(scores: pd.DataFrame, by: str = "label") -> pd.DataFrame:
     """
     import pandas as pd
 
+    if by not in scores:
+        raise KeyError(f"by={by!r} is no column of the scores: {', '.join(map(str, scores.columns))}")
     rows = []
     for name, part in [("all", scores), *scores.groupby(by, sort=True, dropna=False)]:
         scored = part[part["r"].notna()].sort_values(["r", "neuron"])
@@ -130,11 +139,13 @@ def detect(
         judge: anything with `judge(explanation, exemplars)`, such as `vn.ApiJudge(model=...)`.
 
     Returns:
-        One row per explanation that did not fail: `neuron, explanation, auroc, n_top, n_random, n_failed`; NaN where a
-        group is empty.
+        One row per explanation that did not fail: `neuron, explanation, auroc, n_top, n_random, n_failed` (no number as
+        answer is a failure too); NaN where a group is empty.
 
     Raises:
         KeyError: an explanation without evidence.
+        ValueError: an explanation that was made from samples it would be tested on, or a judge with another number of
+            answers than exemplars.
 
     >>> class SaysPink:
     ...     def judge(self, explanation, exemplars):
@@ -146,20 +157,25 @@ def detect(
     """
     import pandas as pd
 
+    if not callable(getattr(judge, "judge", None)):
+        raise ValueError(f"judge={judge!r}: give an object with judge(explanation, exemplars), such as vn.ApiJudge")
+    pairs(explanations, evidence, "explanations")
     rows = []
     for key, explanation in explanations.items():
-        text = explanation if isinstance(explanation, str) else explanation.text
+        text = testable(key, explanation, evidence)
         if isinstance(explanation, Explanation) and explanation.failure is not None:
             continue
         exemplars = evidence[key].split("test")
-        said = judge.judge(text, exemplars)
-        good = [
-            (float(v), e.group == "top") for v, e in zip(said, exemplars, strict=True) if not isinstance(v, Failure)
-        ]
-        values, top = np.array([v for v, _ in good]), np.array([t for _, t in good], bool)
+        said = list(judge.judge(text, exemplars))
+        if len(said) != len(exemplars):
+            name = getattr(judge, "name", type(judge).__name__)
+            raise ValueError(f"judge {name}, {key}: {len(said)} answers to {len(exemplars)} exemplars")
+        chances = np.array([np.nan if isinstance(v, Failure) else float(v) for v in said])
+        good = np.isfinite(chances)
+        values, top = chances[good], np.array([e.group == "top" for e in exemplars], bool)[good]
         rows.append({
             "neuron": evidence[key].neuron, "explanation": text, "auroc": auroc_of(values, top),
-            "n_top": int(top.sum()), "n_random": int((~top).sum()), "n_failed": len(said) - len(good),
+            "n_top": int(top.sum()), "n_random": int((~top).sum()), "n_failed": int((~good).sum()),
         })  # fmt: skip
     return pd.DataFrame(rows)
 

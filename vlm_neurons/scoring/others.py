@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vlm_neurons.simulating import Simulator
 
 _OTHER: dict[Side, Side] = {"visual": "text", "text": "visual"}
+_CALLED: dict[Side, str] = {"visual": "image", "text": "text"}
 
 
 def others(
@@ -79,23 +80,51 @@ def swapped(
     """
     from vlm_neurons.explaining.explaining import explain
 
-    if explainer is None:
-        made = [e.explainer for e in explanations.values() if isinstance(e, Explanation)]
-        if len(made) < len(explanations) or set(made) != {"dissection"}:
-            return {}
-        explainer = "dissection"
-    chosen = {k: evidence[k] for k in explanations if kind_of(evidence[k]) == "multimodal"}
-    if not chosen or not simulator.sides >= set(SIDES) or about_one(simulator):
-        return {}
+    chosen = _swappable(explanations, evidence, simulator, explainer)
     found: dict[str, dict[str, float]] = {key: {} for key in chosen}
-    for side, name in (("visual", "r_image_to_text"), ("text", "r_text_to_image")):
-        one_sided = explain({k: e.only(side) for k, e in chosen.items()}, explainer, progress=progress)  # type: ignore[arg-type]
-        todo = {
-            k: Simulation(chosen[k].neuron, e.text, simulator.name, (_OTHER[side],),  # type: ignore[index]
-                          tuple(x.seen.sample for x in chosen[k].split("test")), ())
-            for k, e in one_sided.items() if e.failure is None and not says_nothing(e.text)
-        }  # fmt: skip
-        for key, made_one in run(simulator, todo, chosen):
+    for side in SIDES if chosen else ():
+        name = f"r_{_CALLED[side]}_to_{_CALLED[_OTHER[side]]}"
+        shown = {k: e.only(side) for k, e in chosen.items()}
+        one_sided = explain(shown, explainer or "dissection", progress=progress)
+        said = {k: e.text for k, e in one_sided.items() if e.failure is None and not says_nothing(e.text)}
+        for key, made_one in run(simulator, _on(_OTHER[side], said, chosen, simulator), chosen):
             pieces = pieces_of(chosen[key], chosen[key].split("test"), made_one.predictions, made_one.sides)
             found[key][name] = measures.pooled(pieces)
     return found
+
+
+def swap_at_most(
+    explanations: Mapping[str, Explanation | str],
+    evidence: Mapping[str, Evidence],
+    simulator: Simulator,
+) -> tuple[dict[str, Simulation], dict[str, Evidence]]:
+    """What `swapped` has to simulate by default if both sides give words, and of whose evidence. The words are not
+    known before: the neuron's own, with the side behind them, stand for them."""
+    chosen = _swappable(explanations, evidence, simulator, None)
+    todo: dict[str, Simulation] = {}
+    for side in SIDES:
+        said = {k: f"{text_of(k, explanations[k])} ({_CALLED[side]})" for k in chosen}
+        todo |= {f"{k}\0{side}": one for k, one in _on(_OTHER[side], said, chosen, simulator).items()}
+    return todo, {name: chosen[name.partition("\0")[0]] for name in todo}
+
+
+def _swappable(
+    explanations: Mapping[str, Explanation | str], evidence: Mapping[str, Evidence], simulator: Simulator,
+    explainer: str | Explainer | None,
+) -> dict[str, Evidence]:  # fmt: skip
+    """Evidence of the neurons that the swap is made for."""
+    made = {e.explainer if isinstance(e, Explanation) else "" for e in explanations.values()}
+    if (explainer is None and made != {"dissection"}) or not simulator.sides >= set(SIDES) or about_one(simulator):
+        return {}
+    return {k: evidence[k] for k in explanations if kind_of(evidence[k]) == "multimodal"}
+
+
+def _on(
+    side: Side, said: Mapping[str, str], evidence: Mapping[str, Evidence], simulator: Simulator
+) -> dict[str, Simulation]:
+    """Simulations without predictions, of words on one side."""
+    return {
+        k: Simulation(evidence[k].neuron, text, simulator.name, (side,),
+                      tuple(x.seen.sample for x in evidence[k].split("test")), ())
+        for k, text in said.items()
+    }  # fmt: skip

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vlm_neurons.api.limits import whole
 from vlm_neurons.explaining.explanation import Explanation
 from vlm_neurons.neurons import Neuron
 from vlm_neurons.scanning.blocks import write_atomic
@@ -17,8 +18,8 @@ from vlm_neurons.scoring.pieces import Piece, of_side, pieces_of, resolved
 from vlm_neurons.scoring.specific import Chance, against_others
 from vlm_neurons.simulating.purse import on_one_purse
 from vlm_neurons.simulating.record import FILE as SIMULATIONS
-from vlm_neurons.simulating.record import settings_id, to_front
-from vlm_neurons.simulating.simulating import folder, simulate, simulator_of, wanted
+from vlm_neurons.simulating.record import Simulation, in_front, settings_id, to_front, writable
+from vlm_neurons.simulating.simulating import folder, pairs, simulate, simulator_of, text_of, wanted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from vlm_neurons.evidence import Evidence
     from vlm_neurons.explaining import Explainer
     from vlm_neurons.scanning import Run
-    from vlm_neurons.simulating import Prediction, Side, Simulation, Simulator
+    from vlm_neurons.simulating import Prediction, Side, Simulator
 
 FILE = "scores.parquet"
 NAN = float("nan")
@@ -95,7 +96,8 @@ def score(
         NaN where a number does not exist: a constant simulation has no correlation, a failed one is no zero.
 
     Raises:
-        ValueError: unknown simulator, or parameters out of range.
+        ValueError: unknown simulator, parameters of wrong types or out of range, two explanations of one neuron (with
+            `out`), or a damaged file in `out`.
         KeyError: an explanation without evidence.
 
     >>> from vlm_neurons import planted
@@ -106,8 +108,13 @@ def score(
     """
     import pandas as pd
 
-    if n_permutations < 999 or n_null < 0:
-        raise ValueError(f"n_permutations={n_permutations} (from 999 on), n_null={n_null} (from 0 on)")
+    whole(999, n_permutations=n_permutations)
+    whole(0, n_null=n_null, seed=seed)
+    pairs(explanations, evidence, "explanations", out)
+    pairs({} if pool is None else pool, evidence, "pool")
+    if out is not None:
+        for file in (FILE, SIMULATIONS):
+            in_front(folder(out) / file)  # says now that it is damaged
     chosen = on_one_purse(simulator_of(simulator, out))
     chance = Chance(n_null, n_permutations, seed)
     made = _checked(simulations or {}, explanations, evidence, chosen)
@@ -145,6 +152,8 @@ def _checked(
     """
     fitting = wanted({k: explanations[k] for k in simulations if k in explanations}, evidence, simulator)
     for key, one in fitting.items():
+        if not isinstance(simulations[key], Simulation):
+            raise ValueError(f"simulations[{key!r}]: {type(simulations[key]).__name__}; give what vn.simulate returned")
         if simulations[key].settings != one.settings:
             raise ValueError(
                 f"{key}: its simulation was made by another simulator ({simulations[key].simulator}; scored with "
@@ -159,7 +168,7 @@ def _row(
     """Everything about one neuron but what needs further simulations."""
     exemplars = evidence.split("test")
     row: dict[str, Any] = {
-        "neuron": evidence.neuron, "explanation": explanation if isinstance(explanation, str) else explanation.text,
+        "neuron": evidence.neuron, "explanation": writable(text_of(evidence.neuron, explanation)),
         "explainer": "" if isinstance(explanation, str) else explanation.explainer, "simulator": simulator.name,
         "label": evidence.label, "layer": _layer(evidence.neuron), "modality": "", **dict.fromkeys(NUMBERS, NAN),
         "n_null": 0, "n_images": 0, "n_exemplars": len(exemplars), "n_failed": 0, "approximate": True, "note": "",
@@ -201,7 +210,9 @@ def _note(made: Simulation, pieces: Sequence[Piece], numbers: Mapping[str, float
         return "no place with both an activation and a prediction" if made.samples else "no test exemplars"
     if np.isfinite(numbers["r"]):
         notes = [text for s in made.sides if (text := _missing(made, s, of_side(pieces, s)))]
-        notes += [] if np.isfinite(numbers["p"]) else ["no p: too few images of the same shape"]
+        notes += (
+            [] if np.isfinite(numbers["p"]) else ["no p: too few images of the same shape with different predictions"]
+        )
         return "; ".join(notes)
     simulated = np.concatenate([p.pair[1] for p in pieces])
     return "constant simulation" if simulated.min() == simulated.max() else "constant activations"

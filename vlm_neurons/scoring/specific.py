@@ -11,7 +11,7 @@ import numpy as np
 
 from vlm_neurons.explaining.explanation import Explanation
 from vlm_neurons.scoring import measures
-from vlm_neurons.scoring.others import others
+from vlm_neurons.scoring.others import others, swap_at_most
 from vlm_neurons.scoring.pieces import Piece, pieces_of
 from vlm_neurons.simulating.simulating import about_one, announce, plan, run, simulator_of, wanted
 
@@ -96,7 +96,10 @@ def cost_of(
     if about_one(chosen):
         return first
     todo, about = tried_on(own, explanations if pool is None else pool, evidence, Chance(n_null))
-    return f"{first}\nnulls (other neurons' explanations and the empty one): {plan(todo, about, chosen)}"
+    lines = [first, f"nulls (other neurons' explanations and the empty one): {plan(todo, about, chosen)}"]
+    swap, on = swap_at_most(explanations, evidence, chosen)
+    lines += [f"modality swap, at most: {plan(swap, on, chosen)}"] if swap else []
+    return "\n".join(lines)
 
 
 def _each_r(

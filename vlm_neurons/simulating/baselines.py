@@ -157,7 +157,9 @@ class Oracle(Baseline):
         """One prediction."""
         from vlm_neurons.planted import oracle
 
-        known = self.planted[self.of.neuron]
+        known = self.planted.get(self.of.neuron)
+        if known is None:
+            raise ValueError(f"oracle: {self.of.neuron} is none of its planted neurons; Oracle.of_planted(planted)")
         patches, tokens = oracle(known, job.exemplar)
         if known.rule.sign < 0:
             patches = tuple(np.clip(10 - 2 * p, 0, 10) for p in patches)

@@ -64,10 +64,12 @@ class BothSides(Simulates):
     def __post_init__(self) -> None:
         for side in SIDES:
             one: Any = getattr(self, side)
+            if isinstance(one, type) or not isinstance(one, Simulator):
+                raise ValueError(f"{side}={one!r}: give a simulator object, such as vn.ConceptSimulator()")
             if side not in one.sides:
                 raise ValueError(f"{side}={one.name}: it predicts {' and '.join(sorted(one.sides))} only")
             if self.cache is not None and getattr(one, "cache", "none") is None:
-                object.__setattr__(self, side, replace(one, cache=self.cache))
+                object.__setattr__(self, side, replace(one, cache=self.cache))  # type: ignore[type-var]
 
     @property
     def parts(self) -> dict[Side, Simulator]:

@@ -12,7 +12,8 @@ from vlm_neurons.concepts.lexical import mask_of
 from vlm_neurons.concepts.naming import Alternative, Named, named, regions_of, words_of
 from vlm_neurons.concepts.visual import visual_bank
 from vlm_neurons.explaining.explanation import Failure, says_nothing
-from vlm_neurons.simulating.protocol import Job, Prediction, Simulates, constant, text_values
+from vlm_neurons.simulating.combined import TwoResolutions
+from vlm_neurons.simulating.protocol import Job, Prediction, Resolution, Simulates, constant, text_values
 
 if TYPE_CHECKING:
     from vlm_neurons.evidence import Seen
@@ -42,6 +43,8 @@ class ConceptSimulator(Simulates):
 
     truth: bool = True
     name: str = "concepts"
+
+    resolution = TwoResolutions(text=Resolution(levels=2))  # a token has what is named, or has it not
 
     def settings(self) -> str:
         """All that decides its answers, as one string."""

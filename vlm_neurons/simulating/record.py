@@ -114,13 +114,23 @@ def to_front(file: Path, simulator: str, made_by: str) -> None:
 
 
 def in_front(file: Path) -> tuple[str, str] | None:
-    """Whose table it is: a simulator's name and the mark of its settings; None if it is not there, or empty."""
+    """Whose table it is: a simulator's name and the mark of its settings; None if it is not there, or empty.
+
+    Raises:
+        ValueError: it is damaged, or no such table.
+    """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     if not file.is_file():
         return None
-    columns = [c for c in ("simulator", "made_by") if c in pq.read_schema(file).names]
-    first = pq.read_table(file, columns=columns).slice(length=1).to_pylist()
+    try:
+        columns = [c for c in ("simulator", "made_by") if c in pq.read_schema(file).names]
+        first = pq.read_table(file, columns=columns).slice(length=1).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{file} cannot be read ({error}); move it away, and score again") from error
+    if "simulator" not in columns:
+        raise ValueError(f"{file} is no table of simulations or scores; move it away, and score again")
     return (first[0]["simulator"], first[0].get("made_by") or "") if first else None
 
 
@@ -177,13 +187,18 @@ def _prediction(row: dict[str, Any]) -> Prediction:
 
 def _rows(s: Simulation) -> list[dict[str, Any]]:
     return [
-        {"neuron": s.neuron, "explanation": s.explanation, "simulator": s.simulator, "sides": list(s.sides),
+        {"neuron": s.neuron, "explanation": writable(s.explanation), "simulator": s.simulator, "sides": list(s.sides),
          "settings": s.settings, "made_by": s.made_by, "sample": sample, "grids": [list(m.shape) for m in p.patches],
          "patches": [m.ravel().tolist() for m in p.patches], "tokens": None if p.tokens is None else p.tokens.tolist(),
-         "failure": p.failure.kind if p.failure else None, "detail": p.failure.detail if p.failure else None,
+         "failure": p.failure.kind if p.failure else None, "detail": writable(p.failure.detail) if p.failure else None,
          "tokens_in": p.tokens_in, "tokens_out": p.tokens_out, "cost": p.cost}
         for sample, p in zip(s.samples, s.predictions, strict=True)
     ]  # fmt: skip
+
+
+def writable(text: str) -> str:
+    """Text that a table can hold: half of a character (a lone surrogate) becomes the replacement character."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _schema() -> Any:

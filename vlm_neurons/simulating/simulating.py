@@ -60,6 +60,7 @@ def simulate(
     """
     from tqdm import tqdm
 
+    pairs(explanations, evidence, "explanations", out)
     chosen = simulator_of(simulator, out)
     todo = wanted(explanations, evidence, chosen)
     before = {} if out is None or redo else kept(folder(out), chosen)
@@ -92,21 +93,61 @@ def wanted(
     """What has to be simulated, as simulations without predictions."""
     found, settings, made_by = {}, simulator.settings(), settings_id(simulator)
     for key, explanation in explanations.items():
-        if key not in evidence:
-            raise KeyError(f"{key}: an explanation without evidence; gather_evidence(model, data, run, [{key!r}])")
-        text, one = text_of(key, explanation), evidence[key]
+        text = testable(key, explanation, evidence)
         if isinstance(explanation, Explanation) and explanation.failure is not None:
             continue
-        if shown := _shown_and_tested(explanation, one):
-            raise ValueError(
-                f"{key}: its explanation was made from {len(shown)} of the samples that it would be tested on (such as "
-                f"{shown[0]}): the evidence has been gathered anew since; explain it again"
-            )
+        one = evidence[key]
         sides = sides_of(one, simulator)
         samples = tuple(e.seen.sample for e in one.split("test"))
-        digest = hashlib.sha256(f"{settings}\n{text}\n{sides}\n{one.digest}".encode()).hexdigest()
+        digest = hashlib.sha256(f"{settings}\n{text}\n{sides}\n{one.digest}".encode(errors="surrogatepass")).hexdigest()
         found[key] = Simulation(one.neuron, text, simulator.name, sides, samples, (), digest, made_by)
     return found
+
+
+def testable(key: str, explanation: Explanation | str, evidence: Mapping[str, Evidence]) -> str:
+    """The words of an explanation that can be tested on the evidence of its key.
+
+    Raises:
+        KeyError: there is no such evidence.
+        ValueError: it is neither an explanation nor words, or was made from what it would be tested on.
+    """
+    if key not in evidence:
+        raise KeyError(f"{key}: an explanation without evidence; gather_evidence(model, data, run, [{key!r}])")
+    text = text_of(key, explanation)
+    failed = isinstance(explanation, Explanation) and explanation.failure is not None
+    if not failed and (shown := _shown_and_tested(explanation, evidence[key])):
+        raise ValueError(
+            f"{key}: its explanation was made from {len(shown)} of the samples that it would be tested on (such as "
+            f"{shown[0]}): the evidence has been gathered anew since; explain it again"
+        )
+    return text
+
+
+def pairs(explanations: Any, evidence: Any, name: str, out: Any = None) -> None:
+    """Refuse what is no mapping from keys of the evidence; with `out`, also two explanations of one neuron, of which
+    a file would keep one.
+
+    Raises:
+        KeyError: an explanation without evidence.
+        ValueError: everything else.
+    """
+    from vlm_neurons.evidence import Evidence
+
+    for what, given in ((name, explanations), ("evidence", evidence)):
+        if not isinstance(given, Mapping):
+            raise ValueError(f"{what}: {type(given).__name__}; give a dict from names of neurons")
+    neurons: dict[str, str] = {}
+    for key in explanations:
+        if key not in evidence:
+            raise KeyError(f"{key}: an explanation without evidence; gather_evidence(model, data, run, [{key!r}])")
+        if not isinstance(evidence[key], Evidence):
+            raise ValueError(f"evidence[{key!r}]: {type(evidence[key]).__name__}, not a vn.Evidence")
+        other = neurons.setdefault(evidence[key].neuron, key)
+        if out is not None and other != key:
+            raise ValueError(
+                f"{other!r} and {key!r} are explanations of one neuron, {evidence[key].neuron}: out={out} would keep "
+                "one of them; score them in two calls, with an out= each, or without"
+            )
 
 
 def text_of(key: str, explanation: Explanation | str) -> str:
@@ -235,4 +276,7 @@ def simulator_of(simulator: str | Simulator, out: Any = None) -> Simulator:
 
 def folder(out: Run | str | Path) -> Path:
     """The directory of a run, or of a path."""
-    return Path(out) if isinstance(out, str | Path) else Path(out.path)
+    where = out if isinstance(out, str | Path) else getattr(out, "path", None)
+    if not isinstance(where, str | Path):
+        raise ValueError(f"out={out!r}: give a vn.Run, or the path of a directory")
+    return Path(where)
