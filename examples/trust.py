@@ -184,11 +184,18 @@ def failures(n: int, seed: int) -> None:
                     f"{np.median(zeros):.3f}; dropped stays inside the interval for {inside} of {len(neurons)}")  # fmt: skip
 
 
+def at_least_one(text: str) -> int:
+    """A number of neurons from the command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: a whole number from 1 on")
+    return int(text)
+
+
 def main() -> None:
     """Run one of the four."""
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=["judge", "baselines", "coverage", "failures"])
-    parser.add_argument("--n", type=int)
+    parser.add_argument("--n", type=at_least_one, help="neurons of each kind (default: 30; coverage: 1000)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     {"judge": judge, "baselines": baselines, "coverage": coverage, "failures": failures}[args.what](

@@ -6,6 +6,7 @@ import pkgutil
 import resource
 import subprocess
 import sys
+from importlib.resources import files
 
 import vlm_neurons as vn
 
@@ -43,6 +44,11 @@ def test_import_loads_no_heavy_library():
     code = f"import sys, vlm_neurons; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_notices_of_what_is_shipped_come_with_the_package():
+    text = (files("vlm_neurons.show") / "THIRD_PARTY_NOTICES.md").read_text(encoding="utf-8").lower()
+    assert "circuitsvis" in text and "dejavu" in text and "permission is hereby granted" in text
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -27,15 +27,16 @@ if TYPE_CHECKING:
 CONFIDENT = 0.8  # the paper's high confidence: the largest share exceeds this
 SCALE = 10.0  # the largest activation of a neuron is mapped to this
 METHODS = ("thresholds", "image-test")
+PAPER = (2.0, 4, 3.0, 2)  # t_visual, n_visual, t_text, n_text of the paper: the defaults everywhere
 
 
 def classify(
     run: Run | str | Path,
     method: Literal["thresholds", "image-test"] = "thresholds",
-    t_visual: float = 2.0,
-    n_visual: int = 4,
-    t_text: float = 3.0,
-    n_text: int = 2,
+    t_visual: float = PAPER[0],
+    n_visual: int = PAPER[1],
+    t_text: float = PAPER[2],
+    n_text: int = PAPER[3],
     write: bool = True,
     *,
     delta: float = 0.2,
@@ -99,7 +100,7 @@ def classify(
         raise ValueError(f"method={method!r}: choose from {list(METHODS)}")
     if method == "thresholds" and (delta, alpha, correction) != (0.2, 0.05, "bh"):
         raise ValueError("delta, alpha and correction are of the image test: add method='image-test'")
-    if method == "image-test" and (t_visual, n_visual, t_text, n_text) != (2.0, 4, 3.0, 2):
+    if method == "image-test" and (t_visual, n_visual, t_text, n_text) != PAPER:
         raise ValueError("t_visual, n_visual, t_text and n_text are of the thresholds: the image test has delta, alpha")
     if method == "image-test":
         return _written(run, table_of(run, delta, alpha, correction), "labels-image-test.parquet", write)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlm_neurons.classification import LABELS, check_thresholds, normalise, sample_classes
+from vlm_neurons.classification import LABELS, PAPER, check_thresholds, normalise, sample_classes
 from vlm_neurons.layer_statistics import NOT_APPLICABLE, check_columns
 from vlm_neurons.scanning.run import Run
 from vlm_neurons.scanning.state import TopSamples
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-PAPER = (2.0, 4, 3.0, 2)
 NAMES = ("t_visual", "n_visual", "t_text", "n_text")
 
 
@@ -116,7 +115,11 @@ def _exceeds(state: TopSamples, kind: str, threshold: float, n: float) -> Tensor
 
 
 def sensitivity(
-    run: Run | str | Path, t_visual: float = 2.0, n_visual: int = 4, t_text: float = 3.0, n_text: int = 2
+    run: Run | str | Path,
+    t_visual: float = PAPER[0],
+    n_visual: int = PAPER[1],
+    t_text: float = PAPER[2],
+    n_text: int = PAPER[3],
 ) -> pd.DataFrame:
     """How the labels change with choices that the paper leaves open.
 

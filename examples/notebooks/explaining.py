@@ -93,8 +93,9 @@ vn.score_statistics(scores)[["label", "n", "n_scored", "r", "r_null", "significa
 #
 # ```python
 # asked = vn.explain(real, vn.OpenAIExplainer(model="gpt-4o", max_cost=1), out=run)
-# judged = vn.score(asked, real, vn.ApiSimulator(model="gpt-4o", max_cost=2), out=run)
-# vn.compare(judged, vn.score(found, real, vn.ApiSimulator(model="gpt-4o", max_cost=2)))
+# eyes = vn.ApiSimulator(model="gpt-4o", max_cost=2, cache=run.path / "cache.sqlite")
+# judged = vn.score(asked, real, eyes, out=run)
+# vn.compare(judged, vn.score(found, real, eyes))
 # ```
 
 # %%

@@ -83,9 +83,9 @@ scores[["neuron", "explanation", "r", "r_low", "r_high", "r_null", "r_within", "
 
 # %%
 asked = vn.explain(evidence, vn.OpenAIExplainer(model="gpt-4o", max_cost=2), out=run)
-both = vn.ApiSimulator(model="gpt-4o", max_cost=5)
+both = vn.ApiSimulator(model="gpt-4o", max_cost=5, cache=run.path / "cache.sqlite")  # a rerun costs nothing
 vn.compare(
-    vn.score(asked, evidence, both, n_null=3), vn.score(words, evidence, both, n_null=3)
+    vn.score(asked, evidence, both, out=run, n_null=3), vn.score(words, evidence, both, n_null=3)
 )  # GPT-4o's words, the paper's
 
 # %% [markdown]

@@ -5,8 +5,8 @@ vlm-neurons demo && python examples/pictures/make.py runs/demo L2N56 L1N11 L3N17
 
 from __future__ import annotations
 
+import argparse
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -25,9 +25,17 @@ WIDTH, HEIGHT = 470, 1150
 BROWSER = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
            "--force-device-scale-factor=2", "--virtual-time-budget=4000", f"--window-size={WIDTH},{HEIGHT}"]  # fmt: skip
 
-run, wanted = Path(sys.argv[1]), sys.argv[2:]
+parser = argparse.ArgumentParser()
+parser.add_argument("run", type=Path, help="directory of a run with explanations and scores, such as that of the demo")
+parser.add_argument("neurons", nargs="+", metavar="neuron", help="such as L2N56")
+run, wanted = parser.parse_args().run, parser.parse_args().neurons
+if not (run / "scores.parquet").is_file():
+    parser.error(f"{run}: no run directory with explanations and scores; vlm-neurons demo makes one")
 evidence, table, scores = load(run), pd.read_parquet(run / "neurons.parquet"), load_scores(run)
 explanations, simulations = Log(run / "explanations.jsonl").read(), simulating.load(run)
+
+if unknown := [n for n in wanted if not all(n in there for there in (evidence, explanations, simulations))]:
+    parser.error(f"{unknown[0]}: choose from {', '.join(n for n in simulations if n in evidence)}")
 
 
 def photograph(neuron: str) -> Image.Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from inspect import signature
 
 import numpy as np
 import pandas as pd
@@ -10,10 +11,12 @@ import pytest
 import torch
 from classify.test_classify import GATE, PROJECTOR, random_samples, run_of, state_of
 
-from vlm_neurons.classification import LABELS, classify, sample_classes
+from vlm_neurons.classification import LABELS, PAPER, classify, sample_classes
 from vlm_neurons.layer_statistics import statistics, wilson
-from vlm_neurons.robustness import confusion, sensitivity, sweep
+from vlm_neurons.robustness import NAMES, confusion, sensitivity, sweep
 from vlm_neurons.scanning.state import TopSamples
+from vlm_neurons.show import show_distribution
+from vlm_neurons.show.story import Rule
 
 POST = "blocks.0.mlp.hook_post"
 
@@ -134,3 +137,11 @@ def test_wilsons_interval_covers_the_truth_about_as_often_as_it_says(share):
     counts = np.random.default_rng(3).binomial(60, share, 4000)
     covered = np.mean([low <= share <= high for low, high in map(lambda c: wilson(int(c), 60), counts)])
     assert 0.92 < covered <= 1
+
+
+def test_thresholds_that_are_not_given_are_everywhere_those_of_the_paper():
+    for taker in (classify, sensitivity, Rule, show_distribution):
+        defaults = {name: p.default for name, p in signature(taker).parameters.items()}
+        asked = dict(zip(NAMES, PAPER, strict=True))
+        assert {n: defaults[n] for n in NAMES if n in defaults} == {n: asked[n] for n in NAMES if n in defaults}
+        assert "t_visual" in defaults and "t_text" in defaults

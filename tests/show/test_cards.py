@@ -217,6 +217,32 @@ def test_a_very_tall_picture_does_not_make_an_endless_card() -> None:
     assert show_neuron(tall).static().height < 2000
 
 
+def test_every_view_shows_in_a_notebook_and_is_saved_as_page_and_as_picture(tmp_path: Path) -> None:
+    made = evidence(np.random.default_rng())
+    views = [
+        show_neuron(made), show_layers(random_table(2, 20)), show_distribution(made), compare_neurons(made, made),
+        show_scores(pd.DataFrame([score("L3N17", label="visual")])),
+    ]  # fmt: skip
+    for view in views:
+        assert view.fragment.html in view._repr_html_()
+        assert view.fragment.html in view.save(tmp_path / "view.html").read_text(encoding="utf-8")
+        with Image.open(view.save(tmp_path / "view.png")) as picture:
+            assert picture.size == view.static().size and len(set(view.static().convert("L").getdata())) > 10
+
+
+def test_a_card_has_samples_of_every_strength_and_a_colour_bar_with_its_maximum_for_each_modality() -> None:
+    made = evidence(np.random.default_rng())
+    card = show_neuron(made)
+    for group, title in (("top", "strongest"), ("quantile", "lower quantiles"), ("random", "random samples")):
+        assert any(e.group == group for e in made.exemplars)
+        assert re.search(rf"<h4>{title}.*?<figure", card.fragment.html, re.S | re.I)
+    patches, tokens = tops_of(made)
+    bars = re.search(
+        r"patches: 0 <img.*?> (\S+)</span>.*tokens: 0 <span.*?</span> (\S+)</span>", card.fragment.html, re.S
+    )
+    assert bars is not None and bars.groups() == (number(patches), number(tokens))
+
+
 def test_layers_of_another_table_are_refused_and_of_an_empty_one_told() -> None:
     table = random_table(2, 20)
     with pytest.raises(ValueError, match="no column 'site'"):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vlm_neurons.classification import LABELS
+from vlm_neurons.classification import LABELS, PAPER
 from vlm_neurons.robustness import sensitivity, sweep
 from vlm_neurons.show.layers import NAMES, layers_svg, percent, shares, site_name
 from vlm_neurons.show.page import number, share_words, visible
@@ -24,10 +24,10 @@ SWEEP = {"t_visual": (1.0, 2.0, 3.0, 4.0), "t_text": (2.0, 3.0, 4.0, 5.0)}
 class Rule:
     """The thresholds that the classes come from; see `classify`."""
 
-    t_visual: float = 2.0
-    n_visual: int = 4
-    t_text: float = 3.0
-    n_text: int = 2
+    t_visual: float = PAPER[0]
+    n_visual: int = PAPER[1]
+    t_text: float = PAPER[2]
+    n_text: int = PAPER[3]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Thresholds:
         if not any(column["indexed_by"] == "row" for column in run.info["columns"]):
             return None
         kept = run.info["parameters"]
-        n_visual, n_text = min(4, kept["n_visual"]), min(2, kept["n_text"])
+        n_visual, n_text = min(PAPER[1], kept["n_visual"]), min(PAPER[3], kept["n_text"])
         used = rule or Rule(n_visual=n_visual, n_text=n_text)
         return cls(
             sweep(run, **SWEEP, n_visual=(used.n_visual,), n_text=(used.n_text,)),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from vlm_neurons.classification import PAPER
 from vlm_neurons.scanning.blocks import write_atomic
 from vlm_neurons.show.cards.card import anchor_of, card_html
 from vlm_neurons.show.cards.content import content, tops_of
@@ -191,7 +192,7 @@ def show_layers(table: pd.DataFrame) -> View:
     return _figure("Classes by layer", layers_svg(a_table(table, "table", "vn.classify")))
 
 
-def show_distribution(evidence: Evidence, t_visual: float = 2.0, t_text: float = 3.0) -> View:
+def show_distribution(evidence: Evidence, t_visual: float = PAPER[0], t_text: float = PAPER[2]) -> View:
     """How often a neuron has which activation, at image patches and at text tokens, on the scale where its largest is
     10: for random samples and for its strongest ones, with the thresholds from which a place counts.
 

@@ -25,7 +25,7 @@ LEGEND = "square: r of a neuron, pale unless q < .05; line: 95 % interval; dash:
 LEAST = 1e-4  # the axis of shares is logarithmic and ends here: most places have no activation
 
 
-def distribution_svg(evidence: Evidence, t_visual: float = 2.0, t_text: float = 3.0) -> str:
+def distribution_svg(evidence: Evidence, t_visual: float, t_text: float) -> str:
     """Activations of a neuron on the 0-10 scale, one panel per modality: bars for the random samples, a line for the
     strongest ones, and the threshold from which a place counts."""
     parts: list[str] = []

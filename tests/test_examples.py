@@ -1,0 +1,40 @@
+"""Examples say the same as script and as notebook, keep what was paid for, and refuse what they cannot do."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jupytext
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+SCRIPTS = sorted(p for p in (EXAMPLES / "notebooks").glob("*.py") if p.stem != "execute")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
+def test_a_notebook_says_what_its_script_says(script: Path) -> None:
+    cells = [[c.source for c in jupytext.read(p).cells] for p in (script, script.with_suffix(".ipynb"))]
+    assert cells[0] == cells[1] and len(cells[0]) > 5
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
+def test_what_a_notebook_pays_for_is_kept_for_the_next_time(script: Path) -> None:
+    for line in script.read_text(encoding="utf-8").splitlines():
+        if re.search(r"(OpenAIExplainer|ApiSimulator)\(", line):
+            assert "out=run" in line or "cache=run.path" in line, line
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "words"),
+    [
+        ("pictures/make.py", [], "the following arguments are required: run, neuron"),
+        ("trust.py", ["judge", "--n", "-1"], "--n: -1: a whole number from 1 on"),
+        ("trust.py", ["judge", "--n", "0"], "--n: 0: a whole number from 1 on"),
+    ],
+)
+def test_an_example_refuses_what_it_cannot_do_with_its_usage(script: str, arguments: list[str], words: str) -> None:
+    done = subprocess.run([sys.executable, str(EXAMPLES / script), *arguments], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("usage: ") and words in done.stderr
