@@ -148,7 +148,7 @@ def test_a_page_that_cannot_be_written_is_refused_with_the_remedy(told: Told, tm
 @pytest.mark.parametrize(
     ("name", "again"),
     [("neurons.parquet", "classify"), ("scores.parquet", "score"), ("simulations.parquet", "score"),
-     ("explanations.jsonl", "explain"), ("evidence/exemplars.parquet", "gather_evidence")],
+     ("evidence/exemplars.parquet", "gather_evidence")],
 )  # fmt: skip
 def test_a_damaged_file_of_the_run_is_named_with_what_writes_it_again(
     told: Told, tmp_path: Path, name: str, again: str
@@ -160,11 +160,19 @@ def test_a_damaged_file_of_the_run_is_named_with_what_writes_it_again(
     if name in ("neurons.parquet", "scores.parquet"):
         pd.DataFrame({"of": ["something else"]}).to_parquet(tmp_path / "other.parquet")
         damages.append((tmp_path / "other.parquet").read_bytes())
-    for damage in damages[: 1 if name.endswith(".jsonl") else None]:  # the cut line of a log is left out
+    for damage in damages:
         file.write_bytes(damage)
         remedy = rf"^{re.escape(str(file))} cannot be read: .*Move it away; vn\.{again}\(.* writes it again$"
         with pytest.raises(ValueError, match=re.compile(remedy, re.S)):
             report(tmp_path / "run", n_neurons=0)
+
+
+def test_a_damaged_line_of_the_explanations_is_named_with_the_remedy(told: Told, tmp_path: Path) -> None:
+    shutil.copytree(told.run, tmp_path / "run")
+    file = tmp_path / "run" / "explanations.jsonl"
+    file.write_bytes(b"\xff\xfe nonsense\n" + file.read_bytes())
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(file))}, line 1: no explanation .*; remove it$"):
+        report(tmp_path / "run", n_neurons=0)
 
 
 def test_evidence_of_another_run_is_not_taken_for_this_one(made: Made, told: Told, tmp_path: Path) -> None:

@@ -25,7 +25,6 @@ Score = dict[str, Any]
 AGAIN = {  # what writes a file of the run directory
     "neurons.parquet": "vn.classify(run)",
     "exemplars.parquet": "vn.gather_evidence(model, data, run, ...)",
-    "explanations.jsonl": "vn.explain(..., out=run)",
     "simulations.parquet": "vn.score(..., out=run)",
     "scores.parquet": "vn.score(..., out=run)",
 }
@@ -57,8 +56,7 @@ class Results:
         Raises:
             ValueError: a file there cannot be read, or is in a format that this version does not know.
         """
-        with _readable(run.path / "explanations.jsonl"):
-            explanations = Log(run.path / "explanations.jsonl").read()
+        explanations = Log(run.path / "explanations.jsonl").read()
         with _readable(run.path / "simulations.parquet"):
             simulations = load_simulations(run.path)
         scores = _scores(run)
