@@ -282,8 +282,8 @@ class _Run:
 
         if not self.key and self.client.base_url == _OPENAI:
             raise ValueError(
-                "no API key: set OPENAI_API_KEY, pass base_url= for a server of your own, or use "
-                "explainer='dissection', which needs none"
+                "no API key: set OPENAI_API_KEY, pass base_url= for a server of your own, or use what needs "
+                "none: the explainer 'dissection', the simulator 'concepts'"
             )
         return AsyncOpenAI(
             api_key=self.key or "none",
