@@ -185,7 +185,7 @@ def test_a_token_of_a_million_characters_is_shown_by_its_beginning() -> None:
 
 def test_half_a_character_in_any_text_does_not_keep_a_card_from_being_saved(tmp_path: Path) -> None:
     half = "\ud800"
-    made = Evidence.from_arrays(f"pro{half}be", tokens=[[half]], token_values=[[1.0]], names=[half])
+    made = Evidence.from_arrays(f"pro{half}be", tokens=[["a"]], token_values=[[1.0]], names=[half])
     card = show_neuron(made, explanation=half)
     for view in (card, compare_neurons(card, made), show_distribution(made)):
         page = view.save(tmp_path / "card.html").read_text(encoding="utf-8")
@@ -194,10 +194,12 @@ def test_half_a_character_in_any_text_does_not_keep_a_card_from_being_saved(tmp_
 
 
 def test_what_is_not_there_is_neither_named_nor_called_nan() -> None:
-    blank = Evidence.from_arrays(
-        "blank", images=[Image.new("RGB", (8, 8))], patches=[np.full((2, 2), np.nan)], tokens=[["a"]],
-        token_values=[np.array([np.nan])],
+    made = Evidence.from_arrays(
+        "blank", images=[Image.new("RGB", (8, 8))], patches=[np.ones((2, 2))], tokens=[["a"]],
+        token_values=[np.ones(1)],
     )  # fmt: skip
+    silent = replace(made.exemplars[0], patches=(np.full((2, 2), np.nan),), values=np.full(1, np.nan))
+    blank = replace(made, peak=-np.inf, exemplars=(silent,))
     page = show_neuron(blank).fragment.html
     assert "largest activation –" in text_of(show_neuron(blank)) and "nan" not in page and "-inf" not in page
     words = Evidence.from_arrays("words", tokens=[["a", " cat"]], token_values=[np.array([0.0, 2.0])])
