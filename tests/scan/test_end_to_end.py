@@ -23,10 +23,13 @@ WORDS = "the red blue dog cat train and people grass picture small two".split() 
 def random_data(n, seed=None):
     """Samples with one image, two, or none, prompts of their own or not, long and short responses."""
     rng = np.random.default_rng(seed)
-    entries = []
+    entries, said = [], set()
     for _ in range(n):
         images = [tiny.image(int(rng.integers(20, 60)), int(rng.integers(20, 60)), rng) for _ in range(rng.choice(3))]
         response = " ".join(rng.choice(WORDS, rng.integers(1, 9)))
+        while response in said:  # a duplicate would be skipped
+            response = " ".join(rng.choice(WORDS, rng.integers(1, 9)))
+        said.add(response)
         entries.append({"image": images, "response": response, "prompt": rng.choice([None, "Which?", "Name it:"])})
     return ImageTextData.from_samples(entries)
 
