@@ -102,15 +102,3 @@ def test_too_few_arrangements_give_no_p():
     assert np.isnan(nulls.p_images(made.random_pieces(6, rng), 999, rng))
     one = made.piece(0, rng.random((4, 4)), rng.random((4, 4)))
     assert np.isnan(nulls.p_places([one], 999, rng)) and np.isnan(nulls.p_images([], 999, rng))
-
-
-def test_arrangements_that_are_the_same_count_once():
-    rng = np.random.default_rng()
-    real, told = [made.blob(rng, (4, 4)) for _ in range(40)], made.blob(rng, (4, 4))
-    one = [made.piece(i, r, told if i == 0 else np.zeros((4, 4))) for i, r in enumerate(real)]
-    assert np.isnan(nulls.p_images(one, 999, rng)) and np.isnan(nulls.p_places(one, 999, rng)), "40, and 16"
-    three = [made.piece(i, r, told if i < 3 else np.zeros((4, 4))) for i, r in enumerate(real)]
-    assert nulls.p_images(three, 999, rng) > 0 and nulls.p_places(three, 999, rng) > 0, "9,880, and 4,096"
-    stripes = np.tile([[0.0, 1.0]], (4, 2))
-    periodic = [made.piece(i, r, stripes if i < 3 else np.zeros((4, 4))) for i, r in enumerate(real)]
-    assert np.isnan(nulls.p_places(periodic, 999, rng)), "8"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from math import factorial, prod
+from math import factorial
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ def p_images(pieces: Sequence[Piece], n: int, rng: np.random.Generator) -> float
     cases where there is nothing. p = (1 + number as large) / (1 + n) (Phipson & Smyth 2010).
 
     Returns:
-        p, one-sided; NaN where r does not exist, or fewer than 1,000 different arrangements do.
+        p, one-sided; NaN where r does not exist, or fewer than 1,000 arrangements do.
     """
     real = np.sum([sums_of(p) for p in pieces], axis=0) if pieces else np.zeros(6)
     total, distinct = np.zeros((n, 6)), 1
@@ -34,7 +33,7 @@ def p_images(pieces: Sequence[Piece], n: int, rng: np.random.Generator) -> float
         crossed = np.sum([_crossed(alike) for alike in zip(*group, strict=True)], axis=0)
         order = rng.permuted(np.tile(np.arange(len(group)), (n, 1)), axis=1)
         total += crossed[np.arange(len(group)), order].sum(1)
-        distinct *= _exchanges(group)
+        distinct *= factorial(len(group))
     return _p(r_of_sums(real), r_of_sums(total), distinct)
 
 
@@ -53,14 +52,8 @@ def p_places(pieces: Sequence[Piece], n: int, rng: np.random.Generator) -> float
     for piece in pieces:
         shifted = centred(_shifted(piece))
         total += shifted[rng.integers(len(shifted), size=n)]
-        distinct *= len(np.unique(np.round(shifted, 9), axis=0))  # a flat map, or a periodic one, has fewer
+        distinct *= len(shifted)
     return _p(r_of_sums(real), r_of_sums(total), distinct)
-
-
-def _exchanges(group: Sequence[Sequence[Piece]]) -> int:
-    """Ways to deal the predictions out that differ: equal predictions are one."""
-    said = Counter(tuple((p.simulated.shape, p.simulated.tobytes()) for p in own) for own in group)
-    return factorial(len(group)) // prod(factorial(n) for n in said.values())
 
 
 def _p(real: Float[np.ndarray, ""], moved: Float[np.ndarray, " n"], distinct: int) -> float:
