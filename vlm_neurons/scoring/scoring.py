@@ -210,9 +210,7 @@ def _note(made: Simulation, pieces: Sequence[Piece], numbers: Mapping[str, float
         return "no place with both an activation and a prediction" if made.samples else "no test exemplars"
     if np.isfinite(numbers["r"]):
         notes = [text for s in made.sides if (text := _missing(made, s, of_side(pieces, s)))]
-        notes += (
-            [] if np.isfinite(numbers["p"]) else ["no p: too few images of the same shape with different predictions"]
-        )
+        notes += [] if np.isfinite(numbers["p"]) else ["no p: too few images of the same shape"]
         return "; ".join(notes)
     simulated = np.concatenate([p.pair[1] for p in pieces])
     return "constant simulation" if simulated.min() == simulated.max() else "constant activations"
