@@ -40,6 +40,19 @@ def test_max_cost_holds_over_explanations_nulls_and_swap(
         assert table.n_failed.sum() > 0 and np.isfinite(table.r).any()
 
 
+def test_a_server_that_counts_nothing_is_charged_at_the_most_over_all_runs(evidence: dict[str, vn.Evidence]) -> None:
+    said = vn.explain(evidence, progress=False)
+    with loopback.running(answer=seeing.answer, usage=False) as server:
+        simulator = vn.ApiSimulator("m", base_url=server.url, api_key="x", price=PRICE, grid=4, coarse=0,
+                                    logprobs=False, max_cost=1.5)  # fmt: skip
+        vn.score(said, evidence, simulator, n_permutations=999, progress=False)
+        alone = len(server.requests)
+        own = list(vn.simulate(said, evidence, simulator, progress=False).values())
+        own_calls = len(server.requests) - alone
+        assert 0 < own_calls and alone <= own_calls + 1, "the first run leaves less than most calls may cost"
+    assert sum(s.n_failed for s in own) > 0
+
+
 def test_a_dry_run_bounds_explanations_nulls_and_swap(evidence: dict[str, vn.Evidence], tmp_path: Path) -> None:
     few = {k: replace(e, exemplars=(*(x for x in e.exemplars if x.split != "test"), *e.split("test")[::8]))
            for k, e in evidence.items()}  # fmt: skip

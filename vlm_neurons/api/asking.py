@@ -71,6 +71,7 @@ class Reply:
         completion: all that the server said; None if it said nothing.
         plain: whether the question went without its pictures.
         unbilled: whether it may have cost what nobody counted: the connection broke, or the server told no tokens.
+        charged: US dollars that count towards a limit: the cost, or the most that it could be where nobody counted.
     """
 
     ask: Ask
@@ -84,6 +85,7 @@ class Reply:
     completion: dict[str, Any] | None = field(default=None, repr=False)
     plain: bool = False
     unbilled: bool = False
+    charged: float = 0.0
 
 
 def tokens_of(completion: dict[str, Any]) -> tuple[int, int] | None:

@@ -9,7 +9,7 @@ import queue
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +193,8 @@ class _Run:
             return Reply(ask, failure=("cost", detail))
         try:
             reply = await self.send(ask)
-            self.spent += bound if reply.unbilled else reply.cost
+            reply = replace(reply, charged=bound if reply.unbilled else reply.cost)
+            self.spent += reply.charged
             return reply
         finally:
             async with self.returned:

@@ -26,7 +26,7 @@ class Purse:
         """Replies within what is left of the client's `max_cost`."""
         left = None if client.max_cost is None else max(0.0, client.max_cost - self.spent)
         for reply in replace(client, max_cost=left).stream(asks):
-            self.spent += reply.cost
+            self.spent += reply.charged
             yield reply
 
 
