@@ -20,7 +20,10 @@ N = 40
 
 
 def probe(name: str) -> vn.Evidence:
+    """Pictures of one colour each with a red half, so that "red regions" is constant in no draw."""
     images = [Image.new("RGB", (32, 32), tuple(RNG.integers(0, 255, 3).tolist())) for _ in range(N)]
+    for image in images:
+        image.paste((230, 20, 20), (0, 0, 16, 32))
     return vn.Evidence.from_arrays(name, images=images, patches=[RNG.random((4, 4)) for _ in range(N)])
 
 
@@ -41,6 +44,21 @@ class Broken(Simulates):
         if self.name == "no-key":
             raise ValueError("no API key")
         yield from ((place, Prediction(failure=Failure("network", "cut"))) for place in range(len(jobs)))
+
+
+class Halfway(Simulates):
+    """Fails for one explanation, and predicts the same everywhere for any other."""
+
+    name = "halfway"
+
+    def settings(self) -> str:
+        return self.name
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Prediction]]:
+        for place, job in enumerate(jobs):
+            failed = Prediction(failure=Failure("network", "cut"))
+            flat = Prediction(tuple(np.ones(p.shape) for p in job.exemplar.patches))
+            yield place, failed if job.explanation == "what fails" else flat
 
 
 @pytest.mark.parametrize("name", ["broken", "no-key"])
@@ -66,6 +84,14 @@ def test_scores_and_simulations_in_front_are_of_one_simulator(tmp_path: Path) ->
         assert load(tmp_path)["a"].simulator == simulator
         vn.simulate(words, evidence, "concepts", out=tmp_path, progress=False)  # all there: nothing moves
         assert load(tmp_path)["a"].simulator == simulator
+
+
+def test_a_simulation_that_is_constant_came_and_is_written_though_another_failed(tmp_path: Path) -> None:
+    evidence = {"a": probe("a"), "b": probe("b")}
+    table = scored({"a": "what fails", "b": "what is everywhere"}, evidence, Halfway(), out=tmp_path)
+    assert table.n_failed.tolist() == [len(evidence["a"].split("test")), 0] and table.r.isna().all()
+    assert pd.read_parquet(tmp_path / "scores.parquet").note.tolist() == table.note.tolist()
+    assert "every simulation failed" in table.note[0] and table.note[1] == "constant simulation"
 
 
 def test_half_a_character_in_one_explanation_blocks_no_other(tmp_path: Path) -> None:

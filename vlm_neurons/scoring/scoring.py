@@ -264,8 +264,8 @@ def _with_earlier(table: pd.DataFrame, path: Path, simulator: Simulator) -> pd.D
 
 
 def nothing_came(table: pd.DataFrame) -> bool:
-    """Whether simulations failed and none gave an r."""
-    return bool(((table["n_failed"] > 0) & (table["n_images"] == 0)).any() and table["r"].isna().all())
+    """Whether simulations failed and none gave a prediction."""
+    return bool((table["n_failed"] > 0).any() and (table["n_images"] == 0).all())
 
 
 def load_scores(path: str | Path) -> pd.DataFrame:
