@@ -22,14 +22,14 @@ def random_batch(n, d=5, width=13):
 
 def reference(acts, kinds, sign):
     """In plain Python, one image at a time."""
-    sums, active, n = np.zeros((acts.shape[2], 5)), np.zeros((acts.shape[2], 2), int), 0
+    sums, active, n = np.zeros((acts.shape[2], 9)), np.zeros((acts.shape[2], 2), int), 0
     for a, k in zip(acts.double().numpy(), kinds.numpy(), strict=True):
         if not ((k == 2).any() and (k == 3).any()):
             continue
         n += 1
         for j in range(a.shape[1]):
             v, t = (np.mean([max(sign * x, 0) for x in a[k == kind, j]]) for kind in (2, 3))
-            sums[j] += [v, t, v * v, t * t, v * t]
+            sums[j] += [v, t, v * v, t * t, v * t, v**3, v * v * t, v * t * t, t**3]
             active[j] += [v > 0, t > 0]
     return sums, active, n
 

@@ -20,7 +20,7 @@ from vlm_neurons.neurons import Pole
 from vlm_neurons.scanning.moments import MOMENTS, Moments
 from vlm_neurons.scanning.state import TENSORS, TopSamples
 
-FORMAT = 2  # 1 had no moments
+FORMAT = 3  # 1 had no moments, 2 none of third order
 Column = tuple[str, Pole]  # hook, pole
 LOGS = (".log", ".out", ".err")  # what schedulers write beside a run
 States = dict[Column, TopSamples]
