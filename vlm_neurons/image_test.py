@@ -94,7 +94,8 @@ def t_values(means: Float[Array, "9 d"], n: int, a: float | Array, b: float | Ar
     """Student's t of E[a V + b T], and the same corrected for skewness (Hall 1992).
 
     With S = mean / standard deviation and the skewness g: sqrt(n) S, and sqrt(n) (S + g S^2 / 3 + g^2 S^3 / 27 +
-    g / (6 n)), which rises with S too. Where nothing varies both are infinite with the mean's sign, or 0 for a mean of 0.
+    g / (6 n)), which rises with S too. Where nothing varies both are infinite with the mean's sign, or 0 for a mean
+    of 0.
     """
     v, t, vv, tt, vt, vvv, vvt, vtt, ttt = means
     mean, aa, ab, bb = a * v + b * t, a * a, a * b, b * b
