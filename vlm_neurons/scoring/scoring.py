@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vlm_neurons.api.limits import whole
-from vlm_neurons.explaining.explanation import Explanation
+from vlm_neurons.explaining.explanation import Explanation, says_nothing
 from vlm_neurons.neurons import Neuron
 from vlm_neurons.scanning.blocks import write_atomic
 from vlm_neurons.scoring import measures, nulls
@@ -264,8 +264,9 @@ def _with_earlier(table: pd.DataFrame, path: Path, simulator: Simulator) -> pd.D
 
 
 def nothing_came(table: pd.DataFrame) -> bool:
-    """Whether simulations failed and none gave a prediction."""
-    return bool((table["n_failed"] > 0).any() and (table["n_images"] == 0).all())
+    """Whether simulations failed, and none of an explanation that names something gave a prediction."""
+    came = (table["n_images"] > 0) & ~table["explanation"].map(says_nothing).astype(bool)
+    return bool((table["n_failed"] > 0).any() and not came.any())
 
 
 def load_scores(path: str | Path) -> pd.DataFrame:
