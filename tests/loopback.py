@@ -29,6 +29,7 @@ class Server:
         refusal: what it says where it refuses.
         answer: what it answers, as JSON; or a function from the request to it, or to {"text": ..., "logprobs": ...},
             or to {"text": ..., "prompt_logprobs": ...} as vLLM has it.
+        change: makes another reply out of a good one, given the number of the request.
         paid: digests of bodies whose answers were delivered and cost money, in order.
         requests: bodies that came.
         authorization: the headers that came with them.
@@ -40,6 +41,7 @@ class Server:
     refusal: str = "I cannot help with that."
     answer: dict[str, Any] | Callable[[dict[str, Any]], Any] = field(default_factory=lambda: {
         "phrase": "red things", "description": "They are red.", "confidence": 0.8, "clear_pattern": True})  # fmt: skip
+    change: Callable[[int, dict[str, Any]], dict[str, Any]] = lambda number, made: made
     paid: list[str] = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)
     authorization: set[str] = field(default_factory=set)
@@ -133,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not told.usage:
             del made["usage"]
         made |= {"prompt_logprobs": prompt} if prompt else {}
-        return self._send(200, made)
+        return self._send(200, told.change(next(n for n, b in enumerate(told.requests) if b is body), made))
 
     def _send(self, status: int, content: Any, headers: dict[str, str] | None = None) -> None:
         data = content if isinstance(content, bytes) else json.dumps(content).encode()

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from vlm_neurons.api import prefilled
+from vlm_neurons.api.completions import choice_of, message_of
 
 TOP = 11  # likeliest tokens at every place of an answer: as many as a scale from 0 to 10 has numbers
 _KEYS = re.compile(r"(sk|key|Bearer)[-_ ][A-Za-z0-9_\-.]{8,}")
@@ -139,18 +140,19 @@ def read(ask: Ask, completion: dict[str, Any]) -> tuple[BaseModel | None, tuple[
     if ask.prefill:
         wrong = prefilled.trouble(completion, ask.prefill)
         return (None, wrong) if wrong else (prefilled.Prefilled(), None)
-    choices = completion.get("choices") or [{}]
-    message = choices[0].get("message")
+    message = message_of(completion)
     if not message:
         return None, ("server", f"a reply without choices: {str(completion)[:200]}")
     if message.get("refusal"):
         return None, ("refusal", str(message["refusal"])[:500])
-    finish = choices[0].get("finish_reason")
+    finish = choice_of(completion).get("finish_reason")
     if finish == "content_filter":
         return None, ("filter", "the server's content filter stopped the answer")
     if finish == "length":
         return None, ("length", f"the answer needs more than {ask.max_tokens} tokens")
     text = message.get("content") or ""
+    if not isinstance(text, str):
+        return None, ("schema", f"an answer that is no text: {str(text)[:120]!r}")
     if text != readable(text):
         return None, ("schema", f"half of a character (a lone surrogate); the answer begins with {text[:120]!r}")
     try:

@@ -15,6 +15,7 @@ from typing import Any
 
 from vlm_neurons.api.asking import Ask, Reply, body_of, read, readable, redactor, tokens_of
 from vlm_neurons.api.cache import Cache, request_key
+from vlm_neurons.api.completions import message_of
 from vlm_neurons.api.limits import amount, seconds, whole
 from vlm_neurons.api.planning import Plan
 from vlm_neurons.api.prefilled import reduced
@@ -240,7 +241,7 @@ class _Run:
             async with asyncio.timeout(self.client.deadline):
                 body = body_of(ask, self.client.model, used, self.client.extra_body)
                 completion = await self.api.chat.completions.create(**body)
-                stored: dict[str, Any] = completion.model_dump(mode="json")
+                stored: dict[str, Any] = completion.model_dump(mode="json", warnings=False)
                 stored = reduced(stored, ask.prefill) if ask.prefill else stored
         except (openai.APIConnectionError, TimeoutError) as error:
             return "network", f"{type(error).__name__}: {error}"
@@ -249,9 +250,9 @@ class _Run:
             if code in (400, 422, 500) and await self.learn(error, used, ask):
                 return None
             return "server" if code >= 500 or code in (408, 409, 429) else "request", error
-        except (openai.OpenAIError, ValueError, AttributeError, TypeError) as error:  # a reply that is none
+        except (openai.OpenAIError, ValueError, AttributeError, TypeError, LookupError) as error:  # a reply that is none
             return "server", f"{type(error).__name__}: {error}"
-        return stored if stored.get("choices") else ("server", f"a reply without choices: {str(stored)[:200]}")
+        return stored if message_of(stored) else ("server", f"a reply without choices: {str(stored)[:200]}")
 
     async def learn(self, error: Any, used: dict[str, bool], ask: Ask) -> bool:
         """Note the capability that a refusal of the server names; True if the question can be asked in another way.

@@ -8,6 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from vlm_neurons.api.completions import choice_of, logprobs_of
+
 _SEEN = re.compile(r"[^!-~\t\n]")  # pieces lose blanks, and halves of characters, when they are decoded one by one
 
 
@@ -49,13 +51,12 @@ def reduced(completion: dict[str, Any], prefill: str) -> dict[str, Any]:
         kept.append({"token": top[0]["token"], "top_logprobs": top})
         left -= len(bare(top[0]["token"]))
     rest = {k: v for k, v in completion.items() if not k.startswith("prompt_")}
-    choices = [{**c, "logprobs": {"content": kept[::-1]}} for c in (completion.get("choices") or [])[:1]]
-    return {**rest, "choices": choices}
+    return {**rest, "choices": [{**choice_of(completion), "logprobs": {"content": kept[::-1]}}]}
 
 
 def trouble(completion: dict[str, Any], prefill: str) -> tuple[str, str] | None:
     """(kind, detail) unless the log probabilities are those of the prefilled text."""
-    content = ((completion.get("choices") or [{}])[0].get("logprobs") or {}).get("content") or []
+    content = logprobs_of(completion)
     if not content:
         return "capability", "the server gave no log probabilities of the prompt (vLLM does)"
     text = bare("".join(one["token"] for one in content))

@@ -22,7 +22,7 @@ def load(
     if device is not None and device_map is not None:
         raise ValueError("give device or device_map, not both")
     try:
-        config = transformers.AutoConfig.from_pretrained(source)
+        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise _not_there(name, source, error) from error
     family = family_of(config)  # before the weights are fetched
@@ -77,8 +77,8 @@ def load_processor(source: str, config: Any) -> Any:
     """
     import transformers
 
-    images = transformers.AutoImageProcessor.from_pretrained(source, backend="pil")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    images = transformers.AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     try:
         saved, _ = transformers.LlavaProcessor.get_processor_dict(source)
     except OSError:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from vlm_neurons.api.completions import logprobs_of
 from vlm_neurons.api.prefilled import bare
 from vlm_neurons.api.prompting import escape
 from vlm_neurons.explaining.explanation import Failure
@@ -42,7 +43,7 @@ def expected(tokens: Sequence[str], completion: dict[str, Any]) -> np.ndarray | 
     Returns:
         [tokens]; a failure where a place has no digit among its likeliest tokens, or the places are not the tokens'.
     """
-    content = completion["choices"][0]["logprobs"]["content"]
+    content = logprobs_of(completion)
     starts, text = [], ""
     for one in content:
         starts.append(len(text))

@@ -26,8 +26,9 @@ def open_model(kind: str, name_or_dir: str | Path, device: Any = None, dtype: An
 
     where = find(name_or_dir)
     try:
-        model = getattr(transformers, kind).from_pretrained(where, dtype=dtype or torch.float32).eval()
-        processor = transformers.AutoProcessor.from_pretrained(where, backend="pil")
+        options = {"dtype": dtype or torch.float32, "trust_remote_code": False}  # None would ask on the terminal
+        model = getattr(transformers, kind).from_pretrained(where, **options).eval()
+        processor = transformers.AutoProcessor.from_pretrained(where, backend="pil", trust_remote_code=False)
     except ImportError as error:
         raise ValueError(
             f"{name_or_dir}: its processor needs a package that is missing ({_line(error)}); pip install "

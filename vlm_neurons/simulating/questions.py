@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from vlm_neurons.api import prompting
 from vlm_neurons.api.asking import Ask, Reply
+from vlm_neurons.api.completions import logprobs_of
 from vlm_neurons.api.prefilled import Prefilled
 from vlm_neurons.api.prompting import escape, fence, image_part, text_part
 from vlm_neurons.explaining.explanation import Failure
@@ -220,8 +221,7 @@ def chances(
     >>> [(said, round(p, 2)) for said, p in found[0]]
     [('2', 0.75), ('4', 0.25)]
     """
-    choice = ((completion or {}).get("choices") or [{}])[0]
-    content = (choice.get("logprobs") or {}).get("content") or []
+    content = logprobs_of(completion)
     starts, text = [], ""
     for one in content:
         starts.append(len(text))
@@ -234,7 +234,7 @@ def chances(
         place = int(np.searchsorted(starts, start, side="right")) - 1
         token = content[place]["token"]
         before, after = token[: start - starts[place]], token[end - starts[place] :]
-        top = content[place].get("top_logprobs") or [] if end <= starts[place] + len(token) else []
+        top = content[place]["top_logprobs"] if end <= starts[place] + len(token) else []
         # those that put something else between the same characters
         fitting = [t for t in top if t["token"].startswith(before) and t["token"].endswith(after)]
         cut = slice(len(before), -len(after) or None)
