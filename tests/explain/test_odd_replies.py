@@ -32,7 +32,9 @@ def test_a_reply_of_another_form_is_one_failure_and_stops_neither_the_others_nor
     odd = lambda number, made: made | reply if number == 1 else made  # noqa: E731
     with loopback.running(change=odd) as server:
         for _ in range(2):
-            asker = vn.OpenAIExplainer("m", base_url=server.url, api_key="x", concurrency=1, max_retries=0, price=(0, 0))
+            asker = vn.OpenAIExplainer(
+                "m", base_url=server.url, api_key="x", concurrency=1, max_retries=0, price=(0, 0)
+            )
             found = vn.explain(cases.text_neurons(4), asker, out=tmp_path, progress=False)
             failures = [e.failure.kind for e in found.values() if e.failure]
             assert len(found) == 4 and failures == ([kind] if kind else [])
@@ -42,7 +44,7 @@ def test_a_reply_of_another_form_is_one_failure_and_stops_neither_the_others_nor
 
 @pytest.mark.parametrize("logprobs", [
     [1], {"content": ["x"]}, {"content": "x"}, {"content": [{"token": None, "top_logprobs": []}]},
-    {"content": [{"text": "x"}]}, {"content": [{"token": '{"tokens"', "top_logprobs": [{"token": "x", "logprob": None}]}]},
+    {"content": [{"text": "x"}]}, {"content": [{"token": "{", "top_logprobs": [{"token": "x", "logprob": None}]}]},
     "all",
 ])  # fmt: skip
 def test_log_probabilities_of_another_form_leave_the_values_that_were_said(logprobs: Any) -> None:
