@@ -28,13 +28,14 @@ def ablate(
         to: a number; a tensor of one value per neuron in the order of `neurons`, or one that broadcasts to
             [batch, pos, neuron]; `"mean"`: the neuron's mean over the positions that are changed, padding left out;
             `"resample"`: its values at these positions, shuffled among them (all neurons, at all hooks, by the same
-            shuffle, so that they stay together as they occurred).
+            shuffle, so that they stay together as they occurred). Both need positions of one forward pass: tokens
+            that are generated come alone.
         where: see `Where`; default everywhere.
         seed: of the shuffle.
 
     Raises:
         ValueError: nothing is named, `to` is an unknown word or has not one value per neuron; when run: `where` does
-            not fit.
+            not fit, or `"mean"` or `"resample"` of a token that is generated.
         IndexError: when run: the tensor has no such coordinate.
 
     >>> [name for name, _ in ablate("L3N17, L4N2")]
@@ -166,6 +167,12 @@ def _statistic(target: Target, to: str, where: Where, seed: int) -> Callable[...
         mask = real_positions(where, tensor, target.hook, "ablate")
         if not bool(mask.any()):
             return None
+        running = current_pass()
+        if running is not None and running.past > 0:
+            raise ValueError(
+                f"ablate: to={to!r} while generating: a new token comes alone, so that nothing would change; give to= "
+                "a number or a tensor of values that were measured before, or where= without new tokens, such as 'visual'"
+            )
         old = _old(tensor, target)
         chosen = old[mask]  # [position, neuron]
         if to == "mean":

@@ -76,16 +76,16 @@ def compare_modalities(sums: Float[Array, "d 9"], n: int, delta: float = 0.2, le
     from scipy import stats
 
     kappa = (1 + delta) / (1 - delta)
+    means = np.ascontiguousarray(sums.T) / max(n, 1)
+    with np.errstate(invalid="ignore"):
+        index = (means[0] - means[1]) / (means[0] + means[1])
     if n < 2:
-        nothing = np.full(len(sums), np.nan)
-        return Tested(nothing, nothing - 1, nothing + 1, np.ones((len(sums), 3)), np.ones(len(sums)))
-    means = np.ascontiguousarray(sums.T) / n
+        ones = np.ones(len(sums))
+        return Tested(index, -ones, ones, np.ones((len(sums), 3)), ones)
     visual, text = t_values(means, n, 1.0, -kappa), t_values(means, n, -kappa, 1.0)
     above = [stats.t.sf(np.minimum(*t), n - 1) for t in (visual, text)]
     below = [stats.t.cdf(np.maximum(*t), n - 1) for t in (visual, text)]
     p_classes = np.stack([*above, np.maximum(*below)], 1)
-    with np.errstate(invalid="ignore"):
-        index = (means[0] - means[1]) / (means[0] + means[1])
     low, high = _interval(means, n, index, stats.t.ppf(0.5 + level / 2, n - 1))
     return Tested(index, low, high, p_classes, np.minimum(1, 2 * p_classes.min(1)))
 

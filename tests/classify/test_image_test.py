@@ -82,7 +82,9 @@ def test_silent_neurons_and_constant_ones_have_no_false_certainty():
     assert np.isnan(found.index[0]) and found.p[0] == 1 and (found.low[0], found.high[0]) == (-1, 1)
     assert CLASSES[found.p_classes[1].argmin()] == "multimodal" and found.index[1] == 0
     assert found.p[2] > 0.05 and (found.low[2], found.high[2]) == (-1, 1)
-    assert (compare_modalities(sums_of(v, t)[:1], 1).p == 1).all()
+    single = compare_modalities(sums_of(v, t)[[0, 2]], 1)
+    assert (single.p == 1).all() and single.low.tolist() == [-1, -1] and single.high.tolist() == [1, 1]
+    assert np.isnan(single.index[0]) and single.index[1] == 1
 
 
 def test_false_discovery_of_yekutieli_is_stricter():

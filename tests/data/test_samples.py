@@ -173,6 +173,22 @@ def test_files_are_read_upright_and_in_rgb(tmp_path):
     assert turned.size == (10, 20) and grey.mode == "RGB"
 
 
+def test_sixteen_bit_grey_is_scaled_and_what_has_no_range_is_named(tmp_path):
+    grey = np.random.default_rng().integers(0, 65536, (9, 7), dtype=np.uint16)
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    Image.fromarray(grey.astype(np.float32)).save(tmp_path / "b.tif")
+    data = ImageTextData.from_folder(tmp_path)
+    (image,) = data[0].load_images()
+    assert (np.asarray(image) == (grey >> 8)[..., None]).all() and image.mode == "RGB"
+    with pytest.raises(OSError, match=r"b\.tif.*'F' has no fixed range: scale it"):
+        data[1].load_images()
+    model = vn.HookedVLM.from_pretrained("tiny-llava-scenes")
+    told = [model.prepare(i, "Hi").pixel_values for i in (image, Image.fromarray(grey), tmp_path / "a.png")]
+    assert told[0].equal(told[1]) and told[0].equal(told[2])
+    with pytest.raises(ValueError, match="no fixed range"):
+        model.prepare(Image.fromarray(grey.astype(np.int32)), "Hi")
+
+
 def test_samples_in_memory_are_numbered_by_place():
     data = ImageTextData.from_samples([Sample(7, (), None, "A", "seven"), {"image": None, "response": "B"}])
     assert [(s.id, s.name) for s in data] == [(0, "seven"), (1, "sample 1")]

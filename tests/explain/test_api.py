@@ -29,6 +29,16 @@ def explainer(server: loopback.Server, **options: object) -> vn.OpenAIExplainer:
     return vn.OpenAIExplainer("some-model", base_url=server.url, price=(1.0, 2.0), **{**quick, **options})  # type: ignore[arg-type]
 
 
+def test_a_password_in_the_address_is_in_no_file(tmp_path: Path) -> None:
+    with loopback.running(fault=lambda number, body: "no_schema" if number == 0 else "") as server:
+        url = server.url.replace("http://", f"http://me:{KEY}@")
+        found = vn.explain(cases.text_neurons(2), vn.OpenAIExplainer("m", base_url=url, price=(0, 0)), out=tmp_path,
+                           progress=False)  # fmt: skip
+    assert all(e.text == "red things" for e in found.values())
+    files = [f for f in tmp_path.rglob("*") if f.is_file()]
+    assert "cache.sqlite" in {f.name for f in files} and not [f for f in files if KEY.encode() in f.read_bytes()]
+
+
 def test_two_hundred_neurons_and_a_fifth_of_faults(tmp_path: Path) -> None:
     evidence = cases.text_neurons(200)
     with loopback.running(fault=loopback.faulty(0.2, seed=int(time.time()))) as server:

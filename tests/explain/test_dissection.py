@@ -42,7 +42,7 @@ def test_colors_and_places_are_found_from_pixels_alone(kind: str) -> None:
 
 
 def test_noise_has_no_clear_pattern() -> None:
-    assert explained("noise", 6)[1] >= 5, f"seed {SEED}"
+    assert explained("noise", 6)[1] >= 4, f"seed {SEED}"
 
 
 def test_the_answer_depends_on_the_explain_split_only() -> None:

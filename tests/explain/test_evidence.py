@@ -78,6 +78,20 @@ def test_splits_share_no_sample_and_no_image(made: tuple[vn.HookedVLM, vn.ImageT
     assert {k: v.digest for k, v in again.items()} == {k: v.digest for k, v in evidence.items()}
 
 
+def test_with_few_samples_as_many_are_random_as_are_top(
+    made: tuple[vn.HookedVLM, vn.ImageTextData, vn.Run], tmp_path: Path
+) -> None:
+    model = made[0]
+    data = vn.ImageTextData.from_samples(
+        [{"image": tiny.image(), "response": f"Dog {i}.", "name": str(i)} for i in range(24)]
+    )
+    run = vn.scan(model, data, top_n=50, batch_size=8, out=tmp_path, progress=False)
+    (one,) = vn.gather_evidence(model, data, run, "L0N3", write=False, progress=False).values()
+    for split in ("explain", "select", "test"):
+        groups = [e.group for e in one.split(split)]
+        assert groups.count("top") == groups.count("random") > 0
+
+
 def test_an_exemplar_in_two_splits_is_refused() -> None:
     one = vn.Evidence.from_arrays("x", tokens=[["a"], ["b"]], token_values=[np.ones(1), np.zeros(1)])
     first = one.exemplars[0]

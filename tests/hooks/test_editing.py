@@ -206,12 +206,26 @@ def test_while_generating_kinds_hold_for_new_tokens_and_sources_are_the_prompt(m
     assert not bool((prompt == 7).any()) and all(bool((s == 7).all()) for s in steps)
     prompt, *steps = passes(patch("L0N3", {"L0N3": torch.full((2, n), 7.0)}))
     assert bool((prompt == 7).all()) and not any(bool((s == 7).any()) for s in steps)
-    prompt, *steps = passes(ablate("L0N3", "mean"))
-    assert all(bool((s[0] == s[1]).all()) for s in steps)
+    prompt, *steps = passes(ablate("L0N3", "mean", where=("visual", "template")))
+    assert not any(bool((s == prompt[0, -1]).any()) for s in steps)
     assert len(prompt[batch.attention_mask.bool()].unique()) == 1
 
 
 @torch.no_grad()
+def test_the_mean_of_a_token_that_is_generated_alone_is_refused_and_of_patches_it_holds(model: HookedVLM) -> None:
+    batch = model.prepare(tiny.image(), "a red circle")
+    plain = model.generate_tokens(batch, max_new_tokens=3)
+    for to in ("mean", "resample"):
+        for where in (None, "text", ("text", "template")):
+            with (
+                pytest.raises(ValueError, match=f"to='{to}' while generating: .*'visual'"),
+                model.hooks(ablate(POST, to=to, where=where)),
+            ):
+                model.generate_tokens(batch, max_new_tokens=3)
+        with model.hooks(ablate(POST, to=to, where="visual")):
+            assert model.generate_tokens(batch, max_new_tokens=3).shape[0] == len(plain)
+
+
 def test_generating_with_an_edit_equals_running_it_without_a_cache(model: HookedVLM) -> None:
     batch = model.prepare([tiny.image(), tiny.image()], ["What is the shape?", "a"])
     pairs = [*scale("blocks.0.mlp.hook_act", 3.0, where=("visual", "text")), *ablate("P0N1")]

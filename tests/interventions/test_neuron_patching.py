@@ -108,6 +108,23 @@ def test_direct_logits_of_all_neurons_are_the_share_of_their_mlp(model: HookedVL
         assert torch.equal(found, vn.direct_logits(model, batch, {"post": _only(model, layer)}, 9, 12, 3))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_direct_logits_count_back_from_the_last_token_of_each_row(model: HookedVLM, side: str) -> None:
+    prompts, answers = ["a red circle", "a", "the blue ring is at the top"], ["red", "a circle", "top left"]
+    batch = model.prepare([None] * 3, prompts, answers, padding_side=side)
+    ids = [f"L1N{i}" for i in range(44)]
+    for position in (-1, -2):
+        found = vn.direct_logits(model, batch, ids, token=9, against=12, position=position)
+        alone = [
+            vn.direct_logits(model, model.prepare(None, p, a), ids, token=9, against=12, position=position)
+            for p, a in zip(prompts, answers, strict=True)
+        ]
+        assert torch.allclose(found, torch.cat(alone), atol=1e-4)
+    with pytest.raises(ValueError, match=r"position=(-1000|1000): row 0 has \d+ tokens, and none there"):
+        vn.direct_logits(model, batch, ids, token=9, position=1000 if side == "left" else -1000)
+
+
 def _only(model: HookedVLM, layer: int) -> Tensor:
     mask = torch.zeros(model.n_layers, 44, dtype=torch.bool)
     mask[layer] = True

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import brute_force as brute
 import pytest
 import torch
 
+from vlm_neurons.scanning.blocks import write_atomic
 from vlm_neurons.scanning.state import TopSamples, order_keys
 from vlm_neurons.scanning.summarise import entering, extremes, rows_by_image, rows_by_kind, summarise
 
@@ -138,3 +141,15 @@ def test_double_precision_is_refused():
 def test_states_of_other_parameters_do_not_merge():
     with pytest.raises(ValueError, match="different parameters"):
         TopSamples.empty(2, 5, 4, 2, torch.float32).merge(TopSamples.empty(2, 6, 4, 2, torch.float32))
+
+
+def test_files_are_as_private_as_the_user_wants_them(tmp_path):
+    before = os.umask(0o077)
+    try:
+        write_atomic(tmp_path / "own.txt", lambda path: path.write_text("x"))
+        os.umask(0o022)
+        write_atomic(tmp_path / "all.txt", lambda path: path.write_text("x"))
+    finally:
+        os.umask(before)
+    modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("own.txt", "all.txt")]
+    assert modes == [0o600, 0o644] and len(list(tmp_path.iterdir())) == 2

@@ -37,7 +37,7 @@ def test_it_describes_held_out_objects_rightly(model, scripts):
     card, _ = scripts
     data = vn.scenes(60, SEED, split="held_out", objects=1)
     found = card.description_scores(data, card.say(model, data))
-    assert found["joint"] >= 85 and found["background"] >= 95, (SEED, found)
+    assert found["joint"] >= 75 and found["background"] >= 95, (SEED, found)
 
 
 def test_without_its_mlps_at_visual_positions_it_is_nearly_blind_and_without_as_many_in_the_background_it_is_not(

@@ -10,6 +10,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, model TEXT, reply TEXT NOT NULL, created TEXT NOT NULL);
@@ -85,13 +86,14 @@ class Cache:
 
     def capabilities(self, server: str, model: str) -> dict[str, bool]:
         """What was found out about a model on a server."""
-        rows = self._db.execute("SELECT name, value FROM capabilities WHERE server = ? AND model = ?", (server, model))
+        wanted = (_address_of(server), model)
+        rows = self._db.execute("SELECT name, value FROM capabilities WHERE server = ? AND model = ?", wanted)
         return {name: value == "yes" for name, value in rows}
 
     def put_capability(self, server: str, model: str, name: str, value: bool) -> None:
         """Remember what was found out."""
         with self._db:
-            values = (server, model, name, "yes" if value else "no")
+            values = (_address_of(server), model, name, "yes" if value else "no")
             self._db.execute("INSERT OR REPLACE INTO capabilities VALUES (?, ?, ?, ?)", values)
 
     def __len__(self) -> int:
@@ -100,6 +102,16 @@ class Cache:
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+
+def _address_of(server: str) -> str:
+    """A server's address without what may be secret: user, password, query.
+
+    >>> _address_of("http://me:secret@host:8000/v1?key=secret")
+    'http://host:8000/v1'
+    """
+    parts = urlsplit(server)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _writable(name: str) -> sqlite3.Connection:

@@ -250,7 +250,13 @@ class _Run:
             if code in (400, 422, 500) and await self.learn(error, used, ask):
                 return None
             return "server" if code >= 500 or code in (408, 409, 429) else "request", error
-        except (openai.OpenAIError, ValueError, AttributeError, TypeError, LookupError) as error:  # a reply that is none
+        except (
+            openai.OpenAIError,
+            ValueError,
+            AttributeError,
+            TypeError,
+            LookupError,
+        ) as error:  # a reply that is none
             return "server", f"{type(error).__name__}: {error}"
         return stored if message_of(stored) else ("server", f"a reply without choices: {str(stored)[:200]}")
 

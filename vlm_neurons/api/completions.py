@@ -38,7 +38,9 @@ def logprobs_of(completion: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """
     logprobs = choice_of(completion).get("logprobs")
     content = logprobs.get("content") if isinstance(logprobs, dict) else None
-    if not isinstance(content, list) or not all(isinstance(t, dict) and isinstance(t.get("token"), str) for t in content):
+    if not isinstance(content, list) or not all(
+        isinstance(t, dict) and isinstance(t.get("token"), str) for t in content
+    ):
         return []
     return [{"token": t["token"], "top_logprobs": _likeliest(t.get("top_logprobs"))} for t in content]
 

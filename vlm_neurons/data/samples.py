@@ -13,6 +13,8 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
+from vlm_neurons.rgb import rgb
+
 ImageLike = Image.Image | Path
 
 
@@ -61,8 +63,8 @@ def _load(image: ImageLike, name: str) -> Image.Image:
     try:
         if isinstance(image, Path):
             with Image.open(image) as opened:  # upright, as `HookedVLM.prepare` reads files too
-                return ImageOps.exif_transpose(opened).convert("RGB")
-        return image.convert("RGB")
+                return rgb(ImageOps.exif_transpose(opened))
+        return rgb(image)
     # PIL raises SyntaxError, ValueError, struct.error and more for files that are broken in different ways.
     except Exception as error:
         raise OSError(f"{where}: {type(error).__name__}: {error}") from error

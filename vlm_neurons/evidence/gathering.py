@@ -39,7 +39,8 @@ def gather_evidence(
         data: the data that was scanned; prompts and responses are taken from the run.
         run: a finished run.
         neurons: neurons of hooks that were scanned, at any site.
-        n_top: samples from the top of each neuron, at most as many as the scan kept; and as many random ones.
+        n_top: samples from the top of each neuron, at most as many as the scan kept and as half of the data; and as
+            many random ones.
         n_spare: random samples more, from which those at lower quantiles are taken.
         seed: of the random draw, which all neurons share.
         write: save into the run directory, `evidence/`; neurons that are there already are replaced, others stay.
@@ -66,6 +67,7 @@ def gather_evidence(
     whole(0, n_spare=n_spare, seed=seed)
     chosen = list(dict.fromkeys(parse_neurons(neurons)))
     ids = run.samples["id"].tolist()
+    n_top = min(n_top, max(1, len(ids) // 2))  # as many random ones have to be left
     tops = {n.id: _top(run, n, n_top) for n in chosen}
     drawn = [ids[k] for k in draw(len(ids), 2 * n_top + n_spare, seed)]
     others = {n.id: [i for i in drawn if i not in set(tops[n.id][0])] for n in chosen}

@@ -163,6 +163,8 @@ def _compare(intact: Scores, group: Scores, drawn: list[Scores], rng: np.random.
         effect = group[name] - intact[name]
         control = np.stack([d[name] - intact[name] for d in drawn], 1)
         keep = ~np.isnan(effect)
+        if not keep.any():  # no sample has anything to measure there, such as a shape that is named
+            continue
         effect, control = effect[keep], control[keep]
         paired = effect[:, None] - control
         means = bootstrap(paired, rng)

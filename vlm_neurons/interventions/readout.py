@@ -96,10 +96,10 @@ def direct_logits(
         neurons: of the sites gate and post. A gate neuron counts with its `up`, as SiLU(gate) * up.
         token: one token, as text or id (text is tokenised alone; a model with byte-level BPE needs the blank in front).
         against: subtract this token's logit: attribution of a logit difference.
-        position: position in the batch at which the logit is read.
+        position: at which the logit is read; negative ones count from the last token of each row, padding left out.
 
     Raises:
-        ValueError: text that is not one token, or neurons of other sites.
+        ValueError: text that is not one token, neurons of other sites, or a position that a row does not have.
 
     >>> share = vn.direct_logits(model, corrupt, "L3N3", token="cyan", against="red", position=-2)
     >>> round(float(share), 1)  # the neuron for cyan, where "cyan" comes next
@@ -117,12 +117,29 @@ def direct_logits(
     unembed = hf.lm_head.weight.float()
     direction = unembed[_token(model, token)] - (0 if against is None else unembed[_token(model, against)])
     norm = hf.model.language_model.norm
-    resid = cache[final][:, position].float()
+    place = _places(batch, position)
+    resid = cache[final][place].float()
     scale = (resid.pow(2).mean(-1, keepdim=True) + model.config.text_config.rms_norm_eps).sqrt()
     written = output_weights(model, [Neuron(n.hook, n.index) for n in chosen]).float()
     per_unit = (written * norm.weight.float()) @ direction
-    activations = torch.stack([cache[_post_hook(n)][:, position, n.index].float() for n in chosen], -1)
+    activations = torch.stack([cache[_post_hook(n)][*place, n.index].float() for n in chosen], -1)
     return (activations * per_unit / scale).detach()
+
+
+def _places(batch: Batch, position: int) -> tuple[Tensor, Tensor]:
+    """Indices (rows, positions) of one position in every row; negative ones count back from its last token."""
+    real = batch.attention_mask.bool()
+    width = real.shape[1]
+    at = torch.full((len(real),), position, device=real.device)
+    if position < 0:
+        at = width - real.flip(1).long().argmax(1) + position
+    rows = torch.arange(len(real), device=real.device)
+    there = (at >= 0) & (at < width)
+    there &= real[rows, at.clamp(0, width - 1)]
+    if not bool(there.all()):
+        row = int((~there).long().argmax())
+        raise ValueError(f"position={position}: row {row} has {int(real[row].sum())} tokens, and none there")
+    return rows, at
 
 
 def _read(model: HookedVLM, vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:

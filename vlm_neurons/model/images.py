@@ -12,6 +12,7 @@ from torch import Tensor
 from vlm_neurons.model.families import tower_of
 from vlm_neurons.model.geometry import Layout, grid_of, layout, patches
 from vlm_neurons.neurons import Patch
+from vlm_neurons.rgb import rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,11 +34,11 @@ def load_images(entry: Images) -> list[Image]:
     if isinstance(entry, (list, tuple)):
         return [image for one in entry for image in load_images(one)]
     if isinstance(entry, Image.Image):
-        return [entry.convert("RGB")]
+        return [rgb(entry)]
     if isinstance(entry, (str, Path)):
         try:
             with Image.open(entry) as opened:
-                return [ImageOps.exif_transpose(opened).convert("RGB")]
+                return [rgb(ImageOps.exif_transpose(opened))]
         except (OSError, ValueError, SyntaxError) as error:
             raise OSError(f"image {str(entry)!r} cannot be read: {error}") from error
     raise TypeError(f"an image is a PIL image or a path, a list of those, or None; got {type(entry).__name__}")

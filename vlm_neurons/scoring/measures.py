@@ -36,11 +36,19 @@ def pooled(pieces: Sequence[Piece]) -> float:
 
 
 def between(pieces: Sequence[Piece]) -> float:
-    """r of the means of the pieces: does it know in which images and texts the neuron is active?"""
+    """r of the means of the pieces: does it know in which images, and in which texts, the neuron is active?
+
+    Means are about that of their side: that words differ from patches says nothing about which of them are meant.
+    """
     sums = np.array([sums_of(p) for p in pieces]).reshape(-1, 6)
     if len(sums) < 3:
         return NAN
-    x, y = sums[:, 1] / sums[:, 0], sums[:, 2] / sums[:, 0]
+    means, sides = sums[:, 1:3] / sums[:, :1], np.array([p.side for p in pieces])
+    for side in set(sides):
+        own = means[sides == side]
+        about = own - own.mean(0)
+        means[sides == side] = np.where(np.abs(about) > TINY * np.abs(own).max(0), about, 0)
+    x, y = means.T
     return float(r_of_sums(np.array([len(x), x.sum(), y.sum(), (x * x).sum(), (y * y).sum(), (x * y).sum()])))
 
 

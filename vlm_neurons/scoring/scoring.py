@@ -79,9 +79,10 @@ def score(
         - `neuron, explanation, explainer, simulator, made_by` (a mark of its settings), `label, layer, modality`
           (the sides that are scored);
         - `r` over all places (patches, tokens of the response; sinks left out), `r_low`, `r_high` (95 %, bootstrap over
-          exemplars within the two strata), `r_between` (of the means of images), `r_within` (after subtracting them),
-          `r_sample` (mean of every sample's own r, the paper's), `spearman`, `auroc` (of places above the paper's
-          thresholds), `iou` (at the neuron's own 95th percentile), `detection` (top against random exemplars);
+          exemplars within the two strata), `r_between` (of the means of images and of texts, each about that of its
+          side), `r_within` (after subtracting them), `r_sample` (mean of every sample's own r, the paper's), `spearman`,
+          `auroc` (of places above the paper's thresholds), `iou` (at the neuron's own 95th percentile), `detection`
+          (top against random exemplars);
         - `r_null`: median r of up to `n_null` explanations of other neurons of the same layer and class, made from
           other top samples than those it is tried on (one that predicts the same everywhere counts as 0): how specific
           r is. `n_null`, of which it is; `r_empty`: of the empty explanation. A null that failed, or has predictions
@@ -210,10 +211,22 @@ def _note(made: Simulation, pieces: Sequence[Piece], numbers: Mapping[str, float
         return "no place with both an activation and a prediction" if made.samples else "no test exemplars"
     if np.isfinite(numbers["r"]):
         notes = [text for s in made.sides if (text := _missing(made, s, of_side(pieces, s)))]
+        notes += _constant_sides(pieces, numbers)
         notes += [] if np.isfinite(numbers["p"]) else ["no p: too few images of the same shape"]
         return "; ".join(notes)
+    return _constant(pieces)
+
+
+def _constant(pieces: Sequence[Piece]) -> str:
     simulated = np.concatenate([p.pair[1] for p in pieces])
     return "constant simulation" if simulated.min() == simulated.max() else "constant activations"
+
+
+def _constant_sides(pieces: Sequence[Piece], numbers: Mapping[str, float]) -> list[str]:
+    """Which side of a multi-modal neuron has no r, so that r is of the other, or of the difference between them."""
+    sides: tuple[Side, ...] = ("visual", "text")
+    lacking = [side for side in sides if np.isnan(numbers.get(f"r_{side}", 0.0))]
+    return [f"{_constant(of_side(pieces, side))} on the {side} side" for side in lacking]
 
 
 def _missing(made: Simulation, side: Side, pieces: Sequence[Piece]) -> str:
