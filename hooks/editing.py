@@ -171,7 +171,7 @@ def _statistic(target: Target, to: str, where: Where, seed: int) -> Callable[...
         if running is not None and running.past > 0:
             raise ValueError(
                 f"ablate: to={to!r} while generating: a new token comes alone, so that nothing would change; give to= "
-                "a number or a tensor of values that were measured before, or where= without new tokens, such as 'visual'"
+                "a number or a tensor of values measured before, or where= without new tokens, such as 'visual'"
             )
         old = _old(tensor, target)
         chosen = old[mask]  # [position, neuron]
