@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -128,6 +129,7 @@ def _with_hint(messages: list[dict[str, Any]], hint: str) -> list[dict[str, Any]
     return [*messages[:-1], {**last, "content": [*parts, {"type": "text", "text": hint}]}]
 
 
+@cache
 def schema_of(model: type[BaseModel]) -> dict[str, Any]:
     """JSON schema in the strict form: every field required, none added, no bounds (they are checked here)."""
     schema = model.model_json_schema()

@@ -81,8 +81,8 @@ def score(
         - `r` over all places (patches, tokens of the response; sinks left out), `r_low`, `r_high` (95 %, bootstrap over
           exemplars within the two strata), `r_between` (of the means of images and of texts, each about that of its
           side), `r_within` (after subtracting them), `r_sample` (mean of every sample's own r, the paper's),
-          `spearman`, `auroc` (of places above the paper's thresholds), `iou` (at the neuron's own 95th percentile), `detection`
-          (top against random exemplars);
+          `spearman`, `auroc` (of places above the paper's thresholds), `iou` (at the neuron's own 95th percentile),
+          `detection` (top against random exemplars);
         - `r_null`: median r of up to `n_null` explanations of other neurons of the same layer and class, made from
           other top samples than those it is tried on (one that predicts the same everywhere counts as 0): how specific
           r is. `n_null`, of which it is; `r_empty`: of the empty explanation. A null that failed, or has predictions

@@ -125,8 +125,10 @@ class ApiSimulator(Showing, Server):
     def plan(self, jobs: Sequence[Job]) -> Plan:
         """What `run` would send and cost at most; sends nothing. Where the first answer about a picture is not in the
         cache, all its cells are taken to be asked about again."""
+        from tqdm import tqdm
+
         client, total = self.client(), NOTHING
-        for start in range(0, len(jobs), PORTION):
+        for start in tqdm(range(0, len(jobs), PORTION), "counting calls", delay=2, leave=False):
             board = self.board(jobs[start : start + PORTION])
             first = board.first()
             for ask, reply in zip(first, client.known(first), strict=True):

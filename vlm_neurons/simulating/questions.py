@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -112,6 +113,22 @@ class Wording:
 
 
 @dataclass(frozen=True)
+class _Sheet:
+    """A picture with numbered cells, told from others by all but its pixels."""
+
+    digest: str
+    grid: Grid
+    numbers: tuple[int, ...]
+    detail: str
+    image: Image.Image = field(compare=False)
+
+
+@lru_cache(maxsize=128)  # whatever explanation is tried on a neuron, it is asked about the same pictures
+def _drawn(sheet: _Sheet) -> dict[str, Any]:
+    return image_part(numbered(sheet.image, sheet.grid, sheet.numbers), sheet.detail)
+
+
+@dataclass(frozen=True)
 class Cells:
     """How active is the neuron in these cells?
 
@@ -133,7 +150,7 @@ class Cells:
             PACKAGE, "cells", rows=self.grid[0], columns=self.grid[1], numbers=self.numbers,
             some=len(self.numbers) < len(cells_of(self.grid)),
         )  # fmt: skip
-        parts = [text_part(words), image_part(numbered(image, self.grid, self.numbers), wording.detail)]
+        parts = [text_part(words), _drawn(_Sheet(self.image, self.grid, self.numbers, wording.detail, image))]
         return wording.ask(self, fence([self.explanation]), parts, CellValues, 100 + 20 * len(self.numbers))
 
     def read(self, reply: Reply) -> Values | Failure:
