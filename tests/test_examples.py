@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import jupytext
+import nbformat
 import pytest
+from PIL import Image, ImageColor
+
+from vlm_neurons.show.layers import COLORS
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SCRIPTS = sorted(p for p in (EXAMPLES / "notebooks").glob("*.py") if p.stem != "execute")
@@ -38,3 +44,19 @@ def test_what_a_notebook_pays_for_is_kept_for_the_next_time(script: Path) -> Non
 def test_an_example_refuses_what_it_cannot_do_with_its_usage(script: str, arguments: list[str], words: str) -> None:
     done = subprocess.run([sys.executable, str(EXAMPLES / script), *arguments], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("usage: ") and words in done.stderr
+
+
+def test_committed_cards_show_the_classes_and_the_scales_in_their_own_colours() -> None:
+    cards = [p for p in pictures_of("ten_minutes") if p.width == 1600]
+    for card in [Image.open(EXAMPLES / "pictures" / "neurons.png"), *cards]:
+        found = {color for _, color in card.convert("RGB").getcolors(card.width * card.height)}  # type: ignore[union-attr]
+        assert {ImageColor.getrgb(color) for color, _ in COLORS.values()} <= found  # a legend has all four
+        assert len(found) > 1000, "the scales have bands"
+    assert len(cards) == 3
+
+
+def pictures_of(notebook: str) -> list[Image.Image]:
+    """Every picture that an executed notebook shows."""
+    cells = nbformat.read(EXAMPLES / "notebooks" / f"{notebook}.ipynb", 4).cells
+    data = [o["data"].get("image/png") for c in cells for o in c.get("outputs", []) if "data" in o]
+    return [Image.open(io.BytesIO(base64.b64decode(png))) for png in data if png]

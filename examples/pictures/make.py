@@ -54,7 +54,6 @@ sheet = Image.new("RGB", (2 * WIDTH * len(pictures), 2 * HEIGHT), pictures[0].ge
 for i, picture in enumerate(pictures):
     sheet.paste(picture, (2 * WIDTH * i, 0))
 box = ImageChops.difference(sheet, Image.new("RGB", sheet.size, sheet.getpixel((0, 0)))).getbbox()
-sheet.crop((0, 0, sheet.width, min(box[3] + 12, sheet.height))).quantize(256).save(
-    Path(__file__).parent / "neurons.png", optimize=True
-)
+whole = sheet.crop((0, 0, sheet.width, min(box[3] + 12, sheet.height)))
+whole.save(Path(__file__).parent / "neurons.png", optimize=True)  # without a palette, which changes colours
 print(Path(__file__).parent / "neurons.png", vn.__version__)

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from hostile import HOSTILE
 from neurons_shown import evidence, hostile, row, score, simulation
-from PIL import Image
+from PIL import Image, ImageColor
 from test_layers import random_table
 
 from vlm_neurons.evidence import Evidence
@@ -33,6 +33,7 @@ from vlm_neurons.show.cards.charts import rect, svg
 from vlm_neurons.show.cards.content import choose, tops_of
 from vlm_neurons.show.cards.raster import raster
 from vlm_neurons.show.cards.static import MARGIN, SCALE
+from vlm_neurons.show.layers import COLORS
 from vlm_neurons.show.page import number
 from vlm_neurons.show.pictures import cividis
 
@@ -90,6 +91,14 @@ def test_a_card_takes_a_neuron_without_text_and_one_without_images() -> None:
     assert "vn-hide" not in reads.html  # there is no heat to hide
     for one in (made.only("visual"), words):
         assert show_neuron(one).static().width == 1600
+
+
+def test_a_picture_of_a_card_names_the_classes_beside_their_colours() -> None:
+    picture = np.asarray(show_neuron(evidence(np.random.default_rng()), row("L3N17")).static())
+    for color, _ in COLORS.values():
+        rows = np.where((picture == ImageColor.getrgb(color)).all(-1).any(1))[0]
+        gap = np.diff(rows[rows < 300]).max()
+        assert gap > 5, color  # it stands in the bar and again below, in the legend
 
 
 def _scales(html: str) -> str:

@@ -71,8 +71,19 @@ def _head(sheet: Sheet, shown: Content) -> None:
             sheet.box(x, sheet.y + 2, 420 * float(share), 8, COLORS[label][0])
             x += 420 * float(share)
         sheet.y += 14
-        sheet.write("   ".join(f"{name} {share}" for _, name, share, _ in shown.classes.shares), 11, "soft")
+        _legend(sheet, [(COLORS[label][0], f"{name} {share}") for label, name, share, _ in shown.classes.shares])
     sheet.y += 4
+
+
+def _legend(sheet: Sheet, entries: Sequence[tuple[str, str]]) -> None:
+    """Colours with their names, on one line."""
+    x, left, y = sheet.left, sheet.left, sheet.y
+    for color, words in entries:
+        sheet.box(x, y + 3, 8, 8, color)
+        sheet.left, sheet.y = x + 12, y
+        sheet.line(words, 11, "soft")
+        x += 12 + font(11 * SCALE).getlength(words) / SCALE + 14
+    sheet.left = left
 
 
 def _said(sheet: Sheet, shown: Content) -> None:
