@@ -55,6 +55,10 @@ def test_committed_cards_show_the_classes_and_the_scales_in_their_own_colours() 
     assert len(cards) == 3
 
 
+def test_the_patching_notebook_shows_its_maps_in_viewers_that_drop_svg() -> None:
+    assert len(pictures_of("patching")) == 3
+
+
 def pictures_of(notebook: str) -> list[Image.Image]:
     """Every picture that an executed notebook shows."""
     cells = nbformat.read(EXAMPLES / "notebooks" / f"{notebook}.ipynb", 4).cells

@@ -19,11 +19,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from IPython.display import SVG, display
+from IPython.display import display
 from transformer_lens import patching
 
 import vlm_neurons as vn
 from vlm_neurons.hooks import patch
+from vlm_neurons.show.cards.raster import raster
 from vlm_neurons.show.heatmap import heat_map_svg
 from vlm_neurons.world.pairs import color_pairs
 
@@ -80,7 +81,7 @@ with torch.no_grad():
         maps[name] = tool(model.bind(corrupt), corrupt.input_ids, cache, recovered).numpy()
         svg = heat_map_svg(maps[name], corrupt, title=f"{name}: share of the colour recovered")
         (out / f"{name.split()[0].lower()}.svg").write_text(svg, encoding="utf-8")
-        display(SVG(svg))
+        display(raster(svg))
 
 # %% [markdown]
 # ## All object patches at once

@@ -1,20 +1,26 @@
-"""Values by layer and position, as one self-contained SVG: patches as pictures, tokens as columns."""
+"""Values by layer and position, as one self-contained SVG: patches as pictures, tokens as columns.
+
+`vlm_neurons.show.cards.raster.raster` makes a picture of it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from html import escape
+from math import cos, radians, sin
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
 from vlm_neurons.neurons import TokenKind
+from vlm_neurons.show.page import shortened, visible
 
 if TYPE_CHECKING:
     from vlm_neurons.model import Batch
 
-CELL, GAP, LABEL, TOKEN = 9, 14, 52, 15
+CELL, GAP, LABEL, TOKEN, MARGIN = 9, 14, 60, 15, 8
+LETTER, LONGEST, SLANT = 6.2, 12, 60  # width of a letter, letters of a token that are shown, degrees
 
 
 def heat_map_svg(values: Float[np.ndarray, "layer pos"], batch: Batch, row: int = 0, title: str = "") -> str:
@@ -45,31 +51,40 @@ def heat_map_svg(values: Float[np.ndarray, "layer pos"], batch: Batch, row: int 
     top = float(np.abs(values[:, visual + others]).max()) or 1.0
     rows, columns = batch.grids[images.pop()]
     left = LABEL + columns * CELL + GAP
-    width = max(left + len(others) * TOKEN + 4, 360)
-    head = 70
+    tokens = [_mark(token) for token in batch.tokens(row)]
+    reach = LETTER * max((len(tokens[i]) for i in others), default=0)  # of the slanted words
+    head = 34 + reach * sin(radians(SLANT))
+    ends = left + len(others) * TOKEN + reach * cos(radians(SLANT))
+    width = MARGIN + max(ends, MARGIN + 1.2 * LETTER * len(title), 360)
     line = rows * CELL + GAP
-    tokens = batch.tokens(row)
-    parts = [f'<text x="0" y="13" font-weight="600">{escape(title)}</text>']
-    parts += [
-        f'<text transform="translate({left + j * TOKEN + 11},{head - 6}) rotate(-60)">'
-        f"{escape(tokens[i].strip())}</text>"
-        for j, i in enumerate(others)
-    ]
+    parts = [f'<text class="head" x="{MARGIN}" y="16">{escape(title)}</text>']
+    parts += [_slanted(left + j * TOKEN + 11, head - 6, tokens[i]) for j, i in enumerate(others)]
     for layer, these in enumerate(values):
         y = head + layer * line
-        parts.append(f'<text x="0" y="{y + rows * CELL / 2 + 4:g}">layer {layer}</text>')
+        parts.append(f'<text x="{MARGIN}" y="{y + rows * CELL / 2 + 4:g}">layer {layer}</text>')
         parts += _grid(these, batch, row, visual, y, top, layer)
         for j, i in enumerate(others):
             parts.append(
                 _cell(left + j * TOKEN, y, TOKEN - 1, rows * CELL, these[i], top, f"layer {layer}, {tokens[i]}")
             )
     height = head + len(values) * line + 16
-    parts.append(f'<text x="0" y="{height - 6}">red +{top:.2g}, white 0, blue -{top:.2g}</text>')
+    parts.append(f'<text x="{MARGIN}" y="{height - 6:g}">red +{top:.2g}, white 0, blue -{top:.2g}</text>')
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width * 1.6:g}" role="img" '
-        f'aria-label="{escape(title, quote=True)}"><style>text{{font:10px system-ui,sans-serif;fill:#1c1c1c}}</style>'
-        f'<rect width="100%" height="100%" fill="#fff"/>{"".join(parts)}</svg>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" '
+        f'width="{width * 1.6:g}" role="img" aria-label="{escape(title, quote=True)}">'
+        f"<style>text{{font:10px system-ui,sans-serif;fill:#1c1c1c}}"
+        f".head{{font-size:12px;font-weight:600}}</style>"
+        f'<rect width="{width:g}" height="{height:g}" fill="#fff"/>{"".join(parts)}</svg>'
     )
+
+
+def _mark(token: str) -> str:
+    """A token as the head of its column."""
+    return shortened(visible(token).strip(), LONGEST)
+
+
+def _slanted(x: float, y: float, words: str) -> str:
+    return f'<text x="{x:g}" y="{y:g}" transform="rotate({-SLANT} {x:g} {y:g})">{escape(words)}</text>'
 
 
 def _grid(

@@ -1,6 +1,7 @@
 """Our own SVGs as pictures, so that a chart is drawn once and shown both ways.
 
-It knows what `charts`, `plots` and `layers` use: rect, line, path (M L h v z), text and g; not SVG at large.
+It knows what `charts`, `plots`, `layers` and `heatmap` use: rect, line, path (M L h v z), text (that may be turned) and
+g; not SVG at large.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 INK, PAPER = "#1c1c1c", "#ffffff"
 FINER = 2  # drawn so much larger, then made smaller: slanted lines and letters get smooth edges
 SIZES = {"vn-layers": (11.0, 13.0), "vn-chart": (10.0, 12.0)}  # of words and of headings, as in the style sheets
+_TURNED = re.compile(r"rotate\((\S+) ")  # about the place of the words
 _COMMAND = re.compile(r"([MLhvz])([^MLhvz]*)")
 Color = tuple[int, int, int, int]
 
@@ -69,7 +71,8 @@ class _Canvas:
         x, y, width, height = self._numbers(element, "x", "y", "width", "height")
         if width > 0 and height > 0:
             box = (round(x), round(y), max(round(x + width) - 1, round(x)), max(round(y + height) - 1, round(y)))
-            self.pen.rectangle(box, fill=_color(element, "fill"))
+            edge = _color(element, "stroke") if element.get("stroke") else None
+            self.pen.rectangle(box, fill=_color(element, "fill"), outline=edge, width=max(1, round(self.scale * 0.4)))
 
     def _line(self, element: ElementTree.Element) -> None:
         x1, y1, x2, y2 = self._numbers(element, "x1", "y1", "x2", "y2")
@@ -114,12 +117,23 @@ class _Canvas:
         heading = "head" in kinds
         x, y = self._numbers(element, "x", "y")
         style = re.search(r"fill:(#\w+)", element.get("style", ""))
+        words, face = "".join(element.itertext()), font((self.heading if heading else self.size) * self.scale)
+        if turned := _TURNED.match(element.get("transform", "")):
+            self._turned(words, face, x, y, float(turned[1]))
+            return
         self.pen.text(
-            (x, y), "".join(element.itertext()), fill=style[1] if style else INK, features=None,
-            font=font((self.heading if heading else self.size) * self.scale),
+            (x, y), words, fill=style[1] if style else INK, features=None, font=face,
             anchor="ms" if "mid" in kinds else "rs" if "end" in kinds else "ls",
             stroke_width=self.scale * 0.15 if heading else 0,
         )  # fmt: skip
+
+    def _turned(self, words: str, face: ImageFont.FreeTypeFont, x: float, y: float, degrees: float) -> None:
+        """Words that begin at a place and are turned about it, clockwise as in SVG."""
+        reach = round(face.getlength(words) + 2 * face.size)
+        mask = Image.new("L", (2 * reach, 2 * reach))
+        ImageDraw.Draw(mask).text((reach, reach), words, fill=255, font=face, anchor="ls")
+        mask = mask.rotate(-degrees, Image.Resampling.BICUBIC)
+        self.pen.bitmap((round(x) - reach, round(y) - reach), mask, fill=INK)
 
 
 def _color(element: ElementTree.Element, name: str) -> Color:
