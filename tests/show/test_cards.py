@@ -354,16 +354,25 @@ def test_the_distribution_counts_what_is_above_the_thresholds() -> None:
     made = evidence(np.random.default_rng())
     t_visual, t_text = 1.5, 4.0
     text = text_of(show_distribution(made, t_visual, t_text))
+    named = {"top": "top samples", "random": "random samples below the top 4"}
     for group in ("top", "random"):
         chosen = [e for e in made.exemplars if e.group == group]
         patches = np.concatenate([made.scale(p).ravel() for e in chosen for p in e.patches])
         tokens = np.concatenate([made.scale(e.values)[e.scored_tokens()] for e in chosen])
         for values, unit, threshold in ((patches, "patches", t_visual), (tokens, "tokens", t_text)):
             share = (values > threshold).mean()
-            words = f"{100 * share:.0f} % of {len(values):,} {unit} of {group} samples above {number(threshold)}"
+            words = f"{100 * share:.0f} % of {len(values):,} {unit} of {named[group]} above {number(threshold)}"
             assert words in text or 0 < share < 0.005
     only = text_of(show_distribution(made.only("visual")))
     assert "image patches" in only and "text tokens" not in only
+
+
+def test_random_samples_are_said_to_be_those_below_the_top_ones() -> None:
+    made = evidence(np.random.default_rng())
+    for view in (show_neuron(made), show_distribution(made)):
+        assert "random samples below the top 4" in text_of(view).lower()
+    without = replace(made, exemplars=tuple(e for e in made.exemplars if e.group != "top"))
+    assert "random samples that are not its top samples" in text_of(show_distribution(without))
 
 
 def test_scores_are_counted_by_class_with_those_that_are_missing() -> None:

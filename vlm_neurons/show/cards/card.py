@@ -19,7 +19,15 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from vlm_neurons.show.cards.charts import score_svg, sequence_svg
-from vlm_neurons.show.cards.content import GROUPS, Compared, Content, caption, content, has_text, strongest_places
+from vlm_neurons.show.cards.content import (
+    Compared,
+    Content,
+    caption,
+    content,
+    group_names,
+    has_text,
+    strongest_places,
+)
 from vlm_neurons.show.cards.fragment import Fragment, template, template_text
 from vlm_neurons.show.cards.maps import Map, patch_map
 from vlm_neurons.show.cards.tokens import Strip, strip
@@ -91,7 +99,7 @@ def card_html(
     """
     shown = content(evidence, row, explanation, simulation, score, per_group, tops)
     images: dict[str, str] = {}
-    notes = notes or {}
+    notes, names = notes or {}, group_names(evidence)
     html = template("card.html.jinja").render(
         anchor=anchor or anchor_of(evidence.neuron),
         neuron=visible(evidence.neuron),
@@ -100,7 +108,7 @@ def card_html(
         score=shown.scored,
         score_svg=score_svg(shown.scored) if shown.scored is not None and shown.scored.r is not None else "",
         strongest=_shown(shown.strongest, shown, images, notes, chart=True),
-        groups=[(GROUPS[group], [_shown(e, shown, images, notes) for e in es]) for group, es in shown.groups.items()],
+        groups=[(names[group], [_shown(e, shown, images, notes) for e in es]) for group, es in shown.groups.items()],
         compared=[_both(one, images) for one in shown.compared],
         few=all(len(es) == 1 for es in shown.groups.values()),
         n_failed=shown.n_failed,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Row: TypeAlias = pd.Series | pd.DataFrame | Mapping[str, Any] | None
 
 LONGEST = 200  # characters of a name or a token under a picture
-GROUPS = {"top": "strongest samples", "quantile": "lower quantiles of random samples", "random": "random samples"}
+GROUPS = ("top", "quantile", "random")  # in the order in which they are shown
 NUMBERED = {"top": "top sample", "quantile": "lower quantile", "random": "random sample"}
 
 
@@ -130,6 +130,19 @@ def choose(evidence: Evidence, per_group: int) -> tuple[Exemplar, dict[str, list
     strongest = max(evidence.exemplars, key=lambda e: e.peak)
     groups = {g: [e for e in evidence.exemplars if e.group == g and e is not strongest] for g in GROUPS}
     return strongest, {g: sorted(es, key=lambda e: e.rank)[:per_group] for g, es in groups.items() if es}
+
+
+def group_names(evidence: Evidence) -> dict[str, str]:
+    """Groups of exemplars in words. Random samples are drawn from those that are not among the neuron's top ones.
+
+    >>> import vlm_neurons as vn
+    >>> tokens, values = [["a"], ["b"], ["c"], ["d"]], [[4.0], [3.0], [2.0], [1.0]]
+    >>> group_names(vn.Evidence.from_arrays("probe", tokens=tokens, token_values=values, n_top=2))["random"]
+    'random samples below the top 2'
+    """
+    n_top = sum(e.group == "top" for e in evidence.exemplars)
+    random = f"random samples below the top {n_top}" if n_top else "random samples that are not its top samples"
+    return {"top": "strongest samples", "quantile": "lower quantiles of random samples", "random": random}
 
 
 def tops_of(evidence: Evidence, per_group: int = 3) -> tuple[float, float]:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from vlm_neurons.classification import LABELS
 from vlm_neurons.show.cards.charts import OTHER, PATCH, SOFT, TOKEN, line, rect, svg, text
+from vlm_neurons.show.cards.content import group_names
 from vlm_neurons.show.cards.words import decimals
 from vlm_neurons.show.layers import COLORS, NAMES, percent
 from vlm_neurons.show.page import counted, number, visible
@@ -37,8 +38,8 @@ def distribution_svg(evidence: Evidence, t_visual: float, t_text: float) -> str:
         if not random.size and not top.size:
             continue
         told = ", ".join(
-            f"{_above(values, threshold)} of {values.size:,} {unit} of {group} samples above {number(threshold)}"
-            for values, group in ((random, "random"), (top, "top"))
+            f"{_above(values, threshold)} of {values.size:,} {unit} of {group} above {number(threshold)}"
+            for values, group in ((random, group_names(evidence)["random"]), (top, "top samples"))
             if values.size
         )
         words.append(f"{name}: {told}")

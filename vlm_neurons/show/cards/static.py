@@ -11,7 +11,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from vlm_neurons.show.cards.charts import score_svg, sequence_svg
-from vlm_neurons.show.cards.content import GROUPS, Compared, Content, caption, has_text, strongest_places
+from vlm_neurons.show.cards.content import Compared, Content, caption, group_names, has_text, strongest_places
 from vlm_neurons.show.cards.maps import strongest_patch
 from vlm_neurons.show.cards.raster import font, raster
 from vlm_neurons.show.cards.sheet import MARGIN, SCALE, WIDTH, Column, Sheet, columns
@@ -44,8 +44,9 @@ def card_picture(shown: Content) -> Image.Image:
     if shown.compared:
         _title(sheet, "Real and simulated, both from 0 to 10")
         _row(sheet, [partial(_both, sheet, one) for one in shown.compared], 2)
+    names = group_names(shown.evidence)
     for group, exemplars in shown.groups.items():
-        _title(sheet, GROUPS[group].capitalize())
+        _title(sheet, names[group].capitalize())
         _row(sheet, [partial(_exemplar, sheet, e, shown.tops) for e in exemplars], 3)
     return sheet.finished()
 
