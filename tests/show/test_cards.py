@@ -32,7 +32,9 @@ from vlm_neurons.show.cards import card_html, styles
 from vlm_neurons.show.cards.charts import rect, svg
 from vlm_neurons.show.cards.content import choose, tops_of
 from vlm_neurons.show.cards.raster import raster
+from vlm_neurons.show.cards.sheet import Sheet
 from vlm_neurons.show.cards.static import MARGIN, SCALE
+from vlm_neurons.show.cards.tokens import strip
 from vlm_neurons.show.layers import COLORS
 from vlm_neurons.show.page import number
 from vlm_neurons.show.pictures import cividis
@@ -111,6 +113,34 @@ def test_a_sink_does_not_stretch_the_colour_scale_and_is_named_as_one() -> None:
     scale = tops_of(made)[1]
     assert scale == pytest.approx(max(float(e.values[e.scored_tokens()].max()) for e in made.exemplars)) and scale < 10
     assert "50; template, not counted; draws activation whatever the content (sink)" in card_html(made).html
+
+
+def test_the_marks_of_sinks_are_explained_where_there_are_sinks_and_only_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    write = Sheet.write
+    monkeypatch.setattr(Sheet, "write", lambda self, words, *how: written.append(words) or write(self, words, *how))
+    made = evidence(np.random.default_rng())
+    calm = tuple(replace(e, seen=replace(e.seen, token_sinks=e.seen.token_sinks & False)) for e in made.exemplars)
+    hot = tuple(replace(e, seen=replace(e.seen, patch_sinks=tuple(s | True for s in e.seen.patch_sinks))) for e in calm)
+    cases = (
+        (made, True, False),
+        (replace(made, exemplars=calm), False, False),
+        (replace(made, exemplars=hot), False, True),
+    )
+    for one, tokens, patches in cases:
+        legend = unescape(re.sub("<[^>]+>", "", _scales(card_html(one).html)))
+        assert ("dotted: sink, not counted" in legend) == tokens and ("sink patch, not counted" in legend) == patches
+        written.clear()
+        show_neuron(one).static()
+        told = " ".join(written)
+        assert ("dotted: sink, not counted" in told) == tokens and ("sink patch, not counted" in told) == patches
+    assert (_tokens_of(made) != _tokens_of(replace(made, exemplars=calm))).any()  # the mark stands under the token
+
+
+def _tokens_of(made: Evidence) -> np.ndarray:
+    sheet, e = Sheet(), made.exemplars[0]
+    sheet.tokens(strip(e.seen, e.values, 1))
+    return np.asarray(sheet.finished())
 
 
 def test_rows_and_simulations_of_another_neuron_are_refused() -> None:

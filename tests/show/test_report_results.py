@@ -183,3 +183,9 @@ def test_evidence_of_another_run_is_not_taken_for_this_one(made: Made, told: Tol
     (path / "scan.json").write_text(json.dumps(info), encoding="utf-8")
     with pytest.raises(ValueError, match="pass model="):
         report(path, n_neurons=0)
+
+
+def test_the_page_says_why_scores_by_modality_count_otherwise_than_scores_by_class(told: Told) -> None:
+    page = " ".join(told.page.read_text(encoding="utf-8").split())
+    said = "modality: the sides, pictures or text, on which the explanation could be scored. So their counts differ."
+    assert said in page and page.index(said) < page.index("<caption>Scores by modality")

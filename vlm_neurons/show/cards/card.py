@@ -112,6 +112,8 @@ def card_html(
         compared=[_both(one, images) for one in shown.compared],
         few=all(len(es) == 1 for es in shown.groups.values()),
         n_failed=shown.n_failed,
+        patch_sinks=shown.patch_sinks,
+        token_sinks=shown.token_sinks,
         image_top=number(shown.tops[0]) if evidence.sees_images else "",
         text_top=number(shown.tops[1]) if evidence.sees_text else "",
         ramp=ramp(),

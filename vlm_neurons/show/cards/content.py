@@ -78,6 +78,20 @@ class Content:
     n_failed: int
     tops: tuple[float, float]
 
+    @property
+    def token_sinks(self) -> bool:
+        """Whether a token is shown that is a sink."""
+        return any(has_text(e) and e.seen.token_sinks.any() for e in self._shown)
+
+    @property
+    def patch_sinks(self) -> bool:
+        """Whether a patch is shown that is a sink."""
+        return any(sinks.any() for e in self._shown for sinks in e.seen.patch_sinks)
+
+    @property
+    def _shown(self) -> list[Exemplar]:
+        return [self.strongest, *(e for es in self.groups.values() for e in es), *(one.real for one in self.compared)]
+
 
 def content(
     evidence: Evidence,

@@ -106,8 +106,15 @@ class Sheet:
                 ((self.left + x + 0.5) * SCALE, (self.y + 1.05 * size) * SCALE), words, font=face, anchor="ls",
                 fill=SOFT if cell.kind else "#000000",
             )  # fmt: skip
+            if "sink" in cell.kind:
+                self._dots(self.left + x + 1, self.y + 1.25 * size, width - 2)
             x += width
         self.y += tall + 2
+
+    def _dots(self, x: float, y: float, width: float) -> None:
+        """A dotted line."""
+        for i in range(max(1, round(width / 3))):
+            self.box(x + 3 * i, y, 1, 1, INK)
 
 
 def _pieces(words: str, face: ImageFont.FreeTypeFont, width: float) -> Iterator[str]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vlm_neurons.evidence import Exemplar
 
 FRAME, TALLEST = "#D55E00", 400  # tallest: units that a picture may take
-SINKS = "; white dot: sink, draws activation whatever the content"
+PATCH_SINK, TOKEN_SINK = "white dot: sink patch, not counted", "dotted: sink, not counted"
 
 
 def card_picture(shown: Content) -> Image.Image:
@@ -178,11 +178,6 @@ def _maps(
     sheet.y += height + 6
 
 
-def _has_sinks(shown: Content) -> bool:
-    exemplars = [shown.strongest, *(e for es in shown.groups.values() for e in es)]
-    return any(sinks.any() for e in exemplars for sinks in e.seen.patch_sinks)
-
-
 def _scales(sheet: Sheet, shown: Content) -> None:
     bars = []
     if shown.evidence.sees_images:
@@ -204,5 +199,8 @@ def _scales(sheet: Sheet, shown: Content) -> None:
                 x += font(11 * SCALE).getlength(words) / SCALE
         x += 24
     sheet.left, sheet.y = left, y + (18 if bars else 0)
-    if shown.evidence.sees_images:
-        sheet.write("orange frame: strongest patch" + SINKS * _has_sinks(shown), 10, "soft")
+    told = ["orange frame: strongest patch"] if shown.evidence.sees_images else []
+    told += [PATCH_SINK] if shown.patch_sinks else []
+    told += [TOKEN_SINK] if shown.token_sinks else []
+    if told:
+        sheet.write("; ".join(told), 10, "soft")
