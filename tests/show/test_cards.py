@@ -391,7 +391,8 @@ def test_the_distribution_counts_what_is_above_the_thresholds() -> None:
         tokens = np.concatenate([made.scale(e.values)[e.scored_tokens()] for e in chosen])
         for values, unit, threshold in ((patches, "patches", t_visual), (tokens, "tokens", t_text)):
             share = (values > threshold).mean()
-            words = f"{100 * share:.0f} % of {len(values):,} {unit} of {named[group]} above {number(threshold)}"
+            words = f"{100 * share:.0f} % of {len(values):,} in {named[group]}"
+            assert f"{unit} above {number(threshold)}" in text
             assert words in text or 0 < share < 0.005
     only = text_of(show_distribution(made.only("visual")))
     assert "image patches" in only and "text tokens" not in only

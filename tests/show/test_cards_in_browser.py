@@ -19,6 +19,7 @@ from test_report_in_use import audit
 from vlm_neurons.explaining import Explanation
 from vlm_neurons.show import compare_neurons, show_distribution, show_layers, show_neuron, show_scores, to_circuitsvis
 from vlm_neurons.show.cards.card import card_html
+from vlm_neurons.show.cards.charts import WIDTH
 from vlm_neurons.show.cards.content import choose
 from vlm_neurons.show.cards.fragment import bundle_text, document
 from vlm_neurons.show.page import visible
@@ -116,7 +117,7 @@ def test_pointing_at_a_patch_tells_its_row_column_and_value_and_marks_it_everywh
             )
             assert box == pytest.approx([c / columns, r / rows, 1 / columns], abs=0.02)
             x, width = _cursor(tab)
-            assert (x + width / 2) / 460 * total == pytest.approx(before[image] + r * columns + c + 0.5, abs=0.01)
+            assert (x + width / 2) / WIDTH * total == pytest.approx(before[image] + r * columns + c + 0.5, abs=0.01)
 
 
 def _cursor(tab: Tab) -> tuple[float, float]:
@@ -141,7 +142,7 @@ def test_pointing_at_a_token_marks_the_chart_and_at_the_chart_the_token(tab: Tab
         assert readout.startswith(told)
         assert float(readout[len(told) :]) == pytest.approx(float(strongest.values[k]), abs=2e-3)
         x, width = _cursor(tab)
-        assert (x + width / 2) / 460 * total == pytest.approx(position + 0.5, abs=0.01)
+        assert (x + width / 2) / WIDTH * total == pytest.approx(position + 0.5, abs=0.01)
         tab.move(0, 0)
         tab.over(f"{FIRST}.querySelector('.vn-seq')", (position + 0.5) / total, 0.5)
         assert tab.run(f"{FIRST}.querySelector('.vn-readout').textContent").startswith(told)
@@ -353,6 +354,29 @@ def test_charts_of_many_neurons_open_and_are_as_wide_as_the_window_allows(tab: T
         assert tab.run("document.documentElement.scrollWidth") <= 400
         assert tab.run("document.querySelector('svg').getBoundingClientRect().width") > 300
         assert tab.run("window.pwned ?? null") is None
+
+
+def test_words_of_charts_are_readable_and_not_cut_in_a_narrow_and_in_a_wide_window(tab: Tab, tmp_path: Path) -> None:
+    import pandas as pd
+    from test_layers import random_table
+
+    rng = np.random.default_rng()
+    made = evidence(rng)
+    scores = pd.DataFrame([score(f"L0N{i}", label="visual", r=0.5 if i else np.nan) for i in range(40)])
+    card = show_neuron(made, row("L3N17"), "red", simulation(rng, made, "red"), score("L3N17"))
+    views = (card, show_layers(random_table(4, 50)), show_distribution(made), show_distribution(made, 10, 0),
+             show_scores(scores))  # fmt: skip
+    for width, view in ((w, v) for w in (400, 1400) for v in views):
+        opened(tab, view, tmp_path, width=width)
+        words = tab.run(
+            "[...document.querySelectorAll('svg text')].map(t => { const r = t.getBoundingClientRect(),"
+            "s = t.ownerSVGElement, b = s.getBoundingClientRect(), m = t.getScreenCTM();"
+            "return [t.textContent, parseFloat(getComputedStyle(t).fontSize) * m.a,"
+            "Math.max(b.left - r.left, r.right - b.right)] })"
+        )
+        assert len(words) > 5
+        for text, size, out in words:
+            assert 8.5 <= size <= 21 and out < 2, (text, size, out)
 
 
 def test_functions_of_circuitsvis_show_every_token_of_what_they_are_given(tab: Tab, tmp_path: Path) -> None:

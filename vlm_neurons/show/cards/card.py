@@ -147,7 +147,7 @@ def _both(one: Compared, images: dict[str, str]) -> Shown:
         rows.append(tuple(_maps(one.simulated, 10, images, "simulated")))
     if one.reads:
         strips.append(strip(one.real.seen, one.simulated.values, 10, "simulated"))
-    chart = sequence_svg(one.real, None if one.failure else one.simulated, width=420)
+    chart = sequence_svg(one.real, None if one.failure else one.simulated)
     return Shown((caption(one.real),), tuple(zip(*rows, strict=True)), tuple(strips), chart, one.failure)
 
 

@@ -14,7 +14,8 @@ from vlm_neurons.show.layers import COLORS
 from vlm_neurons.show.page import number
 
 PATCH, TOKEN, OTHER, SOFT = COLORS["visual"][0], COLORS["text"][0], "currentColor", "#808080"
-HEIGHT, HEAD, FOOT = 64, 14, 17  # drawing units
+WIDTH = 360  # drawing units: nearly a pixel each in a window of 400, so that words stay readable there
+HEIGHT, HEAD, FOOT = 64, 14, 17  # the same
 
 
 def svg(width: float, height: float, words: str, parts: Sequence[str], kind: str = "") -> str:
@@ -64,7 +65,7 @@ def segments(e: Exemplar) -> list[tuple[str, int, int, int]]:
     return [one for one in found if one[3] > 0 and (one[0] == "image" or reads)]
 
 
-def sequence_svg(exemplar: Exemplar, simulated: Exemplar | None = None, width: float = 460) -> str:
+def sequence_svg(exemplar: Exemplar, simulated: Exemplar | None = None, width: float = WIDTH) -> str:
     """Activations along the sequence that the model read: the patches of each image at their place, and the tokens.
 
     Args:

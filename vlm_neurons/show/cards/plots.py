@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
 from vlm_neurons.classification import LABELS
-from vlm_neurons.show.cards.charts import OTHER, PATCH, SOFT, TOKEN, line, rect, svg, text
+from vlm_neurons.show.cards.charts import OTHER, PATCH, SOFT, TOKEN, WIDTH, line, rect, svg, text
 from vlm_neurons.show.cards.content import group_names
 from vlm_neurons.show.cards.words import decimals
 from vlm_neurons.show.layers import COLORS, NAMES, percent
@@ -20,9 +20,14 @@ if TYPE_CHECKING:
 
     from vlm_neurons.evidence import Evidence
 
-WIDTH, LEFT, RIGHT, TALL = 640, 46, 630, 92
+LEFT, RIGHT, TALL, LINE = 46, WIDTH - 6, 92, 13
 EDGES = np.linspace(0, 10, 21)
-LEGEND = "square: r of a neuron, pale unless q < .05; line: 95 % interval; dash: null, if measured"
+LEGEND = ("square: r of a neuron, pale unless q < .05;", "line: 95 % interval; dash: null, if measured")
+AXES = (
+    "across: activation, 10 is the neuron's largest",
+    "up: share of places, log scale",
+    "bars: random samples, line: top samples",
+)
 LEAST = 1e-4  # the axis of shares is logarithmic and ends here: most places have no activation
 
 
@@ -37,18 +42,25 @@ def distribution_svg(evidence: Evidence, t_visual: float, t_text: float) -> str:
         random, top = (_values(evidence, unit, group) for group in ("random", "top"))
         if not random.size and not top.size:
             continue
-        told = ", ".join(
-            f"{_above(values, threshold)} of {values.size:,} {unit} of {group} above {number(threshold)}"
+        told = [
+            f"{_above(values, threshold)} of {values.size:,} in {group}"
             for values, group in ((random, group_names(evidence)["random"]), (top, "top samples"))
             if values.size
-        )
-        words.append(f"{name}: {told}")
-        parts += [text(0, y + 12, name, "head"), text(0, y + 26, told)]
-        parts += list(_panel(random, top, threshold, color, y + 34))
-        y += 34 + TALL + 34
+        ]
+        name += f" above {number(threshold)}"
+        words.append(f"{name}: {', '.join(told)}")
+        parts += _said(name, told, y)
+        y += 12 + LINE * len(told) + 12
+        parts += list(_panel(random, top, threshold, color, y))
+        y += TALL + 13 + LINE * (len(AXES) + 1) + 8
     if not parts:
         parts, y = [text(0, 14, "No sample has an activation.")], 24.0
     return svg(WIDTH, y, "; ".join(words) or "No sample has an activation.", parts, "vn-distribution")
+
+
+def _said(name: str, lines: Sequence[str], y: float) -> list[str]:
+    """A heading, and lines below it."""
+    return [text(0, y + 12, name, "head"), *(text(0, y + 12 + LINE * (i + 1), words) for i, words in enumerate(lines))]
 
 
 def _values(evidence: Evidence, unit: str, group: str) -> Float[np.ndarray, " n"]:
@@ -87,12 +99,12 @@ def _panel(random: np.ndarray, top: np.ndarray, threshold: float, color: str, y:
         )
         yield f'<path d="M{steps[1:]}" fill="none" stroke="{OTHER}"/>'
     yield line(across(threshold), y - 4, across(threshold), y + TALL, "currentColor", dash=True)
-    yield text(across(threshold) + 4, y + 14, f"threshold {number(threshold)}")
-    yield text(RIGHT, y + 14, "share of places, log scale", "end")
+    beside = (-4, "end") if threshold > 6 else (4, "")
+    yield text(across(threshold) + beside[0], y + 8, f"threshold {number(threshold)}", beside[1])
     for value in range(0, 11, 2):
         yield text(across(value), y + TALL + 13, str(value), "mid")
-    yield text(LEFT, y + TALL + 24, "bars: random samples, line: top samples")
-    yield text(RIGHT, y + TALL + 24, "activation, 10 is the neuron's largest", "end")
+    for i, words in enumerate(AXES):
+        yield text(LEFT, y + TALL + 13 + LINE * (i + 1), words)
 
 
 def _shares(values: np.ndarray) -> np.ndarray:
@@ -110,9 +122,10 @@ def scores_svg(scores: pd.DataFrame) -> str:
     y = 0.0
     for name, color, rows in _by_class(_numbers(scores)):
         told = scores_in_words(rows)
-        words.append(f"{name}: {told}")
-        parts += [text(0, y + 12, name, "head"), text(0, y + 26, told)]
-        y += 30
+        words.append(f"{name}: {', '.join(told)}")
+        lines = [", ".join([*told[i : i + 3], *[""] * (len(told) > i + 3)]) for i in range(0, len(told), 3)]
+        parts += _said(name, lines, y)
+        y += 16 + LINE * len(lines)
         found = rows[rows["r"].notna()].sort_values("r", ascending=False, kind="stable")
         if len(found):
             parts += list(_dots(found, color, y + 8))
@@ -120,8 +133,8 @@ def scores_svg(scores: pd.DataFrame) -> str:
     if not parts:
         parts, y = [text(0, 14, "No scores.")], 24.0
     elif scores["r"].notna().any():
-        parts.append(text(0, y + 8, LEGEND))
-        y += 16
+        parts += [text(0, y + 8 + LINE * i, words) for i, words in enumerate(LEGEND)]
+        y += 3 + LINE * len(LEGEND)
     return svg(WIDTH, y, ". ".join(words) or "No scores.", parts, "vn-scores")
 
 
@@ -148,8 +161,8 @@ def _by_class(scores: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
             yield NAMES.get(label, visible(label)), COLORS.get(label, (SOFT, ""))[0], rows
 
 
-def scores_in_words(rows: pd.DataFrame) -> str:
-    """Some scores as one sentence."""
+def scores_in_words(rows: pd.DataFrame) -> list[str]:
+    """Some scores, in the parts of one sentence."""
     there = rows[rows["r"].notna()]
     parts = [counted(len(rows), "neuron")]
     if len(there):
@@ -160,7 +173,7 @@ def scores_in_words(rows: pd.DataFrame) -> str:
             parts.append(f"{percent(int((there['q'] < 0.05).sum()), len(there))} with q < .05")
     if len(there) < len(rows):
         parts.append(f"{len(rows) - len(there)} without a score")
-    return ", ".join(parts)
+    return parts
 
 
 def _dots(rows: pd.DataFrame, color: str, y: float) -> Iterator[str]:

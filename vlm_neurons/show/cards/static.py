@@ -39,7 +39,7 @@ def card_picture(shown: Content) -> Image.Image:
     left = sheet.left
     _exemplar(sheet, shown.strongest, shown.tops, Column(left, 380))
     sheet.left, sheet.width = left, WIDTH - 2 * MARGIN
-    sheet.chart(sequence_svg(shown.strongest), 460)
+    sheet.chart(sequence_svg(shown.strongest, width=460), 460)
     _scales(sheet, shown)
     if shown.compared:
         _title(sheet, "Real and simulated, both from 0 to 10")
