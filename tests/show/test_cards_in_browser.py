@@ -90,6 +90,9 @@ def test_every_token_is_visible_whoever_draws_it(tab: Tab, tmp_path: Path, drawn
             made.exemplars[0].seen.tokens
         )
         assert all(inside and on_top for _, inside, on_top in strip)
+    line = "getComputedStyle(t.firstElementChild || t).textDecorationLine"
+    marks = f"[...document.querySelectorAll('.sink')].map(t => {line})"
+    assert set(tab.run(marks)) == {"underline"}  # a sink, whoever draws it
     assert {"<s>", "<image>", "</s>", "↵", "&lt;", "<b>"} <= {t.replace("\u2060", "").strip() for t, _, _ in strips[0]}
 
 
