@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from vlm_neurons.cli_output import console, safe, say
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -31,12 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         parsed.command(parsed)
     except KeyboardInterrupt:
-        _say("\ninterrupted; the same command goes on from the last finished block")
+        say("\ninterrupted; the same command goes on from the last finished block")
         return 130
     except (ValueError, OSError, RuntimeError) as error:
         if parsed.traceback:
             raise
-        _say(f"vlm-neurons {parsed.name}: {error}")
+        say(f"vlm-neurons {parsed.name}: {error}")
         return 1
     return 0
 
@@ -57,7 +59,7 @@ def demo(args: argparse.Namespace) -> None:
     evidence = evidence_of(run, clearest_of_classes(run, DEMO_NEURONS), lambda: model, data, seed=0)
     explanations = explain_neurons(evidence, out=run)
     show_scores(score_explanations(explanations, evidence, out=run))
-    _say(f"run directory: {run.path}\nreport: {write(run.path, model=model)}")
+    say(f"run directory: {run.path}\nreport: {write(run.path, model=model)}")
 
 
 def describe(args: argparse.Namespace) -> None:
@@ -69,16 +71,16 @@ def describe(args: argparse.Namespace) -> None:
         max_new_tokens=args.max_new_tokens,
     )  # fmt: skip
     missing = sum(sample.response is None for sample in data)
-    _say(f"{len(data) - missing} of {len(data)} samples have a response: {args.out}")
+    say(f"{len(data) - missing} of {len(data)} samples have a response: {args.out}")
     if missing:
-        _say(f"{missing} could not be described; each line's `error` says why")
+        say(f"{missing} could not be described; each line's `error` says why")
 
 
 def scan(args: argparse.Namespace) -> None:
     """Scan data with a model."""
     _scan(_model(args), _data(args), args, site=args.site, batch_size=args.batch_size, block_size=args.block_size,
           top_n=args.top_n, prompt=args.prompt, workers=args.workers)  # fmt: skip
-    _say(f"next: vlm-neurons classify {args.out}")
+    say(f"next: vlm-neurons classify {args.out}")
 
 
 def classify(args: argparse.Namespace) -> None:
@@ -94,21 +96,21 @@ def classify(args: argparse.Namespace) -> None:
     default = args.method == "thresholds"
     _show(run, table, "classes_by_layer.svg" if default else f"classes_by_layer-{args.method}.svg")
     file = "neurons.parquet" if default else f"labels-{args.method}.parquet"
-    _say(f"table: {run.path / file}   next: vlm-neurons report {args.run}")
+    say(f"table: {run.path / file}   next: vlm-neurons report {args.run}")
 
 
 def explain(args: argparse.Namespace) -> None:
     """Explain neurons of a finished run."""
     from vlm_neurons.cli_explain import explain_run
 
-    explain_run(args, _model, _say)
+    explain_run(args, _model)
 
 
 def score(args: argparse.Namespace) -> None:
     """Score the explanations of a run."""
     from vlm_neurons.cli_score import score_run
 
-    score_run(args, _say)
+    score_run(args)
 
 
 def report(args: argparse.Namespace) -> None:
@@ -118,7 +120,7 @@ def report(args: argparse.Namespace) -> None:
 
     model = _model(args) if args.model else None
     data = ImageTextData.open(args.data) if args.data else None
-    _say(f"report: {write(args.run, out=args.out, model=model, data=data, n_neurons=args.n_neurons)}")
+    say(f"report: {write(args.run, out=args.out, model=model, data=data, n_neurons=args.n_neurons)}")
 
 
 def _model(args: argparse.Namespace, name: str | None = None) -> HookedVLM:
@@ -144,24 +146,16 @@ def _scan(model: HookedVLM, data: ImageTextData, args: argparse.Namespace, **opt
 
 def _show(run: Run, table: pd.DataFrame, name: str = "classes_by_layer.svg") -> None:
     """Print counts and shares per layer, and write the figure of classes by layer."""
-    from rich.console import Console
-
     from vlm_neurons.show import layer_tables, layers_svg
 
-    console = Console()
     for one in layer_tables(table):
-        console.print(one)
+        one.title = safe(one.title)
+        console().print(one)
     if run.skipped:
-        console.print(f"{len(run.skipped)} samples were skipped; {run.path / 'skipped.jsonl'} says why")
+        say(f"{len(run.skipped)} samples were skipped; {run.path / 'skipped.jsonl'} says why", stderr=False)
     figure = run.path / name
     figure.write_text(layers_svg(table), encoding="utf-8")
-    console.print(f"figure: {figure}")
-
-
-def _say(text: str) -> None:
-    from rich.console import Console
-
-    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(text)
+    say(f"figure: {figure}", stderr=False)
 
 
 def _parser() -> argparse.ArgumentParser:

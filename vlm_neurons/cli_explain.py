@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from vlm_neurons.cli_output import cell, console, say
+
 if TYPE_CHECKING:
     from vlm_neurons.data import ImageTextData
     from vlm_neurons.evidence import Evidence
@@ -56,7 +58,7 @@ def refuse_unused(args: argparse.Namespace, names: Sequence[str], choice: str) -
         raise ValueError(f"{choice} does not take {', '.join(given)}; leave it out, or choose what asks a model")
 
 
-def explain_run(args: argparse.Namespace, model: Callable[..., Any], say: Callable[[str], None]) -> None:
+def explain_run(args: argparse.Namespace, model: Callable[..., Any]) -> None:
     """Gather evidence where it is missing, explain, and print a table."""
     from vlm_neurons.data import ImageTextData
     from vlm_neurons.explaining.explaining import explain, summary
@@ -171,12 +173,10 @@ def _opened(args: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def _show(explanations: dict[str, Explanation]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table("neuron", "explanation", "confidence")
     for key, e in explanations.items():
-        text = f"[dim]failed: {e.failure.kind}[/dim]" if e.failure else escape(e.text)
-        table.add_row(key, text, "" if e.confidence != e.confidence else f"{e.confidence:.2f}")
-    Console().print(table)
+        text = cell(f"failed: {e.failure.kind}", "dim") if e.failure else cell(e.text)
+        table.add_row(cell(key), text, "" if e.confidence != e.confidence else f"{e.confidence:.2f}")
+    console().print(table)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vlm_neurons.cli_explain import CONCURRENCY, SERVER, add_server_options, named, refuse_unused
+from vlm_neurons.cli_output import cell, console, say
 from vlm_neurons.simulating.baselines import BASELINES
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def add_options(p: argparse.ArgumentParser, positive: Callable[[str], int]) -> N
     p.add_argument("--dry-run", action="store_true", help="print what it will cost; simulate nothing")
 
 
-def score_run(args: argparse.Namespace, say: Callable[[str], None]) -> pd.DataFrame | None:
+def score_run(args: argparse.Namespace) -> pd.DataFrame | None:
     """Simulate and score every explanation of a run, and print tables."""
     from vlm_neurons.evidence import load
     from vlm_neurons.explaining import Log
@@ -119,30 +120,30 @@ def _simulator(args: argparse.Namespace, run: Run) -> str | Simulator:
 def show(scores: pd.DataFrame) -> None:
     """The neurons with the best scores, and how many of each class have an explanation that predicts."""
     from rich.box import SIMPLE
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     from vlm_neurons.scoring import score_statistics
 
-    console = Console()
+    out = console()
     table = Table(box=SIMPLE, padding=0, title=f"best {min(SHOWN, len(scores))} of {len(scores)} explanations")
     for name in ("neuron", "class", "explanation", "r (95 %)", "others'", "q"):
         table.add_column(name, no_wrap=True)
-    room = max(20, console.width - 65)
+    room = max(20, out.width - 65)
     for row in scores.sort_values(["r", "neuron"], ascending=[False, True]).head(SHOWN).to_dict("records"):
         span = f"{_two(row['r'])} ({_two(row['r_low'])}-{_two(row['r_high'])})" + ("*" if row["approximate"] else "")
-        table.add_row(row["neuron"], NAMES.get(row["label"], "-"), escape(_short(row["explanation"], room)),
-                      row["note"] if row["r"] != row["r"] else span, _two(row["r_null"]), _q(row["q"]))  # fmt: skip
-    console.print(table)
-    console.print("r: of simulated and real activations on samples that the explainer did not see; others': median r "
+        table.add_row(
+            cell(row["neuron"]), NAMES.get(row["label"], "-"), cell(_short(row["explanation"], room)),
+            cell(row["note"] if row["r"] != row["r"] else span), _two(row["r_null"]), _q(row["q"]),
+        )  # fmt: skip
+    out.print(table)
+    out.print("r: of simulated and real activations on samples that the explainer did not see; others': median r "
                   "of explanations of other neurons of the same layer and class; q: after Benjamini-Hochberg"
                   + ("; *: few images, approximate" if scores["approximate"].any() else ""), style="dim")  # fmt: skip
     table = Table("class", "explained", "with a score", "q < 0.05", "median r", "others'", box=SIMPLE)
     for row in score_statistics(scores).to_dict("records"):
-        table.add_row(NAMES.get(row["label"], str(row["label"])), str(row["n"]), str(row["n_scored"]),
+        table.add_row(cell(NAMES.get(row["label"], row["label"])), str(row["n"]), str(row["n_scored"]),
                       str(row["significant"]), _two(row["r"]), _two(row["r_null"]))  # fmt: skip
-    console.print(table)
+    out.print(table)
 
 
 def _two(value: float) -> str:
