@@ -126,7 +126,10 @@ def evidence_of(
     those that the run has now."""
     from vlm_neurons.evidence import gather_evidence, load, save
     from vlm_neurons.evidence.gathering import labels_of
+    from vlm_neurons.scanning.run import check_length
 
+    if data is not None:
+        check_length(run, data)  # also where all evidence is there: data that was named is not ignored
     stored = load(run.path) if (run.path / "evidence" / "exemplars.parquet").is_file() else {}
     usable = {n: e for n, e in stored.items() if e.seed == seed and e.source.get("run") == run.identity}
     missing = [n for n in neurons if n not in usable]

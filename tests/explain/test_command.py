@@ -91,6 +91,17 @@ def test_evidence_that_is_there_has_the_classes_that_the_run_has_now(where: str)
     assert {n: e.label for n, e in stored.items()} == {n: now[n] for n in other}
 
 
+def test_data_of_another_length_than_the_scans_is_refused_whether_evidence_is_there_or_not(
+    where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["explain", where, "--neurons", "L0N3", "--data"]
+    assert main([*asked, "scenes:n=59,seed=4"]) == 1
+    assert f"data= has 59 samples, {where} was made with 60" in capsys.readouterr().err
+    assert main([*asked, "scenes:n=60,seed=4"]) == 0
+    assert main([*asked, "scenes:n=61,seed=4"]) == 1
+    assert f"data= has 61 samples, {where} was made with 60" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("dtype", "expected"), [("bfloat16", torch.bfloat16), (None, torch.float32)])
 def test_a_local_explainer_is_loaded_as_it_was_asked_for(
     dtype: str | None, expected: torch.dtype, where: str, monkeypatch: pytest.MonkeyPatch

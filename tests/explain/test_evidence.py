@@ -240,3 +240,13 @@ def test_a_negative_number_of_samples_is_refused(made: tuple[vn.HookedVLM, vn.Im
     for wrong in ({"n_top": -1}, {"n_top": 0}, {"n_spare": -1}):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))}=.*whole number"):
             vn.gather_evidence(*made, "L0N3", write=False, progress=False, **wrong)
+
+
+@pytest.mark.parametrize("n", [3, 32])
+def test_data_of_another_length_than_the_scans_is_refused_by_its_length(
+    n: int, made: tuple[vn.HookedVLM, vn.ImageTextData, vn.Run]
+) -> None:
+    model, data, run = made
+    other = vn.ImageTextData.from_samples([data[0]] * n)
+    with pytest.raises(ValueError, match=f"data= has {n} samples, .* was made with 31"):
+        vn.gather_evidence(model, other, run, "L0N3", write=False, progress=False)

@@ -13,6 +13,7 @@ from vlm_neurons.evidence.looking import Activations, Look, look
 from vlm_neurons.evidence.record import Evidence, Exemplar, Seen
 from vlm_neurons.neurons import Neuron, parse_neurons
 from vlm_neurons.scanning import Run
+from vlm_neurons.scanning.run import check_length
 
 if TYPE_CHECKING:
     from vlm_neurons.data import ImageTextData
@@ -51,6 +52,7 @@ def gather_evidence(
 
     Raises:
         ValueError: the model gives other activations than the scan stored: it or the data is not what was scanned.
+            Or the data has another number of samples.
         KeyError: a hook that was not scanned, or an index that it does not have.
         OSError: an image cannot be read any more.
 
@@ -63,6 +65,7 @@ def gather_evidence(
 
     if not isinstance(run, Run):
         raise ValueError(f"run={run!r}: give a Run, such as vn.Run.load(directory)")
+    check_length(run, data)
     whole(1, n_top=n_top)
     whole(0, n_spare=n_spare, seed=seed)
     chosen = list(dict.fromkeys(parse_neurons(neurons)))

@@ -275,6 +275,17 @@ def start(path: Path, info: dict[str, Any]) -> Run:
     return run
 
 
+def check_length(run: Run, data: ImageTextData) -> None:
+    """Refuse data that cannot be what was scanned.
+
+    Raises:
+        ValueError: it has another number of samples.
+    """
+    if len(data) != run.info["data"]["n"]:
+        made = f"{run.path} was made with {run.info['data']['n']}"
+        raise ValueError(f"data= has {len(data)} samples, {made}: pass the data of the scan")
+
+
 def differences(a: dict[str, Any], b: dict[str, Any], at_a: object, at_b: object) -> str:
     """What differs between the identities of two runs, in words; empty where nothing does."""
     there, here = _flat(a), _flat(b)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlm_neurons.classification import LABELS, classify
-from vlm_neurons.scanning.run import Run
+from vlm_neurons.scanning.run import Run, check_length
 from vlm_neurons.show.closeup import close_ups
 from vlm_neurons.show.listing import Shown, choose, record, with_evidence
 from vlm_neurons.show.numbers import document
@@ -121,6 +121,5 @@ def _data(run: Run, data: ImageTextData | None) -> ImageTextData:
             return run.open_data()
         except (OSError, ValueError) as error:
             raise ValueError(f"the data of {run.path} cannot be opened again; pass data= ({error})") from error
-    if len(data) != run.info["data"]["n"]:
-        raise ValueError(f"data= has {len(data)} samples, {run.path} was made with {run.info['data']['n']}")
+    check_length(run, data)
     return data
