@@ -74,3 +74,14 @@ def test_a_directory_whose_name_looks_like_markup_is_named_as_it_is(
     said = capsys.readouterr()
     assert f"figure: {where / 'classes_by_layer.svg'}\n" in said.out
     assert f"table: {where / 'neurons.parquet'} " in said.err
+
+
+def test_score_counts_as_explained_what_explain_does(where: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with loopback.running(fault=lambda number, body: "" if number else "refusal") as server:
+        assert main([*asked(where, server.url, "L2N1,L2N2"), "--concurrency", "1"]) == 0
+        server.answer = {**server.answer, "clear_pattern": False}  # type: ignore[dict-item]
+        assert main(asked(where, server.url, "L0N3,L1N4")) == 0
+    capsys.readouterr()
+    assert main(["score", where, "--simulator", "position-prior"]) == 0
+    (row,) = (line.split() for line in capsys.readouterr().out.splitlines() if line.split()[:1] == ["all"])
+    assert row[:3] == ["all", "4", "1"]

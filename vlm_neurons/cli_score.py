@@ -139,10 +139,10 @@ def show(scores: pd.DataFrame) -> None:
     out.print("r: of simulated and real activations on samples that the explainer did not see; others': median r "
                   "of explanations of other neurons of the same layer and class; q: after Benjamini-Hochberg"
                   + ("; *: few images, approximate" if scores["approximate"].any() else ""), style="dim")  # fmt: skip
-    table = Table("class", "explained", "with a score", "q < 0.05", "median r", "others'", box=SIMPLE)
+    table = Table("class", "neurons", "explained", "with a score", "q < 0.05", "median r", "others'", box=SIMPLE)
     for row in score_statistics(scores).to_dict("records"):
-        table.add_row(cell(NAMES.get(row["label"], row["label"])), str(row["n"]), str(row["n_scored"]),
-                      str(row["significant"]), _two(row["r"]), _two(row["r_null"]))  # fmt: skip
+        table.add_row(cell(NAMES.get(row["label"], row["label"])), str(row["n"]), str(row["n_explained"]),
+                      str(row["n_scored"]), str(row["significant"]), _two(row["r"]), _two(row["r_null"]))  # fmt: skip
     out.print(table)
 
 

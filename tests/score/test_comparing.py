@@ -9,12 +9,13 @@ import pytest
 import vlm_neurons as vn
 from vlm_neurons import planted
 from vlm_neurons.explaining import Explanation, Failure
+from vlm_neurons.explaining.explaining import summary
 
 
 def table(r, label="visual", **more):
     n = len(r)
-    return pd.DataFrame({"neuron": [f"L0N{i}" for i in range(n)], "label": [label] * n, "layer": [0] * n, "r": r,
-                         "r_within": r, "r_null": np.zeros(n), "q": np.where(np.nan_to_num(r) > 0.5, 0.01, 0.5),
+    return pd.DataFrame({"neuron": [f"L0N{i}" for i in range(n)], "explanation": ["red"] * n, "label": [label] * n,
+                         "layer": [0] * n, "r": r, "r_within": r, "r_null": np.zeros(n), "q": np.where(np.nan_to_num(r) > 0.5, 0.01, 0.5),
                          "n_failed": [1] * n, **more})  # fmt: skip
 
 
@@ -54,6 +55,16 @@ def test_statistics_count_by_class_and_name_a_neuron_at_each_level():
     assert visual.r == pytest.approx(0.5) and visual.above_null == 1
     assert (visual.best, visual.worst) == ("L0N0", "L0N1") and found.loc["text", "median"] == "L9N9"
     assert found.loc["all", "n"] == 6
+
+
+def test_statistics_count_as_explained_what_the_summary_of_explanations_does():
+    made = [Explanation("L0N0", "red things"), Explanation("L0N1", "no clear pattern"), Explanation("L0N2", "blue"),
+            Explanation("L0N3", "", failure=Failure("network", "cut")),
+            Explanation("L0N4", "No clear pattern.")]  # fmt: skip
+    scores = table(np.full(5, 0.5)).assign(explanation=[e.text for e in made])
+    found = vn.score_statistics(scores).set_index("label")
+    assert (found.n["all"], found.n_explained["all"], found.n_explained["visual"]) == (5, 2, 2)
+    assert summary(made).startswith("2 of 5 neurons explained, 2 without a clear pattern, 1 failed")
 
 
 def test_detection_tells_a_true_explanation_from_a_wrong_one_and_counts_failures():

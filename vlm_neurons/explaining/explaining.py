@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlm_neurons.explaining.explanation import NO_PATTERN, Explainer, Explanation, Log
+from vlm_neurons.explaining.explanation import Explainer, Explanation, Log, says_nothing
 from vlm_neurons.explaining.prompting import WRITTEN
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def summary(explanations: Mapping[str, Explanation] | Iterable[Explanation]) -> 
     """One sentence: how many have an explanation, how many have none, how many failed and why, and what it cost."""
     every = list(explanations.values() if isinstance(explanations, Mapping) else explanations)
     failed = Counter(e.failure.kind for e in every if e.failure)
-    none = sum(e.failure is None and e.text == NO_PATTERN for e in every)
+    none = sum(e.failure is None and says_nothing(e.text) for e in every)
     text = f"{len(every) - none - failed.total()} of {len(every)} neurons explained, {none} without a clear pattern"
     if failed:
         text += f", {failed.total()} failed ({', '.join(f'{n} {kind}' for kind, n in failed.most_common())})"

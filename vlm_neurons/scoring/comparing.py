@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from vlm_neurons.explaining.explanation import Explanation, Failure
+from vlm_neurons.explaining.explanation import Explanation, Failure, says_nothing
 from vlm_neurons.scoring.measures import auroc_of
 from vlm_neurons.scoring.scoring import NUMBERS
 from vlm_neurons.simulating.simulating import pairs, testable
@@ -100,7 +100,8 @@ def score_statistics(scores: pd.DataFrame, by: str = "label") -> pd.DataFrame:
         by: `"label"`, `"layer"`, or another column.
 
     Returns:
-        One row per group and one for `"all"`: `n` explanations, `n_scored` (with an r), median `r`, `r_within` and
+        One row per group and one for `"all"`: `n` neurons, `n_explained` (whose explanation did not
+        fail and names something: not "no clear pattern"), `n_scored` (with an r), median `r`, `r_within` and
         `r_null`, `above_null` (share of those with both whose r is above their r_null), `significant` (number with
         q < .05), `n_failed` (exemplars), and `best ... worst`: neurons whose r is at that level.
 
@@ -117,7 +118,8 @@ def score_statistics(scores: pd.DataFrame, by: str = "label") -> pd.DataFrame:
         scored = part[part["r"].notna()].sort_values(["r", "neuron"])
         both = scored[scored["r_null"].notna()]
         row: dict[str, Any] = {
-            by: name, "n": len(part), "n_scored": len(scored), "r": scored["r"].median(),
+            by: name, "n": len(part), "n_explained": sum(not says_nothing(t) for t in part["explanation"]),
+            "n_scored": len(scored), "r": scored["r"].median(),
             "r_within": scored["r_within"].median(), "r_null": both["r_null"].median(),
             "above_null": float((both["r"] > both["r_null"]).mean()) if len(both) else float("nan"),
             "significant": int((scored["q"] < 0.05).sum()), "n_failed": int(part["n_failed"].sum()),
