@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 CLASSES = ["visual", "text", "multimodal", "unknown", "not_applicable"]
 SEEING = ("visual", "text", "multimodal")
 CONCURRENCY = 8
+DETAIL = 300  # letters shown of what a server said
 SERVER = ("base_url", "price", "max_cost", "concurrency")  # options of what asks a server
 
 
@@ -61,6 +62,7 @@ def refuse_unused(args: argparse.Namespace, names: Sequence[str], choice: str) -
 def explain_run(args: argparse.Namespace, model: Callable[..., Any]) -> None:
     """Gather evidence where it is missing, explain, and print a table."""
     from vlm_neurons.data import ImageTextData
+    from vlm_neurons.explaining import Log
     from vlm_neurons.explaining.explaining import explain, summary
     from vlm_neurons.scanning import Run
 
@@ -73,9 +75,29 @@ def explain_run(args: argparse.Namespace, model: Callable[..., Any]) -> None:
         plan = getattr(explainer, "plan", None)
         say(str(plan(evidence)) if plan else f"{args.explainer}: no calls, no cost; {len(evidence)} neurons")
         return
+    log = Log(run.path / "explanations.jsonl")
+    before = log.read()
     explanations = explain(evidence, explainer, out=run)
     _show(explanations)
-    say(f"{summary(explanations)}\nexplanations: {run.path / 'explanations.jsonl'}")
+    lines = [summary(explanations), *_failures(explanations, explainer), *_replaced(before, log.read())]
+    say("\n".join([*lines, f"explanations: {log.path}"]))
+    if explanations and all(e.failure for e in explanations.values()):
+        raise ValueError("no neuron has an answer; the same command asks again")
+
+
+def _failures(explanations: dict[str, Explanation], explainer: Explainer) -> list[str]:
+    """A line for each kind of failure: where, and what was said first."""
+    first = {e.failure.kind: e.failure.detail for e in reversed(explanations.values()) if e.failure}
+    client = getattr(explainer, "client", None)
+    where = f" at {client().base_url}" if client else ""
+    return [f"{kind}{where}: {detail[:DETAIL]}" for kind, detail in first.items()]
+
+
+def _replaced(before: dict[str, Explanation], after: dict[str, Explanation]) -> list[str]:
+    """A line that says how many earlier explanations count no more; none where all do."""
+    lost = [n for n, e in before.items() if e.failure is None and e.to_json() != after[n].to_json()]
+    failed = sum(after[n].failure is not None for n in lost)
+    return [f"earlier explanations replaced: {len(lost)}, of these by failures: {failed}"] if lost else []
 
 
 def _chosen(args: argparse.Namespace, run: Run) -> list[str]:

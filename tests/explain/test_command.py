@@ -102,6 +102,36 @@ def test_data_of_another_length_than_the_scans_is_refused_whether_evidence_is_th
     assert f"data= has 61 samples, {where} was made with 60" in capsys.readouterr().err
 
 
+def asked(where: str, url: str) -> list[str]:
+    return ["explain", where, "--neurons", "L0N3,L1N4", "--explainer", "openai", "--explainer-model", "m",
+            "--base-url", url]  # fmt: skip
+
+
+def test_a_server_without_http_is_refused_before_anything_is_done(
+    where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(asked(where, "localhost:8000/v1")) == 1
+    assert "base_url='localhost:8000/v1': begin with http://" in capsys.readouterr().err
+    assert not (Path(where) / "evidence").exists()
+
+
+def test_failures_say_where_and_why_once_and_what_they_replaced(where: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", where, "--neurons", "L0N3,L1N4,L2N5"]) == 0
+    assert "replaced" not in capsys.readouterr().err
+    with loopback.running(fault=lambda number, body: "refusal") as server:
+        assert main(asked(where, server.url)) == 1
+        said = capsys.readouterr().err
+        assert said.count("I cannot help with that.") == 1 and f"refusal at {server.url}: " in said
+        assert "earlier explanations replaced: 2, of these by failures: 2\n" in said
+        assert "vlm-neurons explain: no neuron has an answer" in said
+    with loopback.running(fault=lambda number, body: "" if number else "refusal") as server:
+        assert main([*asked(where, server.url), "--concurrency", "1"]) == 0
+        said = capsys.readouterr().err
+        assert f"refusal at {server.url}: " in said and "replaced" not in said
+        assert main(["explain", where, "--neurons", "L0N3,L1N4"]) == 0
+        assert "earlier explanations replaced: 1, of these by failures: 0\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("dtype", "expected"), [("bfloat16", torch.bfloat16), (None, torch.float32)])
 def test_a_local_explainer_is_loaded_as_it_was_asked_for(
     dtype: str | None, expected: torch.dtype, where: str, monkeypatch: pytest.MonkeyPatch

@@ -15,8 +15,8 @@ from vlm_neurons.explaining.explaining import summary
 def table(r, label="visual", **more):
     n = len(r)
     return pd.DataFrame({"neuron": [f"L0N{i}" for i in range(n)], "explanation": ["red"] * n, "label": [label] * n,
-                         "layer": [0] * n, "r": r, "r_within": r, "r_null": np.zeros(n), "q": np.where(np.nan_to_num(r) > 0.5, 0.01, 0.5),
-                         "n_failed": [1] * n, **more})  # fmt: skip
+                         "layer": [0] * n, "r": r, "r_within": r, "r_null": np.zeros(n),
+                         "q": np.where(np.nan_to_num(r) > 0.5, 0.01, 0.5), "n_failed": [1] * n, **more})  # fmt: skip
 
 
 def test_a_paired_difference_is_found_that_unpaired_numbers_would_hide():

@@ -65,6 +65,8 @@ class ChatClient:
 
     def __post_init__(self) -> None:
         self.base_url = (self.base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI).rstrip("/")
+        if not self.base_url.lower().startswith(("http://", "https://")):
+            raise ValueError(f"base_url={self.base_url!r}: begin with http:// or https://, as http://localhost:8000/v1")
         whole(1, concurrency=self.concurrency)
         whole(0, max_retries=self.max_retries)
         seconds(timeout=self.timeout, deadline=self.deadline)
