@@ -85,3 +85,18 @@ def test_score_counts_as_explained_what_explain_does(where: str, capsys: pytest.
     assert main(["score", where, "--simulator", "position-prior"]) == 0
     (row,) = (line.split() for line in capsys.readouterr().out.splitlines() if line.split()[:1] == ["all"])
     assert row[:3] == ["all", "4", "1"]
+
+
+def test_scores_show_explanations_whole_and_wider_where_nobody_looks_at_a_terminal(
+    where: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    words = [f"word{i}" for i in range(40)]
+    with loopback.running() as server:
+        server.answer = {**server.answer, "phrase": " ".join(words)}  # type: ignore[dict-item]
+        assert main(asked(where, server.url)) == 0
+    capsys.readouterr()
+    assert main(["score", where, "--simulator", "position-prior"]) == 0
+    said = capsys.readouterr().out
+    assert [said.split().count(word) for word in words] == [2] * len(words)
+    assert 100 < max(map(len, said.splitlines())) <= 120

@@ -127,12 +127,11 @@ def show(scores: pd.DataFrame) -> None:
     out = console()
     table = Table(box=SIMPLE, padding=0, title=f"best {min(SHOWN, len(scores))} of {len(scores)} explanations")
     for name in ("neuron", "class", "explanation", "r (95 %)", "others'", "q"):
-        table.add_column(name, no_wrap=True)
-    room = max(20, out.width - 65)
+        table.add_column(name, no_wrap=name != "explanation", min_width=20 if name == "explanation" else None)
     for row in scores.sort_values(["r", "neuron"], ascending=[False, True]).head(SHOWN).to_dict("records"):
         span = f"{_two(row['r'])} ({_two(row['r_low'])}-{_two(row['r_high'])})" + ("*" if row["approximate"] else "")
         table.add_row(
-            cell(row["neuron"]), NAMES.get(row["label"], "-"), cell(_short(row["explanation"], room)),
+            cell(row["neuron"]), NAMES.get(row["label"], "-"), cell(row["explanation"]),
             cell(row["note"] if row["r"] != row["r"] else span), _two(row["r_null"]), _q(row["q"]),
         )  # fmt: skip
     out.print(table)
@@ -148,10 +147,6 @@ def show(scores: pd.DataFrame) -> None:
 
 def _two(value: float) -> str:
     return "-" if value != value else f"{value:.2f}"
-
-
-def _short(text: str, n: int) -> str:
-    return text if len(text) <= n else text[: n - 1] + "…"
 
 
 def _q(value: float) -> str:
