@@ -102,6 +102,15 @@ def test_data_of_another_length_than_the_scans_is_refused_whether_evidence_is_th
     assert f"data= has 61 samples, {where} was made with 60" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("neuron", ["L9N1", "L0N1-", "post:L0N1", "P0N1"])
+def test_a_neuron_that_was_not_scanned_is_told_what_was(
+    neuron: str, where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", where, "--neurons", neuron]) == 1
+    said = f"{neuron}: not scanned; this run has layers 0-3 at site gate (pole +)\n"
+    assert capsys.readouterr().err.endswith(said)
+
+
 def asked(where: str, url: str) -> list[str]:
     return ["explain", where, "--neurons", "L0N3,L1N4", "--explainer", "openai", "--explainer-model", "m",
             "--base-url", url]  # fmt: skip

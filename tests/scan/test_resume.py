@@ -206,6 +206,16 @@ def test_numbers_of_numpy_are_numbers(tmp_path, model, data, whole):
     assert labels.equals(classify(whole, write=False).label)
 
 
+def test_other_sites_are_refused_in_a_few_words_and_a_site_named_twice_is_one(tmp_path, model, data, whole):
+    out = copy_of(whole, tmp_path)
+    with pytest.raises(ValueError, match=r"parameters\.sites: ") as refused:
+        scan(model, data, **{**SETTINGS, "site": "post"}, out=out, progress=False)
+    assert "hooks" not in str(refused.value) and "columns" not in str(refused.value)
+    sites = whole.info["parameters"]["sites"]
+    again = scan(model, data, **{**SETTINGS, "site": [*sites, *sites[:1]]}, out=out, progress=False)
+    assert again.identity == whole.identity
+
+
 def test_another_model_or_dtype_is_refused(tmp_path, data, whole):
     out = copy_of(whole, tmp_path)
     assert_refused(r"model\.fingerprint", out, make_model(seed=6), data)

@@ -100,6 +100,8 @@ def gather_evidence(
 
 def _top(run: Run, neuron: Neuron, n: int) -> tuple[list[int], list[float], float]:
     """Ids and scores of the top samples, and the peak."""
+    if (neuron.hook, neuron.pole) not in run.columns:
+        raise KeyError(f"{neuron.id}: not scanned; this run has {run.scanned}")
     best = run.top(neuron.hook, neuron.pole)
     if not 0 <= neuron.index < len(best.sample_ids):
         raise KeyError(f"{neuron.id}: {neuron.hook} has {len(best.sample_ids)} neurons, numbered from 0")

@@ -44,14 +44,15 @@ def check_model_and_prompt(model: Any, prompt: Any) -> None:
 
 
 def hooks_of(model: HookedVLM, site: Any) -> tuple[list[str], list[str]]:
-    """The sites as a list, and their hooks.
+    """The sites as a list, each once, and their hooks.
 
     Raises:
         ValueError: a site that is no name, or none at all.
     """
     sites = [site] if isinstance(site, str) else list(site) if isinstance(site, Sequence) else []
     names = all(isinstance(one, str) for one in sites)
-    hooks = list(dict.fromkeys(hook for one in sites for hook in model.site_hooks(one))) if names else []
+    sites = list(dict.fromkeys(sites)) if names else []
+    hooks = list(dict.fromkeys(hook for one in sites for hook in model.site_hooks(one)))
     if not hooks:
         raise ValueError(f"site={site!r}: choose from {', '.join(SITES)}, or name a hook such as blocks.0.hook_mlp_out")
     return sites, hooks

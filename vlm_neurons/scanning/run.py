@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import save_file
 
-from vlm_neurons.neurons import Pole
+from vlm_neurons.neurons import Neuron, Pole
 from vlm_neurons.scanning.blocks import (
     FORMAT,
     Column,
@@ -181,9 +181,27 @@ class Run:
 
     def _check_column(self, hook: str, pole: Pole) -> None:
         if (hook, pole) not in self.columns:
-            raise KeyError(f"{hook!r} pole {pole!r} was not scanned; this run has {self.columns}")
+            raise KeyError(f"{hook!r} pole {pole!r}: not scanned; this run has {self.scanned}")
         if not self.complete:
             raise FileNotFoundError(self._unfinished())
+
+    @property
+    def scanned(self) -> str:
+        """What was scanned, in words.
+
+        >>> run.scanned
+        'layers 0-3 at site gate (pole +)'
+        """
+        sites: dict[str, tuple[set[int], set[str]]] = {}
+        for hook, pole in self.columns:
+            neuron = Neuron(hook, 0, pole)
+            layers, poles = sites.setdefault(neuron.site, (set(), set()))
+            layers.add(neuron.layer)
+            poles.add(pole)
+        return ", ".join(
+            f"{_span(sorted(layers))} at site {name} ({'poles + and -' if len(poles) > 1 else f'pole {min(poles)}'})"
+            for name, (layers, poles) in sites.items()
+        )
 
     @cached_property
     def samples(self) -> pd.DataFrame:
@@ -255,6 +273,14 @@ class Run:
         return text + (f" ({', '.join(f'{n} {reason}' for reason, n in reasons.items())})" if reasons else "")
 
 
+def _span(layers: list[int]) -> str:
+    """Layers in words: from the first to the last where none is missing."""
+    if len(layers) == 1:
+        return f"layer {layers[0]}"
+    whole = layers == list(range(layers[0], layers[-1] + 1))
+    return f"layers {layers[0]}-{layers[-1]}" if whole else f"layers {', '.join(map(str, layers))}"
+
+
 def start(path: Path, info: dict[str, Any]) -> Run:
     """Begin a run, or go on with the one that is there.
 
@@ -289,11 +315,12 @@ def check_length(run: Run, data: ImageTextData) -> None:
 def differences(a: dict[str, Any], b: dict[str, Any], at_a: object, at_b: object) -> str:
     """What differs between the identities of two runs, in words; empty where nothing does."""
     there, here = _flat(a), _flat(b)
-    return "; ".join(
-        f"{name}: {there.get(name)!r} {at_a}, {here.get(name)!r} {at_b}"
-        for name in sorted({*there, *here})
-        if there.get(name) != here.get(name)
-    )
+    found = {name for name in {*there, *here} if there.get(name) != here.get(name)}
+    if "parameters.sites" in found:
+        found -= {"parameters.hooks"}  # follow from the sites, by the page
+    if len(found) > 1:
+        found -= {"columns"}  # follow from the rest
+    return "; ".join(f"{name}: {there.get(name)!r} {at_a}, {here.get(name)!r} {at_b}" for name in sorted(found))
 
 
 def _flat(info: dict[str, Any]) -> dict[str, Any]:
