@@ -118,6 +118,28 @@ def test_a_wrong_command_line_is_exit_code_2(capsys):
         assert stopped.value.code == 2
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [(["--batch-size", "x"], "x: a whole number from 1 on"), (["--device", "gpu"], "gpu: write cpu, cuda or cuda:1")],
+)
+def test_a_wrong_value_of_an_option_is_named_with_the_remedy(options, said, capsys):
+    with pytest.raises(SystemExit):
+        main([*SCAN, "--data", "x", "--out", "y", *options])
+    assert capsys.readouterr().err.endswith(f"{options[0]}: {said}\n")
+
+
+def test_explain_says_which_neurons_it_takes_without_a_choice(capsys):
+    with pytest.raises(SystemExit):
+        main(["explain", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "without --neurons and --class, the clearest neurons of each of visual, text, multimodal" in said
+
+
+def test_the_package_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "vlm_neurons", "--version"], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip()
+
+
 def test_counts_beyond_what_the_scan_kept_are_refused(run, capsys):
     assert main(["classify", str(run), "--n-visual", "5"]) == 1
     assert "the scan kept 4" in capsys.readouterr().err

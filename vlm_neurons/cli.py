@@ -216,7 +216,7 @@ def _parser() -> argparse.ArgumentParser:
 
     p = _command(commands, "score", score, "tell whether the explanations of a run predict anything",
                  "vlm-neurons score runs/photos --simulator concepts")  # fmt: skip
-    add_score_options(p, _positive)
+    add_score_options(p, _positive, _device)
 
     p = _command(commands, "report", report, "write a page about a run that needs no network",
                  "vlm-neurons report runs/photos --out photos.html")  # fmt: skip
@@ -242,7 +242,7 @@ def _model_options(p: argparse.ArgumentParser, model: bool = True, required: boo
     if model:
         text = "name on the Hugging Face hub, a local directory, or tiny-llava-scenes"
         p.add_argument("--model", required=required, help=text)
-    p.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
+    p.add_argument("--device", type=_device, help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
     p.add_argument(
         "--dtype", choices=["float32", "bfloat16", "float16"], help="(default: bfloat16 on cuda, else float32)"
     )
@@ -256,8 +256,17 @@ def _data_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--batch-size", type=_positive, default=8, help="(default: %(default)s)")
 
 
+def _device(text: str) -> str:
+    import torch
+
+    try:
+        return str(torch.device(text))
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"{text}: write cpu, cuda or cuda:1") from None
+
+
 def _positive(text: str) -> int:
-    number = int(text)
+    number = int(text) if text.isdecimal() else 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text}: a whole number from 1 on")
     return number

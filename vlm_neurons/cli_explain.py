@@ -26,6 +26,9 @@ SERVER = ("base_url", "price", "max_cost", "concurrency")  # options of what ask
 def add_options(p: argparse.ArgumentParser, positive: Callable[[str], int]) -> None:
     """What the command takes."""
     p.add_argument("run", help="run directory, classified")
+    p.description = (
+        f"{p.description}; without --neurons and --class, the clearest neurons of each of {', '.join(SEEING)}"
+    )
     which = p.add_mutually_exclusive_group()
     which.add_argument("--neurons", help="ids, such as L3N17,P0N5")
     which.add_argument("--class", dest="label", choices=CLASSES, help="the clearest neurons of one class")

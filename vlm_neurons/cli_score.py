@@ -25,7 +25,7 @@ IN_PROCESS = ("grounded", "clip", "local")
 SHOWN = 15
 
 
-def add_options(p: argparse.ArgumentParser, positive: Callable[[str], int]) -> None:
+def add_options(p: argparse.ArgumentParser, positive: Callable[[str], int], device: Callable[[str], str]) -> None:
     """What the command takes."""
     p.add_argument("run", help="run directory with explanations")
     p.add_argument("--neurons", help="ids, such as L3N17,P0N5 (default: all that have an explanation)")
@@ -37,7 +37,9 @@ def add_options(p: argparse.ArgumentParser, positive: Callable[[str], int]) -> N
     p.add_argument("--prompt-logprobs", type=positive, metavar="N",
                    help="api and local: read the values of all tokens off N log probabilities at each place of one "
                    "prompt, as vLLM gives them (20 there)")  # fmt: skip
-    p.add_argument("--device", help="grounded, clip and local: where they compute, such as cuda (default: cpu)")
+    p.add_argument(
+        "--device", type=device, help="grounded, clip and local: where they compute, such as cuda (default: cpu)"
+    )
     p.add_argument("--n-null", type=int, default=20,
                    help="explanations of other neurons tried on each one, at most; each costs as much as the neuron's "
                    "own (default: %(default)s)")  # fmt: skip

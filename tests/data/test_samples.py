@@ -225,3 +225,12 @@ def test_data_with_the_responses_that_it_has_keeps_what_it_knows() -> None:
     same = scenes.with_responses([s.response for s in scenes])
     assert same.concept("color", "red")[0].shape == scenes.concept("color", "red")[0].shape
     assert scenes.with_responses(["a"] * 4)[0].response == "a" != scenes[0].response
+
+
+def test_an_image_and_a_word_for_a_number_are_named_with_the_remedy(tmp_path):
+    save(tmp_path, "a.jpg")
+    with pytest.raises(ValueError, match=rf"a\.jpg is an image; pass its folder, {tmp_path}$"):
+        ImageTextData.open(tmp_path / "a.jpg")
+    for spec in ("scenes:n=abc", "scenes:n=2,seed=-"):
+        with pytest.raises(ValueError, match=r"is no whole number; write scenes:n=100,seed=0$"):
+            ImageTextData.open(spec)

@@ -156,4 +156,6 @@ def test_a_local_explainer_is_loaded_as_it_was_asked_for(
     asked = ["explain", where, "--neurons", "L0N3", "--explainer", "local", "--explainer-model", "tiny-llava-scenes"]
     assert main([*asked, "--device", "cpu", *(["--dtype", dtype] if dtype else [])]) == 0
     assert {p.dtype for p in used[0].parameters()} == {expected}
-    assert main([*asked, "--device", "moon"]) == 1
+    with pytest.raises(SystemExit) as stopped:
+        main([*asked, "--device", "moon"])
+    assert stopped.value.code == 2

@@ -182,6 +182,8 @@ def open_spec(spec: str) -> ImageTextData:
     if path.is_dir():
         return read_folder(path)
     if path.is_file():
+        if path.suffix.lower() in Image.registered_extensions():
+            raise ValueError(f"{path} is an image; pass its folder, {path.absolute().parent}")
         return read_jsonl(path)
     raise ValueError(
         f"{spec!r} is no data: pass a directory of images, a .jsonl file, or scenes:n=100,seed=0; "
@@ -196,5 +198,7 @@ def _scene_arguments(spec: str, text: str) -> dict[str, Any]:
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or not name.isidentifier():
             raise ValueError(f"{spec!r}: write scenes:n=100,seed=0")
+        if name in ("n", "seed") and not value.isdecimal():
+            raise ValueError(f"{spec!r}: {name}={value} is no whole number; write scenes:n=100,seed=0")
         arguments[name] = known[value] if value in known else int(value) if value.isdecimal() else value
     return arguments
