@@ -99,7 +99,7 @@ def scan(
     out, rank, world = Path(out), *place()
     check_place(out)
     sites, hooks = hooks_of(model, site)
-    console = Console(stderr=True, quiet=not progress, soft_wrap=True)
+    console = Console(stderr=True, quiet=not progress, soft_wrap=True, markup=False)
     data = data if isinstance(data, ImageTextData) else ImageTextData.open(data)
     data = _with_responses(model, data, out, prompt, batch_size, world, progress)
     known = known_skips(data, prompt)
