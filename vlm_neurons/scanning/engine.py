@@ -22,7 +22,8 @@ from vlm_neurons.scanning.fused import Fused, choose
 from vlm_neurons.scanning.loading import Loaded, ahead, chunks_of, known_skips, load
 from vlm_neurons.scanning.place import place
 from vlm_neurons.scanning.recorder import ColumnInfo, Recorder, measure_columns
-from vlm_neurons.scanning.run import Run, finish, start
+from vlm_neurons.scanning.run import Run
+from vlm_neurons.scanning.writing import finish, start
 
 if TYPE_CHECKING:
     from vlm_neurons.model import Batch, HookedVLM

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlm_neurons.scanning.blocks import open_block, write_atomic
-from vlm_neurons.scanning.run import Run, differences, finish, start
+from vlm_neurons.scanning.run import Run
+from vlm_neurons.scanning.writing import differences, finish, start
 
 if TYPE_CHECKING:
     from vlm_neurons.data import ImageTextData

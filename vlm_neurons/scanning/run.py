@@ -6,30 +6,21 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
-from safetensors.torch import save_file
 
 from vlm_neurons.neurons import Neuron, Pole
 from vlm_neurons.scanning.blocks import (
     FORMAT,
     Column,
-    check_place,
     moments_of,
-    open_block,
     open_result,
-    skipped_of,
     state_of,
-    tensor_name,
-    write_atomic,
 )
 from vlm_neurons.scanning.moments import Moments
 from vlm_neurons.scanning.state import TopSamples
-from vlm_neurons.utf8 import to_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,7 +111,7 @@ class Run:
     @property
     def identity(self) -> str:
         """Digest of all that decides the numbers; every block carries it."""
-        return hashlib.sha256(json.dumps(_flat(self.info), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(identity_of(self.info), sort_keys=True).encode()).hexdigest()
 
     @property
     def n_blocks(self) -> int:
@@ -281,49 +272,7 @@ def _span(layers: list[int]) -> str:
     return f"layers {layers[0]}-{layers[-1]}" if whole else f"layers {', '.join(map(str, layers))}"
 
 
-def start(path: Path, info: dict[str, Any]) -> Run:
-    """Begin a run, or go on with the one that is there.
-
-    Raises:
-        ValueError: the directory holds a run of another model, other data or other parameters; nothing is changed.
-    """
-    check_place(path)
-    file = path / "scan.json"
-    if not file.exists():
-        text = to_json(info, indent=1) + "\n"
-        write_atomic(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    run = Run.load(path)
-    if found := differences(run.info, info, "there", "here"):
-        raise ValueError(
-            f"{path} holds another scan; {found}. Make these the same to go on with it, or choose another directory. "
-            "Nothing was changed."
-        )
-    return run
-
-
-def check_length(run: Run, data: ImageTextData) -> None:
-    """Refuse data that cannot be what was scanned.
-
-    Raises:
-        ValueError: it has another number of samples.
-    """
-    if len(data) != run.info["data"]["n"]:
-        made = f"{run.path} was made with {run.info['data']['n']}"
-        raise ValueError(f"data= has {len(data)} samples, {made}: pass the data of the scan")
-
-
-def differences(a: dict[str, Any], b: dict[str, Any], at_a: object, at_b: object) -> str:
-    """What differs between the identities of two runs, in words; empty where nothing does."""
-    there, here = _flat(a), _flat(b)
-    found = {name for name in {*there, *here} if there.get(name) != here.get(name)}
-    if "parameters.sites" in found:
-        found -= {"parameters.hooks"}  # follow from the sites, by the page
-    if len(found) > 1:
-        found -= {"columns"}  # follow from the rest
-    return "; ".join(f"{name}: {there.get(name)!r} {at_a}, {here.get(name)!r} {at_b}" for name in sorted(found))
-
-
-def _flat(info: dict[str, Any]) -> dict[str, Any]:
+def identity_of(info: dict[str, Any]) -> dict[str, Any]:
     """The identity of a run as one level of names, such as `parameters.top_n`."""
     flat: dict[str, Any] = {}
     for name in IDENTITY:
@@ -335,45 +284,12 @@ def _flat(info: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in flat.items() if name not in _NAMES}
 
 
-def finish(run: Run, data: ImageTextData, prompt: str) -> None:
-    """Merge all blocks into `scan.safetensors`, and write `samples.parquet` and `skipped.jsonl`.
+def check_length(run: Run, data: ImageTextData) -> None:
+    """Refuse data that cannot be what was scanned.
 
-    Several processes may do this at once: each writes the same files whole.
+    Raises:
+        ValueError: it has another number of samples.
     """
-    files = [open_block(run.block_path(block), run.identity, block) for block in range(run.n_blocks)]
-    _write_samples(run, data, prompt, files)
-    skipped = sorted((s for file in files for s in skipped_of(file)), key=lambda s: s.id)
-    lines = "".join(json.dumps(asdict(s), ensure_ascii=False) + "\n" for s in skipped)
-    write_atomic(run.path / "skipped.jsonl", lambda temporary: temporary.write_text(lines, encoding="utf-8"))
-    tensors: dict[str, torch.Tensor] = {}
-    for info in run.info["columns"]:
-        column = info["hook"], info["pole"]
-        for read in (state_of, moments_of) if info["indexed_by"] == "row" else (state_of,):
-            merged: Any = read(files[0], column)
-            for file in files[1:]:
-                merged.merge(read(file, column))
-            tensors |= {tensor_name(column, name): tensor for name, tensor in merged.tensors().items()}
-    metadata = {"format": str(FORMAT), "run": run.identity}
-    write_atomic(run.path / "scan.safetensors", lambda temporary: save_file(tensors, temporary, metadata))
-
-
-def _write_samples(run: Run, data: ImageTextData, prompt: str, files: list[Any]) -> None:
-    import pandas as pd
-
-    scanned = {
-        name: torch.cat([file.get_tensor(f"samples/{name}") for file in files]).tolist()
-        for name in ("id", "n_visual_tokens", "n_text_tokens")
-    }
-    samples = [data[i] for i in scanned["id"]]
-    table = pd.DataFrame(
-        {
-            "id": scanned["id"],
-            "name": [s.name for s in samples],
-            "images": [s.image_paths for s in samples],
-            "prompt": [prompt if s.prompt is None else s.prompt for s in samples],
-            "response": [s.response for s in samples],
-            "n_visual_tokens": scanned["n_visual_tokens"],
-            "n_text_tokens": scanned["n_text_tokens"],
-        }
-    )
-    write_atomic(run.path / "samples.parquet", lambda temporary: table.to_parquet(temporary, index=False))
+    if len(data) != run.info["data"]["n"]:
+        made = f"{run.path} was made with {run.info['data']['n']}"
+        raise ValueError(f"data= has {len(data)} samples, {made}: pass the data of the scan")
