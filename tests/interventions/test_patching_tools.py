@@ -174,10 +174,11 @@ def cells(setting: Any, axes: tuple[str, ...], kind: str, n: int = 6) -> pd.Data
     most = {"layer": model.n_layers, "head": heads, "head_index": heads}
     rows = [[int(torch.randint(most.get(a, corrupt.input_ids.shape[1]), ())) for a in axes] for _ in range(n)]
     table = pd.DataFrame(rows, columns=list(axes))
-    if "pos" in axes:  # chance may pick nothing but padding, or what the metric cannot see
-        table.loc[0, "pos"] = corrupt.input_ids.shape[1] - 1
-        if "layer" in axes:  # before it, equal last tokens are still equal
-            table.loc[0, "layer"] = model.n_layers - 1
+    for place in {"pos", "dest_pos"} & set(axes):  # chance may pick nothing but padding, or what the metric cannot see
+        table.loc[:2, place] = corrupt.input_ids.shape[1] - 1
+        table.loc[:2, "layer"] = model.n_layers - 1  # before it, equal last tokens are still equal
+    for name in {"head", "head_index"} & set(axes):  # one alone may matter little
+        table.loc[:2, name] = [i % heads for i in range(3)]
     if "src_pos" in axes:  # one entry of a pattern matters where the metric reads, and not at padding
         table["dest_pos"] = corrupt.input_ids.shape[1] - 1
         table["src_pos"] = [int(i) for i in torch.randperm(10)[:n] + corrupt.input_ids.shape[1] - 10]
