@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from vlm_neurons.image_test import compare_modalities, false_discovery
+from vlm_neurons.image_test import compare_modalities, false_discovery, t_values
 from vlm_neurons.scanning.moments import sums_of
 
 Draw = Callable[[int, int, torch.Generator], torch.Tensor]
@@ -103,15 +103,9 @@ def _pooled(visual: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
 
 def plain(sums: np.ndarray, n: int) -> np.ndarray:
     """p of the same three tests without the correction for skewness."""
-    v, t, vv, tt, vt, *_ = (sums / n).T
-
-    def of(a: float, b: float) -> np.ndarray:
-        mean = a * v + b * t
-        return mean / np.sqrt((a * a * vv + 2 * a * b * vt + b * b * tt - mean**2) / (n - 1))
-
-    visual, text = of(1, -KAPPA), of(-KAPPA, 1)
-    return np.minimum(1, 2 * np.minimum(stats.t.sf(np.maximum(visual, text), n - 1),
-                                        stats.t.cdf(np.maximum(visual, text), n - 1)))  # fmt: skip
+    (visual, _), (text, _) = (t_values(sums.T / n, n, a, b) for a, b in ((1, -KAPPA), (-KAPPA, 1)))
+    larger = np.maximum(visual, text)
+    return np.minimum(1, 2 * np.minimum(stats.t.sf(larger, n - 1), stats.t.cdf(larger, n - 1)))
 
 
 def upper(count: int, n: int, level: float = 0.99) -> float:

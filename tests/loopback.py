@@ -78,14 +78,14 @@ class _Handler(BaseHTTPRequestHandler):
         time.sleep(told.delay)
         fault = told.fault(number, body)
         try:
-            self._answer(told, body, fault)
+            self._answer(told, body, fault, number)
         except (BrokenPipeError, ConnectionResetError):
             return
         if (fault or "good") in PAID:
             with told.lock:
                 told.paid.append(digest(body))
 
-    def _answer(self, told: Server, body: dict[str, Any], fault: str) -> None:
+    def _answer(self, told: Server, body: dict[str, Any], fault: str, number: int) -> None:
         content = told.answer(body) if callable(told.answer) else told.answer
         logprobs = content.pop("logprobs", None) if isinstance(content, dict) else None
         prompt = content.pop("prompt_logprobs", None) if isinstance(content, dict) else None
@@ -135,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not told.usage:
             del made["usage"]
         made |= {"prompt_logprobs": prompt} if prompt else {}
-        return self._send(200, told.change(next(n for n, b in enumerate(told.requests) if b is body), made))
+        return self._send(200, told.change(number, made))
 
     def _send(self, status: int, content: Any, headers: dict[str, str] | None = None) -> None:
         data = content if isinstance(content, bytes) else json.dumps(content).encode()

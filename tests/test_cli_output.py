@@ -7,6 +7,7 @@ from pathlib import Path
 
 import loopback
 import pytest
+import runs
 
 import vlm_neurons as vn
 from vlm_neurons.cli import main
@@ -18,10 +19,8 @@ SCAN = ["scan", "--model", "tiny-llava-scenes", "--batch-size", "4"]
 
 @pytest.fixture(scope="module")
 def explained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = vn.HookedVLM.from_pretrained("tiny-llava-scenes")
     where = tmp_path_factory.mktemp("output") / "run"
-    run = vn.scan(model, vn.scenes(60, seed=4), top_n=10, batch_size=16, out=where, progress=False)
-    vn.classify(run)
+    vn.classify(runs.small(where))
     assert main(["explain", str(where), "--neurons", "L0N3,L1N4"]) == 0
     return where
 
@@ -29,11 +28,6 @@ def explained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def where(explained: Path, tmp_path: Path) -> str:
     return str(shutil.copytree(explained, tmp_path / "run"))
-
-
-def asked(where: str, url: str, neurons: str = "L0N3,L1N4") -> list[str]:
-    return ["explain", where, "--neurons", neurons, "--explainer", "openai", "--explainer-model", "m",
-            "--base-url", url]  # fmt: skip
 
 
 def controls(text: str) -> set[str]:
@@ -48,7 +42,7 @@ def test_control_characters_become_marks_and_lines_stay_lines() -> None:
 def test_what_a_model_says_cannot_drive_the_terminal(where: str, capsys: pytest.CaptureFixture[str]) -> None:
     with loopback.running() as server:
         server.answer = {**server.answer, "phrase": EVIL}  # type: ignore[dict-item]
-        assert main(asked(where, server.url)) == 0
+        assert main(runs.explain_by(server.url, where)) == 0
         said = capsys.readouterr()
         assert not controls(said.out) and "‹U+001B›[2J" in said.out and "[/b]" in said.out
         assert main(["score", where, "--simulator", "position-prior"]) == 0
@@ -78,9 +72,9 @@ def test_a_directory_whose_name_looks_like_markup_is_named_as_it_is(
 
 def test_score_counts_as_explained_what_explain_does(where: str, capsys: pytest.CaptureFixture[str]) -> None:
     with loopback.running(fault=lambda number, body: "" if number else "refusal") as server:
-        assert main([*asked(where, server.url, "L2N1,L2N2"), "--concurrency", "1"]) == 0
+        assert main([*runs.explain_by(server.url, where, "L2N1,L2N2"), "--concurrency", "1"]) == 0
         server.answer = {**server.answer, "clear_pattern": False}  # type: ignore[dict-item]
-        assert main(asked(where, server.url, "L0N3,L1N4")) == 0
+        assert main(runs.explain_by(server.url, where, "L0N3,L1N4")) == 0
     capsys.readouterr()
     assert main(["score", where, "--simulator", "position-prior"]) == 0
     (row,) = (line.split() for line in capsys.readouterr().out.splitlines() if line.split()[:1] == ["all"])
@@ -94,7 +88,7 @@ def test_scores_show_explanations_whole_and_wider_where_nobody_looks_at_a_termin
     words = [f"word{i}" for i in range(40)]
     with loopback.running() as server:
         server.answer = {**server.answer, "phrase": " ".join(words)}  # type: ignore[dict-item]
-        assert main(asked(where, server.url)) == 0
+        assert main(runs.explain_by(server.url, where)) == 0
     capsys.readouterr()
     assert main(["score", where, "--simulator", "position-prior"]) == 0
     said = capsys.readouterr().out

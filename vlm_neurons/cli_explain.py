@@ -90,9 +90,11 @@ def explain_run(args: argparse.Namespace, model: Callable[..., Any]) -> None:
 
 def _failures(explanations: dict[str, Explanation], explainer: Explainer) -> list[str]:
     """A line for each kind of failure: where, and what was said first."""
+    from vlm_neurons.api.cache import address_of
+
     first = {e.failure.kind: e.failure.detail for e in reversed(explanations.values()) if e.failure}
     client = getattr(explainer, "client", None)
-    where = f" at {client().base_url}" if client else ""
+    where = f" at {address_of(client().base_url)}" if client else ""
     return [f"{kind}{where}: {detail[:DETAIL]}" for kind, detail in first.items()]
 
 

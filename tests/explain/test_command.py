@@ -11,6 +11,7 @@ from pathlib import Path
 import loopback
 import pandas as pd
 import pytest
+import runs
 import torch
 
 import vlm_neurons as vn
@@ -19,9 +20,7 @@ from vlm_neurons.cli import main
 
 @pytest.fixture(scope="module")
 def scanned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = vn.HookedVLM.from_pretrained("tiny-llava-scenes")
-    where = tmp_path_factory.mktemp("run") / "run"
-    run = vn.scan(model, vn.scenes(60, seed=4), top_n=10, batch_size=16, out=where, progress=False)
+    run = runs.small(tmp_path_factory.mktemp("run") / "run")
     vn.classify(run)
     return run.path
 
@@ -32,8 +31,7 @@ def where(scanned: Path, tmp_path: Path) -> str:
 
 
 def test_from_a_run_directory_to_explanations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = vn.HookedVLM.from_pretrained("tiny-llava-scenes")
-    run = vn.scan(model, vn.scenes(60, seed=4), top_n=10, batch_size=16, out=tmp_path / "run", progress=False)
+    run = runs.small(tmp_path / "run")
     where = str(run.path)
     assert main(["explain", where, "--top", "2"]) == 1 and "classify" in capsys.readouterr().err
     vn.classify(run)
@@ -111,15 +109,10 @@ def test_a_neuron_that_was_not_scanned_is_told_what_was(
     assert capsys.readouterr().err.endswith(said)
 
 
-def asked(where: str, url: str) -> list[str]:
-    return ["explain", where, "--neurons", "L0N3,L1N4", "--explainer", "openai", "--explainer-model", "m",
-            "--base-url", url]  # fmt: skip
-
-
 def test_a_server_without_http_is_refused_before_anything_is_done(
     where: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(asked(where, "localhost:8000/v1")) == 1
+    assert main(runs.explain_by("localhost:8000/v1", where)) == 1
     assert "base_url='localhost:8000/v1': begin with http://" in capsys.readouterr().err
     assert not (Path(where) / "evidence").exists()
 
@@ -128,13 +121,18 @@ def test_failures_say_where_and_why_once_and_what_they_replaced(where: str, caps
     assert main(["explain", where, "--neurons", "L0N3,L1N4,L2N5"]) == 0
     assert "replaced" not in capsys.readouterr().err
     with loopback.running(fault=lambda number, body: "refusal") as server:
-        assert main(asked(where, server.url)) == 1
+        secret = server.url.replace("http://", "http://me:canary@")
+        assert main(runs.explain_by(secret, where)) == 1
         said = capsys.readouterr().err
-        assert said.count("I cannot help with that.") == 1 and f"refusal at {server.url}: " in said
+        assert (
+            "canary" not in said
+            and said.count("I cannot help with that.") == 1
+            and f"refusal at {server.url}: " in said
+        )
         assert "earlier explanations replaced: 2, of these by failures: 2\n" in said
         assert "vlm-neurons explain: no neuron has an answer" in said
     with loopback.running(fault=lambda number, body: "" if number else "refusal") as server:
-        assert main([*asked(where, server.url), "--concurrency", "1"]) == 0
+        assert main([*runs.explain_by(server.url, where), "--concurrency", "1"]) == 0
         said = capsys.readouterr().err
         assert f"refusal at {server.url}: " in said and "replaced" not in said
         assert main(["explain", where, "--neurons", "L0N3,L1N4"]) == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+from PIL import Image
 
 import vlm_neurons as vn
 from vlm_neurons.evidence import SPLITS, load, looking, save
@@ -121,6 +122,12 @@ def test_another_model_is_noticed(made: tuple[vn.HookedVLM, vn.ImageTextData, vn
     other = vn.HookedVLM(tiny.llava(model.tokenizer), model.processor)
     with pytest.raises(ValueError, match="another model or other data"):
         vn.gather_evidence(other, data, run, NEURONS, n_top=4, write=False, progress=False)
+
+
+def test_sixteen_bit_pictures_of_arrays_are_scaled_too() -> None:
+    grey = np.random.default_rng().integers(0, 65536, (8, 8), dtype=np.uint16)
+    one = vn.Evidence.from_arrays("probe", images=[Image.fromarray(grey)], patches=[np.ones((2, 2))])
+    assert (np.asarray(one.exemplars[0].seen.images[0]) == (grey >> 8)[..., None]).all()
 
 
 def test_arrays_of_any_direction_become_evidence(tmp_path: Path) -> None:

@@ -1,10 +1,14 @@
-"""Pieces for tests of scores: smooth maps, drawn afresh."""
+"""Pieces for tests of scores: smooth maps, drawn afresh; and a simulator that says what it is told."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from vlm_neurons.scoring.pieces import Piece
+from vlm_neurons.simulating import Job, Prediction, Simulates
 
 RNG = np.random.default_rng()
 
@@ -34,3 +38,18 @@ def random_pieces(n: int, rng: np.random.Generator, text: bool = False) -> list[
         counts.flat[:2] = True
         found.append(piece(i, real, simulated, bool(rng.random() < 0.5), counts))
     return found
+
+
+class Answers(Simulates):
+    """Gives whatever it is told to."""
+
+    name = "mine"
+
+    def __init__(self, answer: Callable[[Job], Any], last: int | None = None) -> None:
+        self.answer, self.last = answer, last
+
+    def settings(self) -> str:
+        return "mine"
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Prediction]]:
+        yield from ((place, self.answer(job)) for place, job in enumerate(jobs[: self.last]))

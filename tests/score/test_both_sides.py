@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
 import numpy as np
 import pandas as pd
 import pytest
+from pieces import Answers
 
 import vlm_neurons as vn
 from vlm_neurons import planted
 from vlm_neurons.scoring.specific import cost_of
-from vlm_neurons.simulating import Job, Prediction, Simulates
+from vlm_neurons.simulating import Job, Prediction
 
 
 @pytest.fixture(scope="module")
@@ -38,23 +37,14 @@ def test_both_sides_from_two_simulators_have_the_numbers_of_one_that_can_do_both
     assert "nulls" in cost_of(explained, evidence, two)
 
 
-class Sides(Simulates):
-    """Says 0 at every patch and 5 at every token: that words are not patches, and nothing else."""
-
-    name = "sides"
-
-    def settings(self) -> str:
-        return self.name
-
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Prediction]]:
-        for place, job in enumerate(jobs):
-            e = job.exemplar
-            tokens = np.where(e.seen.is_text, 5.0, np.nan)
-            yield place, Prediction(tuple(np.zeros(p.shape) for p in e.patches), tokens)
+def sides(job: Job) -> Prediction:
+    """0 at every patch and 5 at every token: that words are not patches, and nothing else."""
+    patches = tuple(np.zeros(p.shape) for p in job.exemplar.patches)
+    return Prediction(patches, np.where(job.exemplar.seen.is_text, 5.0, np.nan))
 
 
 def test_that_words_differ_from_patches_is_no_knowledge_of_images_and_the_note_says_what_is_constant(evidence):
-    table = scored(dict.fromkeys(evidence, "words"), evidence, Sides(), n_null=0)
+    table = scored(dict.fromkeys(evidence, "words"), evidence, Answers(sides), n_null=0)
     assert table.r_between.isna().all() and table.r_visual.isna().all() and table.r_text.isna().all()
     for note in table.note:
         assert "constant simulation on the visual side" in note and "constant simulation on the text side" in note

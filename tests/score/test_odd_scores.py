@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from pieces import Answers
 from PIL import Image
 
 import vlm_neurons as vn
 from vlm_neurons import planted
 from vlm_neurons.explaining import Explanation
 from vlm_neurons.scoring.pieces import pieces_of, resolved
-from vlm_neurons.simulating import Job, Oracle, Prediction, Resolution, Simulates
+from vlm_neurons.simulating import Job, Oracle, Prediction, Resolution
 
 RNG = np.random.default_rng()
 N = 40
@@ -26,21 +27,6 @@ def probe(grids: Sequence[tuple[int, int]], name: str = "probe", **options: Any)
     """Evidence of pictures of one colour each, with activations that have nothing to do with it."""
     images = [Image.new("RGB", (32, 32), tuple(RNG.integers(0, 255, 3).tolist())) for _ in grids]
     return vn.Evidence.from_arrays(name, images=images, patches=[RNG.random(g) for g in grids], **options)
-
-
-class Answers(Simulates):
-    """Gives whatever it is told to."""
-
-    name = "mine"
-
-    def __init__(self, answer: Callable[[Job], Any], last: int | None = None) -> None:
-        self.answer, self.last = answer, last
-
-    def settings(self) -> str:
-        return "mine"
-
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Prediction]]:
-        yield from ((place, self.answer(job)) for place, job in enumerate(jobs[: self.last]))
 
 
 def scored(explanations: dict[str, Any], evidence: dict[str, vn.Evidence], **options: Any) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from pieces import Answers
 from PIL import Image
 
 import vlm_neurons as vn
@@ -46,19 +47,11 @@ class Broken(Simulates):
         yield from ((place, Prediction(failure=Failure("network", "cut"))) for place in range(len(jobs)))
 
 
-class Halfway(Simulates):
+def halfway(job: Job) -> Prediction:
     """Fails for one explanation, and predicts the same everywhere for any other."""
-
-    name = "halfway"
-
-    def settings(self) -> str:
-        return self.name
-
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Prediction]]:
-        for place, job in enumerate(jobs):
-            failed = Prediction(failure=Failure("network", "cut"))
-            flat = Prediction(tuple(np.ones(p.shape) for p in job.exemplar.patches))
-            yield place, failed if job.explanation == "what fails" else flat
+    if job.explanation == "what fails":
+        return Prediction(failure=Failure("network", "cut"))
+    return Prediction(tuple(np.ones(p.shape) for p in job.exemplar.patches))
 
 
 @pytest.mark.parametrize("name", ["broken", "no-key"])
@@ -88,7 +81,7 @@ def test_scores_and_simulations_in_front_are_of_one_simulator(tmp_path: Path) ->
 
 def test_a_simulation_that_is_constant_came_and_is_written_though_another_failed(tmp_path: Path) -> None:
     evidence = {"a": probe("a"), "b": probe("b")}
-    table = scored({"a": "what fails", "b": "what is everywhere"}, evidence, Halfway(), out=tmp_path)
+    table = scored({"a": "what fails", "b": "what is everywhere"}, evidence, Answers(halfway), out=tmp_path)
     assert table.n_failed.tolist() == [len(evidence["a"].split("test")), 0] and table.r.isna().all()
     assert pd.read_parquet(tmp_path / "scores.parquet").note.tolist() == table.note.tolist()
     assert "every simulation failed" in table.note[0] and table.note[1] == "constant simulation"

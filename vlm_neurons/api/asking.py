@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from vlm_neurons.api import prefilled
 from vlm_neurons.api.completions import choice_of, message_of
+from vlm_neurons.utf8 import not_utf8, printable
 
 TOP = 11  # likeliest tokens at every place of an answer: as many as a scale from 0 to 10 has numbers
 _KEYS = re.compile(r"(sk|key|Bearer)[-_ ][A-Za-z0-9_\-.]{8,}")
@@ -155,7 +156,7 @@ def read(ask: Ask, completion: dict[str, Any]) -> tuple[BaseModel | None, tuple[
     text = message.get("content") or ""
     if not isinstance(text, str):
         return None, ("schema", f"an answer that is no text: {str(text)[:120]!r}")
-    if text != readable(text):
+    if not_utf8(text):
         return None, ("schema", f"half of a character (a lone surrogate); the answer begins with {text[:120]!r}")
     try:
         return ask.schema.model_validate_json(_object(text)), None
@@ -171,20 +172,11 @@ def _object(text: str) -> str:
     return fenced[1] if fenced else text
 
 
-def readable(text: str) -> str:
-    """Text that any file can hold: halves of characters, which JSON allows, are written as escapes.
-
-    >>> print(readable("red " + chr(0xD83D)))
-    red \\ud83d
-    """
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
 def redactor(secret: str | None) -> Callable[[object], str]:
     """A function that takes a key, and what looks like one, out of a message."""
 
     def redact(message: object) -> str:
-        text = readable(str(message))
+        text = printable(str(message))
         if secret:
             text = text.replace(secret, "***")
         return _KEYS.sub("***", text)[:500]

@@ -86,14 +86,14 @@ class Cache:
 
     def capabilities(self, server: str, model: str) -> dict[str, bool]:
         """What was found out about a model on a server."""
-        wanted = (_address_of(server), model)
+        wanted = (address_of(server), model)
         rows = self._db.execute("SELECT name, value FROM capabilities WHERE server = ? AND model = ?", wanted)
         return {name: value == "yes" for name, value in rows}
 
     def put_capability(self, server: str, model: str, name: str, value: bool) -> None:
         """Remember what was found out."""
         with self._db:
-            values = (_address_of(server), model, name, "yes" if value else "no")
+            values = (address_of(server), model, name, "yes" if value else "no")
             self._db.execute("INSERT OR REPLACE INTO capabilities VALUES (?, ?, ?, ?)", values)
 
     def __len__(self) -> int:
@@ -104,10 +104,10 @@ class Cache:
         self._db.close()
 
 
-def _address_of(server: str) -> str:
+def address_of(server: str) -> str:
     """A server's address without what may be secret: user, password, query.
 
-    >>> _address_of("http://me:secret@host:8000/v1?key=secret")
+    >>> address_of("http://me:secret@host:8000/v1?key=secret")
     'http://host:8000/v1'
     """
     parts = urlsplit(server)

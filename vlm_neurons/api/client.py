@@ -13,13 +13,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vlm_neurons.api.asking import Ask, Reply, body_of, read, readable, redactor, tokens_of
+from vlm_neurons.api.asking import Ask, Reply, body_of, read, redactor, tokens_of
 from vlm_neurons.api.cache import Cache, request_key
 from vlm_neurons.api.completions import message_of
 from vlm_neurons.api.limits import amount, seconds, whole
 from vlm_neurons.api.planning import Plan
 from vlm_neurons.api.prefilled import reduced
 from vlm_neurons.api.prices import Price, images_of, price_as
+from vlm_neurons.utf8 import printable
 
 __all__ = ["Ask", "ChatClient", "Plan", "Reply"]
 _OPENAI = "https://api.openai.com/v1"
@@ -252,13 +253,7 @@ class _Run:
             if code in (400, 422, 500) and await self.learn(error, used, ask):
                 return None
             return "server" if code >= 500 or code in (408, 409, 429) else "request", error
-        except (
-            openai.OpenAIError,
-            ValueError,
-            AttributeError,
-            TypeError,
-            LookupError,
-        ) as error:  # a reply that is none
+        except (openai.OpenAIError, ValueError, AttributeError, TypeError, LookupError) as error:  # no reply
             return "server", f"{type(error).__name__}: {error}"
         return stored if message_of(stored) else ("server", f"a reply without choices: {str(stored)[:200]}")
 
@@ -309,7 +304,7 @@ class _Run:
         tokens = counted or (0, 0)
         cost = price.cost(*tokens) if isinstance(price, Price) and not cached else 0.0
         failure = (failure[0], self.redact(failure[1])) if failure else None
-        model, unbilled = readable(str(stored.get("model") or "")), counted is None and not cached
+        model, unbilled = printable(str(stored.get("model") or "")), counted is None and not cached
         return Reply(ask, answer, failure, model, *tokens, cost, cached, stored, ask.is_plain(able), unbilled)
 
 

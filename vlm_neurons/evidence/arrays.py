@@ -12,6 +12,8 @@ from vlm_neurons.api.limits import amount, whole
 from vlm_neurons.evidence.choosing import assign
 from vlm_neurons.evidence.record import BOS, Evidence, Exemplar, Seen
 from vlm_neurons.neurons import TokenKind
+from vlm_neurons.rgb import rgb
+from vlm_neurons.utf8 import not_utf8
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -88,7 +90,7 @@ def seen_of(
     if isinstance(tokens, str):
         raise ValueError(f"{neuron}, sample {sample}: tokens are one string; give a list of str, one for each value")
     for token in tokens:
-        if not isinstance(token, str) or any("\ud800" <= c <= "\udfff" for c in token):
+        if not isinstance(token, str) or not_utf8(token):
             raise ValueError(
                 f"{neuron}, sample {sample}: token {token!r}; give text, such as tokenizer.decode([id]) of an id, and "
                 "no half of a character"
@@ -104,7 +106,7 @@ def seen_of(
         grid = np.asarray(patches, np.float32)
         if grid.ndim != 2:
             raise ValueError(f"{neuron}, sample {sample}: patches are {grid.shape}; give [rows, columns]")
-        shown, maps, boxes = (image.convert("RGB"),), (grid,), (tiles(image.size, grid.shape),)
+        shown, maps, boxes = (rgb(image),), (grid,), (tiles(image.size, grid.shape),)
     kinds = np.full(len(tokens), int(TokenKind.TEXT))
     sinks = np.array([i == 0 and t in BOS for i, t in enumerate(tokens)], bool)
     no_sinks = tuple(np.zeros(m.shape, bool) for m in maps)

@@ -1,0 +1,19 @@
+"""A small run of the embedded model, and what is asked about it on a command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import vlm_neurons as vn
+
+
+def small(where: Path) -> vn.Run:
+    """Sixty scenes, scanned; not classified."""
+    model = vn.HookedVLM.from_pretrained("tiny-llava-scenes")
+    return vn.scan(model, vn.scenes(60, seed=4), top_n=10, batch_size=16, out=where, progress=False)
+
+
+def explain_by(url: str, where: str, neurons: str = "L0N3,L1N4") -> list[str]:
+    """The command that has a server explain neurons."""
+    return ["explain", where, "--neurons", neurons, "--explainer", "openai", "--explainer-model", "m",
+            "--base-url", url]  # fmt: skip
