@@ -111,8 +111,7 @@ def testable(key: str, explanation: Explanation | str, evidence: Mapping[str, Ev
         KeyError: there is no such evidence.
         ValueError: it is neither an explanation nor words, or was made from what it would be tested on.
     """
-    if key not in evidence:
-        raise KeyError(f"{key}: an explanation without evidence; gather_evidence(model, data, run, [{key!r}])")
+    _check_there(key, evidence)
     text = text_of(key, explanation)
     failed = isinstance(explanation, Explanation) and explanation.failure is not None
     if not failed and (shown := _shown_and_tested(explanation, evidence[key])):
@@ -138,8 +137,7 @@ def pairs(explanations: Any, evidence: Any, name: str, out: Any = None) -> None:
             raise ValueError(f"{what}: {type(given).__name__}; give a dict from names of neurons")
     neurons: dict[str, str] = {}
     for key in explanations:
-        if key not in evidence:
-            raise KeyError(f"{key}: an explanation without evidence; gather_evidence(model, data, run, [{key!r}])")
+        _check_there(key, evidence)
         if not isinstance(evidence[key], Evidence):
             raise ValueError(f"evidence[{key!r}]: {type(evidence[key]).__name__}, not a vn.Evidence")
         other = neurons.setdefault(evidence[key].neuron, key)
@@ -148,6 +146,11 @@ def pairs(explanations: Any, evidence: Any, name: str, out: Any = None) -> None:
                 f"{other!r} and {key!r} are explanations of one neuron, {evidence[key].neuron}: out={out} would keep "
                 "one of them; score them in two calls, with an out= each, or without"
             )
+
+
+def _check_there(key: str, evidence: Mapping[str, Evidence]) -> None:
+    if key not in evidence:
+        raise KeyError(f"{key}: an explanation without evidence; gather_evidence(model, data, run, [{key!r}])")
 
 
 def text_of(key: str, explanation: Explanation | str) -> str:
