@@ -18,7 +18,7 @@ from rich.table import Table
 
 import vlm_neurons as vn
 from vlm_neurons import planted
-from vlm_neurons.explaining import NO_PATTERN
+from vlm_neurons.autointerp.explanation import NO_PATTERN
 
 GROUPS = {
     "visual": ("color", "shape", "size", "position", "conjunction", "polysemantic"),

@@ -13,10 +13,10 @@ import vlm_neurons as vn
 from vlm_neurons.hooks import ablate, record
 from vlm_neurons.interventions.effects import bootstrap
 from vlm_neurons.interventions.matching import activation_sizes, matched
-from vlm_neurons.neurons import Neuron
-from vlm_neurons.world.pairs import ColorPairs, color_pairs
-from vlm_neurons.world.render import coverage
-from vlm_neurons.world.scene import COLORS
+from vlm_neurons.synthetic.pairs import ColorPairs, color_pairs
+from vlm_neurons.synthetic.render import coverage
+from vlm_neurons.synthetic.scene import COLORS
+from vlm_neurons.units import Neuron
 
 CHOOSE, JUDGE = 301, 302  # seeds of the scenes
 STRENGTH = 2.0  # steering sets neurons to so many times their high value

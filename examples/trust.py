@@ -24,11 +24,11 @@ from rich.table import Table
 from tqdm import tqdm
 
 from vlm_neurons import planted
-from vlm_neurons.explaining.explanation import Failure
-from vlm_neurons.scoring import measures
-from vlm_neurons.scoring.pieces import Piece, pieces_of
-from vlm_neurons.simulating import BASELINES, ConceptSimulator, Oracle, Prediction
-from vlm_neurons.simulating.simulating import about_one, sides_of
+from vlm_neurons.autointerp.explanation import Failure
+from vlm_neurons.autointerp.scorers import measures
+from vlm_neurons.autointerp.scorers.pieces import Piece, pieces_of
+from vlm_neurons.autointerp.simulating import about_one, sides_of
+from vlm_neurons.autointerp.simulators import BASELINES, ConceptSimulator, Oracle, Prediction
 
 GROUPS = {
     "visual": ("color", "shape", "size", "position", "conjunction", "polysemantic"),

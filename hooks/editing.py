@@ -11,8 +11,8 @@ from torch import Tensor
 
 from vlm_neurons.hooks.positions import HookPairs, Where, positions, real_positions
 from vlm_neurons.hooks.selecting import Neurons, Target, targets
-from vlm_neurons.model.current import current_pass
-from vlm_neurons.model.guards import indexed_by_image
+from vlm_neurons.models.guards import indexed_by_image
+from vlm_neurons.models.passes import current_pass
 
 Value = Callable[[Tensor, Target], Tensor]  # the old values [batch, pos, neuron] -> the new ones
 

@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from vlm_neurons.model.current import current_batch, current_pass
-from vlm_neurons.model.guards import indexed_by_image
-from vlm_neurons.neurons import TokenKind
+from vlm_neurons.models.guards import indexed_by_image
+from vlm_neurons.models.passes import current_batch, current_pass
+from vlm_neurons.tokens import TokenKind
 
 if TYPE_CHECKING:
-    from vlm_neurons.model import Batch
+    from vlm_neurons.models import Batch
 
 Where = Any
 """None (everywhere); a bool tensor [batch, pos] as `batch.mask("visual")`, or [image, patch] at hooks indexed by image;

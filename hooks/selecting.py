@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlm_neurons.neurons import SITES, Neuron
+from vlm_neurons.units import SITES, Neuron
 
 Neurons = Any
 """Ids (one, several in a string with commas, or an iterable), `Neuron`s, the classification table or rows of it, hook

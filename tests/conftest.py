@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import pytest
 import torch
 from serving import served as served
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Runs of each kind, for views and pages."""
+    from hostile import make
+
+    return make(tmp_path_factory.mktemp("shown"))
+
+
+@pytest.fixture(scope="session")
+def told(made: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A run with evidence, explanations and scores, for views and pages."""
+    from hostile import tell
+
+    return tell(made, tmp_path_factory.mktemp("told") / "run")

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vlm_neurons.api.prices import images_of, parts_of
-from vlm_neurons.api.prompting import picture
+from vlm_neurons.autointerp.client.prices import images_of, parts_of
+from vlm_neurons.autointerp.client.prompting import picture
 from vlm_neurons.concepts.visual import color_names
 
 SEED = int(np.random.default_rng().integers(10**6))  # one a run: the scenes of a seed take seconds to draw

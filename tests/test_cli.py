@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vlm_neurons.cli import main
+from vlm_neurons.cli.main import main
 
 COMMANDS = ("demo", "describe", "scan", "classify", "explain", "score", "report")
 SCAN = ["scan", "--model", "tiny-llava-scenes", "--batch-size", "4"]
@@ -151,7 +151,16 @@ def _hear():
 
 
 def test_ctrl_c_leaves_a_run_that_the_same_command_finishes_with_the_same_result(tmp_path):
-    command = [sys.executable, "-m", "vlm_neurons.cli", *SCAN, "--data", "scenes:n=400,seed=4", "--block-size", "20"]
+    command = [
+        sys.executable,
+        "-m",
+        "vlm_neurons.cli.main",
+        *SCAN,
+        "--data",
+        "scenes:n=400,seed=4",
+        "--block-size",
+        "20",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     out = tmp_path / "run"
     process = subprocess.Popen(

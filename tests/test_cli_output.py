@@ -10,8 +10,8 @@ import pytest
 import runs
 
 import vlm_neurons as vn
-from vlm_neurons.cli import main
-from vlm_neurons.cli_output import safe
+from vlm_neurons.cli.main import main
+from vlm_neurons.cli.output import safe
 
 EVIL = "red\x1b]0;PWNED\x07\x1b[2J things [/b]\x9b31m"
 SCAN = ["scan", "--model", "tiny-llava-scenes", "--batch-size", "4"]

@@ -19,7 +19,7 @@ import torch
 
 import vlm_neurons as vn
 import vlm_neurons.hooks as hooks
-from vlm_neurons.world.pairs import color_pairs
+from vlm_neurons.synthetic.pairs import color_pairs
 
 NEURONS = ["L2N304", "L0N357", "L3N3"]  # pink patches; words for shapes; cyan, in pictures and as a word
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS

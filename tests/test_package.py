@@ -47,7 +47,7 @@ def test_import_loads_no_heavy_library():
 
 
 def test_the_notices_of_what_is_shipped_come_with_the_package():
-    text = (files("vlm_neurons.show") / "THIRD_PARTY_NOTICES.md").read_text(encoding="utf-8").lower()
+    text = (files("vlm_neurons.viz") / "THIRD_PARTY_NOTICES.md").read_text(encoding="utf-8").lower()
     assert "circuitsvis" in text and "dejavu" in text and "permission is hereby granted" in text
 
 

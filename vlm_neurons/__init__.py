@@ -21,48 +21,48 @@ __version__ = "0.1.0"
 
 # public name -> module that defines it
 _EXPORTS = {
-    "HookedVLM": "model",
-    "Batch": "model",
+    "HookedVLM": "models",
+    "Batch": "models",
     "ImageTextData": "data",
     "Sample": "data",
-    "scenes": "world",
+    "scenes": "synthetic",
     "describe": "data",
     "scan": "scanning",
     "Run": "scanning",
     "classify": "classification",
-    "statistics": "layer_statistics",
-    "sweep": "robustness",
-    "sensitivity": "robustness",
-    "confusion": "robustness",
+    "statistics": "classification",
+    "sweep": "classification",
+    "sensitivity": "classification",
+    "confusion": "classification",
     "gather_evidence": "evidence",
     "Evidence": "evidence",
     "Exemplar": "evidence",
-    "explain": "explaining",
-    "Explanation": "explaining",
-    "DissectionExplainer": "explaining",
-    "OpenAIExplainer": "explaining",
-    "LocalExplainer": "explaining",
-    "simulate": "simulating",
-    "Simulation": "simulating",
-    "ConceptSimulator": "simulating",
-    "score": "scoring",
-    "compare": "scoring",
-    "detect": "scoring",
-    "score_statistics": "scoring",
-    "ApiSimulator": "simulating",
-    "LocalSimulator": "simulating",
-    "GroundedSimulator": "simulating",
-    "ClipSimulator": "simulating",
-    "BothSides": "simulating",
-    "ApiJudge": "simulating",
-    "report": "show",
-    "show_neuron": "show",
-    "compare_neurons": "show",
-    "show_layers": "show",
-    "show_distribution": "show",
-    "show_scores": "show",
-    "to_circuitsvis": "show",
-    "NeuronCard": "show",
+    "explain": "autointerp",
+    "Explanation": "autointerp",
+    "DissectionExplainer": "autointerp.explainers",
+    "OpenAIExplainer": "autointerp.explainers",
+    "LocalExplainer": "autointerp.explainers",
+    "simulate": "autointerp",
+    "Simulation": "autointerp",
+    "ConceptSimulator": "autointerp.simulators",
+    "score": "autointerp",
+    "compare": "autointerp",
+    "detect": "autointerp",
+    "score_statistics": "autointerp",
+    "ApiSimulator": "autointerp.simulators",
+    "LocalSimulator": "autointerp.simulators",
+    "GroundedSimulator": "autointerp.simulators",
+    "ClipSimulator": "autointerp.simulators",
+    "BothSides": "autointerp.simulators",
+    "ApiJudge": "autointerp.simulators",
+    "report": "reporting",
+    "show_neuron": "viz",
+    "compare_neurons": "viz",
+    "show_layers": "viz",
+    "show_distribution": "viz",
+    "show_scores": "viz",
+    "to_circuitsvis": "viz",
+    "NeuronCard": "viz",
     "causal_effects": "interventions",
     "class_groups": "interventions",
     "compare_effects": "interventions",
@@ -76,9 +76,9 @@ _EXPORTS = {
     "images_of_row": "interventions",
     "row_cache": "interventions",
     "take_rows": "interventions",
-    "Neuron": "neurons",
-    "Patch": "neurons",
-    "TokenKind": "neurons",
+    "Neuron": "units",
+    "Patch": "tokens",
+    "TokenKind": "tokens",
 }
 
 __all__ = [*_EXPORTS, "__version__"]
@@ -97,18 +97,35 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from vlm_neurons.classification import classify as classify
+    from vlm_neurons.autointerp import Explanation as Explanation
+    from vlm_neurons.autointerp import Simulation as Simulation
+    from vlm_neurons.autointerp import compare as compare
+    from vlm_neurons.autointerp import detect as detect
+    from vlm_neurons.autointerp import explain as explain
+    from vlm_neurons.autointerp import score as score
+    from vlm_neurons.autointerp import score_statistics as score_statistics
+    from vlm_neurons.autointerp import simulate as simulate
+    from vlm_neurons.autointerp.explainers import DissectionExplainer as DissectionExplainer
+    from vlm_neurons.autointerp.explainers import LocalExplainer as LocalExplainer
+    from vlm_neurons.autointerp.explainers import OpenAIExplainer as OpenAIExplainer
+    from vlm_neurons.autointerp.simulators import ApiJudge as ApiJudge
+    from vlm_neurons.autointerp.simulators import ApiSimulator as ApiSimulator
+    from vlm_neurons.autointerp.simulators import BothSides as BothSides
+    from vlm_neurons.autointerp.simulators import ClipSimulator as ClipSimulator
+    from vlm_neurons.autointerp.simulators import ConceptSimulator as ConceptSimulator
+    from vlm_neurons.autointerp.simulators import GroundedSimulator as GroundedSimulator
+    from vlm_neurons.autointerp.simulators import LocalSimulator as LocalSimulator
+    from vlm_neurons.classification import confusion as confusion
+    from vlm_neurons.classification import sensitivity as sensitivity
+    from vlm_neurons.classification import statistics as statistics
+    from vlm_neurons.classification import sweep as sweep
+    from vlm_neurons.classification.labelling import classify as classify
     from vlm_neurons.data import ImageTextData as ImageTextData
     from vlm_neurons.data import Sample as Sample
     from vlm_neurons.data import describe as describe
     from vlm_neurons.evidence import Evidence as Evidence
     from vlm_neurons.evidence import Exemplar as Exemplar
     from vlm_neurons.evidence import gather_evidence as gather_evidence
-    from vlm_neurons.explaining import DissectionExplainer as DissectionExplainer
-    from vlm_neurons.explaining import Explanation as Explanation
-    from vlm_neurons.explaining import LocalExplainer as LocalExplainer
-    from vlm_neurons.explaining import OpenAIExplainer as OpenAIExplainer
-    from vlm_neurons.explaining import explain as explain
     from vlm_neurons.interventions import attribute_neurons as attribute_neurons
     from vlm_neurons.interventions import causal_effects as causal_effects
     from vlm_neurons.interventions import class_groups as class_groups
@@ -122,36 +139,19 @@ if TYPE_CHECKING:
     from vlm_neurons.interventions import row_cache as row_cache
     from vlm_neurons.interventions import take_rows as take_rows
     from vlm_neurons.interventions import vocabulary as vocabulary
-    from vlm_neurons.layer_statistics import statistics as statistics
-    from vlm_neurons.model import Batch as Batch
-    from vlm_neurons.model import HookedVLM as HookedVLM
-    from vlm_neurons.neurons import Neuron as Neuron
-    from vlm_neurons.neurons import Patch as Patch
-    from vlm_neurons.neurons import TokenKind as TokenKind
-    from vlm_neurons.robustness import confusion as confusion
-    from vlm_neurons.robustness import sensitivity as sensitivity
-    from vlm_neurons.robustness import sweep as sweep
+    from vlm_neurons.models import Batch as Batch
+    from vlm_neurons.models import HookedVLM as HookedVLM
+    from vlm_neurons.reporting import report as report
     from vlm_neurons.scanning import Run as Run
     from vlm_neurons.scanning import scan as scan
-    from vlm_neurons.scoring import compare as compare
-    from vlm_neurons.scoring import detect as detect
-    from vlm_neurons.scoring import score as score
-    from vlm_neurons.scoring import score_statistics as score_statistics
-    from vlm_neurons.show import NeuronCard as NeuronCard
-    from vlm_neurons.show import compare_neurons as compare_neurons
-    from vlm_neurons.show import report as report
-    from vlm_neurons.show import show_distribution as show_distribution
-    from vlm_neurons.show import show_layers as show_layers
-    from vlm_neurons.show import show_neuron as show_neuron
-    from vlm_neurons.show import show_scores as show_scores
-    from vlm_neurons.show import to_circuitsvis as to_circuitsvis
-    from vlm_neurons.simulating import ApiJudge as ApiJudge
-    from vlm_neurons.simulating import ApiSimulator as ApiSimulator
-    from vlm_neurons.simulating import BothSides as BothSides
-    from vlm_neurons.simulating import ClipSimulator as ClipSimulator
-    from vlm_neurons.simulating import ConceptSimulator as ConceptSimulator
-    from vlm_neurons.simulating import GroundedSimulator as GroundedSimulator
-    from vlm_neurons.simulating import LocalSimulator as LocalSimulator
-    from vlm_neurons.simulating import Simulation as Simulation
-    from vlm_neurons.simulating import simulate as simulate
-    from vlm_neurons.world import scenes as scenes
+    from vlm_neurons.synthetic import scenes as scenes
+    from vlm_neurons.tokens import Patch as Patch
+    from vlm_neurons.tokens import TokenKind as TokenKind
+    from vlm_neurons.units import Neuron as Neuron
+    from vlm_neurons.viz import NeuronCard as NeuronCard
+    from vlm_neurons.viz import compare_neurons as compare_neurons
+    from vlm_neurons.viz import show_distribution as show_distribution
+    from vlm_neurons.viz import show_layers as show_layers
+    from vlm_neurons.viz import show_neuron as show_neuron
+    from vlm_neurons.viz import show_scores as show_scores
+    from vlm_neurons.viz import to_circuitsvis as to_circuitsvis

@@ -2,7 +2,7 @@
 
 import sys
 
-from vlm_neurons.cli import main
+from vlm_neurons.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

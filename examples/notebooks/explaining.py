@@ -69,7 +69,7 @@ for kind in ("true", "wrong"):
 # The same on the clearest neurons of the embedded model. Nobody knows their rule; the score says how far the words carry.
 
 # %%
-from vlm_neurons.cli_explain import clearest_of_classes
+from vlm_neurons.cli.explain import clearest_of_classes
 
 model, data = vn.HookedVLM.from_pretrained("tiny-llava-scenes"), vn.scenes(n=600, seed=0)
 run = vn.scan(model, data, out=Path("runs/explaining"), batch_size=32, progress=False)

@@ -24,9 +24,9 @@ from transformer_lens import patching
 
 import vlm_neurons as vn
 from vlm_neurons.hooks import patch
-from vlm_neurons.show.cards.raster import raster
-from vlm_neurons.show.heatmap import heat_map_svg
-from vlm_neurons.world.pairs import color_pairs
+from vlm_neurons.synthetic.pairs import color_pairs
+from vlm_neurons.viz.cards.raster import raster
+from vlm_neurons.viz.heatmap import heat_map_svg
 
 out = Path(sys.argv[1] if len(sys.argv) > 1 and "ipykernel" not in sys.modules else "runs/patching")
 out.mkdir(parents=True, exist_ok=True)

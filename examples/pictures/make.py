@@ -14,12 +14,12 @@ import pandas as pd
 from PIL import Image, ImageChops
 
 import vlm_neurons as vn
-from vlm_neurons import simulating
+from vlm_neurons.autointerp import simulators as simulating
+from vlm_neurons.autointerp.explanation import Log
+from vlm_neurons.autointerp.scoring import load_scores
 from vlm_neurons.evidence import load
-from vlm_neurons.explaining import Log
-from vlm_neurons.scoring import load_scores
-from vlm_neurons.show.cards.card import card_html
-from vlm_neurons.show.cards.fragment import document
+from vlm_neurons.viz.cards.card import card_html
+from vlm_neurons.viz.cards.fragment import document
 
 WIDTH, HEIGHT = 470, 1150
 BROWSER = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",

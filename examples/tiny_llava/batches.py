@@ -10,11 +10,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import LlavaProcessor
 
-from vlm_neurons.world import language
-from vlm_neurons.world.dataset import TRAINING_SEED
-from vlm_neurons.world.language import Dialogue
-from vlm_neurons.world.render import coverage, render
-from vlm_neurons.world.scene import GRID, Scene, draw_scene
+from vlm_neurons.synthetic import language
+from vlm_neurons.synthetic.dataset import TRAINING_SEED
+from vlm_neurons.synthetic.language import Dialogue
+from vlm_neurons.synthetic.render import coverage, render
+from vlm_neurons.synthetic.scene import GRID, Scene, draw_scene
 
 CONTENT_WEIGHT = 3.0
 N_PATCHES = GRID * GRID

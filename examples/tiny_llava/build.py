@@ -17,8 +17,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from vlm_neurons.world import language
-from vlm_neurons.world.scene import GRID, IMAGE_SIZE, PATCH_SIZE
+from vlm_neurons.synthetic import language
+from vlm_neurons.synthetic.scene import GRID, IMAGE_SIZE, PATCH_SIZE
 
 SPECIAL = ("<unk>", "<s>", "</s>", "<pad>", "<image>")
 

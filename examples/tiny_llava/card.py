@@ -22,7 +22,7 @@ from write_card import write_card
 
 import vlm_neurons as vn
 from vlm_neurons.hooks import ablate
-from vlm_neurons.world import Scenes, language
+from vlm_neurons.synthetic import Scenes, language
 
 SEEDS = {"seen": 101, "held_out": 102, "questions": 103, "text": 104, "controls": 105, "choose": 106, "scan": 107}
 Where = Callable[[vn.Batch], Tensor]

@@ -9,7 +9,7 @@ import numpy as np
 from measure import CONCEPTS, FIRES, Recording, f1_of_firing, record_site, selectivity
 
 import vlm_neurons as vn
-from vlm_neurons.world.language import WORD_CLASSES
+from vlm_neurons.synthetic.language import WORD_CLASSES
 
 BARS = {
     "visual": "visual, a colour or shape among object patches: AUROC >= .9 and F1 >= .6",

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from vlm_neurons import HookedVLM, TokenKind
 from vlm_neurons.hooks import record
-from vlm_neurons.world import Scenes
-from vlm_neurons.world.language import WORD_CLASSES
+from vlm_neurons.synthetic import Scenes
+from vlm_neurons.synthetic.language import WORD_CLASSES
 
 IS_OBJECT, IS_NOT = 0.15, 0.03  # share of a patch that a thing covers; what lies between is neither
 FIRES = 0.2  # share of a neuron's maximum: the paper's T_v = 2 of 10

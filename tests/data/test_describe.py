@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 from vlm_neurons.data import DEFAULT_PROMPT, ImageTextData, describe
-from vlm_neurons.model import HookedVLM
+from vlm_neurons.models import HookedVLM
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from vlm_neurons.hooks import ablate
 from vlm_neurons.interventions.effects import bootstrap
 from vlm_neurons.interventions.matching import NEAREST, activation_sizes, matched
 from vlm_neurons.interventions.measures import measure, prepare_tasks
-from vlm_neurons.world import language
+from vlm_neurons.synthetic import language
 
 
 def loss_by_hand(model: HookedVLM, sample: Any, hooks: Any = ()) -> tuple[float, bool]:

@@ -9,7 +9,7 @@ from vlm_neurons.concepts.concept import Concept
 from vlm_neurons.concepts.visual import COLORS
 from vlm_neurons.concepts.words import CLASSES
 from vlm_neurons.concepts.words import words as _words
-from vlm_neurons.world.scene import COLUMNS, ROWS, SHAPES, SIZES
+from vlm_neurons.synthetic.scene import COLUMNS, ROWS, SHAPES, SIZES
 
 TOGETHER = ", where the image shows them, and "  # both sides have to be there
 _NOT = re.compile(r"^(anything|everything|all) (but|except) ")

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from scipy import ndimage
 
 from vlm_neurons.concepts.concept import Concept
-from vlm_neurons.world.scene import COLUMNS, ROWS
+from vlm_neurons.synthetic.scene import COLUMNS, ROWS
 
 if TYPE_CHECKING:
     from vlm_neurons.evidence import Seen
@@ -183,8 +183,8 @@ def visual_bank(seen: Seen, truth: bool = True) -> tuple[Maps, ...]:
 def _scene_maps(source: str) -> Any:
     """sample id -> its true maps; concepts that the scene lacks are all 0."""
     from vlm_neurons.data import ImageTextData
-    from vlm_neurons.world.scene import COLORS as TRUE_COLORS
-    from vlm_neurons.world.scene import SHAPES, SIZES
+    from vlm_neurons.synthetic.scene import COLORS as TRUE_COLORS
+    from vlm_neurons.synthetic.scene import SHAPES, SIZES
 
     data: Any = ImageTextData.open(source)
     every = {"color": tuple(TRUE_COLORS), "shape": SHAPES, "size": tuple(SIZES),

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from vlm_neurons._text import to_json
 from vlm_neurons.data.samples import ImageTextData, Sample
 from vlm_neurons.data.sources import read_records
-from vlm_neurons.utf8 import to_json
 
 if TYPE_CHECKING:
-    from vlm_neurons.model import HookedVLM
+    from vlm_neurons.models import HookedVLM
 
 DEFAULT_PROMPT = "Could you describe the image?"
 
@@ -73,7 +73,7 @@ def _describe_chunk(
     model: HookedVLM, chunk: Sequence[Sample], prompt: str, writer: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """What each line says beyond the sample itself: a response that was given, generated, or the error."""
-    from vlm_neurons.model import RowError
+    from vlm_neurons.models import RowError
 
     records: list[dict[str, Any]] = [{"response": sample.response} for sample in chunk]
     images, places = [], []

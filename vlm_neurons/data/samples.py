@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from vlm_neurons.rgb import rgb
+from vlm_neurons._images import rgb
 
 ImageLike = Image.Image | Path
 

@@ -171,7 +171,7 @@ def open_spec(spec: str) -> ImageTextData:
     if kind == "jsonl" and rest:
         return read_jsonl(Path(rest))
     if kind == "scenes" and rest:
-        from vlm_neurons.world import scenes
+        from vlm_neurons.synthetic import scenes
 
         arguments = _scene_arguments(spec, rest)
         try:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from vlm_neurons.api.limits import amount, whole
+from vlm_neurons._images import rgb
+from vlm_neurons._text import not_utf8
+from vlm_neurons.autointerp.client.limits import amount, whole
 from vlm_neurons.evidence.choosing import assign
 from vlm_neurons.evidence.record import BOS, Evidence, Exemplar, Seen
-from vlm_neurons.neurons import TokenKind
-from vlm_neurons.rgb import rgb
-from vlm_neurons.utf8 import not_utf8
+from vlm_neurons.tokens import TokenKind
 
 if TYPE_CHECKING:
     from PIL import Image

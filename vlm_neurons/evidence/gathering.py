@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlm_neurons.api.limits import whole
+from vlm_neurons.autointerp.client.limits import whole
 from vlm_neurons.evidence.choosing import assign, draw
 from vlm_neurons.evidence.looking import Activations, Look, look
 from vlm_neurons.evidence.record import Evidence, Exemplar, Seen
-from vlm_neurons.neurons import Neuron, parse_neurons
 from vlm_neurons.scanning import Run
 from vlm_neurons.scanning.run import check_length
+from vlm_neurons.units import Neuron, parse_neurons
 
 if TYPE_CHECKING:
     from vlm_neurons.data import ImageTextData
-    from vlm_neurons.model import HookedVLM
+    from vlm_neurons.models import HookedVLM
 
 
 def gather_evidence(

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vlm_neurons.evidence.record import Seen
-from vlm_neurons.model.guards import indexed_by_image
-from vlm_neurons.neurons import Neuron, Patch, TokenKind
+from vlm_neurons.models.guards import indexed_by_image
+from vlm_neurons.tokens import Patch, TokenKind
+from vlm_neurons.units import Neuron
 
 if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from vlm_neurons.model import Batch, HookedVLM
+    from vlm_neurons.models import Batch, HookedVLM
 
 # A residual stream so many times longer than the row's median is a sink: real ones are hundreds of times larger
 # (Sun et al. 2024, Massive Activations in Large Language Models), ordinary positions stay within a factor of a few.

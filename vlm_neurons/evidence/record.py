@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from vlm_neurons.neurons import TokenKind
+from vlm_neurons.tokens import TokenKind
 
 if TYPE_CHECKING:
     from PIL import Image

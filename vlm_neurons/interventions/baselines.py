@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from vlm_neurons.data import ImageTextData
-    from vlm_neurons.model import HookedVLM
+    from vlm_neurons.models import HookedVLM
 
 PLACES = ("visual", "template", "text", None)
 
@@ -119,7 +119,7 @@ def _row(check: str, condition: str, scores: Scores, intact: Scores, rng: np.ran
 
 def _classes(model: HookedVLM, data: ImageTextData, batch_size: int) -> dict[str, int]:
     """How many gate neurons each class has."""
-    from vlm_neurons.classification import LABELS, classify
+    from vlm_neurons.classification.labelling import LABELS, classify
     from vlm_neurons.scanning import scan
 
     with tempfile.TemporaryDirectory() as folder:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlm_neurons.model import Batch
-from vlm_neurons.model.guards import indexed_by_image
+from vlm_neurons.models import Batch
+from vlm_neurons.models.guards import indexed_by_image
 
 
 def images_of_row(batch: Batch, row: int) -> list[int]:

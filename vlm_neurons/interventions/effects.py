@@ -13,13 +13,13 @@ from vlm_neurons.hooks import Neurons, Where, ablate
 from vlm_neurons.hooks.selecting import select
 from vlm_neurons.interventions.matching import activation_sizes, matched, size_ratio
 from vlm_neurons.interventions.measures import Scores, Task, measure, prepare_tasks
-from vlm_neurons.neurons import Neuron
+from vlm_neurons.units import Neuron
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from vlm_neurons.data import ImageTextData
-    from vlm_neurons.model import HookedVLM
+    from vlm_neurons.models import HookedVLM
 
 RESAMPLES = 1000
 SIZE_BATCHES = 4  # batches of descriptions that activation sizes are measured on

@@ -10,10 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlm_neurons.hooks.positions import Where, real_positions
-from vlm_neurons.neurons import Neuron
+from vlm_neurons.units import Neuron
 
 if TYPE_CHECKING:
-    from vlm_neurons.model import Batch, HookedVLM
+    from vlm_neurons.models import Batch, HookedVLM
 
 Sizes = dict[str, Float[np.ndarray, " neuron"]]
 NEAREST = 5  # a control is drawn among so many of the nearest that are left

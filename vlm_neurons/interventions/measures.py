@@ -17,11 +17,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vlm_neurons.data.describing import DEFAULT_PROMPT
-from vlm_neurons.neurons import TokenKind
+from vlm_neurons.tokens import TokenKind
 
 if TYPE_CHECKING:
     from vlm_neurons.data import ImageTextData
-    from vlm_neurons.model import Batch, HookedVLM
+    from vlm_neurons.models import Batch, HookedVLM
 
 Scores = dict[str, Float[np.ndarray, " sample"]]
 FIRST = ("size", "color", "shape")  # named in the first sentence of a description; later mentions can be copied
@@ -125,7 +125,7 @@ def _task(model: HookedVLM, name: str, data: ImageTextData, prompt: str, batch_s
 
 def _words(data: Any, batch: Batch, ids: list[int]) -> dict[str, Tensor]:
     """Tokens of the attribute words of scenes; nothing for other data."""
-    from vlm_neurons.world import Scenes
+    from vlm_neurons.synthetic import Scenes
 
     if not isinstance(data, Scenes):
         return {}

@@ -18,7 +18,7 @@ from vlm_neurons.interventions.caches import take_rows
 if TYPE_CHECKING:
     import pandas as pd
 
-    from vlm_neurons.model import Batch, HookedVLM
+    from vlm_neurons.models import Batch, HookedVLM
 
 Metric = Callable[[Float[Tensor, "batch pos d_vocab"]], Float[Tensor, "batch"]]
 Units = Any  # Neurons, or {name: Neurons}
@@ -176,7 +176,7 @@ def _patcher(
 
 
 def _by_row(values: Float[Tensor, "item d"], hook: str, batch: Batch) -> Float[Tensor, "batch d"]:
-    from vlm_neurons.model.guards import indexed_by_image
+    from vlm_neurons.models.guards import indexed_by_image
 
     if not indexed_by_image(hook):
         return values

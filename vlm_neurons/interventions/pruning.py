@@ -12,13 +12,13 @@ from vlm_neurons.hooks import ablate
 from vlm_neurons.interventions.effects import SIZE_BATCHES, bootstrap
 from vlm_neurons.interventions.matching import activation_sizes
 from vlm_neurons.interventions.measures import measure, prepare_tasks
-from vlm_neurons.neurons import Neuron
+from vlm_neurons.units import Neuron
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from vlm_neurons.data import ImageTextData
-    from vlm_neurons.model import HookedVLM
+    from vlm_neurons.models import HookedVLM
 
 ORDERS = ("unknown", "random", "smallest")
 

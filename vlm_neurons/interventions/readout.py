@@ -10,12 +10,12 @@ from torch import Tensor
 
 from vlm_neurons.hooks import Neurons
 from vlm_neurons.hooks.selecting import select
-from vlm_neurons.neurons import Neuron, site_of_hook
+from vlm_neurons.units import Neuron, site_of_hook
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from vlm_neurons.model import Batch, HookedVLM
+    from vlm_neurons.models import Batch, HookedVLM
 
 
 def output_weights(model: HookedVLM, neurons: Neurons) -> Float[Tensor, "neuron d_model"]:

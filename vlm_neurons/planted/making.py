@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from vlm_neurons.api.limits import amount, whole
+from vlm_neurons.autointerp.client.limits import amount, whole
 from vlm_neurons.concepts.concept import Concept
 from vlm_neurons.concepts.lexical import pieces_of
 from vlm_neurons.concepts.visual import positions
 from vlm_neurons.evidence.arrays import tiles
 from vlm_neurons.evidence.choosing import assign
 from vlm_neurons.evidence.record import Evidence, Exemplar, Seen
-from vlm_neurons.neurons import TokenKind
 from vlm_neurons.planted.rules import KINDS, Rule, draw_rule
 from vlm_neurons.planted.text import OUTSIDE, sentences, tokens_of
+from vlm_neurons.tokens import TokenKind
 
 N_SAMPLES = 1000
 N_TOP = 50

@@ -12,7 +12,7 @@ from vlm_neurons.concepts.concept import Concept, phrase
 from vlm_neurons.concepts.lexical import words_for
 from vlm_neurons.concepts.words import CLASSES
 from vlm_neurons.planted.text import OUTSIDE, WORDS
-from vlm_neurons.world.scene import COLORS, COLUMNS, ROWS, SHAPES, SIZES
+from vlm_neurons.synthetic.scene import COLORS, COLUMNS, ROWS, SHAPES, SIZES
 
 KINDS = ("color", "shape", "size", "position", "conjunction", "word", "word_class", "context", "picture_or_word",
          "picture_and_word", "polysemantic", "sign_flipped", "outside", "noise")  # fmt: skip

@@ -19,11 +19,12 @@ from torch import Tensor
 
 from vlm_neurons.concepts.concept import Concept
 from vlm_neurons.evidence.looking import Look, look
-from vlm_neurons.neurons import SITES, Neuron, TokenKind
+from vlm_neurons.tokens import TokenKind
+from vlm_neurons.units import SITES, Neuron
 
 if TYPE_CHECKING:
-    from vlm_neurons.model import HookedVLM
-    from vlm_neurons.world.dataset import Scenes
+    from vlm_neurons.models import HookedVLM
+    from vlm_neurons.synthetic.dataset import Scenes
 
 STRENGTH = 6.0
 COVERED = 0.5  # a patch has the concept from this share on; between nothing and this it is not used

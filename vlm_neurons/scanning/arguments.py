@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
-from vlm_neurons.model import HookedVLM
-from vlm_neurons.neurons import SITES
-from vlm_neurons.utf8 import not_utf8
+from vlm_neurons._text import not_utf8
+from vlm_neurons.models import HookedVLM
+from vlm_neurons.units import SITES
 
 
 def is_whole(value: Any) -> bool:

@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vlm_neurons.neurons import Pole
 from vlm_neurons.scanning.moments import MOMENTS, Moments
 from vlm_neurons.scanning.state import TENSORS, TopSamples
+from vlm_neurons.units import Pole
 
 FORMAT = 3  # 1 had no moments, 2 none of third order
 Column = tuple[str, Pole]  # hook, pole

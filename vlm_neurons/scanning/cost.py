@@ -16,7 +16,7 @@ from vlm_neurons.scanning.moments import Moments
 from vlm_neurons.scanning.recorder import ColumnInfo, Recorder
 
 if TYPE_CHECKING:
-    from vlm_neurons.model import Batch, HookedVLM
+    from vlm_neurons.models import Batch, HookedVLM
 
 TIMED = 3  # batches
 SHARE = 20  # at most one in so many batches is spent on timing

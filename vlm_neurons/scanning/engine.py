@@ -14,7 +14,6 @@ from rich.console import Console
 from tqdm import tqdm
 
 from vlm_neurons.data import DEFAULT_PROMPT, ImageTextData, describe
-from vlm_neurons.neurons import TokenKind
 from vlm_neurons.scanning.arguments import check_model_and_prompt, hooks_of, whole_number
 from vlm_neurons.scanning.blocks import FORMAT, Skip, States, check_place, claimed, open_block, write_block
 from vlm_neurons.scanning.cost import SHARE, TIMED, measure, seconds_per_sample
@@ -24,9 +23,10 @@ from vlm_neurons.scanning.place import place
 from vlm_neurons.scanning.recorder import ColumnInfo, Recorder, measure_columns
 from vlm_neurons.scanning.run import Run
 from vlm_neurons.scanning.writing import finish, start
+from vlm_neurons.tokens import TokenKind
 
 if TYPE_CHECKING:
-    from vlm_neurons.model import Batch, HookedVLM
+    from vlm_neurons.models import Batch, HookedVLM
 
 
 def scan(

@@ -15,8 +15,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vlm_neurons.neurons import Pole, TokenKind
 from vlm_neurons.scanning.summarise import Extremes, Summary, one_by_one
+from vlm_neurons.tokens import TokenKind
+from vlm_neurons.units import Pole
 
 if TYPE_CHECKING:
     from vlm_neurons.scanning.recorder import ColumnInfo

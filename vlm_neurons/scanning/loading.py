@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader, Dataset
 
-from vlm_neurons.model import Batch, RowError
-from vlm_neurons.neurons import TokenKind
+from vlm_neurons._text import not_utf8, printable
+from vlm_neurons.models import Batch, RowError
 from vlm_neurons.scanning.blocks import Skip
-from vlm_neurons.utf8 import not_utf8, printable
+from vlm_neurons.tokens import TokenKind
 
 if TYPE_CHECKING:
     from vlm_neurons.data import ImageTextData, Sample
-    from vlm_neurons.model import HookedVLM
+    from vlm_neurons.models import HookedVLM
 
 AHEAD = 2  # batches that wait, prepared, while the model works on another
 

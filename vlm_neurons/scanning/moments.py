@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vlm_neurons.neurons import Pole
 from vlm_neurons.scanning.summarise import Positions, RowTokens, take
+from vlm_neurons.units import Pole
 
 MOMENTS = ("sums", "active", "n_images")
 

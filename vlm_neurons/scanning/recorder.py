@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from vlm_neurons.model.guards import indexed_by_image
-from vlm_neurons.neurons import Neuron, Pole, site_of_hook
+from vlm_neurons.models.guards import indexed_by_image
 from vlm_neurons.scanning.blocks import Column, States, Sums
 from vlm_neurons.scanning.fused import Fused, Parts
 from vlm_neurons.scanning.moments import Moments, image_means, of_both
 from vlm_neurons.scanning.state import TopSamples
 from vlm_neurons.scanning.summarise import RowTokens, entering, extremes, rows_by_image, rows_by_kind, summarise
+from vlm_neurons.units import Neuron, Pole, site_of_hook
 
 if TYPE_CHECKING:
-    from vlm_neurons.model import Batch, HookedVLM
+    from vlm_neurons.models import Batch, HookedVLM
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlm_neurons.neurons import Neuron, Pole
 from vlm_neurons.scanning.blocks import (
     FORMAT,
     Column,
@@ -21,6 +20,7 @@ from vlm_neurons.scanning.blocks import (
 )
 from vlm_neurons.scanning.moments import Moments
 from vlm_neurons.scanning.state import TopSamples
+from vlm_neurons.units import Neuron, Pole
 
 if TYPE_CHECKING:
     import pandas as pd

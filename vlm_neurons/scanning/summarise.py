@@ -18,7 +18,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vlm_neurons.neurons import Pole, TokenKind
+from vlm_neurons.tokens import TokenKind
+from vlm_neurons.units import Pole
 
 Positions = slice | Tensor  # token numbers: neighbours as a slice (a view), others as an index tensor
 NONE = slice(0, 0)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import save_file
 
+from vlm_neurons._text import to_json
 from vlm_neurons.scanning.blocks import (
     FORMAT,
     check_place,
@@ -21,7 +22,6 @@ from vlm_neurons.scanning.blocks import (
     write_atomic,
 )
 from vlm_neurons.scanning.run import Run, identity_of
-from vlm_neurons.utf8 import to_json
 
 if TYPE_CHECKING:
     from vlm_neurons.data import ImageTextData

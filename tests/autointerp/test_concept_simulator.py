@@ -1,0 +1,102 @@
+"""The simulator that needs no key understands what the banks can say, and says so where it does not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import vlm_neurons as vn
+from vlm_neurons import planted
+from vlm_neurons.autointerp.simulators import ConceptSimulator
+from vlm_neurons.concepts import Concept, phrase, visual_bank
+from vlm_neurons.concepts.naming import named
+
+SEED = int(np.random.default_rng().integers(1000))
+
+
+@pytest.mark.parametrize("kind", ["color", "shape", "size", "position", "conjunction", "word", "context",
+                                  "picture_or_word", "picture_and_word", "polysemantic", "sign_flipped"])  # fmt: skip
+def test_a_true_explanation_is_simulated_as_the_rule_itself(kind):
+    for p in planted.neurons(kind, n=2, seed=SEED):
+        exemplars = p.evidence.split("test")
+        got = ConceptSimulator().simulate(p.rule.explanations["true"], exemplars)
+        for e, prediction in zip(exemplars, got, strict=True):
+            patches, tokens = planted.oracle(p, e)
+            if p.rule.visual:
+                wanted = 10 - patches[0] if p.rule.sign < 0 else patches[0]
+                np.testing.assert_allclose(prediction.patches[0], wanted, atol=1e-6, err_msg=str(p.rule))
+            if p.rule.text:
+                np.testing.assert_allclose(prediction.tokens, tokens, err_msg=str(p.rule))
+
+
+def test_what_the_dissection_explainer_says_is_understood():
+    made = planted.neurons(["color", "position", "word_class", "context", "polysemantic"], n=2, seed=SEED)
+    for e in vn.explain({p.evidence.neuron: p.evidence for p in made}, progress=False).values():
+        assert not named(e.text).unknown, e.text
+
+
+def test_edges_are_understood_with_and_without_what_they_are_edges_of():
+    for concepts in (
+        [("edge", "")],
+        [("edge", "vertical"), ("color", "red")],
+        [("edge", "diagonal"), ("position", "top")],
+    ):
+        found = [Concept(*c) for c in concepts]
+        (alternative,) = named(phrase(found)).visual
+        assert set(alternative.concepts) == set(found)
+    assert named("the edge of the image").visual[0].concepts == (Concept("position", "edge"),)
+
+
+def test_every_concept_of_the_visual_banks_is_read_back_from_its_phrase():
+    seen = planted.neurons("color", n=1, seed=SEED)[0].evidence.exemplars[0].seen
+    concepts = sorted(visual_bank(seen)[0])
+    rng = np.random.default_rng()
+    pairs = [rng.choice(len(concepts), 2, replace=False) for _ in range(200)]
+    for chosen in [[c] for c in concepts] + [[concepts[i] for i in p] for p in pairs]:
+        if len({c.kind for c in chosen}) < len(chosen):
+            continue
+        found = named(phrase(chosen))
+        assert not found.unknown and len(found.visual) == 1, (chosen, phrase(chosen))
+        extra = set(found.visual[0].concepts) - {Concept("object", "")}  # "objects" may be the noun of what has none
+        assert extra == set(chosen) - {Concept("object", "")}, (chosen, phrase(chosen), found)
+
+
+def test_capitals_change_nothing():
+    for text in ("the word 'red'", "words after 'red'", "red circles", "words for colors", "capitalized words"):
+        assert named(text[0].upper() + text[1:]) == named(text) != named("") and not named(text).unknown, text
+
+
+def test_two_colours_at_once_are_not_taken_for_a_place_that_has_both():
+    assert len(named("red circles; blue squares").visual) == 2
+    (odd, *_) = named("red circles, blue squares").unknown
+    assert "red" in odd and "blue" in odd and "semicolons" in odd
+
+
+def test_an_explanation_of_one_side_stands_for_the_same_thing_on_the_other():
+    (p,) = planted.neurons("picture_or_word", n=1, seed=SEED)
+    color = next(c.value for c in p.rule.text)
+    exemplars = p.evidence.split("test")
+    for text in (f"{color} regions", f"the word '{color}'"):
+        for e, guess in zip(exemplars, ConceptSimulator().simulate(text, exemplars), strict=True):
+            patches, tokens = planted.oracle(p, e)
+            np.testing.assert_allclose(guess.tokens, tokens)
+            np.testing.assert_allclose(guess.patches[0], patches[0], atol=1e-6)
+
+
+def test_what_no_bank_has_is_a_failure_that_names_it_and_never_zeros():
+    exemplars = planted.neurons("color", n=1, seed=SEED)[0].evidence.split("test")[:3]
+    for text in ("dogs in snow", "words for weather", "red cars; blue regions"):
+        for guess in ConceptSimulator().simulate(text, exemplars):
+            assert guess.failure is not None and guess.failure.kind == "vocabulary"
+            assert guess.patches == () and guess.tokens is None
+    assert "dogs, snow" in ConceptSimulator().simulate("dogs in snow", exemplars)[0].failure.detail
+    pixels = ConceptSimulator(truth=False).simulate("circles", exemplars)[0]
+    assert pixels.failure is not None and "shape:circle" in pixels.failure.detail
+    assert ConceptSimulator(truth=False).simulate("red regions", exemplars)[0].failure is None
+
+
+@pytest.mark.parametrize("text", ["", "no clear pattern", " No clear pattern. "])
+def test_what_says_nothing_is_constant(text):
+    exemplars = planted.neurons("picture_or_word", n=1, seed=SEED)[0].evidence.split("test")[:2]
+    for guess in ConceptSimulator().simulate(text, exemplars):
+        assert guess.failure is None and not guess.patches[0].any() and not np.nan_to_num(guess.tokens).any()

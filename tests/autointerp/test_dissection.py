@@ -1,0 +1,148 @@
+"""The dissection explainer says what planted neurons do, and keeps silent about noise."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+import vlm_neurons as vn
+from vlm_neurons import planted
+from vlm_neurons.autointerp.explainers.dissection import correlations
+from vlm_neurons.autointerp.explanation import NO_PATTERN
+from vlm_neurons.concepts import Concept, lexical_bank, pixel_bank, visual_bank
+from vlm_neurons.concepts.visual import means, places, unlike_border
+from vlm_neurons.evidence.arrays import tiles
+
+SEED = random.SystemRandom().randrange(1000)
+
+
+def explained(kind: str, n: int, truth: bool = True) -> tuple[int, int]:
+    made = planted.neurons(kind, n=n, seed=SEED)
+    found = vn.explain(
+        {p.evidence.neuron: p.evidence for p in made}, vn.DissectionExplainer(truth=truth), progress=False
+    )
+    right = sum(found[p.evidence.neuron].concepts == p.rule.concepts for p in made)
+    assert all(set(found[p.evidence.neuron].exemplars) == {e.seen.sample for e in p.evidence.split("explain")}
+               for p in made)  # fmt: skip
+    return right, sum(e.text == NO_PATTERN for e in found.values())
+
+
+@pytest.mark.parametrize("kind", ["color", "shape", "word", "word_class", "context", "picture_or_word"])
+def test_rules_of_the_bank_are_found(kind: str) -> None:
+    right, _ = explained(kind, 4)
+    assert right >= 3, f"seed {SEED}"
+
+
+@pytest.mark.parametrize("kind", ["color", "position"])
+def test_colors_and_places_are_found_from_pixels_alone(kind: str) -> None:
+    assert explained(kind, 4, truth=False)[0] >= 3, f"seed {SEED}"
+
+
+def test_noise_has_no_clear_pattern() -> None:
+    assert explained("noise", 6)[1] >= 4, f"seed {SEED}"
+
+
+def test_the_answer_depends_on_the_explain_split_only() -> None:
+    one = planted.neurons("color", n=1, seed=SEED)[0].evidence
+    kept = vn.Evidence(one.neuron, one.peak, one.split("explain"), one.label, one.seed, one.source)
+    a, b = (vn.explain({"x": e}, progress=False)["x"] for e in (one, kept))
+    assert (a.text, a.support) == (b.text, b.support)
+
+
+def test_planted_evidence_follows_its_rule() -> None:
+    for p in planted.neurons(["size", "conjunction", "context", "picture_and_word", "polysemantic"], n=1, seed=SEED):
+        real, ideal = [], []
+        for e in p.evidence.exemplars:
+            maps, tokens = planted.oracle(p, e)
+            for patches, guess in zip(e.patches, maps, strict=True):
+                real.append(p.evidence.scale(patches).ravel())
+                ideal.append(guess.ravel())
+            real.append(p.evidence.scale(e.values))
+            ideal.append(tokens)
+        assert np.corrcoef(np.concatenate(real), np.concatenate(ideal))[0, 1] > 0.7, p.rule
+        assert set(p.rule.explanations) == {"true", "near_miss", "too_broad", "too_narrow", "wrong"}
+        assert len(set(p.rule.explanations.values())) == 5
+
+
+def test_masks_of_the_bank_equal_a_count_by_hand() -> None:
+    rng = np.random.default_rng()
+    values = rng.random((20, 30))
+    boxes = np.array([[[0, 0, 11, 7], [11, 0, 30, 7]], [[0, 7, 11, 20], [11, 7, 30, 20]]], float)
+    by_hand = [[values[0:7, 0:11].mean(), values[0:7, 11:30].mean()], [values[7:, :11].mean(), values[7:, 11:].mean()]]
+    np.testing.assert_allclose(means(values, boxes), by_hand)
+    seen = planted.neurons("color", n=1, seed=SEED)[0].evidence.exemplars[0].seen
+    shares = sum(m for c, m in pixel_bank(seen)[0].items() if c.kind == "color")
+    np.testing.assert_allclose(shares, 1, err_msg="every pixel has exactly one color name")
+    scenes = vn.scenes(1000, seed=SEED)
+    true = visual_bank(seen)[0]
+    for kind, word in [("shape", "ring"), ("color", "red"), ("place", "top left")]:
+        np.testing.assert_allclose(true[Concept(kind, word)], scenes.concept(kind, word)[seen.sample])
+
+
+@pytest.mark.parametrize("direction", ["horizontal", "vertical", "diagonal"])
+def test_a_neuron_for_edges_is_explained_by_their_direction(direction: str) -> None:
+    rng = np.random.default_rng()
+    images, patches = [], []
+    for _ in range(40):
+        image = Image.new("RGB", (80, 80), (128, 128, 128))
+        for kind, (dx, dy) in {"horizontal": (30, 0), "vertical": (0, 30), "diagonal": (22, 22)}.items():
+            (x, y), before = rng.integers(0, 50, 2).tolist(), np.asarray(image)
+            shade = int(rng.choice([0, 255]))
+            ImageDraw.Draw(image).line((x, y, x + dx, y + dy), fill=(shade,) * 3, width=3)
+            if kind == direction:
+                drawn = (np.asarray(image) != before).any(-1).astype(float)
+        images.append(image)
+        patches.append(means(drawn, tiles((80, 80), (10, 10))) + rng.normal(0, 0.02, (10, 10)))
+    one = vn.Evidence.from_arrays("edges", images=images, patches=patches, n_top=20)
+    assert vn.explain({"x": one}, progress=False)["x"].text.startswith(f"{direction} edges")  # or: of objects
+
+
+def test_objects_have_their_place_from_pixels_on_any_background() -> None:
+    scenes = vn.scenes(60, seed=SEED)
+    real, true = [], []
+    for i in range(60):
+        pixels = np.asarray(scenes[i].load_images()[0]) / 255
+        boxes = tiles((64, 64), (8, 8))
+        for concept, mask in places(unlike_border(pixels)).items():
+            real.append(means(mask.astype(float), boxes))
+            true.append(scenes.concept("place", concept.value)[i])
+    assert np.corrcoef(np.ravel(real), np.ravel(true))[0, 1] > 0.9
+
+
+def test_words_of_several_tokens_are_one_word() -> None:
+    texts = [["The", " ele", "phant", " eats", "."], ["An", " elephant", ",", " two"], ["the", " end", "."]]
+    bank = lexical_bank(texts)
+    assert [m.tolist() for m in bank[Concept("word", "elephant")]] == [
+        [False, True, True, False, False], [False, True, False, False], [False, False, False]]  # fmt: skip
+    assert bank[Concept("punctuation", ".")][2].tolist() == [False, False, True]
+    assert bank[Concept("after", "the")][0].tolist() == [False, True, True, False, False]
+
+
+def test_correlations_equal_numpy() -> None:
+    rng = np.random.default_rng()
+    masks, values = (rng.random((7, 50)) > 0.5).astype(float), rng.random((3, 50))
+    expected = [[np.corrcoef(m, v)[0, 1] for v in values] for m in masks]
+    np.testing.assert_allclose(correlations(masks, values), expected)
+
+
+@pytest.mark.parametrize("site", ["gate", "post", "projector", "vision"])
+def test_a_neuron_planted_in_the_weights_is_scanned_and_explained(site: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    model = vn.HookedVLM.from_pretrained("tiny-llava-scenes")
+    before = model.fingerprint()
+    color = Concept("color", "blue")
+    with planted.plant(model, vn.scenes(60, seed=1), color, site=site, layer=0, index=5) as plant:
+        data = vn.scenes(160, seed=2)
+        run = vn.scan(model, data, site=site, top_n=20, batch_size=16, out=tmp_path, progress=False)
+        evidence = vn.gather_evidence(model, data, run, [plant.neuron], n_top=20, n_spare=10, progress=False)
+        one = evidence[plant.neuron.id]
+        truth = data.concept("color", "blue")
+        real = np.concatenate([one.scale(e.patches[0]).ravel() for e in one.exemplars])
+        share = np.concatenate([truth[e.seen.sample].ravel() for e in one.exemplars])
+        on, off = real[share > 0.5], real[share == 0]
+        assert (on[:, None] > off[None]).mean() > 0.95
+    assert model.fingerprint() == before
+    found = vn.explain(evidence, progress=False)[plant.neuron.id]
+    assert "color:blue" in found.concepts, found

@@ -1,0 +1,259 @@
+"""Evidence is what the neuron did, its splits share nothing, and it survives a round trip to disk."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+
+import vlm_neurons as vn
+from vlm_neurons.evidence import SPLITS, load, looking, save
+from vlm_neurons.evidence.record import Seen
+from vlm_neurons.units import Neuron
+
+NEURONS = ["L0N3", "L1N7", "post:L1N5", "post:L1N5-", "P0N2", "V1N6"]
+NOTHING = np.full((2, 2), np.nan)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[vn.HookedVLM, vn.ImageTextData, vn.Run]:
+    rng = np.random.default_rng()
+    samples = []
+    for i in range(30):
+        image = (
+            None if i == 5 else [tiny.image(60, 33, rng), tiny.image(rng=rng)] if i == 9 else tiny.image(33, 50, rng)
+        )
+        samples.append({"image": image, "response": f"There are {i} dogs on the grass.", "name": f"s{i}"})
+    samples.append({"image": samples[0]["image"], "response": "The train is blue.", "name": "the image of s0 again"})
+    data = vn.ImageTextData.from_samples(samples)
+    model = vn.HookedVLM(tiny.llava(), tiny.processor())
+    out = tmp_path_factory.mktemp("run")
+    sites = ["gate", "post", "projector", "vision"]
+    run = vn.scan(model, data, site=sites, top_n=8, batch_size=5, out=out, progress=False)
+    return model, data, run
+
+
+def test_activations_equal_a_cache_read_by_hand(made: tuple[vn.HookedVLM, vn.ImageTextData, vn.Run]) -> None:
+    model, data, run = made
+    evidence = vn.gather_evidence(model, data, run, NEURONS, n_top=8, n_spare=6, write=False, progress=False)
+    rows = run.samples.set_index("id")
+    for name, one in evidence.items():
+        neuron = Neuron.parse(name)
+        for e in one.exemplars:
+            row = rows.loc[e.seen.sample]
+            batch = model.prepare([data[e.seen.sample].load_images()], [row["prompt"]], [row["response"]])
+            _, cache = model.run_with_cache(batch, names_filter=neuron.hook)
+            raw = model.patch_activations(neuron.hook, cache[neuron.hook])[..., neuron.index].float().numpy()
+            raw = -raw if neuron.pole == "-" else raw
+            words = (batch.kinds[0] != vn.TokenKind.VISUAL).numpy()
+            if neuron.site in ("projector", "vision"):
+                patches = raw.reshape(len(e.seen.images), 4, 4)
+                assert np.isnan(e.values).all() and not one.sees_text
+            else:
+                patches = raw[0][~words].reshape(-1, 4, 4)
+                np.testing.assert_allclose(e.values, raw[0][words], rtol=1e-5, atol=1e-4)
+            np.testing.assert_allclose(np.array(e.patches).reshape(patches.shape), patches, rtol=1e-5, atol=1e-4)
+            assert list(e.seen.tokens) == [t for t, w in zip(batch.tokens(0), words, strict=True) if w]
+            assert [tuple(b) for box in e.seen.boxes for b in box.reshape(-1, 4)] == [p.box for p in batch.patches]
+            assert e.seen.token_sinks[0] and not e.scored_tokens()[0]
+
+
+def test_splits_share_no_sample_and_no_image(made: tuple[vn.HookedVLM, vn.ImageTextData, vn.Run]) -> None:
+    model, data, run = made
+    evidence = vn.gather_evidence(model, data, run, NEURONS, n_top=8, n_spare=6, write=False, progress=False)
+    for one in evidence.values():
+        groups = [{d for e in one.split(s) for d in (e.seen.sample, *e.seen.image_digests)} for s in SPLITS]
+        assert all(groups) and not any(groups[i] & groups[j] for i, j in [(0, 1), (0, 2), (1, 2)])
+        for split in ("select", "test"):
+            kinds = [e.group for e in one.split(split)]
+            assert kinds.count("top") == kinds.count("random") > 0 and "quantile" not in kinds
+        top = [e.peak for e in one.exemplars if e.group == "top"]
+        assert top == sorted(top, reverse=True)
+        assert {e.seen.sample for e in one.exemplars} >= set() and any(e.group == "quantile" for e in one.exemplars)
+    again = vn.gather_evidence(model, data, run, NEURONS, n_top=8, n_spare=6, write=False, progress=False)
+    assert {k: v.digest for k, v in again.items()} == {k: v.digest for k, v in evidence.items()}
+
+
+def test_with_few_samples_as_many_are_random_as_are_top(
+    made: tuple[vn.HookedVLM, vn.ImageTextData, vn.Run], tmp_path: Path
+) -> None:
+    model = made[0]
+    data = vn.ImageTextData.from_samples(
+        [{"image": tiny.image(), "response": f"Dog {i}.", "name": str(i)} for i in range(24)]
+    )
+    run = vn.scan(model, data, top_n=50, batch_size=8, out=tmp_path, progress=False)
+    (one,) = vn.gather_evidence(model, data, run, "L0N3", write=False, progress=False).values()
+    for split in ("explain", "select", "test"):
+        groups = [e.group for e in one.split(split)]
+        assert groups.count("top") == groups.count("random") > 0
+
+
+def test_an_exemplar_in_two_splits_is_refused() -> None:
+    one = vn.Evidence.from_arrays("x", tokens=[["a"], ["b"]], token_values=[np.ones(1), np.zeros(1)])
+    first = one.exemplars[0]
+    other = vn.Exemplar(first.seen, "random", "test", 0, first.patches, first.values)
+    with pytest.raises(ValueError, match="in the splits"):
+        vn.Evidence("x", 1.0, (first, other))
+
+
+def test_saved_evidence_is_the_same_and_neurons_are_added(
+    made: tuple[vn.HookedVLM, vn.ImageTextData, vn.Run], tmp_path: Path
+) -> None:
+    model, data, run = made
+    first = vn.gather_evidence(model, data, run, NEURONS[:4], n_top=6, n_spare=4, progress=False)
+    second = vn.gather_evidence(model, data, run, NEURONS[3:], n_top=8, n_spare=4, progress=False)
+    stored = load(run.path)
+    assert {k: v.digest for k, v in stored.items()} == {k: v.digest for k, v in {**first, **second}.items()}
+    assert len(list((run.path / "evidence").iterdir())) == 2
+    one, two = stored["L1N7"].exemplars[0], first["L1N7"].exemplars[0]
+    assert one.seen.places == two.seen.places and (one.seen.kinds == two.seen.kinds).all()
+    assert [i.tobytes() for i in one.seen.images] == [i.tobytes() for i in two.seen.images]
+    with pytest.raises(FileNotFoundError, match="gather_evidence"):
+        load(tmp_path)
+
+
+def test_another_model_is_noticed(made: tuple[vn.HookedVLM, vn.ImageTextData, vn.Run]) -> None:
+    model, data, run = made
+    other = vn.HookedVLM(tiny.llava(model.tokenizer), model.processor)
+    with pytest.raises(ValueError, match="another model or other data"):
+        vn.gather_evidence(other, data, run, NEURONS, n_top=4, write=False, progress=False)
+
+
+def test_sixteen_bit_pictures_of_arrays_are_scaled_too() -> None:
+    grey = np.random.default_rng().integers(0, 65536, (8, 8), dtype=np.uint16)
+    one = vn.Evidence.from_arrays("probe", images=[Image.fromarray(grey)], patches=[np.ones((2, 2))])
+    assert (np.asarray(one.exemplars[0].seen.images[0]) == (grey >> 8)[..., None]).all()
+
+
+def test_arrays_of_any_direction_become_evidence(tmp_path: Path) -> None:
+    rng = np.random.default_rng()
+    n = 23
+    images = [None if i == 4 else tiny.image(48, 24, rng) for i in range(n)]
+    patches = [None if i == 4 else rng.normal(size=(2, 4)) for i in range(n)]
+    tokens = [["<s>", " a", " b"][: 1 + i % 3] for i in range(n)]
+    values = [rng.normal(size=len(t)) for t in tokens]
+    one = vn.Evidence.from_arrays(
+        "probe", images=images, patches=patches, tokens=tokens, token_values=values, n_top=10, seed=3
+    )
+    best = [max([*(p.ravel() if p is not None else []), *v]) for p, v in zip(patches, values, strict=True)]
+    top = [e.seen.sample for e in one.exemplars if e.group == "top"]
+    assert top == np.argsort(best)[::-1][:10].tolist() and one.peak == pytest.approx(max(best))
+    assert (one.scale(np.array([-1.0, one.peak / 2, 2 * one.peak])) == [0, 5, 10]).all()
+    save({"probe": one}, tmp_path)
+    assert load(tmp_path)["probe"].digest == one.digest
+    assert not one.exemplars[0].scored_tokens()[0] and one.exemplars[0].scored_tokens(sinks=True)[0]
+    with pytest.raises(ValueError, match="token_values"):
+        vn.Evidence.from_arrays("x", tokens=[["a"]], token_values=[np.zeros(2)])
+    with pytest.raises(ValueError, match="list in images; give one PIL image a sample"):
+        vn.Evidence.from_arrays("x", images=[[images[0]] * 2], patches=[[np.ones((2, 2)), np.ones((3, 3))]])
+    with pytest.raises(ValueError, match="go together"):
+        vn.Evidence.from_arrays("x", images=images)
+
+
+def test_a_residual_stream_far_above_the_rest_marks_a_sink(
+    made: tuple[vn.HookedVLM, vn.ImageTextData, vn.Run],
+) -> None:
+    from vlm_neurons.evidence.looking import Look, look
+
+    model, data, _ = made
+    sample = Look(0, "", data[0].load_images(), "Hi", "A dog.", [Neuron.parse("L0N0")])
+    ((seen, _),) = look(model, [sample])
+    assert isinstance(seen, Seen) and seen.token_sinks.sum() == 1 and not seen.patch_sinks[0].any()
+
+    def inflate(tensor, hook):  # type: ignore[no-untyped-def]
+        tensor[:, 4:6] *= 1000
+        return tensor
+
+    with model.hooks(fwd_hooks=[("blocks.0.hook_out", inflate)]):
+        ((seen, _),) = look(model, [sample])
+    batch = model.prepare([data[0].load_images()], ["Hi"], ["A dog."])
+    expected = np.zeros(batch.kinds.shape[1], bool)
+    expected[[0, 4, 5]] = True
+    visual = (batch.kinds[0] == vn.TokenKind.VISUAL).numpy()
+    assert (seen.token_sinks == expected[~visual]).all()
+    assert (seen.patch_sinks[0].ravel() == expected[visual]).all()
+
+
+def test_a_digest_changes_with_everything_that_a_score_depends_on() -> None:
+    rng = np.random.default_rng()
+    images, patches, values = [tiny.image(rng=rng)], [rng.random((4, 4))], [rng.random(3)]
+    one = vn.Evidence.from_arrays("p", images=images, patches=patches, tokens=[["a", "b", "c"]], token_values=values)
+    (e,) = one.exemplars
+    others = [
+        replace(e.seen, kinds=e.seen.kinds[::-1] + 1), replace(e.seen, token_sinks=~e.seen.token_sinks),
+        replace(e.seen, patch_sinks=(~e.seen.patch_sinks[0],)), replace(e.seen, boxes=(e.seen.boxes[0] + 1,)),
+        replace(e.seen, places=(2,)), replace(e.seen, source="elsewhere"), replace(e.seen, tokens=("a", "b", "d")),
+    ]  # fmt: skip
+    digests = {replace(one, exemplars=(replace(e, seen=seen),)).digest for seen in others}
+    digests |= {replace(one, exemplars=(replace(e, patches=(e.patches[0].reshape(2, 8),)),)).digest, one.digest}
+    assert len(digests) == 9 and one.digest == replace(one, exemplars=(replace(e),)).digest
+
+
+def test_sinks_are_marked_whichever_hooks_are_looked_at(
+    made: tuple[vn.HookedVLM, vn.ImageTextData, vn.Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data, _ = made
+    last = f"blocks.{model.n_layers - 1}.hook_in"
+    run = vn.scan(model, data, site=["gate", last], top_n=4, batch_size=5, out=tmp_path / "run", progress=False)
+    monkeypatch.setattr(looking, "SINK", 1.0)  # half of all positions
+    names = ["L0N3", f"{last}:2", f"{last}:1"]
+    alone, together = (
+        vn.gather_evidence(model, data, run, which, n_top=3, n_spare=0, write=False, progress=False)
+        for which in (names[:1], names)
+    )
+    for one, other in zip(alone["L0N3"].exemplars, together["L0N3"].exemplars, strict=True):
+        assert one.seen.token_sinks.sum() > 1 or any(s.any() for s in one.seen.patch_sinks)
+        np.testing.assert_array_equal(one.seen.token_sinks, other.seen.token_sinks)
+        np.testing.assert_array_equal(one.seen.patch_sinks, other.seen.patch_sinks)
+
+
+def arrays(n: int = 8, **options: object) -> vn.Evidence:
+    rng = np.random.default_rng()
+    given = {"images": [tiny.image(rng=rng) for _ in range(n)], "patches": [rng.random((2, 2)) for _ in range(n)],
+             "tokens": [[" a", " b"]] * n, "token_values": [rng.random(2) for _ in range(n)]}  # fmt: skip
+    return vn.Evidence.from_arrays("x", **{**given, **options})  # type: ignore[arg-type]
+
+
+def test_samples_that_share_an_image_are_told() -> None:
+    same = tiny.image(rng=np.random.default_rng())
+    with pytest.warns(UserWarning, match="x: 7 of 8 samples repeat the image of another"):
+        assert len(arrays(images=[same] * 8).exemplars) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(arrays().exemplars) == 8
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"peak": float("nan")}, "peak=nan"), ({"peak": float("inf")}, "peak=inf"), ({"peak": -1.0}, "peak=-1"),
+        ({"n_top": -1}, "n_top=-1"), ({"tokens": [[1, 2]] * 8}, "token 1.*decode"),
+        ({"tokens": [["\ud800", "b"]] * 8}, "half of a character"),
+        ({"patches": [NOTHING] * 8, "token_values": [NOTHING[0]] * 8}, "every activation is NaN"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_arrays_that_mean_nothing_are_refused(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=f"x.*{message}|{message}"):
+        arrays(**wrong)
+
+
+def test_a_negative_number_of_samples_is_refused(made: tuple[vn.HookedVLM, vn.ImageTextData, vn.Run]) -> None:
+    for wrong in ({"n_top": -1}, {"n_top": 0}, {"n_spare": -1}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))}=.*whole number"):
+            vn.gather_evidence(*made, "L0N3", write=False, progress=False, **wrong)
+
+
+@pytest.mark.parametrize("n", [3, 32])
+def test_data_of_another_length_than_the_scans_is_refused_by_its_length(
+    n: int, made: tuple[vn.HookedVLM, vn.ImageTextData, vn.Run]
+) -> None:
+    model, data, run = made
+    other = vn.ImageTextData.from_samples([data[0]] * n)
+    with pytest.raises(ValueError, match=f"data= has {n} samples, .* was made with 31"):
+        vn.gather_evidence(model, other, run, "L0N3", write=False, progress=False)

@@ -1,0 +1,191 @@
+"""Explanations, simulations and scores of a run are in its report, with the numbers that are on disk."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from html import unescape
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hostile import HOSTILE, Made, Told
+from test_report import Reader
+
+from vlm_neurons.autointerp.explanation import Explanation, Log
+from vlm_neurons.classification.layers import statistics
+from vlm_neurons.classification.robustness import sensitivity, sweep
+from vlm_neurons.evidence import load
+from vlm_neurons.reporting import report
+from vlm_neurons.reporting.listing import Shown, line
+from vlm_neurons.reporting.listing import record as record_of
+from vlm_neurons.viz.cards.words import decimals
+from vlm_neurons.viz.page import number, share_words, visible
+
+
+def same(found: list[dict], table: pd.DataFrame) -> None:
+    """A list of records of the JSON has every number of a table."""
+    assert len(found) == len(table) > 0
+    for record, row in zip(found, table.to_dict("records"), strict=True):
+        for name, value in row.items():
+            if isinstance(value, float) and np.isnan(value):
+                assert record[name] is None
+            else:
+                assert record[name] == value, name
+
+
+def test_evidence_of_the_run_takes_the_place_of_model_and_data(told: Told) -> None:
+    ids = set(load(told.run / "evidence"))  # neither can be found again: see test_report
+    assert {n["neuron"] for n in told.numbers["neurons"]} - {f"probe {HOSTILE[0]}"} == ids - {"probe"}
+
+
+def test_the_json_has_the_values_of_the_tables_on_disk(made: Made, told: Told) -> None:
+    table = pd.read_parquet(told.run / "neurons.parquet")
+    same(told.numbers["layers"], statistics(table))
+    shown = {n["neuron"]: n for n in told.numbers["neurons"]}
+    known = table[table["neuron"].isin(shown)].set_index("neuron")
+    for neuron, row in known.iterrows():
+        for name in ("p_visual", "p_text", "p_multimodal", "p_unknown", "peak", "layer", "index", "n_samples"):
+            value = shown[neuron][name]
+            assert value == row[name] or (value is None and np.isnan(row[name]))
+    scores = [{"neuron": n, **shown[n]["score"]} for n in told.scores["neuron"]]
+    same(scores, told.scores)
+    same(told.numbers["sensitivity"], sensitivity(told.run))
+    every = sweep(told.run, t_visual=(1, 2, 3, 4), n_visual=(4,), t_text=(2, 3, 4, 5), n_text=(2,))
+    same(told.numbers["sweep"], every)
+
+
+def test_the_page_shows_the_values_of_the_json(told: Told) -> None:
+    page = told.page.read_text(encoding="utf-8")
+    lines = re.findall(r"<tr data-n=.*?</tr>", page, re.S)
+    rows = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", line, re.S) for line in lines]
+    text = [["".join(Reader(cell).text).strip() for cell in row] for row in rows]
+    assert len(lines) == len(told.numbers["neurons"]) > 5
+    n_scores = 0
+    for cells, record in zip(text, told.numbers["neurons"], strict=True):
+        share, score = record.get(f"p_{record['label']}"), record["score"]
+        assert cells[4] == ("–" if share is None else share_words(share))
+        assert cells[5] == ("–" if record.get("peak") is None else number(record["peak"]))
+        if score["r"] is None:
+            assert cells[7].startswith("–") and len(cells[7]) > 3  # and why
+            continue
+        n_scores += 1
+        assert cells[7] == f"{decimals(score['r'])} [{decimals(score['r_low'])}, {decimals(score['r_high'])}]"
+        assert cells[8] == decimals(score["r_null"])
+        assert cells[9] == ("<.001" if score["q"] < 0.001 else f"{score['q']:.3f}".replace("0.", ".", 1))
+    assert n_scores > 3
+
+
+def test_a_failed_explanation_is_told_as_a_failure(told: Told) -> None:
+    page = told.page.read_text(encoding="utf-8")
+    failed = [n for n in told.numbers["neurons"] if n["explanation"]["failure"]]
+    assert failed and all(n["explanation"]["text"] == "" for n in failed)
+    assert page.count("failed: ") >= len(failed) and page.count("No explanation: ") == len(failed)
+
+
+def test_a_score_and_a_simulation_of_an_earlier_explanation_are_left_out_and_told(told: Told, tmp_path: Path) -> None:
+    shutil.copytree(told.run, tmp_path / "run")
+    scored = [n for n in told.numbers["neurons"] if n["score"]["r"] is not None and not n["explanation"]["failure"]]
+    neuron, before = scored[0]["neuron"], scored[0]["explanation"]["text"]
+    Log(tmp_path / "run" / "explanations.jsonl").append([Explanation(neuron, "purple elephants")])
+    page = report(tmp_path / "run", n_neurons=0)
+    numbers = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
+    shown = {n["neuron"]: n for n in numbers["neurons"]}
+    words = f"the score is of an earlier explanation: “{before}”; the simulation is of an earlier"
+    assert shown[neuron]["score"] is None and shown[neuron]["earlier"].startswith(words)
+    assert all(n["earlier"] == "" and n["score"] for name, n in shown.items() if name != neuron)
+    text = page.read_text(encoding="utf-8")
+    card = next(c for c in re.findall(r"<article.*?</article>", text, re.S) if "purple elephants" in c)
+    said = unescape(re.sub(r"<[^>]+>", "", card))
+    assert f"No score: {visible(words)}" in said and "r =" not in said and "Real and simulated" not in said
+    row = next(r for r in re.findall(r"<tr data-n=.*?</tr>", text, re.S) if "purple elephants" in r)
+    assert visible(words) in unescape(row)
+    assert sum(s["n"] for s in numbers["scores"] if s["modality"] == "all") == len(told.scores) - 1
+
+
+def test_a_line_shows_no_sign_where_there_is_nothing_and_the_beginning_of_what_is_long(told: Told) -> None:
+    rest = f"{'word ' * 300}at the very end"
+    bare = Shown("L0N1", "L0N1", {}, None, None, None, None)
+    wordy = replace(bare, explanation=Explanation("L0N1", f"large dogs {rest}"))
+    none, long = (line(s, record_of(s), "#") for s in (bare, wordy))
+    assert none["explanation"] == none["note"] == "" and none["r"] == ("", "–")
+    assert long["explanation"].startswith("large dogs word") and len(long["explanation"]) <= 200
+    assert rest in long["search"] and record_of(wordy)["explanation"]["text"].endswith(rest)
+
+
+def test_the_lines_for_loading_the_numbers_run_as_they_stand(told: Told) -> None:
+    page = told.page.read_text(encoding="utf-8")
+    code = "".join(Reader(re.search(r"<pre.*?</pre>", page, re.S)[0]).text)  # type: ignore[index]
+    check = "\nprint(len(shown), len(table), len(layers), len(sweep), len(choices), len(scores))"
+    done = subprocess.run([sys.executable, "-c", code + check], cwd=told.run, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    numbers, table = told.numbers, pd.read_parquet(told.run / "neurons.parquet")
+    lengths = [len(numbers["neurons"]), len(table), len(numbers["layers"]), 96, len(numbers["sensitivity"])]
+    assert done.stdout.split() == [str(n) for n in (*lengths, len(told.scores))]
+
+
+def test_same_results_same_bytes(told: Told, tmp_path: Path) -> None:
+    again = report(told.run, out=tmp_path / "report.html", n_neurons=0)
+    assert again.read_bytes() == told.page.read_bytes()
+    assert again.with_suffix(".json").read_bytes() == told.page.with_suffix(".json").read_bytes()
+
+
+def test_a_page_that_cannot_be_written_is_refused_with_the_remedy(told: Told, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"is a directory: name the page in it, such as '{tmp_path}/report")):
+        report(told.run, out=tmp_path, n_neurons=0)
+    with pytest.raises(ValueError, match=r"call the page a\.html"):
+        report(told.run, out=tmp_path / "a.json", n_neurons=0)
+    with pytest.raises(ValueError, match="pass model=, or n_neurons=0"):
+        report(told.run, out=tmp_path / "a.html")  # the clearest are more than those with evidence
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "again"),
+    [("neurons.parquet", "classify"), ("scores.parquet", "score"), ("simulations.parquet", "score"),
+     ("evidence/exemplars.parquet", "gather_evidence")],
+)  # fmt: skip
+def test_a_damaged_file_of_the_run_is_named_with_what_writes_it_again(
+    told: Told, tmp_path: Path, name: str, again: str
+) -> None:
+    shutil.copytree(told.run, tmp_path / "run")
+    file = tmp_path / "run" / name
+    whole = file.read_bytes()
+    damages = [b"\xff\xfe nonsense\n\n", whole[: len(whole) // 2]]
+    if name in ("neurons.parquet", "scores.parquet"):
+        pd.DataFrame({"of": ["something else"]}).to_parquet(tmp_path / "other.parquet")
+        damages.append((tmp_path / "other.parquet").read_bytes())
+    for damage in damages:
+        file.write_bytes(damage)
+        remedy = rf"^{re.escape(str(file))} cannot be read: .*Move it away; vn\.{again}\(.* writes it again$"
+        with pytest.raises(ValueError, match=re.compile(remedy, re.S)):
+            report(tmp_path / "run", n_neurons=0)
+
+
+def test_a_damaged_line_of_the_explanations_is_named_with_the_remedy(told: Told, tmp_path: Path) -> None:
+    shutil.copytree(told.run, tmp_path / "run")
+    file = tmp_path / "run" / "explanations.jsonl"
+    file.write_bytes(b"\xff\xfe nonsense\n" + file.read_bytes())
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(file))}, line 1: no explanation .*; remove it$"):
+        report(tmp_path / "run", n_neurons=0)
+
+
+def test_evidence_of_another_run_is_not_taken_for_this_one(made: Made, told: Told, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(told.run, path)
+    info = json.loads((path / "scan.json").read_text(encoding="utf-8"))
+    info["threads"] += 1  # part of what identifies a run
+    (path / "scan.json").write_text(json.dumps(info), encoding="utf-8")
+    with pytest.raises(ValueError, match="pass model="):
+        report(path, n_neurons=0)
+
+
+def test_the_page_says_why_scores_by_modality_count_otherwise_than_scores_by_class(told: Told) -> None:
+    page = " ".join(told.page.read_text(encoding="utf-8").split())
+    said = "modality: the sides, pictures or text, on which the explanation could be scored. So their counts differ."
+    assert said in page and page.index(said) < page.index("<caption>Scores by modality")

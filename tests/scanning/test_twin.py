@@ -1,0 +1,132 @@
+"""The quick forward pass of a scan sees the bridge's neurons, follows its weights, and stands aside where it must."""
+
+from __future__ import annotations
+
+import brute_force as brute
+import pytest
+import tiny
+import torch
+from scan.test_end_to_end import batches_of, random_data
+
+from vlm_neurons.models import HookedVLM
+from vlm_neurons.scanning import scan
+
+FOUR = ["gate", "post", "projector", "vision"]
+
+
+def make(tower="clip", backbone="llama"):
+    processor = tiny.processor(tower=tower)
+    return HookedVLM(tiny.llava(processor.tokenizer, tower=tower, backbone=backbone), processor)
+
+
+def seen(model, batch, hooks, fast):
+    found = {}
+    model.observe(batch, {h: lambda a, h=h: found.__setitem__(h, a.clone()) for h in hooks}, fast=fast)
+    return found
+
+
+def batch_of(model, n=3):
+    data = random_data(n)
+    samples = [(s.load_images(), s.prompt or "Hi", s.response) for s in data]
+    samples.append(([tiny.image()], "Which?", "a cat"))
+    return model.prepare(*map(list, zip(*samples, strict=True)))
+
+
+def assert_alike(model, batch, a, b):
+    for hook in a:
+        x, y = a[hook], b[hook]
+        if "vision" not in hook:
+            x, y = (t[batch.attention_mask.bool()] for t in (x, y))
+        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("tower", "backbone"), [("clip", "llama"), ("siglip", "qwen2"), ("clip", "mistral")])
+def test_every_site_is_that_of_the_bridge_but_for_last_digits(tower, backbone):
+    model = make(tower, backbone)
+    hooks = [h for site in FOUR for h in model.site_hooks(site)]
+    hooks += [f"blocks.{layer}.hook_in" for layer in range(model.n_layers)]
+    assert set(hooks) == model.fast_hooks
+    batch = batch_of(model)
+    assert_alike(model, batch, seen(model, batch, hooks, True), seen(model, batch, hooks, False))
+    left = model.prepare([tiny.image(), tiny.image()], ["Hi", "What colour is the train?"], padding_side="left")
+    assert_alike(model, left, seen(model, left, hooks, True), seen(model, left, hooks, False))
+
+
+def test_it_takes_no_memory_and_follows_edited_and_replaced_weights():
+    model = make()
+    twin = model._twin.model
+    assert {p.data_ptr() for p in twin.parameters()} == {p.data_ptr() for p in model.bridge.original_model.parameters()}
+    batch, hooks = batch_of(model), model.site_hooks("gate")
+    before = seen(model, batch, hooks, True)
+    down = model.bridge.blocks[0].mlp.out.original_component
+    with torch.no_grad():
+        down.weight.mul_(1.5)  # in place
+    edited = seen(model, batch, hooks, True)
+    assert not torch.equal(edited[hooks[1]], before[hooks[1]])
+    down.weight = torch.nn.Parameter(down.weight / 1.5)  # another tensor
+    assert_alike(model, batch, seen(model, batch, hooks, True), before)
+    model.bridge.original_model.to(torch.bfloat16)
+    assert seen(model, batch, hooks, True)[hooks[0]].dtype == torch.bfloat16
+
+
+def test_with_hooks_or_a_bridge_of_the_users_the_scan_runs_on_the_bridge(tmp_path):
+    model, data = make(), random_data(5)
+    plain = scan(model, data, "gate", out=tmp_path / "plain", progress=False)
+    assert plain.info["model"]["forward"] == "transformers, fused attention"
+
+    def silence(tensor, hook):
+        return tensor * 0
+
+    with model.hooks(fwd_hooks=[("blocks.0.hook_in", silence)]):
+        assert not model.fast_hooks
+        ablated = scan(model, data, "gate", out=tmp_path / "ablated", progress=False)
+    assert ablated.info["model"]["forward"] == "bridge"
+    assert (ablated.top("blocks.0.mlp.hook_act").peak == 0).all()
+    assert model.fast_hooks
+    assert not HookedVLM(model.bridge, model.processor).fast_hooks
+    with pytest.raises(KeyError, match="hook_mlp_out"):
+        model.observe(batch_of(model), {"blocks.0.hook_mlp_out": print}, fast=True)
+    assert scan(model, data, "blocks.0.hook_mlp_out", out=tmp_path / "c", progress=False).info["model"]["forward"] == (
+        "bridge"
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_quick_scan_equals_brute_force_at_equal_batches_and_moments_too(tmp_path, dtype):
+    processor = tiny.processor()
+    model, data = HookedVLM(tiny.llava(processor.tokenizer).to(dtype), processor), random_data(14)
+    run = scan(model, data, FOUR, 3, 2, 2, batch_size=3, block_size=4, out=tmp_path, progress=False)
+    everything = {}
+    for ids in batches_of(14, 3, 4):
+        samples = [data[i] for i in ids]
+        batch = model.prepare(
+            [list(s.images) for s in samples],
+            [s.prompt or "Could you describe the image?" for s in samples],
+            [s.response for s in samples],
+        )
+        hooks = [h for h, _ in run.columns if batch.pixel_values is not None or "vision" not in h]
+        for hook, values in seen(model, batch, hooks, True).items():
+            for row, i in enumerate(ids):
+                if "vision" in hook:
+                    patches = model.patch_activations(hook, values)[batch.image_rows == row].flatten(0, 1)
+                    everything.setdefault(hook, {})[i] = patches.double(), [2] * len(patches)
+                else:
+                    keep = batch.attention_mask[row].bool()
+                    everything.setdefault(hook, {})[i] = values[row][keep].double(), batch.kinds[row][keep].tolist()
+    for hook, pole in run.columns:
+        found, sign = run.top(hook, pole), 1 if pole == "+" else -1
+        for j in range(0, len(found.sample_ids), 7):
+            recordings = [brute.Recording(i, (sign * v[:, j]).tolist(), k) for i, (v, k) in everything[hook].items()]
+            best = brute.top(recordings, 3)
+            assert found.sample_ids[j].tolist() == [r.id for r in best]
+            assert found.visual[j].tolist() == [brute.kept(r, 2, 2) for r in best]
+            assert found.text[j].tolist() == [brute.kept(r, 3, 2) for r in best]
+            assert found.peak_all[j].item() == brute.peak(recordings, 1, 2, 3)
+            if "vision" in hook:
+                continue
+            both = [r for r in recordings if r.of(2) and r.of(3)]
+            v = [sum(max(x, 0) for x in r.of(2)) / len(r.of(2)) for r in both]
+            assert run.moments(hook, pole).sums[j, 0].item() == pytest.approx(sum(v), rel=1e-5, abs=1e-9)
+            assert int(run.moments(hook, pole).n_images) == len(both)
+    with pytest.raises(KeyError, match="sees images only"):
+        run.moments("vision_projector.hook_post")

@@ -1,0 +1,108 @@
+"""The same questions to a model in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vlm_neurons.autointerp.client.asking import TOP, Ask, Reply, body_of, read
+from vlm_neurons.autointerp.client.prefilled import reduced
+from vlm_neurons.autointerp.client.prices import images_of, parts_of
+from vlm_neurons.autointerp.client.prompting import picture
+
+
+@dataclass(frozen=True, eq=False)
+class LocalChat:
+    """An image-text-to-text model of transformers. Greedy; the schema is asked for in words and checked.
+
+    Attributes:
+        model: any `AutoModelForImageTextToText`.
+        processor: its processor, with a chat template.
+    """
+
+    model: Any
+    processor: Any
+
+    @property
+    def name(self) -> str:
+        """What the model was loaded from; empty if it was built in memory."""
+        return str(getattr(self.model.config, "_name_or_path", ""))
+
+    def stream(self, asks: Sequence[Ask]) -> Iterator[Reply]:
+        """A reply to every question, in order; failures are replies too."""
+        for ask in asks:
+            yield self.answer(ask)
+
+    def answer(self, ask: Ask) -> Reply:
+        """One reply. A prompt that the model cannot take is a failure of the kind `"request"`."""
+        request = body_of(ask, "", {"schema": False}, {})["messages"]
+        text = self.processor.apply_chat_template(
+            self._plain(request), tokenize=False, add_generation_prompt=not ask.prefill,
+            continue_final_message=bool(ask.prefill),
+        )  # fmt: skip
+        pictures = [picture(url) for url in images_of(request)]
+        inputs = self.processor(text=text, images=pictures or None, return_tensors="pt").to(self.model.device)
+        n_in = int(inputs["input_ids"].shape[1])
+        config = getattr(self.model.config, "text_config", self.model.config)
+        limit = getattr(config, "max_position_embeddings", None)
+        if limit is not None and n_in + ask.max_tokens > limit:
+            detail = f"the prompt has {n_in} tokens and the answer up to {ask.max_tokens}, the model takes {limit}"
+            return Reply(ask, failure=("request", detail), model=self.name)
+        completion, n_out = self._prefilled(ask, inputs) if ask.prefill else self._completion(ask, inputs, n_in)
+        answer, failure = read(ask, completion)
+        return Reply(ask, answer, failure, self.name, n_in, n_out, completion=completion)
+
+    def _completion(self, ask: Ask, inputs: Any, n_in: int) -> tuple[dict[str, Any], int]:
+        """What a server would answer, and its number of tokens."""
+        import torch
+
+        with torch.no_grad():
+            made = self.model.generate(
+                **inputs, max_new_tokens=ask.max_tokens, do_sample=False, output_scores=ask.logprobs,
+                return_dict_in_generate=True,
+            )  # fmt: skip
+        out, decode = made.sequences[0, n_in:], self.processor.tokenizer.decode
+        said = decode(out, skip_special_tokens=True)
+        choice: dict[str, Any] = {"message": {"content": said}, "finish_reason": "stop"}
+        if len(out) >= ask.max_tokens:
+            choice["finish_reason"] = "length"
+        if ask.logprobs:
+            content = []
+            for token, scores in zip(out, made.scores, strict=True):
+                best = torch.log_softmax(scores[0].float(), -1).topk(min(TOP, scores.shape[-1]))
+                top = [{"token": decode([i]), "logprob": float(v)} for v, i in zip(*best, strict=True)]
+                content.append({"token": decode([token]), "top_logprobs": top})
+            choice["logprobs"] = {"content": content}
+        return {"choices": [choice]}, len(out)
+
+    def _prefilled(self, ask: Ask, inputs: Any) -> tuple[dict[str, Any], int]:
+        """What vLLM would say of an answer that is there already: one forward pass, nothing is generated."""
+        import torch
+
+        with torch.no_grad():
+            logits = self.model(**inputs).logits[0]
+        ids, decode = inputs["input_ids"][0].tolist(), self.processor.tokenizer.decode
+        places: list[Any] = [None]  # nothing stands before the first token
+        for here, scores in zip(ids[1:], logits[:-1], strict=True):
+            chances = torch.log_softmax(scores.float(), -1)
+            shown = dict.fromkeys([here, *chances.topk(min(ask.top, len(chances))).indices.tolist()])
+            places.append({i: {"decoded_token": decode([i]), "logprob": float(chances[i])} for i in shown})
+        return reduced({"choices": [{}], "prompt_logprobs": places}, ask.prefill), 0
+
+    def _plain(self, request: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Messages as chat templates take them; names of special tokens in texts are broken up."""
+        tokens = sorted({*self.processor.tokenizer.all_special_tokens, "<image>"}, key=len, reverse=True)
+
+        def clean(text: str) -> str:
+            for token in tokens:
+                text = text.replace(token, token[:1] + " " + token[1:])
+            return text
+
+        return [
+            {"role": m["role"], "content": [
+                {"type": "text", "text": clean(p["text"])} if p["type"] == "text" else {"type": "image"}
+                for p in parts_of([m])
+            ]}
+            for m in request
+        ]  # fmt: skip

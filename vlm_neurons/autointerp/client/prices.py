@@ -1,0 +1,88 @@
+"""What a request may cost, before it is sent, and what it did cost."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from PIL import Image
+
+from vlm_neurons.autointerp.client.limits import amount
+
+_DATED = re.compile(r"-\d{4}-\d{2}-\d{2}$")
+
+
+@dataclass(frozen=True)
+class Price:
+    """US dollars per million tokens, and tokens per picture.
+
+    Attributes:
+        input: of what is sent.
+        output: of what is answered.
+        image_base: tokens of every picture.
+        image_tile: tokens of every 512 x 512 pixel tile of it.
+        source: where the numbers come from.
+    """
+
+    input: float
+    output: float
+    image_base: int = 85
+    image_tile: int = 850
+    source: str = "given"
+
+    def __post_init__(self) -> None:
+        amount(price_in=self.input, price_out=self.output)
+
+    def cost(self, tokens_in: int, tokens_out: int) -> float:
+        """Dollars."""
+        return (tokens_in * self.input + tokens_out * self.output) / 1e6
+
+    def tokens(self, messages: list[dict[str, Any]]) -> int:
+        """An upper estimate of the tokens of messages: a token per two bytes of text, and what pictures count."""
+        text = sum(len(part["text"].encode()) for part in parts_of(messages) if part["type"] == "text")
+        return math.ceil(text / 2) + 50 + sum(self._image(url) for url in images_of(messages))
+
+    def _image(self, url: str) -> int:
+        width, height = Image.open(io.BytesIO(base64.b64decode(url.split(",", 1)[1]))).size
+        return self.image_base + self.image_tile * math.ceil(width / 512) * math.ceil(height / 512)
+
+
+def price_as(price: Sequence[float] | Price | None, model: str) -> Price | None:
+    """A price from any pair of numbers; from the table where none is given.
+
+    >>> price_as([1, 2], "my-llava").cost(1_000_000, 0)
+    1.0
+    """
+    if price is None or isinstance(price, Price):
+        return price or price_of(model)
+    try:
+        dollars_in, dollars_out = price
+    except (TypeError, ValueError):
+        raise ValueError(f"price={price!r}: give a pair, dollars per million tokens in and out") from None
+    return Price(dollars_in, dollars_out)
+
+
+def price_of(model: str) -> Price | None:
+    """Price in the table that comes with the package; None for a model that is not there."""
+    table = json.loads(files("vlm_neurons.autointerp.client").joinpath("prices.json").read_text(encoding="utf-8"))
+    row = table["models"].get(_DATED.sub("", model))
+    return Price(**row, source=f"table as of {table['as_of']}") if row else None
+
+
+def parts_of(messages: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Every part of every message."""
+    for message in messages:
+        content = message["content"]
+        yield from [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def images_of(messages: list[dict[str, Any]]) -> list[str]:
+    """The pictures' data addresses."""
+    return [p["image_url"]["url"] for p in parts_of(messages) if p["type"] == "image_url"]

@@ -1,0 +1,213 @@
+"""The explainer that needs no key: which concept of a bank fits what the neuron does.
+
+After Network Dissection (Bau et al. 2017) and compositional explanations (Mu & Andreas 2020), with correlations in the
+place of IoU, words beside regions, and a null: activations moved to other samples and places have to fit far worse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from vlm_neurons.autointerp.client.limits import whole
+from vlm_neurons.autointerp.explainers.prompting import kind_of
+from vlm_neurons.autointerp.explanation import NO_PATTERN, Explanation
+from vlm_neurons.concepts.concept import Concept, phrase
+from vlm_neurons.concepts.lexical import lexical_bank, words_for
+from vlm_neurons.concepts.visual import visual_bank
+
+if TYPE_CHECKING:
+    from vlm_neurons.evidence import Evidence, Exemplar
+
+Alternative = tuple[Concept, ...]  # concepts that hold together
+MIN_TEXT = 5  # tokens
+TIE = 0.003  # concepts that cannot be told apart on the exemplars: the kind that is named first here is preferred
+_PREFERRED = ("word", "color", "shape", "size", "place", "object", "class", "position", "punctuation", "after",
+              "before", "capital", "edge", "brightness", "texture")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The best supported description of one side.
+
+    Attributes:
+        alternatives: any of these; of each, all.
+        r: correlation with the activations.
+        null: the best correlation of any single concept after moving the activations, its 99th percentile.
+    """
+
+    alternatives: tuple[Alternative, ...]
+    r: float
+    null: float
+
+
+@dataclass(frozen=True)
+class DissectionExplainer:
+    """Compares activations with a bank of visual and lexical concepts; no key, no network, CPU.
+
+    Attributes:
+        truth: of scenes, use the ground truth too.
+        min_r: a concept has to correlate at least so much with the activations (0-10 scale, all patches or tokens of
+            the exemplars), and more than 99 % of the nulls.
+        gain: two concepts have to leave so much less variance unexplained than one, as a share.
+        n_null: number of nulls.
+
+    Of a neuron that is classified as visual or text, only that side is looked at.
+
+    It finds what is in its bank (`vlm_neurons.concepts`) or is a pair of such concepts, and nothing else: neurons for
+    dogs, for irony or for the end of a list are `"no clear pattern"` to it, or the nearest concept that it has.
+
+    >>> vn.explain(evidence, vn.DissectionExplainer(n_null=50), progress=False)["L2N304"].text
+    'pink regions'
+    >>> vn.explain(evidence, vn.DissectionExplainer(min_r=0.99), progress=False)["L2N304"].text
+    'no clear pattern'
+    """
+
+    truth: bool = True
+    min_r: float = 0.3
+    gain: float = 0.08
+    n_null: int = 100
+    name: str = "dissection"
+
+    def __post_init__(self) -> None:
+        whole(1, n_null=self.n_null)
+
+    def settings(self) -> str:
+        """All that decides its answers, as one string."""
+        return f"dissection-2 {self.truth} {self.min_r} {self.gain} {self.n_null}"
+
+    def explain(self, evidence: Mapping[str, Evidence]) -> Iterator[tuple[str, Explanation]]:
+        """(key, explanation) of every neuron."""
+        for key, one in evidence.items():
+            yield key, self._one(one)
+
+    def _one(self, evidence: Evidence) -> Explanation:
+        shown = evidence.split("explain")
+        rng = np.random.default_rng([evidence.seed, 17])
+        kind = kind_of(evidence)
+        visual = lexical = None
+        if kind != "text" and evidence.sees_images:
+            visual = self._side(*_visual_side(evidence, shown, self.truth), rng)
+        if kind != "visual" and evidence.sees_text:
+            lexical = self._side(*_text_side(evidence, shown), rng)
+        parts: list[str] = []
+        support: list[dict[str, Any]] = []
+        for side, fit in (("visual", visual), ("text", lexical)):
+            if fit is None:
+                continue
+            parts.append("; ".join(_words(side, a) for a in fit.alternatives))
+            names = [c.name for a in fit.alternatives for c in a]
+            support.append({"side": side, "concepts": names, "r": round(fit.r, 4), "null": round(fit.null, 4)})
+        rs = [s["r"] for s in support]
+        found = [f"{p} (r = {s['r']:.2f}, by chance {s['null']:.2f})" for p, s in zip(parts, support, strict=True)]
+        return Explanation(
+            neuron=evidence.neuron,
+            text="; ".join(parts) or NO_PATTERN,
+            description="Best supported concepts of the bank: " + "; ".join(found) + "." if found else
+            "No concept of the bank fits better than chance allows.",
+            confidence=float(max(rs)) if rs else 0.0,
+            explainer=self.name,
+            exemplars=tuple(e.seen.sample for e in shown),
+            seed=evidence.seed,
+            support=tuple(support),
+        )  # fmt: skip
+
+    def _side(
+        self,
+        values: list[np.ndarray],
+        bank: dict[Concept, list[np.ndarray]],
+        rng: np.random.Generator,
+    ) -> Fit | None:
+        """The concept, or two, that fit best; None if nothing fits better than chance."""
+        flat = np.concatenate([v.ravel() for v in values]) if values else np.zeros(0)
+        if flat.size < MIN_TEXT or flat.max(initial=0) < 1 or flat.std() == 0 or not bank:
+            return None  # less than a tenth of the neuron's peak: it is silent on this side
+        concepts = sorted(bank)
+        masks = np.stack([np.concatenate([m.ravel() for m in bank[c]]) for c in concepts]).astype(float)
+        r = correlations(masks, flat)
+        moved = np.stack([np.concatenate([v.ravel() for v in _moved(values, rng)]) for _ in range(self.n_null)])
+        null = float(np.quantile(correlations(masks, moved).max(0), 0.99))
+        near = np.flatnonzero(r >= r.max() - TIE)
+        best = int(min(near, key=lambda i: (_PREFERRED.index(concepts[i].kind), -r[i])))
+        fit = Fit(((concepts[best],),), float(r[best]), null)
+        fit = self._pair(concepts, masks, r, flat, fit)
+        return fit if fit.r >= self.min_r and float(r[best]) > null else None
+
+    def _pair(self, concepts: list[Concept], masks: np.ndarray, r: np.ndarray, flat: np.ndarray, single: Fit) -> Fit:
+        """Two concepts together, or either of two, if that fits so much better than one."""
+        # what two have to reach: 1 - r^2 lower by the share `gain`
+        enough = float(np.sqrt(1 - (1 - self.gain) * (1 - single.r**2)))
+        ranked = sorted(range(len(r)), key=lambda i: (-round(float(r[i]), 3), _PREFERRED.index(concepts[i].kind)))
+        best, candidates = single, [i for i in ranked[:14] if r[i] > 0.1]
+        for i, j in combinations(candidates, 2):
+            a, b = concepts[i], concepts[j]
+            options: list[tuple[tuple[Alternative, ...], np.ndarray]] = [(((a,), (b,)), np.maximum(masks[i], masks[j]))]
+            if a.kind != b.kind and "word" not in (a.kind, b.kind):
+                options.append((((a, b),), np.minimum(masks[i], masks[j])))
+            for alternatives, mask in options:
+                score = float(correlations(mask[None], flat)[0])
+                if score > max(best.r, enough):
+                    best = Fit(alternatives, score, single.null)
+        return best
+
+
+def correlations(masks: Float[np.ndarray, "concept n"], values: Float[np.ndarray, "*draw n"]) -> np.ndarray:
+    """Pearson's r of every mask with every row of values; 0 where either does not vary.
+
+    >>> correlations(np.array([[0.0, 1.0], [1.0, 1.0]]), np.array([0.0, 2.0])).round(3).tolist()
+    [1.0, 0.0]
+    """
+    a = masks - masks.mean(-1, keepdims=True)
+    b = values - values.mean(-1, keepdims=True)
+    scale = np.linalg.norm(a, axis=-1)[:, None] * np.linalg.norm(np.atleast_2d(b), axis=-1)[None]
+    r = (a @ np.atleast_2d(b).T) / np.where(scale > 1e-9, scale, np.inf)
+    return r[:, 0] if values.ndim == 1 else r
+
+
+def _moved(values: Sequence[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
+    """Activations of other samples of the same shape, shifted; texts are joined and shifted as one."""
+    if values[0].ndim == 1:
+        joined = np.roll(np.concatenate(values), int(rng.integers(1, max(2, sum(v.size for v in values)))))
+        return [joined]
+    found = list(values)
+    for shape in {v.shape for v in values}:
+        places = [i for i, v in enumerate(values) if v.shape == shape]
+        for to, source in zip(places, rng.permutation(places), strict=True):
+            shift = (int(rng.integers(shape[0])), int(rng.integers(shape[1])))
+            found[to] = np.roll(values[source], shift, (0, 1))
+    return found
+
+
+def _visual_side(
+    evidence: Evidence, shown: Sequence[Exemplar], truth: bool
+) -> tuple[list[np.ndarray], dict[Concept, list[np.ndarray]]]:
+    """Scaled activations of every image (sinks and missing ones as 0), and the bank's maps of each."""
+    values: list[np.ndarray] = []
+    bank: list[dict[Concept, Any]] = []
+    for e in shown:
+        maps = visual_bank(e.seen, truth)
+        for patches, here, counts in zip(e.patches, maps, e.scored_patches(), strict=True):
+            values.append(np.where(counts, np.nan_to_num(evidence.scale(patches)), 0.0))
+            bank.append(here)
+    every = dict.fromkeys(c for b in bank for c in b)
+    return values, {c: [b.get(c, np.zeros(v.shape)) for b, v in zip(bank, values, strict=True)] for c in every}
+
+
+def _text_side(
+    evidence: Evidence, shown: Sequence[Exemplar]
+) -> tuple[list[np.ndarray], dict[Concept, list[np.ndarray]]]:
+    """Scaled activations at the tokens of every response, and the bank's masks of them."""
+    used = [(e, e.seen.is_text & ~np.isnan(e.values)) for e in shown]
+    used = [(e, m) for e, m in used if m.any()]
+    texts = [[t for t, m in zip(e.seen.tokens, mask, strict=True) if m] for e, mask in used]
+    values = [np.where(e.scored_tokens()[m], evidence.scale(e.values[m]), 0.0) for e, m in used]
+    return values, dict(lexical_bank(texts))
+
+
+def _words(side: str, alternative: Alternative) -> str:
+    return phrase(alternative) if side == "visual" else " that are also ".join(words_for(c) for c in alternative)

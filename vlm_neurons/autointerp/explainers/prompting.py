@@ -1,0 +1,131 @@
+"""From evidence to a chat request; the words are in `prompts/*.jinja`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from vlm_neurons.autointerp.client import prompting
+from vlm_neurons.autointerp.client.prompting import escape, fence, image_part, text_part
+from vlm_neurons.autointerp.explainers.overlays import STYLES, Style, panel
+from vlm_neurons.autointerp.explainers.written import written
+
+if TYPE_CHECKING:
+    from vlm_neurons.evidence import Evidence, Exemplar
+
+VERSION = "2"
+WRITTEN = " without pictures"
+Kind = Literal["visual", "text", "multimodal"]
+MAX_TOKENS = 80  # of each sample, around the strongest
+
+
+class Answer(BaseModel):
+    """What a model has to answer.
+
+    Attributes:
+        phrase: one short phrase.
+        description: a sentence or two.
+        confidence: in [0, 1].
+        clear_pattern: False where there is none.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    phrase: str
+    description: str
+    confidence: float
+    clear_pattern: bool
+
+    @field_validator("phrase")
+    @classmethod
+    def _short(cls, phrase: str) -> str:
+        if not phrase.strip() or len(phrase) > 300:
+            raise ValueError("a phrase of 1 to 300 characters")
+        return " ".join(phrase.split())
+
+    @field_validator("confidence")
+    @classmethod
+    def _chance(cls, confidence: float) -> float:
+        if not 0 <= confidence <= 1:
+            raise ValueError("confidence from 0 to 1")
+        return confidence
+
+
+def prompt_id(written: bool = False) -> str:
+    """Version and SHA-256 of all prompt files; with `WRITTEN` behind it where pictures were written out."""
+    return prompting.prompt_id("vlm_neurons.autointerp.explainers", VERSION) + WRITTEN * written
+
+
+def render(template: str, **values: Any) -> str:
+    """Text of one prompt file."""
+    return prompting.render("vlm_neurons.autointerp.explainers", template, **values)
+
+
+def kind_of(evidence: Evidence) -> Kind:
+    """Which prompt a neuron gets: by its class, or else by the sides on which it reaches a tenth of its peak."""
+    if evidence.label in ("visual", "text", "multimodal"):
+        return evidence.label  # type: ignore[return-value]
+    shown = evidence.split("explain")
+    image = any(np.nan_to_num(evidence.scale(p)).max(initial=0) >= 1 for e in shown for p in e.patches)
+    text = any((evidence.scale(e.values)[e.scored_tokens()] >= 1).any() for e in shown)
+    return "multimodal" if image and text else "text" if text else "visual"
+
+
+def shown(evidence: Evidence, n_on: int, n_off: int) -> tuple[list[Exemplar], list[Exemplar]]:
+    """The strongest exemplars of the split `"explain"`, and random ones of it for contrast."""
+    split = evidence.split("explain")
+    return [e for e in split if e.group == "top"][:n_on], [e for e in split if e.group == "random"][:n_off]
+
+
+def shows_something(evidence: Evidence, n_on: int, n_off: int) -> bool:
+    """Whether a request would show any activation above 0, on the sides that the neuron's kind of prompt has."""
+    kind = kind_of(evidence)
+    for e in (one for group in shown(evidence, n_on, n_off) for one in group):
+        if kind != "text" and any(np.nan_to_num(evidence.scale(p)).max(initial=0) > 0 for p in e.patches):
+            return True
+        if kind != "visual" and (evidence.scale(e.values)[e.scored_tokens()] > 0).any():
+            return True
+    return False
+
+
+def messages(
+    evidence: Evidence,
+    n_on: int = 8,
+    n_off: int = 3,
+    style: Style = "paper",
+    detail: str = "auto",
+    pictures: bool = True,
+) -> tuple[list[dict[str, Any]], tuple[int, ...]]:
+    """A request in the form of chat completions, and the ids of the samples in it.
+
+    Pictures are PNG in `data:` addresses, or written out (`explainers.written`). Tokens are escaped and
+    fenced with a mark that no sample contains.
+    """
+    kind = kind_of(evidence)
+    on, off = shown(evidence, n_on, n_off)
+    mark = fence("".join(e.seen.tokens) for e in [*on, *off])
+    parts: list[dict[str, Any]] = [text_part(render(kind, n_off=len(off), style=STYLES[style], pictures=pictures))]
+    for number, e in enumerate([*on, *off], 1):
+        if kind != "text":
+            for i, patches in enumerate(e.patches):
+                scaled = np.nan_to_num(evidence.scale(patches))
+                if pictures:
+                    parts += [text_part(f"Sample {number}:"), image_part(panel(e.seen, i, scaled, style), detail)]
+                else:
+                    parts.append(text_part(render("written", number=number, **written(e.seen, i, scaled))))
+        if kind != "visual" and e.scored_tokens(sinks=True).any():
+            rows, left_out = _rows(evidence, e)
+            parts.append(text_part(render("tokens", fence=mark, number=number, off=number > len(on), rows=rows,
+                                      left_out=left_out)))  # fmt: skip
+    system = {"role": "system", "content": render("system", fence=mark)}
+    return [system, {"role": "user", "content": parts}], tuple(e.seen.sample for e in [*on, *off])
+
+
+def _rows(evidence: Evidence, e: Exemplar) -> tuple[list[tuple[str, int]], int]:
+    """(token, 0-10) of the response, at most `MAX_TOKENS` of it around the strongest, and how many come before."""
+    keep = np.flatnonzero(e.scored_tokens(sinks=True))
+    values = np.where(e.seen.token_sinks[keep], 0, evidence.scale(e.values[keep]))
+    start = int(np.clip(values.argmax() - MAX_TOKENS // 2, 0, max(0, len(keep) - MAX_TOKENS)))
+    window = range(start, min(start + MAX_TOKENS, len(keep)))
+    return [(escape(e.seen.tokens[keep[i]]), round(float(values[i]))) for i in window], start

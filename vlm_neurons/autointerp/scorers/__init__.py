@@ -1,0 +1,1 @@
+"""Scorers: how well simulated activations agree with the real ones."""

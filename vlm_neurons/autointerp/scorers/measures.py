@@ -1,0 +1,171 @@
+"""How well simulated activations agree with real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from vlm_neurons.autointerp.scorers.pieces import Piece
+
+NAN = float("nan")
+N_BOOTSTRAP = 2000
+ACTIVE = {"visual": 2.0, "text": 3.0}  # the paper's thresholds (section 3.2), on the 0-10 scale
+TINY = 1e-10  # a variance below this share of the mean square is rounding
+
+
+def sums_of(piece: Piece) -> Float[np.ndarray, "6"]:
+    """n, sum x, sum y, sum xx, sum yy, sum xy; x real, y simulated."""
+    x, y = piece.pair
+    return np.array([len(x), x.sum(), y.sum(), (x * x).sum(), (y * y).sum(), (x * y).sum()])
+
+
+def r_of_sums(sums: Float[np.ndarray, "*k 6"]) -> Float[np.ndarray, "*k"]:
+    """Pearson's r from the sums of `sums_of`; NaN where one side does not vary."""
+    n, x, y, xx, yy, xy = np.moveaxis(np.asarray(sums, float), -1, 0)
+    n = np.maximum(n, 1)
+    vx, vy, cov = xx - x * x / n, yy - y * y / n, xy - x * y / n
+    varies = (vx > TINY * xx) & (vy > TINY * yy)
+    return np.where(varies, cov / np.sqrt(np.where(varies, vx * vy, 1)), NAN)
+
+
+def pooled(pieces: Sequence[Piece]) -> float:
+    """r over all places of all pieces."""
+    return float(r_of_sums(np.sum([sums_of(p) for p in pieces], axis=0))) if pieces else NAN
+
+
+def between(pieces: Sequence[Piece]) -> float:
+    """r of the means of the pieces: does it know in which images, and in which texts, the neuron is active?
+
+    Means are about that of their side: that words differ from patches says nothing about which of them are meant.
+    """
+    sums = np.array([sums_of(p) for p in pieces]).reshape(-1, 6)
+    if len(sums) < 3:
+        return NAN
+    means, sides = sums[:, 1:3] / sums[:, :1], np.array([p.side for p in pieces])
+    for side in set(sides):
+        own = means[sides == side]
+        about = own - own.mean(0)
+        means[sides == side] = np.where(np.abs(about) > TINY * np.abs(own).max(0), about, 0)
+    x, y = means.T
+    return float(r_of_sums(np.array([len(x), x.sum(), y.sum(), (x * x).sum(), (y * y).sum(), (x * y).sum()])))
+
+
+def centred(sums: Float[np.ndarray, "*k 6"]) -> Float[np.ndarray, "*k 6"]:
+    """Sums after the mean of each piece has been subtracted."""
+    n, x, y, xx, yy, xy = np.moveaxis(np.asarray(sums, float), -1, 0)
+    zero, safe = np.zeros_like(n), np.maximum(n, 1)
+    vx, vy = xx - x * x / safe, yy - y * y / safe
+    vx, vy = np.where(vx > TINY * xx, vx, 0), np.where(vy > TINY * yy, vy, 0)
+    return np.stack([n, zero, zero, vx, vy, xy - x * y / safe], -1)
+
+
+def within(pieces: Sequence[Piece]) -> float:
+    """r after subtracting the mean of each piece: does it know where in an image, or text?"""
+    return float(r_of_sums(centred(np.array([sums_of(p) for p in pieces])).sum(0))) if pieces else NAN
+
+
+def per_sample(pieces: Sequence[Piece]) -> float:
+    """Mean of the samples' own r, over all their places, where there is one (the paper's score, section 3.4, second
+    hand)."""
+    sums: dict[int, np.ndarray] = {}
+    for p in pieces:
+        sums[p.exemplar] = sums.get(p.exemplar, 0) + sums_of(p)
+    every = np.array([r_of_sums(s) for s in sums.values()], float)
+    return float(np.nanmean(every)) if np.isfinite(every).any() else NAN
+
+
+def interval(pieces: Sequence[Piece], rng: np.random.Generator, level: float = 0.95) -> tuple[float, float]:
+    """Bootstrap interval of the pooled r.
+
+    Exemplars are drawn with replacement, top and random ones apart, so that each draw has as many of both as there are
+    (places of one image are not independent: intervals over places cover the truth one time in eight). Percentiles; NaN
+    where fewer than five exemplars are there.
+    """
+    numbers = sorted({p.exemplar for p in pieces})
+    if len(numbers) < 5:
+        return NAN, NAN
+    place = {number: i for i, number in enumerate(numbers)}
+    sums, top = np.zeros((len(numbers), 6)), np.zeros(len(numbers), bool)
+    for p in pieces:
+        sums[place[p.exemplar]] += sums_of(p)
+        top[place[p.exemplar]] = p.top
+    drawn = np.zeros((N_BOOTSTRAP, 6))
+    for stratum in (top, ~top):
+        if n := int(stratum.sum()):
+            drawn += rng.multinomial(n, np.full(n, 1 / n), size=N_BOOTSTRAP) @ sums[stratum]
+    r = r_of_sums(drawn)
+    r = r[np.isfinite(r)]
+    if len(r) < N_BOOTSTRAP / 2:
+        return NAN, NAN
+    low, high = np.quantile(r, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def auroc(pieces: Sequence[Piece]) -> float:
+    """Chance that an active place (above the paper's thresholds) has a larger prediction than one that is not."""
+    on, values = _active(pieces)
+    return auroc_of(values, on)
+
+
+def detection(pieces: Sequence[Piece]) -> float:
+    """Chance that the largest prediction in a top exemplar is above that in a random one."""
+    best: dict[int, tuple[float, bool]] = {}
+    for p in pieces:
+        here = float(p.pair[1].max())
+        best[p.exemplar] = max(best.get(p.exemplar, (-np.inf, p.top))[0], here), p.top
+    values, top = (np.array(v) for v in zip(*best.values(), strict=True)) if best else (np.zeros(0), np.zeros(0, bool))
+    return auroc_of(values, top)
+
+
+def iou(pieces: Sequence[Piece], share: float = 0.05) -> float:
+    """Overlap, over union, of the neuron's strongest places and as many of the strongest predictions.
+
+    The threshold is the neuron's own: its 95th percentile over all places, 0 at least. Equal predictions at the edge
+    are drawn by lot (the expected overlap is returned).
+    """
+    x, y = _flat(pieces)
+    if not len(x) or x.max() <= 0 or y.min() == y.max():
+        return NAN
+    on = x > max(0.0, float(np.quantile(x, 1 - share)))
+    k = int(on.sum())
+    if k == 0 or k == len(x):
+        return NAN
+    edge = np.sort(y)[-k]
+    above, at = y > edge, y == edge
+    chosen = above + at * (k - above.sum()) / at.sum()
+    common = float(chosen[on].sum())
+    return common / (2 * k - common)
+
+
+def spearman(pieces: Sequence[Piece]) -> float:
+    """Rank correlation over all places."""
+    from scipy.stats import spearmanr
+
+    x, y = _flat(pieces)
+    if len(x) < 3 or x.min() == x.max() or y.min() == y.max():
+        return NAN
+    return float(spearmanr(x, y).statistic)
+
+
+def _flat(pieces: Sequence[Piece]) -> tuple[np.ndarray, np.ndarray]:
+    if not pieces:
+        return np.zeros(0), np.zeros(0)
+    x, y = zip(*(p.pair for p in pieces), strict=True)
+    return np.concatenate(x), np.concatenate(y)
+
+
+def _active(pieces: Sequence[Piece]) -> tuple[np.ndarray, np.ndarray]:
+    on = [p.pair[0] > ACTIVE[p.side] for p in pieces]
+    return (np.concatenate(on) if on else np.zeros(0, bool)), _flat(pieces)[1]
+
+
+def auroc_of(values: Float[np.ndarray, "n"], on: Bool[np.ndarray, "n"]) -> float:
+    """Chance that one that is on has a larger value than one that is not; NaN where one kind is missing."""
+    from scipy.stats import rankdata
+
+    n_on, n_off = int(on.sum()), int((~on).sum())
+    if not n_on or not n_off:
+        return NAN
+    return float((rankdata(values)[on].sum() - n_on * (n_on + 1) / 2) / (n_on * n_off))

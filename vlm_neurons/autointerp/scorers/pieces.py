@@ -1,0 +1,76 @@
+"""Real and simulated activations side by side, cut into what a score treats as one: an image, or a text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+if TYPE_CHECKING:
+    from vlm_neurons.autointerp.simulators import Prediction, Resolution, Side
+    from vlm_neurons.evidence import Evidence, Exemplar
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """One image, or the response, of one exemplar.
+
+    Attributes:
+        exemplar: place of the exemplar among those scored.
+        top: whether it is one of the strongest samples (else a random one).
+        side: `"visual"` or `"text"`.
+        real: activations on the 0-10 scale: [rows, columns], or [token] of the response.
+        simulated: predictions, of the same shape.
+        counts: places that count: with a value, and no sink.
+    """
+
+    exemplar: int
+    top: bool
+    side: Side
+    real: Float[np.ndarray, "*place"]
+    simulated: Float[np.ndarray, "*place"]
+    counts: Bool[np.ndarray, "*place"]
+
+    @property
+    def pair(self) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]:
+        """Real and simulated values of the places that count."""
+        return self.real[self.counts], self.simulated[self.counts]
+
+
+def pieces_of(
+    evidence: Evidence, exemplars: Sequence[Exemplar], predictions: Sequence[Prediction], sides: Sequence[Side]
+) -> list[Piece]:
+    """All pieces of some exemplars that have a prediction; what failed is left out."""
+    found = []
+    for number, (e, guess) in enumerate(zip(exemplars, predictions, strict=True)):
+        top = e.group == "top"
+        if "visual" in sides and guess.patches:
+            for patches, simulated, counts in zip(e.patches, guess.patches, e.scored_patches(), strict=True):
+                real = np.nan_to_num(evidence.scale(patches)).astype(float)
+                found.append(_piece(number, top, "visual", real, np.asarray(simulated, float), counts))
+        if "text" in sides and guess.tokens is not None:
+            said = e.seen.is_text
+            real = np.nan_to_num(evidence.scale(e.values)).astype(float)[said]
+            found.append(_piece(number, top, "text", real, np.asarray(guess.tokens, float)[said],
+                                e.scored_tokens()[said]))  # fmt: skip
+    return [p for p in found if p.counts.any()]
+
+
+def _piece(number: int, top: bool, side: Side, real: np.ndarray, simulated: np.ndarray, counts: np.ndarray) -> Piece:
+    """A place without a prediction does not count."""
+    return Piece(number, top, side, real, np.nan_to_num(simulated), counts & ~np.isnan(simulated))
+
+
+def of_side(pieces: Sequence[Piece], side: Side) -> list[Piece]:
+    """Those of one side."""
+    return [p for p in pieces if p.side == side]
+
+
+def resolved(pieces: Sequence[Piece], resolution: Resolution) -> list[Piece]:
+    """The truth in the place of the simulation, as finely as a simulator could have said it."""
+    said = {"visual": resolution.of_map, "text": resolution.of_values}
+    # what does not count is no part of a cell's mean: a sink would lift its cell
+    return [replace(p, simulated=said[p.side](np.where(p.counts, p.real, np.nan))) for p in pieces]

@@ -1,0 +1,122 @@
+"""A simulator without key and weights, for explanations that name concepts of the banks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vlm_neurons.autointerp.explanation import Failure, says_nothing
+from vlm_neurons.autointerp.simulators.combined import TwoResolutions
+from vlm_neurons.autointerp.simulators.protocol import Job, Prediction, Resolution, Simulates, constant, text_values
+from vlm_neurons.concepts.lexical import mask_of
+from vlm_neurons.concepts.naming import Alternative, Named, named, regions_of, words_of
+from vlm_neurons.concepts.visual import visual_bank
+
+if TYPE_CHECKING:
+    from vlm_neurons.evidence import Seen
+
+
+@dataclass(frozen=True)
+class ConceptSimulator(Simulates):
+    """Predicts 10 times the share of every patch, or token, that has what the explanation names.
+
+    Alternatives (between semicolons) are joined by the larger value, concepts of one alternative by the smaller;
+    "anything but" is the rest. An explanation that names one side only stands for the same thing on the other: red
+    regions for the word "red" (so that an explanation made from images can be tried on words). An explanation that
+    names something that the banks do not have is a failure of the kind `"vocabulary"`, never a zero.
+
+    Attributes:
+        truth: of scenes, use the ground truth too.
+
+    It shares its banks with the dissection explainer: together they show that an explanation of this kind predicts
+    activations on new samples, not that a person, or a model that sees, would.
+
+    >>> from vlm_neurons import planted
+    >>> made = planted.neurons("color", n=1)[0].evidence
+    >>> prediction = ConceptSimulator().simulate("cyan regions", made.split("test"))[0]
+    >>> float(prediction.patches[0].max()) > 5
+    True
+    """
+
+    truth: bool = True
+    name: str = "concepts"
+
+    resolution = TwoResolutions(text=Resolution(levels=2))  # a token has what is named, or has it not
+
+    def settings(self) -> str:
+        """All that decides its answers, as one string."""
+        return f"concepts-1 {self.truth}"
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Prediction]]:
+        """(place in jobs, prediction) of every job."""
+        read: dict[str, Named] = {}
+        for place, job in enumerate(jobs):
+            if says_nothing(job.explanation):
+                yield place, constant(job)
+                continue
+            if job.explanation not in read:
+                read[job.explanation] = named(job.explanation)
+            yield place, self._predict(job, read[job.explanation])
+
+    def _predict(self, job: Job, what: Named) -> Prediction:
+        if what.unknown:
+            return _failed(f"the banks have no concept for: {', '.join(what.unknown)}")
+        seen = job.exemplar.seen
+        visual = what.visual or tuple(r for a in what.text for r in regions_of(a))
+        lexical = what.text or tuple(w for a in what.visual for w in words_of(a))
+        patches: tuple[np.ndarray, ...] = ()
+        tokens, missing = None, []
+        try:
+            maps = self._maps(seen, visual) if visual and ("visual" in job.sides or what.together) else ()
+        except KeyError as error:
+            return _failed(f"the pixels alone do not tell {error.args[0]}")
+        words = _words(seen, lexical) if lexical and ("text" in job.sides or what.together) else np.zeros(0)
+        both = not what.together or (max((m.max() for m in maps), default=0) > 0 and words.max(initial=0) > 0)
+        if "visual" in job.sides:
+            patches = tuple(10.0 * both * m for m in maps)
+            missing += [] if visual else ["images"]
+        if "text" in job.sides:
+            tokens = text_values(job, (10.0 * both * words)[seen.is_text]) if lexical else None
+            missing += [] if lexical else ["words"]
+        failure = Failure("vocabulary", f"it names nothing that {' or '.join(missing)} could show") if missing else None
+        return Prediction(patches, tokens, failure)
+
+    def _maps(self, seen: Seen, alternatives: Sequence[Alternative]) -> tuple[np.ndarray, ...]:
+        found = []
+        for maps, boxes in zip(visual_bank(seen, self.truth), seen.boxes, strict=True):
+
+            def share(alternative: Alternative, maps=maps, shape=boxes.shape[:2]) -> np.ndarray:  # type: ignore[no-untyped-def]
+                for c in alternative.concepts:
+                    if c not in maps:
+                        raise KeyError(c.name)
+                return _all([np.clip(maps[c], 0, 1) for c in alternative.concepts], shape)
+
+            found.append(_any(alternatives, share))
+        return tuple(found)
+
+
+def _words(seen: Seen, alternatives: Sequence[Alternative]) -> np.ndarray:
+    """Share, 0 or 1, of every token; the banks read the response alone."""
+    response = tuple(t for t, is_text in zip(seen.tokens, seen.is_text, strict=True) if is_text)
+    found = np.zeros(len(seen.tokens))
+    found[seen.is_text] = _any(
+        alternatives, lambda a: _all([mask_of(c, response).astype(float) for c in a.concepts], (len(response),))
+    )
+    return found
+
+
+def _any(alternatives: Sequence[Alternative], share: Callable[[Alternative], np.ndarray]) -> np.ndarray:
+    parts = [1 - share(a) if a.negated else share(a) for a in alternatives]
+    return np.asarray(np.max(parts, axis=0))
+
+
+def _all(parts: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """Where all hold; everywhere if there is nothing that has to."""
+    return np.asarray(np.min(parts, axis=0)) if parts else np.ones(shape)
+
+
+def _failed(detail: str) -> Prediction:
+    return Prediction(failure=Failure("vocabulary", detail))

@@ -1,0 +1,225 @@
+"""Labels from a test over images, with error rates: `classify(run, method="image-test")`.
+
+Thresholds on the top samples give a label to everything. Here a neuron is visual if, over all images of the data, its
+mean activation at visual tokens exceeds that at text tokens by more than a margin, beyond what chance would do.
+
+Per image i, V_i and T_i are the means of max(a, 0) over its visual and its text tokens (see
+`vlm_neurons.scanning.moments`). The modality index M = (E V - E T) / (E V + E T) is 1 for a neuron that answers to
+pictures alone, -1 for text alone. With a margin delta and kappa = (1 + delta) / (1 - delta):
+
+- visual, M > delta: E[V - kappa T] > 0
+- text, M < -delta: E[T - kappa V] > 0
+- multi-modal, |M| < delta: both means are < 0 (an equivalence test: "did not differ" would be no evidence)
+
+Each is tested one-sided over images, twice: by Student's t, and by t corrected for skewness (Hall 1992, "On the
+removal of skewness by transformation", J. R. Statist. Soc. B 54); the larger p counts. Activations of one modality are
+often rare and now and then very strong: its mean is underestimated most of the time then, and t alone calls the other
+modality far too often. The correction alone calls too much where both modalities are that skewed. The three regions
+exclude each other: at any true M at most two of the three claims can be wrong and have a chance to be made (on an edge
+the margin rules out the third), hence p = min(1, 2 min(p_v, p_t, p_m)). Tokens of one image are correlated; that does
+no harm, as no token is ever a unit. The README has the rates of wrong claims that come out in simulations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from numbers import Real
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from vlm_neurons.units import Neuron
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vlm_neurons.scanning import Run
+    from vlm_neurons.scanning.moments import Moments
+
+Array = np.ndarray
+CLASSES = ("visual", "text", "multimodal")
+MIN_ACTIVE = 100  # images in which some modality has to be active
+MIN_BOTH = 20  # ... and each of them for "multimodal"
+CONFIDENT_Q = 0.001
+
+
+@dataclass(frozen=True)
+class Tested:
+    """Results of the tests, one entry per neuron.
+
+    Attributes:
+        index: M estimated; NaN where the neuron is never active.
+        low: lower end of the interval of M.
+        high: upper end.
+        p_classes: p-values of the three classes, in the order of `CLASSES`.
+        p: of the best of them, corrected for the choice.
+    """
+
+    index: Float[Array, "d"]
+    low: Float[Array, "d"]
+    high: Float[Array, "d"]
+    p_classes: Float[Array, "d 3"]
+    p: Float[Array, "d"]
+
+
+def compare_modalities(sums: Float[Array, "d 9"], n: int, delta: float = 0.2, level: float = 0.95) -> Tested:
+    """The tests, from sums over n images, as `vlm_neurons.scanning.moments.Moments` keeps them.
+
+    >>> import torch
+    >>> from vlm_neurons.scanning.moments import sums_of
+    >>> v, t = torch.rand(30, 1, dtype=torch.float64) + 1, torch.rand(30, 1, dtype=torch.float64) / 5
+    >>> found = compare_modalities(torch.stack(sums_of(v, t), 1).numpy(), n=30)
+    >>> bool(found.index[0] > 0.7), CLASSES[found.p_classes[0].argmin()]
+    (True, 'visual')
+    """
+    from scipy import stats
+
+    kappa = (1 + delta) / (1 - delta)
+    means = np.ascontiguousarray(sums.T) / max(n, 1)
+    with np.errstate(invalid="ignore"):
+        index = (means[0] - means[1]) / (means[0] + means[1])
+    if n < 2:
+        ones = np.ones(len(sums))
+        return Tested(index, -ones, ones, np.ones((len(sums), 3)), ones)
+    visual, text = t_values(means, n, 1.0, -kappa), t_values(means, n, -kappa, 1.0)
+    above = [stats.t.sf(np.minimum(*t), n - 1) for t in (visual, text)]
+    below = [stats.t.cdf(np.maximum(*t), n - 1) for t in (visual, text)]
+    p_classes = np.stack([*above, np.maximum(*below)], 1)
+    low, high = _interval(means, n, index, stats.t.ppf(0.5 + level / 2, n - 1))
+    return Tested(index, low, high, p_classes, np.minimum(1, 2 * p_classes.min(1)))
+
+
+def t_values(means: Float[Array, "9 d"], n: int, a: float | Array, b: float | Array) -> tuple[Array, Array]:
+    """Student's t of E[a V + b T], and the same corrected for skewness (Hall 1992).
+
+    With S = mean / standard deviation and the skewness g: sqrt(n) S, and sqrt(n) (S + g S^2 / 3 + g^2 S^3 / 27 +
+    g / (6 n)), which rises with S too. Where nothing varies both are infinite with the mean's sign, or 0 for a mean
+    of 0.
+    """
+    v, t, vv, tt, vt, vvv, vvt, vtt, ttt = means
+    mean, aa, ab, bb = a * v + b * t, a * a, a * b, b * b
+    square = aa * vv + 2 * ab * vt + bb * tt
+    third = a * (aa * vvv + 3 * ab * vvt) + b * (3 * ab * vtt + bb * ttt) + mean * (2 * mean * mean - 3 * square)
+    variance = np.maximum(square - mean * mean, 0) * (n / (n - 1))
+    varies = variance > 1e-8 * (aa * vv + bb * tt)  # below it the third moment is rounding
+    with np.errstate(divide="ignore", invalid="ignore"):
+        deviation = np.sqrt(variance)
+        s = mean / deviation
+        skewness = third / (variance * deviation)
+        bend = skewness * (s * s * (1 / 3 + skewness * s / 27) + 1 / (6 * n))
+    s = np.where(np.isnan(s), 0.0, s)
+    return np.sqrt(n) * s, np.sqrt(n) * (s + np.where(varies, bend, 0.0))
+
+
+def _interval(means: Array, n: int, index: Array, critical: float) -> tuple[Array, Array]:
+    """All m around M for which E[(V - T) - m (V + T)] = 0 is not rejected (Fieller's way), by bisection.
+
+    Where the sum of V and T is not clearly above 0 all of -1 ... 1 is possible.
+    """
+    silent = np.isnan(index)
+
+    def end(outer: float) -> Array:
+        inside, outside = np.where(silent, outer, index), np.full(len(index), outer)
+
+        def rejected(m: Array) -> Array:
+            plain, corrected = t_values(means, n, 1 - m, -1 - m)  # the mean falls as m rises
+            return np.minimum(-outer * plain, -outer * corrected) > critical
+
+        outside = np.where(rejected(outside), outside, np.nan)
+        for _ in range(30):  # 2 / 2^30 is far below what matters
+            middle = (inside + outside) / 2
+            no = rejected(middle)
+            inside, outside = np.where(no, inside, middle), np.where(no, middle, outside)
+        return np.where(np.isnan(outside), outer, inside)
+
+    return end(-1.0), end(1.0)
+
+
+def false_discovery(p: Float[Array, "n"], correction: Literal["bh", "by"] = "bh") -> Float[Array, "n"]:
+    """q-values: the smallest false-discovery rate at which a test would be called.
+
+    Args:
+        p: p-values.
+        correction: `"bh"` (Benjamini, Hochberg 1995: independent or positively dependent tests) or `"by"` (Benjamini,
+            Yekutieli 2001: any dependence, less power).
+
+    >>> false_discovery(np.array([0.01, 0.04, 0.03])).tolist()
+    [0.03, 0.04, 0.04]
+    """
+    from scipy import stats
+
+    return stats.false_discovery_control(p, method=correction) if len(p) else p
+
+
+def labels_of(moments: Moments, tested: Tested, q: Float[Array, "d"], alpha: float) -> tuple[Array, Array]:
+    """Label and, for the unknown, the reason (`"inactive"` or `"undecided"`)."""
+    active = moments.active.numpy()
+    best = tested.p_classes.argmin(1)
+    decided = (q <= alpha) & ((best != 2) | (active.min(1) >= MIN_BOTH))
+    label = np.where(decided, np.array(CLASSES, dtype=object)[best], "unknown")
+    reason = np.where(decided, "", np.where(eligible(moments), "undecided", "inactive"))
+    return label, reason
+
+
+def eligible(moments: Moments) -> Array:
+    """Bool[d]: active in at least 100 images in some modality."""
+    return moments.active.numpy().max(1, initial=0) >= MIN_ACTIVE
+
+
+def table_of(run: Run, delta: float = 0.2, alpha: float = 0.05, correction: Literal["bh", "by"] = "bh") -> pd.DataFrame:
+    """The table of `classify(run, method="image-test")`; see there."""
+    import pandas as pd
+
+    for name, value in (("delta", delta), ("alpha", alpha)):
+        if not isinstance(value, Real) or not 0 < value < 1:
+            raise ValueError(f"{name}={value!r}: choose a number between 0 and 1")
+    if correction not in ("bh", "by"):
+        raise ValueError(f"correction={correction!r}: choose 'bh' or 'by'")
+    columns = run.info["columns"]
+    moments = [run.moments(c["hook"], c["pole"]) if c["indexed_by"] == "row" else None for c in columns]
+    tested = [None if m is None else compare_modalities(m.sums.numpy(), int(m.n_images), delta) for m in moments]
+    pairs = [(m, t) for m, t in zip(moments, tested, strict=True) if m is not None and t is not None]
+    # one family of tests: all eligible neurons of the run
+    q = false_discovery(np.concatenate([np.zeros(0), *(t.p[eligible(m)] for m, t in pairs)]), correction)
+    parts, used = [], 0
+    for column, m, t in zip(columns, moments, tested, strict=True):
+        q_here = np.full(column["d"], np.nan)
+        if m is not None:
+            here = eligible(m)
+            q_here[here] = q[used : used + here.sum()]
+            used += int(here.sum())
+        parts.append(_rows(column, m, t, q_here, alpha))
+    table = pd.concat(parts, ignore_index=True)
+    table.attrs["parameters"] = {"method": "image-test", "delta": delta, "alpha": alpha, "correction": correction}
+    return table
+
+
+def _rows(
+    column: dict[str, Any], moments: Moments | None, tested: Tested | None, q: Array, alpha: float
+) -> pd.DataFrame:
+    import pandas as pd
+
+    d = column["d"]
+    before, after = Neuron(column["hook"], 0, column["pole"]).id.rsplit("0", 1)
+    rows: dict[str, Any] = {
+        "neuron": [f"{before}{i}{after}" for i in range(d)],
+        **{name: column[name] for name in ("site", "hook", "layer")},
+        "index": np.arange(d),
+        "pole": column["pole"],
+    }
+    if moments is None or tested is None:
+        nan = np.full(d, np.nan)
+        p_classes, found = np.full((d, 3), np.nan), [nan, nan, nan, nan]
+        label, reason = np.full(d, "not_applicable", dtype=object), np.full(d, "", dtype=object)
+        active, n_images = np.zeros((d, 2), dtype=int), 0
+    else:
+        p_classes, found = tested.p_classes, [tested.index, tested.low, tested.high, tested.p]
+        label, reason = labels_of(moments, tested, q, alpha)
+        active, n_images = moments.active.numpy(), int(moments.n_images)
+    known = np.isin(label, CLASSES)
+    rows |= dict(zip(("modality_index", "index_low", "index_high", "p"), found, strict=True)) | {"q": q}
+    rows |= {f"pvalue_{name}": p_classes[:, i] for i, name in enumerate(CLASSES)}
+    rows |= {"label": label, "reason": reason, "confident": known & (q <= CONFIDENT_Q), "tie": False}
+    rows |= {"active_visual": active[:, 0], "active_text": active[:, 1], "n_images": n_images}
+    return pd.DataFrame(rows)

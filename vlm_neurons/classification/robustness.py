@@ -1,0 +1,217 @@
+"""How much the labels of the thresholds rule depend on what was chosen by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import product
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlm_neurons.classification.labelling import LABELS, PAPER, check_thresholds, normalise, sample_classes
+from vlm_neurons.classification.layers import NOT_APPLICABLE, check_columns
+from vlm_neurons.scanning.run import Run
+from vlm_neurons.scanning.state import TopSamples
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+
+NAMES = ("t_visual", "n_visual", "t_text", "n_text")
+
+
+def sweep(
+    run: Run | str | Path,
+    t_visual: Sequence[float] = (1.0, 2.0, 3.0, 4.0),
+    n_visual: Sequence[int] = (1, 2, 4),
+    t_text: Sequence[float] = (2.0, 3.0, 4.0, 5.0),
+    n_text: Sequence[int] = (1, 2),
+) -> pd.DataFrame:
+    """Labels under every combination of thresholds; no new pass over the data.
+
+    Args:
+        run: a finished scan, or its directory.
+        t_visual: thresholds of visual tokens, on 0 ... 10.
+        n_visual: how many visual tokens have to exceed them; at most what the scan kept.
+        t_text: thresholds of text tokens.
+        n_text: how many text tokens.
+
+    Returns:
+        One row per combination: `t_visual`, `n_visual`, `t_text`, `n_text`, shares `visual`, `text`, `multimodal`,
+        `unknown` of all neurons that see both modalities, `same_as_paper` (share of neurons labelled as under the
+        paper's 2, 4, 3, 2; NaN where the scan kept too few values for these) and `same_as_neighbours` (the same for the
+        combinations that differ by one step in one of the four, on average).
+
+    Raises:
+        ValueError: no values to try, a threshold outside 0 ... 10, or a count beyond what the scan kept.
+
+    >>> found = vn.sweep(run, t_visual=[2, 4, 8], n_visual=[4], t_text=[3], n_text=[2])
+    >>> found[["t_visual", "visual", "same_as_paper"]].round(1)  # fewer neurons are visual
+       t_visual  visual  same_as_paper
+    0         2     0.2            1.0
+    1         4     0.1            0.9
+    2         8     0.0            0.7
+    """
+    import pandas as pd
+
+    run = run if isinstance(run, Run) else Run.load(run)
+    axes = [_axis(*given) for given in zip(NAMES, (t_visual, n_visual, t_text, n_text), strict=True)]
+    combinations: list[tuple[Any, ...]] = list(product(*axes))
+    for t_v, n_v, t_t, n_t in combinations:
+        check_thresholds(run, t_v, n_v, t_t, n_t)
+    kept = run.info["parameters"]
+    with_paper = kept["n_visual"] >= PAPER[1] and kept["n_text"] >= PAPER[3]
+    labels = _labels(run, [*combinations, PAPER] if with_paper else combinations)
+    rows = []
+    for number, one in enumerate(combinations):
+        near = [labels[i] for i, other in enumerate(combinations) if _adjacent(one, other, axes)]
+        shares = np.bincount(labels[number], minlength=4) / max(len(labels[number]), 1)
+        rows.append(
+            dict(zip(NAMES, one, strict=True))
+            | dict(zip(LABELS, shares.tolist(), strict=True))
+            | {
+                "same_as_paper": float((labels[number] == labels[-1]).mean()) if with_paper else np.nan,
+                "same_as_neighbours": float(np.mean([(labels[number] == n).mean() for n in near])) if near else np.nan,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _axis(name: str, values: Any) -> list[Any]:
+    found = list(values) if isinstance(values, Iterable) else []
+    if not found or not all(isinstance(value, Real) for value in found):
+        raise ValueError(f"{name}={values!r}: give the numbers to try as a list, such as {name}=[1, 2, 4]")
+    return sorted(set(found))
+
+
+def _adjacent(one: Sequence[float], other: Sequence[float], axes: Sequence[Sequence[float]]) -> bool:
+    steps = [abs(axis.index(a) - axis.index(b)) for axis, a, b in zip(axes, one, other, strict=True)]
+    return sum(steps) == 1
+
+
+def _labels(run: Run, combinations: Sequence[tuple[float, ...]]) -> list[np.ndarray]:
+    """Class numbers of all neurons that see both modalities, for every combination."""
+    found: list[list[np.ndarray]] = [[] for _ in combinations]
+    for column in run.info["columns"]:
+        if column["indexed_by"] != "row":
+            continue
+        state = run.top(column["hook"], column["pole"])
+        there = state.sample_ids >= 0
+        sees = {(t, n): _exceeds(state, "visual", t, n) for t, n in {(c[0], c[1]) for c in combinations}}
+        reads = {(t, n): _exceeds(state, "text", t, n) for t, n in {(c[2], c[3]) for c in combinations}}
+        for labels, (t_v, n_v, t_t, n_t) in zip(found, combinations, strict=True):
+            s, r = sees[t_v, n_v], reads[t_t, n_t]
+            counts = torch.stack([(x & there).sum(1) for x in (s & ~r, r & ~s, s & r, ~s & ~r)], 1)
+            labels.append(counts.numpy().argmax(1))  # numpy's argmax takes the first of equals, as `classify`
+    return [np.concatenate([np.zeros(0, int), *labels]) for labels in found]
+
+
+def _exceeds(state: TopSamples, kind: str, threshold: float, n: float) -> Tensor:
+    return normalise(getattr(state, kind)[..., int(n) - 1], state.peak) > threshold
+
+
+def sensitivity(
+    run: Run | str | Path,
+    t_visual: float = PAPER[0],
+    n_visual: int = PAPER[1],
+    t_text: float = PAPER[2],
+    n_text: int = PAPER[3],
+) -> pd.DataFrame:
+    """How the labels change with choices that the paper leaves open.
+
+    Args:
+        run: a finished scan, or its directory.
+        t_visual: as for `classify`, also the three that follow.
+        n_visual: see there.
+        t_text: see there.
+        n_text: see there.
+
+    Returns:
+        One row per site, pole and choice: `site`, `pole`, `choice`, `n` (neurons compared), `same` (share with the
+        label of the default) and the shares `visual`, `text`, `multimodal`, `unknown` under the choice. Choices:
+        `"default"`; `"maximum over all tokens"` (template tokens count for the activation that is mapped to 10: an
+        attention sink at the first token can dwarf the rest); `"maximum of the second sample"` (the strongest sample
+        does not set the scale by itself: an outlier among visual and text tokens); `"maximum without the strongest
+        tokens"` (of every sample only the last values that the scan kept count, by default the 4th largest at visual
+        and the 2nd largest at text tokens: a sink among them that is in every sample, on fewer tokens than that, does
+        not set the scale; the same as the default where the scan kept one value each); `"site post"` or
+        `"site gate"` (the same layer and number at the other site, where both were scanned; compared with pole +).
+
+    >>> same = vn.sensitivity(run).set_index("choice").same
+    >>> bool(same["maximum over all tokens"] > 0.95), bool(same["maximum of the second sample"] > 0.95)
+    (True, True)
+    """
+    import pandas as pd
+
+    run = run if isinstance(run, Run) else Run.load(run)
+    rule = check_thresholds(run, t_visual, n_visual, t_text, n_text)
+    labels: dict[tuple[str, str, str], dict[int, np.ndarray]] = {}
+    for column in run.info["columns"]:
+        if column["indexed_by"] != "row":
+            continue
+        state = run.top(column["hook"], column["pole"])
+        peaks = {
+            "default": state.peak,
+            "maximum over all tokens": state.peak_all,
+            "maximum of the second sample": state.scores[:, min(1, state.scores.shape[1] - 1)],
+            "maximum without the strongest tokens": torch.maximum(state.visual[..., -1], state.text[..., -1]).amax(1),
+        }
+        for choice, peak in peaks.items():
+            peak = torch.where(peak > 0, peak, state.peak)
+            here = sample_classes(state, *rule, peak=peak).sum(1).numpy().argmax(1)
+            labels.setdefault((column["site"], column["pole"], choice), {})[column["layer"]] = here
+    for site, other in (("gate", "post"), ("post", "gate")):
+        mine, theirs = labels.get((site, "+", "default"), {}), labels.get((other, "+", "default"), {})
+        if mine and mine.keys() == theirs.keys():
+            labels[site, "+", f"site {other}"] = theirs
+    rows = []
+    for (site, pole, choice), layers in labels.items():
+        found = np.concatenate(list(layers.values()))
+        default = np.concatenate([labels[site, pole, "default"][layer] for layer in layers])
+        shares = np.bincount(found, minlength=4) / max(len(found), 1)
+        row = {"site": site, "pole": pole, "choice": choice, "n": len(found), "same": float((found == default).mean())}
+        rows.append(row | dict(zip(LABELS, shares.tolist(), strict=True)))
+    return pd.DataFrame(rows)
+
+
+def confusion(table: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+    """How often two classifications of the same neurons agree, such as those of the two methods.
+
+    Args:
+        table: what `classify` returned.
+        other: the same by another method, or of another run of the same neurons.
+
+    Returns:
+        Counts, one row per label of `table` and one column per label of `other`, over neurons that have a class in
+        both. `.attrs["agreement"]` is the share on the diagonal, `.attrs["kappa"]` Cohen's kappa (agreement beyond what
+        the shares alone would give).
+
+    Raises:
+        ValueError: the tables have no neuron in common, or are not those of `classify`.
+
+    >>> import pandas as pd
+    >>> one = pd.DataFrame({"neuron": ["L0N0", "L0N1", "L0N2", "L0N3"], "label": ["visual", "visual", "text", "text"]})
+    >>> other = one.assign(label=["visual", "visual", "text", "unknown"])
+    >>> counts = vn.confusion(one, other)
+    >>> int(counts.loc["text", "unknown"]), counts.attrs["agreement"]
+    (1, 0.75)
+    """
+    import pandas as pd
+
+    for name, one in (("table", table), ("other", other)):
+        check_columns(name, one, "neuron", "label")
+    joined = table[["neuron", "label"]].merge(other[["neuron", "label"]], on="neuron", suffixes=("", "_other"))
+    joined = joined[(joined["label"] != NOT_APPLICABLE) & (joined["label_other"] != NOT_APPLICABLE)]
+    if joined.empty:
+        raise ValueError("the tables have no classified neuron in common: compare tables of the same sites")
+    counts = pd.crosstab(joined["label"], joined["label_other"])
+    counts = counts.reindex(index=list(LABELS), columns=list(LABELS), fill_value=0)
+    shares = counts.to_numpy() / len(joined)
+    agreement, chance = float(np.trace(shares)), float(shares.sum(0) @ shares.sum(1))
+    counts.attrs["agreement"] = agreement
+    counts.attrs["kappa"] = (agreement - chance) / (1 - chance) if chance < 1 else 1.0
+    return counts

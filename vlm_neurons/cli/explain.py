@@ -1,0 +1,212 @@
+"""`vlm-neurons explain`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from vlm_neurons.cli.output import cell, console, say
+
+if TYPE_CHECKING:
+    from vlm_neurons.autointerp.explanation import Explainer, Explanation
+    from vlm_neurons.data import ImageTextData
+    from vlm_neurons.evidence import Evidence
+    from vlm_neurons.models import HookedVLM
+    from vlm_neurons.scanning import Run
+
+CLASSES = ["visual", "text", "multimodal", "unknown", "not_applicable"]
+SEEING = ("visual", "text", "multimodal")
+CONCURRENCY = 8
+DETAIL = 300  # letters shown of what a server said
+SERVER = ("base_url", "price", "max_cost", "concurrency")  # options of what asks a server
+
+
+def add_options(p: argparse.ArgumentParser, positive: Callable[[str], int]) -> None:
+    """What the command takes."""
+    p.add_argument("run", help="run directory, classified")
+    p.description = (
+        f"{p.description}; without --neurons and --class, the clearest neurons of each of {', '.join(SEEING)}"
+    )
+    which = p.add_mutually_exclusive_group()
+    which.add_argument("--neurons", help="ids, such as L3N17,P0N5")
+    which.add_argument("--class", dest="label", choices=CLASSES, help="the clearest neurons of one class")
+    p.add_argument("--top", type=positive, default=20, help="so many of a class (default: %(default)s)")
+    p.add_argument("--explainer", choices=["dissection", "openai", "local"], default="dissection",
+                   help="dissection needs no key; openai is any OpenAI-compatible server, its key in OPENAI_API_KEY; "
+                   "local is a model of transformers (default: %(default)s)")  # fmt: skip
+    p.add_argument("--explainer-model", help="name of the model that explains, or a local directory")
+    add_server_options(p, positive)
+    p.add_argument("--attempt", type=int, help="another number asks anew where the cache has an answer")
+    p.add_argument("--seed", type=int, default=0, help="of the random samples (default: %(default)s)")
+    p.add_argument("--dry-run", action="store_true", help="print calls, images, tokens and price; send nothing")
+
+
+def add_server_options(p: argparse.ArgumentParser, positive: Callable[[str], int]) -> None:
+    """What every command takes that may ask a server."""
+    p.add_argument("--base-url", help="OpenAI-compatible server (default: OPENAI_BASE_URL, or OpenAI)")
+    p.add_argument("--price", type=float, nargs=2, metavar=("IN", "OUT"), help="dollars per million tokens")
+    p.add_argument("--max-cost", type=float, help="dollars; no call is sent that could pass it")
+    p.add_argument("--concurrency", type=positive, help=f"requests at once (default: {CONCURRENCY})")
+
+
+def refuse_unused(args: argparse.Namespace, names: Sequence[str], choice: str) -> None:
+    """Refuse options that were given though the choice does not take them; none is dropped silently.
+
+    Raises:
+        ValueError: one was given.
+    """
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) is not None]
+    if given:
+        raise ValueError(f"{choice} does not take {', '.join(given)}; leave it out, or choose what asks a model")
+
+
+def explain_run(args: argparse.Namespace, model: Callable[..., Any]) -> None:
+    """Gather evidence where it is missing, explain, and print a table."""
+    from vlm_neurons.autointerp.explaining import explain, summary
+    from vlm_neurons.autointerp.explanation import Log
+    from vlm_neurons.data import ImageTextData
+    from vlm_neurons.scanning import Run
+
+    run = Run.load(args.run)
+    explainer = _explainer(args, run)
+    data = ImageTextData.open(args.data) if args.data else None
+    args.model = args.model or run.info["model"]["name"]
+    evidence = evidence_of(run, _chosen(args, run), lambda: model(args), data, args.seed)
+    if args.dry_run:
+        plan = getattr(explainer, "plan", None)
+        say(str(plan(evidence)) if plan else f"{args.explainer}: no calls, no cost; {len(evidence)} neurons")
+        return
+    log = Log(run.path / "explanations.jsonl")
+    before = log.read()
+    explanations = explain(evidence, explainer, out=run)
+    _show(explanations)
+    lines = [summary(explanations), *_failures(explanations, explainer), *_replaced(before, log.read())]
+    say("\n".join([*lines, f"explanations: {log.path}"]))
+    if explanations and all(e.failure for e in explanations.values()):
+        raise ValueError("no neuron has an answer; the same command asks again")
+
+
+def _failures(explanations: dict[str, Explanation], explainer: Explainer) -> list[str]:
+    """A line for each kind of failure: where, and what was said first."""
+    from vlm_neurons.autointerp.client.cache import address_of
+
+    first = {e.failure.kind: e.failure.detail for e in reversed(explanations.values()) if e.failure}
+    client = getattr(explainer, "client", None)
+    where = f" at {address_of(client().base_url)}" if client else ""
+    return [f"{kind}{where}: {detail[:DETAIL]}" for kind, detail in first.items()]
+
+
+def _replaced(before: dict[str, Explanation], after: dict[str, Explanation]) -> list[str]:
+    """A line that says how many earlier explanations count no more; none where all do."""
+    lost = [n for n, e in before.items() if e.failure is None and e.to_json() != after[n].to_json()]
+    failed = sum(after[n].failure is not None for n in lost)
+    return [f"earlier explanations replaced: {len(lost)}, of these by failures: {failed}"] if lost else []
+
+
+def _chosen(args: argparse.Namespace, run: Run) -> list[str]:
+    """Ids of the neurons that were asked for; without a choice, the clearest of each class that sees something."""
+    if args.neurons is not None:
+        return named(args.neurons)
+    return clearest_of_classes(run, args.top, [args.label] if args.label else SEEING)
+
+
+def named(text: str) -> list[str]:
+    """Ids of `--neurons`, each once.
+
+    Raises:
+        ValueError: there are none, or one is no id.
+    """
+    from vlm_neurons.units import parse_neurons
+
+    ids = list(dict.fromkeys(n.id for n in parse_neurons(text)))
+    if not ids:
+        raise ValueError(f"--neurons {text!r} names none; write ids such as L3N17,P0N5, or leave it out")
+    return ids
+
+
+def clearest_of_classes(run: Run, n: int, labels: Sequence[str] = SEEING) -> list[str]:
+    """Ids of the n clearest neurons of each class.
+
+    Raises:
+        ValueError: the run is not classified, or has none.
+    """
+    import pandas as pd
+
+    from vlm_neurons.classification.clearest import clearest
+
+    file = run.path / "neurons.parquet"
+    if not file.is_file():
+        raise ValueError(f"{run.path} has no neurons.parquet; run vlm-neurons classify {run.path} first, or --neurons")
+    table = pd.read_parquet(file)
+    found = [str(neuron) for label in labels for neuron in clearest(table, label, n)["neuron"]]
+    if not found:
+        raise ValueError(f"{run.path} has no neuron of class {' or '.join(labels)}")
+    return found
+
+
+def evidence_of(
+    run: Run, neurons: Sequence[str], model: Callable[[], HookedVLM], data: ImageTextData | None, seed: int
+) -> dict[str, Evidence]:
+    """From the run directory, and gathered for those that are not there (only then the model is loaded). Classes are
+    those that the run has now."""
+    from vlm_neurons.evidence import gather_evidence, load, save
+    from vlm_neurons.evidence.gathering import labels_of
+    from vlm_neurons.scanning.run import check_length
+
+    if data is not None:
+        check_length(run, data)  # also where all evidence is there: data that was named is not ignored
+    stored = load(run.path) if (run.path / "evidence" / "exemplars.parquet").is_file() else {}
+    usable = {n: e for n, e in stored.items() if e.seed == seed and e.source.get("run") == run.identity}
+    missing = [n for n in neurons if n not in usable]
+    if missing:
+        try:
+            usable |= gather_evidence(model(), run.open_data() if data is None else data, run, missing, seed=seed)
+        except KeyError as error:  # a neuron that was not scanned: wrong input, not a fault of the program
+            raise ValueError(str(error.args[0])) from error
+    labels = labels_of(run)
+    stale = {n: replace(e, label=labels[n]) for n, e in usable.items() if labels.get(n, e.label) != e.label}
+    if stale:
+        save(stale, run.path / "evidence")
+    return {n: stale.get(n, usable[n]) for n in neurons}
+
+
+def _explainer(args: argparse.Namespace, run: Run) -> Explainer:
+    from vlm_neurons.autointerp.explainers.chat import LocalExplainer, OpenAIExplainer
+    from vlm_neurons.autointerp.explainers.dissection import DissectionExplainer
+
+    if args.explainer != "openai":
+        unused = (*SERVER, "attempt", *(["explainer_model"] if args.explainer == "dissection" else []))
+        refuse_unused(args, unused, f"--explainer {args.explainer}")
+    if args.explainer == "dissection":
+        return DissectionExplainer()
+    if not args.explainer_model:
+        raise ValueError(f"--explainer {args.explainer} needs --explainer-model")
+    if args.explainer == "openai":
+        return OpenAIExplainer(
+            args.explainer_model, base_url=args.base_url, max_cost=args.max_cost, attempt=args.attempt or 0,
+            price=args.price, concurrency=args.concurrency or CONCURRENCY, cache=run.path / "cache.sqlite",
+        )  # fmt: skip
+    return LocalExplainer(*_opened(args))
+
+
+def _opened(args: argparse.Namespace) -> tuple[Any, Any]:
+    """The local model that explains, and its processor, where and as exact as `--device` and `--dtype` say."""
+    import torch
+
+    from vlm_neurons.autointerp.simulators.loading import open_model
+
+    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    dtype = getattr(torch, args.dtype) if args.dtype else torch.bfloat16 if device.type == "cuda" else torch.float32
+    return open_model("AutoModelForImageTextToText", args.explainer_model, device, dtype)
+
+
+def _show(explanations: dict[str, Explanation]) -> None:
+    from rich.table import Table
+
+    table = Table("neuron", "explanation", "confidence")
+    for key, e in explanations.items():
+        text = cell(f"failed: {e.failure.kind}", "dim") if e.failure else cell(e.text)
+        table.add_row(cell(key), text, "" if e.confidence != e.confidence else f"{e.confidence:.2f}")
+    console().print(table)

@@ -1,0 +1,276 @@
+"""The command line: every step works on the run directory of the one before."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from vlm_neurons.cli.output import console, safe, say
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vlm_neurons.data import ImageTextData
+    from vlm_neurons.models import HookedVLM
+    from vlm_neurons.scanning import Run
+
+DEMO_MODEL = "tiny-llava-scenes"
+DEMO_SITES = ["gate", "post", "projector"]
+DEMO_SCENES = 1000
+DEMO_NEURONS = 20  # of each class
+_LLAVA = "llava-hf/llava-1.5-7b-hf"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0 when it did what was asked, 1 when the input could not be used, 2 for a wrong command line, 130 after Ctrl-C.
+    """
+    parsed = _parser().parse_args(arguments)
+    try:
+        parsed.command(parsed)
+    except KeyboardInterrupt:
+        say("\ninterrupted; the same command goes on from the last finished block")
+        return 130
+    except (ValueError, OSError, RuntimeError) as error:
+        if parsed.traceback:
+            raise
+        say(f"vlm-neurons {parsed.name}: {error}")
+        return 1
+    return 0
+
+
+def demo(args: argparse.Namespace) -> None:
+    """Scan, classify, explain, simulate, score and report the embedded model on its own world."""
+    from vlm_neurons.autointerp.explaining import explain as explain_neurons
+    from vlm_neurons.autointerp.scoring import score as score_explanations
+    from vlm_neurons.classification.labelling import classify as label
+    from vlm_neurons.cli.explain import clearest_of_classes, evidence_of
+    from vlm_neurons.cli.score import show as show_scores
+    from vlm_neurons.reporting import report as write
+    from vlm_neurons.synthetic import scenes
+
+    model, data = _model(args, DEMO_MODEL), scenes(DEMO_SCENES, seed=0)
+    run = _scan(model, data, args, site=DEMO_SITES, batch_size=32, block_size=256)
+    _show(run, label(run))
+    evidence = evidence_of(run, clearest_of_classes(run, DEMO_NEURONS), lambda: model, data, seed=0)
+    explanations = explain_neurons(evidence, out=run)
+    show_scores(score_explanations(explanations, evidence, out=run))
+    say(f"run directory: {run.path}\nreport: {write(run.path, model=model)}")
+
+
+def describe(args: argparse.Namespace) -> None:
+    """Let a model write the responses that data lacks."""
+    from vlm_neurons.data import describe as write
+
+    data = write(
+        _model(args), _data(args), args.out, prompt=args.prompt, batch_size=args.batch_size,
+        max_new_tokens=args.max_new_tokens,
+    )  # fmt: skip
+    missing = sum(sample.response is None for sample in data)
+    say(f"{len(data) - missing} of {len(data)} samples have a response: {args.out}")
+    if missing:
+        say(f"{missing} could not be described; each line's `error` says why")
+
+
+def scan(args: argparse.Namespace) -> None:
+    """Scan data with a model."""
+    _scan(_model(args), _data(args), args, site=args.site, batch_size=args.batch_size, block_size=args.block_size,
+          top_n=args.top_n, prompt=args.prompt, workers=args.workers)  # fmt: skip
+    say(f"next: vlm-neurons classify {args.out}")
+
+
+def classify(args: argparse.Namespace) -> None:
+    """Classify a finished scan."""
+    from vlm_neurons.classification.labelling import classify as label
+    from vlm_neurons.scanning import Run
+
+    run = Run.load(args.run)
+    table = label(
+        run, method=args.method, t_visual=args.t_visual, n_visual=args.n_visual, t_text=args.t_text, n_text=args.n_text,
+        delta=args.delta, alpha=args.alpha, correction=args.correction,
+    )  # fmt: skip
+    default = args.method == "thresholds"
+    _show(run, table, "classes_by_layer.svg" if default else f"classes_by_layer-{args.method}.svg")
+    file = "neurons.parquet" if default else f"labels-{args.method}.parquet"
+    say(f"table: {run.path / file}   next: vlm-neurons report {args.run}")
+
+
+def explain(args: argparse.Namespace) -> None:
+    """Explain neurons of a finished run."""
+    from vlm_neurons.cli.explain import explain_run
+
+    explain_run(args, _model)
+
+
+def score(args: argparse.Namespace) -> None:
+    """Score the explanations of a run."""
+    from vlm_neurons.cli.score import score_run
+
+    score_run(args)
+
+
+def report(args: argparse.Namespace) -> None:
+    """Write the page of a run."""
+    from vlm_neurons.data import ImageTextData
+    from vlm_neurons.reporting import report as write
+
+    model = _model(args) if args.model else None
+    data = ImageTextData.open(args.data) if args.data else None
+    say(f"report: {write(args.run, out=args.out, model=model, data=data, n_neurons=args.n_neurons)}")
+
+
+def _model(args: argparse.Namespace, name: str | None = None) -> HookedVLM:
+    import torch
+
+    from vlm_neurons.models import HookedVLM
+
+    dtype = getattr(torch, args.dtype) if args.dtype else None
+    return HookedVLM.from_pretrained(name or args.model, device=args.device, dtype=dtype)
+
+
+def _data(args: argparse.Namespace) -> ImageTextData:
+    from vlm_neurons.data import ImageTextData
+
+    return ImageTextData.open(args.data)
+
+
+def _scan(model: HookedVLM, data: ImageTextData, args: argparse.Namespace, **options: Any) -> Run:
+    from vlm_neurons.scanning import scan as run_scan
+
+    return run_scan(model, data, out=args.out, **options)
+
+
+def _show(run: Run, table: pd.DataFrame, name: str = "classes_by_layer.svg") -> None:
+    """Print counts and shares per layer, and write the figure of classes by layer."""
+    from vlm_neurons.viz import layer_tables, layers_svg
+
+    for one in layer_tables(table):
+        one.title = safe(one.title)
+        console().print(one)
+    if run.skipped:
+        say(f"{len(run.skipped)} samples were skipped; {run.path / 'skipped.jsonl'} says why", stderr=False)
+    figure = run.path / name
+    figure.write_text(layers_svg(table), encoding="utf-8")
+    say(f"figure: {figure}", stderr=False)
+
+
+def _parser() -> argparse.ArgumentParser:
+    from vlm_neurons import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="vlm-neurons", description="What single neurons of a vision-language model do.",
+        epilog="Start with: vlm-neurons demo",
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, dest="name", metavar="command")
+
+    p = _command(commands, "demo", demo, "scan, classify, explain and score the embedded model: no key, no GPU",
+                 "vlm-neurons demo --out runs/demo")  # fmt: skip
+    p.add_argument("--out", default="runs/demo", help="run directory (default: %(default)s)")
+    _model_options(p, model=False)
+
+    p = _command(commands, "describe", describe, "let the model write the responses that data lacks",
+                 f"vlm-neurons describe --model {_LLAVA} --data photos/ --out captions.jsonl")  # fmt: skip
+    _model_options(p)
+    _data_options(p)
+    p.add_argument("--out", required=True, help="JSONL to write, or to continue")
+    p.add_argument("--max-new-tokens", type=_positive, default=256)
+
+    p = _command(commands, "scan", scan, "one pass over the data; goes on if the run directory is there",
+                 f"vlm-neurons scan --model {_LLAVA} --data photos/ --out runs/photos --site gate post")  # fmt: skip
+    _model_options(p)
+    _data_options(p)
+    p.add_argument("--out", required=True, help="run directory")
+    p.add_argument("--site", nargs="+", default=["gate"], help="gate, post, projector, vision, or hook names")
+    p.add_argument("--top-n", type=_positive, default=50, help="samples kept per neuron (default: %(default)s)")
+    p.add_argument("--workers", type=int, default=0, help="processes that decode images (default: %(default)s)")
+    p.add_argument("--block-size", type=_positive, default=1000, help="samples per file (default: %(default)s)")
+
+    p = _command(commands, "classify", classify, "label every neuron of a finished scan",
+                 "vlm-neurons classify runs/photos --t-visual 3")  # fmt: skip
+    p.add_argument("run", help="run directory")
+    p.add_argument(
+        "--t-visual", type=float, default=2.0, help="threshold on visual tokens, 0-10 (default: %(default)s)"
+    )
+    p.add_argument("--n-visual", type=_positive, default=4, help="visual tokens above it (default: %(default)s)")
+    p.add_argument("--t-text", type=float, default=3.0, help="threshold on text tokens, 0-10 (default: %(default)s)")
+    p.add_argument("--n-text", type=_positive, default=2, help="text tokens above it (default: %(default)s)")
+    p.add_argument("--method", default="thresholds", help="thresholds or image-test (default: %(default)s)")
+    p.add_argument("--delta", type=float, default=0.2, help="image-test: margin of the index (default: %(default)s)")
+    p.add_argument("--alpha", type=float, default=0.05, help="image-test: false-discovery rate (default: %(default)s)")
+    p.add_argument("--correction", choices=["bh", "by"], default="bh", help="image-test (default: %(default)s)")
+
+    from vlm_neurons.cli.explain import add_options
+
+    p = _command(commands, "explain", explain, "say in words what neurons respond to",
+                 "vlm-neurons explain runs/photos --class visual --top 20")  # fmt: skip
+    add_options(p, _positive)
+    _model_options(p, required=False)
+    p.add_argument("--data", help="overrides the data that the scan recorded")
+
+    from vlm_neurons.cli.score import add_options as add_score_options
+
+    p = _command(commands, "score", score, "tell whether the explanations of a run predict anything",
+                 "vlm-neurons score runs/photos --simulator concepts")  # fmt: skip
+    add_score_options(p, _positive, _device)
+
+    p = _command(commands, "report", report, "write a page about a run that needs no network",
+                 "vlm-neurons report runs/photos --out photos.html")  # fmt: skip
+    p.add_argument("run", help="run directory")
+    p.add_argument("--out", help="page to write (default: report.html in the run directory)")
+    text = "clearest neurons per site and class; 0: only those explained or scored (default: %(default)s)"
+    p.add_argument("--n-neurons", type=int, default=5, help=text)
+    _model_options(p, required=False)
+    p.add_argument("--data", help="overrides the data that the scan recorded")
+    return parser
+
+
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], None], text: str, example: str
+) -> argparse.ArgumentParser:
+    p: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, epilog=f"example: {example}")
+    p.set_defaults(command=run)
+    p.add_argument("--traceback", action="store_true", help="show where an error came from")
+    return p
+
+
+def _model_options(p: argparse.ArgumentParser, model: bool = True, required: bool = True) -> None:
+    if model:
+        text = "name on the Hugging Face hub, a local directory, or tiny-llava-scenes"
+        p.add_argument("--model", required=required, help=text)
+    p.add_argument("--device", type=_device, help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
+    p.add_argument(
+        "--dtype", choices=["float32", "bfloat16", "float16"], help="(default: bfloat16 on cuda, else float32)"
+    )
+
+
+def _data_options(p: argparse.ArgumentParser) -> None:
+    from vlm_neurons.data.describing import DEFAULT_PROMPT
+
+    p.add_argument("--data", required=True, help="folder of images, .jsonl, or scenes:n=100,seed=0")
+    p.add_argument("--prompt", default=DEFAULT_PROMPT, help="for samples without one (default: %(default)s)")
+    p.add_argument("--batch-size", type=_positive, default=8, help="(default: %(default)s)")
+
+
+def _device(text: str) -> str:
+    import torch
+
+    try:
+        return str(torch.device(text))
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"{text}: write cpu, cuda or cuda:1") from None
+
+
+def _positive(text: str) -> int:
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: a whole number from 1 on")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,12 @@
+"""HookedVLM: a vision-language model whose neurons can be read and edited, over a TransformerBridge.
+
+Light to import: torch, but neither transformers nor transformer_lens, until a model is built.
+"""
+
+from __future__ import annotations
+
+from vlm_neurons.models.batch import Batch
+from vlm_neurons.models.errors import HookNeverFires, RowError
+from vlm_neurons.models.hooked import HookedVLM
+
+__all__ = ["Batch", "HookNeverFires", "HookedVLM", "RowError"]

@@ -1,0 +1,1 @@
+"""What is known of every family of models: one record and one geometry each."""

@@ -1,0 +1,151 @@
+"""A second module tree over the same weights, for scans: transformers' own forward pass with fused attention.
+
+The bridge computes attention step by step, so that every step can be hooked. A scan looks at MLPs only and need not pay
+for that. The twin shares every parameter and buffer (it takes no memory), was made before TransformerLens changed the
+model, and plain forward hooks on its modules see the same neurons. Its results differ from the bridge's in last digits,
+as any other order of summation does.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vlm_neurons.models.batch import Batch
+from vlm_neurons.models.errors import HookNeverFires
+from vlm_neurons.models.guards import indexed_by_image
+from vlm_neurons.units import SITES
+
+# site -> (path of the module in the Hugging Face model, whether the neurons are its output rather than its input)
+_MODULES = {
+    "gate": (r"language_model\.layers\.(\d+)\.mlp\.act_fn$", True),
+    "post": (r"language_model\.layers\.(\d+)\.mlp\.down_proj$", False),
+    "projector": (r"multi_modal_projector\.linear_2$", False),
+    "vision": (r"vision_tower\..*encoder\.layers\.(\d+)\.mlp\.fc2$", False),
+}
+_RESIDUAL = re.compile(r"language_model\.layers\.(\d+)$")  # `blocks.{i}.hook_in`: shows attention sinks
+
+
+@dataclass(frozen=True)
+class Twin:
+    """A model that shares the weights of another.
+
+    Attributes:
+        model: the twin, with fused attention.
+        pairs: modules of the original and their twins; weights and buffers are taken from the former.
+        points: hook name -> module of the twin, and whether its output is meant.
+    """
+
+    model: Any
+    pairs: tuple[tuple[nn.Module, nn.Module], ...]
+    points: dict[str, tuple[nn.Module, bool]]
+    _seen: list[tuple[int, int]] = field(default_factory=list)
+
+    def remember(self, bridge: nn.Module) -> None:
+        """Keep what the bridge looks like now, before anybody hooks into it."""
+        self._seen[:] = [_shape_of(bridge)]
+
+    def stands_for(self, bridge: nn.Module) -> bool:
+        """Whether the bridge is still the same model: no hooks added to it, no modules replaced."""
+        return self._seen == [_shape_of(bridge)]
+
+    def observe(self, batch: Batch, hooks: Mapping[str, Callable[[Tensor], None]]) -> None:
+        """Forward pass without the unembedding.
+
+        Raises:
+            HookNeverFires: a hook did not fire.
+        """
+        fired: set[str] = set()
+        self._share()
+        handles = [self._register(name, fn, fired) for name, fn in hooks.items()]
+        try:
+            with torch.no_grad():
+                self.model.model(**inputs_of(batch), use_cache=False)
+        finally:
+            for handle in handles:
+                handle.remove()
+        silent = sorted(n for n in set(hooks) - fired if len(batch.images) or not indexed_by_image(n))
+        if silent:
+            raise HookNeverFires(f"{', '.join(silent)} did not fire in this forward pass, so the result lacks it")
+
+    def _share(self) -> None:
+        """Weights may have been replaced, or moved to another device, in the original."""
+        for original, twin in self.pairs:
+            twin._parameters.update(original._parameters)
+            twin._buffers.update(original._buffers)
+
+    def _register(self, name: str, fn: Callable[[Tensor], None], fired: set[str]) -> Any:
+        module, is_output = self.points[name]
+
+        def see(tensor: Tensor) -> None:
+            fired.add(name)
+            fn(tensor)
+
+        if is_output:
+            return module.register_forward_hook(lambda module, args, output: see(output))
+        return module.register_forward_pre_hook(lambda module, args: see(args[0]))
+
+
+def inputs_of(batch: Batch) -> dict[str, Tensor]:
+    """What transformers is given for a batch.
+
+    Padding on the right needs no mask: no token looks to its right, and what padding holds is never read. Without a
+    mask attention can use its quickest form.
+    """
+    inputs = {"input_ids": batch.input_ids}
+    mask = batch.attention_mask
+    if bool((mask[:, 1:] > mask[:, :-1]).any()):  # padded on the left
+        inputs["attention_mask"] = mask
+    if batch.pixel_values is not None:
+        inputs["pixel_values"] = batch.pixel_values
+    return inputs
+
+
+def make_twin(model: Any) -> Twin | None:
+    """The twin of a Hugging Face model that nothing was done to yet.
+
+    Returns:
+        None for a model whose modules carry their own machinery (quantised, or spread by `device_map` with accelerate's
+        hooks): its copy could not be vouched for, and the bridge is used instead.
+    """
+    if getattr(model, "is_quantized", False) or any(hasattr(m, "_hf_hook") for m in model.modules()):
+        return None
+    shared = {id(t): t for t in [*model.parameters(), *model.buffers()]}
+    twin = copy.deepcopy(model, shared)
+    twin.set_attn_implementation("sdpa")
+    pairs = tuple(zip(model.modules(), twin.modules(), strict=True))
+    return Twin(twin, pairs, _points(twin))
+
+
+def _points(model: nn.Module) -> dict[str, tuple[nn.Module, bool]]:
+    points = {}
+    for path, module in model.named_modules():
+        if match := _RESIDUAL.search(path):
+            points[f"blocks.{match[1]}.hook_in"] = module, False
+        for site, (pattern, is_output) in _MODULES.items():
+            if match := re.search(pattern, path):
+                hook = SITES[site].hook(int(match[1]) if match.groups() else 0)
+                points[hook] = module, is_output
+    return points
+
+
+def _shape_of(bridge: nn.Module) -> tuple[int, int]:
+    """Numbers of modules and of hooks, but for those that the libraries put on modules for themselves as they run."""
+    from transformer_lens.hook_points import HookPoint
+
+    modules, hooks = list(bridge.modules()), 0
+    for module in modules:
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
+            hooks += isinstance(module, HookPoint) or not _of_a_library(hook)
+    return len(modules), hooks
+
+
+def _of_a_library(hook: Any) -> bool:
+    hook = getattr(hook, "func", hook)  # functools.partial
+    return (getattr(hook, "__module__", None) or "").startswith(("transformers.", "transformer_lens.", "accelerate."))

@@ -1,0 +1,228 @@
+"""Guards against what TransformerLens does in silence on a vision-language model.
+
+Each has a test that shows the wrong number without it (tests/model/test_model_guards.py).
+"""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from vlm_neurons.models.errors import HookNeverFires
+from vlm_neurons.models.passes import begin_pass, end_pass
+from vlm_neurons.units import SITES, site_of_hook
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+Hook = tuple[str | Callable[[str], bool], Callable[..., Any]]
+
+# Taken before the image features are merged in: what they hold at image positions, the model never uses.
+BEFORE_MERGE = ("hook_embed", "embed.hook_out")
+MERGED = "blocks.0.hook_in"
+
+
+def indexed_by_image(hook: str) -> bool:
+    """Whether dimension 0 of a hook's tensor is the image, not the batch row."""
+    return hook.startswith(("vision_encoder.", "vision_projector."))
+
+
+def cannot_matter(hook: str, first_dead_layer: int) -> bool:
+    """Whether a vision hook is past the last hidden state that the projector reads."""
+    parts = hook.split(".")
+    if parts[0] != "vision_encoder":
+        return False
+    if parts[1] == "encoder_layers":
+        return int(parts[2]) >= first_dead_layer
+    return parts[1] in ("post_layernorm", "hook_out")
+
+
+class ForwardGuard:
+    """Looks at what every forward pass of the model is given, through `model.bridge` too.
+
+    Counts forward passes, so that a context of hooks can tell "never fired" from "nothing was run".
+    """
+
+    def __init__(self, inner: nn.Module, image_id: int, pad_id: int, bos_id: int | None) -> None:
+        self.passes = self.passes_with_images = 0
+        self.image_id, self.pad_id, self.bos_id = image_id, pad_id, bos_id
+        self.handle = inner.register_forward_pre_hook(self._look, with_kwargs=True)
+        inner.register_forward_hook(self._leave, always_call=True)
+
+    def _look(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.passes += 1
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        cached = kwargs.get("past_key_values")
+        begin_pass(int(cached.get_seq_length()) if cached is not None else 0, kwargs.get("attention_mask"))
+        if not isinstance(ids, Tensor) or (cached is not None and cached.get_seq_length() > 0):
+            return
+        has_pixels = kwargs.get("pixel_values") is not None or bool(kwargs.get("mm_encoder_outputs"))
+        self.passes_with_images += has_pixels
+        if not has_pixels and bool((ids == self.image_id).any()):
+            raise ValueError(
+                "the tokens hold image tokens, but no pixels were given: the model would read the bare embedding of "
+                "<image>. Run a batch from prepare(), or model.bind(batch) where a tool takes tokens only, or pass "
+                "pixel_values="
+            )
+        if kwargs.get("attention_mask") is None and self._left_padded(ids):
+            raise ValueError(
+                "the tokens are padded on the left, but no attention_mask was given: real tokens would attend to "
+                "padding. Run a batch from prepare(), or pass attention_mask="
+            )
+
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        end_pass()
+
+    def _left_padded(self, ids: Tensor) -> bool:
+        if ids.dim() != 2 or ids.shape[1] < 2:
+            return False
+        padded = ids[:, 0] == self.pad_id
+        if self.pad_id == self.bos_id:
+            padded = padded & (ids[:, 1] == self.pad_id)
+        return bool(padded.any())
+
+
+def guard_of(bridge: TransformerBridge, image_id: int, pad_id: int, bos_id: int | None) -> ForwardGuard:
+    """The guard of a bridge; a bridge that is wrapped again keeps its own."""
+    inner: Any = bridge.original_model.model
+    for hook in inner._forward_pre_hooks.values():
+        owner = getattr(hook, "__self__", None)
+        if isinstance(owner, ForwardGuard):
+            return owner
+    return ForwardGuard(inner, image_id, pad_id, bos_id)
+
+
+def check_mode(bridge: TransformerBridge) -> None:
+    """Refuse a bridge in compatibility mode.
+
+    Raises:
+        RuntimeError: it folds the norms into the weights (other activations than the model's), by-passes the act_fn
+            module (the gate hook never fires) and misreads the unembedding where d_vocab == d_model.
+    """
+    if getattr(bridge, "compatibility_mode", False):
+        raise RuntimeError(
+            "the bridge is in compatibility mode: neurons would no longer be the model's own, and the hook of "
+            "SiLU(gate) would not fire. Build it anew and leave out enable_compatibility_mode()"
+        )
+
+
+def unknown_hook(name: str, known: Iterable[str]) -> KeyError:
+    """The error for a hook name that does not exist: what there is of its site, or what reads alike."""
+    names = sorted(known)
+    found = site_of_hook(name)
+    if found is not None:
+        site, layer = found
+        layers = sorted({at[1] for n in names if (at := site_of_hook(n)) is not None and at[0] is site})
+        if layers:
+            return KeyError(
+                f"{name!r}: this model has no layer {layer} at site {site.name!r}; layers 0 to {layers[-1]}"
+            )
+    close = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
+    sites = ", ".join(f"{s.name} ({s.pattern})" for s in SITES.values())
+    return KeyError(
+        f"no hook point is called {name!r}. "
+        + (f"Close: {', '.join(close)}. " if close else "")
+        + f"Sites: {sites}. All: model.hook_map()"
+    )
+
+
+def unknown_site(site: str, points: Iterable[str]) -> ValueError:
+    """The error for what is neither a site nor a hook."""
+    if site_of_hook(site) is not None:  # a layer that is not there
+        return ValueError(f"site {site!r}: {unknown_hook(site, points).args[0]}")
+    close = difflib.get_close_matches(site, [*SITES, *points], n=3)
+    return ValueError(
+        f"site {site!r}: choose from {', '.join(SITES)}, or name a hook such as blocks.0.hook_mlp_out"
+        + (f"; close: {', '.join(close)}" if close else "")
+    )
+
+
+class Watch:
+    """Wraps hook functions to see which fire, and to warn of edits that cannot matter."""
+
+    def __init__(self, hooks: Sequence[Hook], points: dict[str, Any], first_dead_layer: int) -> None:
+        self.points = points
+        self.first_dead_layer = first_dead_layer
+        self.fired: set[str] = set()
+        self.names = {name for name, _ in hooks if isinstance(name, str)}
+        for name in self.names:
+            if name not in points:
+                raise unknown_hook(name, points)
+        self.hooks: list[Hook] = [(name, self._wrap(name, fn)) for name, fn in hooks]
+
+    def _wrap(self, name: Any, fn: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(tensor: Any, hook: Any) -> Any:
+            if isinstance(name, str):
+                self.fired.add(name)
+            version = _version(tensor)
+            result = fn(tensor, hook=hook)
+            if result is not None or _version(tensor) != version:
+                self._edited(name if isinstance(name, str) else hook.name)
+            return result
+
+        return watched
+
+    def _edited(self, name: str) -> None:
+        if name in BEFORE_MERGE:
+            warnings.warn(
+                f"an edit at {name!r} is overwritten at image positions, where the image features are put in "
+                f"afterwards: edit {MERGED!r} to reach them",
+                stacklevel=2,
+            )
+        elif cannot_matter(name, self.first_dead_layer):
+            warnings.warn(
+                f"an edit at {name!r} cannot change the logits: the projector reads hidden state "
+                f"{self.first_dead_layer} of the vision tower, below this hook",
+                stacklevel=2,
+            )
+
+    def check(self, has_images: bool = True) -> None:
+        """Raise for hooks asked for by name that did not fire; image hooks need an image to fire."""
+        silent = {n for n in self.names - self.fired if has_images or not indexed_by_image(n)}
+        if silent:
+            raise never_fired(sorted(silent), self.points)
+
+
+def never_fired(names: Sequence[str], points: dict[str, Any]) -> HookNeverFires:
+    """The error for hooks that exist and did not fire, with the hooks beside them that may have been meant."""
+    base = names[0].rpartition(".")[0]
+    beside = sorted(n for n in points if n.rpartition(".")[0] == base and n not in names)
+    return HookNeverFires(
+        f"{', '.join(map(repr, names))} did not fire in this forward pass, so the result lacks it. "
+        f"Beside it: {', '.join(beside) or 'nothing'}. model.hook_map() lists the hooks that fire "
+        "(with stop_at_layer, only those below it)"
+    )
+
+
+def _version(tensor: Any) -> int | None:
+    """How often a tensor was written in place; None where torch does not count (inference mode)."""
+    if not isinstance(tensor, Tensor) or tensor.is_inference():
+        return None
+    return tensor._version
+
+
+def check_image_indexed(names: Iterable[str], n_images: int, option: str) -> None:
+    """Refuse an option that means batch rows or positions where a tensor is indexed by image and patch.
+
+    Raises:
+        ValueError: such a hook is among `names`.
+    """
+    hit = next((n for n in names if indexed_by_image(n)), None)
+    if hit is None or (option == "remove_batch_dim" and n_images <= 1):
+        return
+    raise ValueError(
+        f"{option} with {hit!r}: this tensor is indexed by image and patch, not by batch row and position. "
+        "Leave such hooks out (names_filter), or leave out the option and select with batch.image_rows and "
+        "batch.patch_index"
+    )
+
+
+def repair_embedding(cache: dict[str, Tensor], merged: Tensor) -> None:
+    """Put what the backbone was really given into the cache entries that are taken before the merge."""
+    for name in BEFORE_MERGE:
+        if name in cache:
+            cache[name] = merged.to(cache[name].device)

@@ -1,0 +1,105 @@
+"""Loading by name or directory, with transformers alone: nothing is installed, no code of the checkpoint is run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vlm_neurons.models.adapters.families import family_of, tower_of
+
+
+def load(
+    name_or_dir: str | Path, device: str | torch.device | None, dtype: torch.dtype | None, device_map: Any
+) -> tuple[Any, Any, str]:
+    """Model, processor and name; see `HookedVLM.from_pretrained`."""
+    import transformers
+
+    name, source = str(name_or_dir), find(name_or_dir)
+    if device is not None and device_map is not None:
+        raise ValueError("give device or device_map, not both")
+    try:
+        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise _not_there(name, source, error) from error
+    family = family_of(config)  # before the weights are fetched
+    device = torch.device(device or (own_gpu() if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"device {str(device)!r}: torch sees no CUDA GPU here; leave device out, or install torch with CUDA"
+        )
+    on_gpu = device.type == "cuda" if device_map is None else torch.cuda.is_available()
+    dtype = dtype or (torch.bfloat16 if on_gpu else torch.float32)
+    spread = {} if device_map is None else {"device_map": device_map}
+    try:
+        # TransformerLens computes attention eagerly; asking for it here keeps transformers from warning about it.
+        model = getattr(transformers, family.architecture).from_pretrained(
+            source, dtype=dtype, attn_implementation="eager", **spread
+        )
+        processor = load_processor(source, config)
+    except OSError as error:
+        raise _not_there(name, source, error) from error
+    return (model if device_map is not None else model.to(device)), processor, name
+
+
+def own_gpu(environment: Mapping[str, str] | None = None, n_gpus: int | None = None) -> str:
+    """The GPU of this process: of several on a machine, started by torchrun or srun, each has one of its own.
+
+    >>> own_gpu({"LOCAL_RANK": "3"}, n_gpus=8), own_gpu({"SLURM_LOCALID": "3"}, n_gpus=1), own_gpu({}, n_gpus=8)
+    ('cuda:3', 'cuda:0', 'cuda')
+    """
+    environment = os.environ if environment is None else environment
+    local = environment.get("LOCAL_RANK", environment.get("SLURM_LOCALID"))
+    if local is None:
+        return "cuda"
+    # srun may show each process its own GPU alone
+    return f"cuda:{int(local) % (torch.cuda.device_count() if n_gpus is None else n_gpus)}"
+
+
+def find(name_or_dir: str | Path) -> str:
+    """A directory, if the name is one or is an embedded model; else the name, for the Hugging Face hub."""
+    from vlm_neurons import zoo
+
+    if (folder := Path(name_or_dir).expanduser()).is_dir():
+        return str(folder)
+    embedded = zoo.path(str(name_or_dir))
+    return str(embedded) if embedded is not None else str(name_or_dir)
+
+
+def load_processor(source: str, config: Any) -> Any:
+    """The processor; images go by PIL, so that torchvision is not needed and results do not depend on it.
+
+    Raises:
+        OSError: a file of the processor is missing.
+    """
+    import transformers
+
+    images = transformers.AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    try:
+        saved, _ = transformers.LlavaProcessor.get_processor_dict(source)
+    except OSError:
+        saved = {}
+    # Checkpoints saved before transformers 4.45 leave these out; the model's config says the same.
+    settings: dict[str, Any] = {
+        "patch_size": config.vision_config.patch_size,
+        "vision_feature_select_strategy": config.vision_feature_select_strategy,
+        "num_additional_image_tokens": tower_of(config).class_tokens,
+        "image_token": tokenizer.convert_ids_to_tokens(config.image_token_id),
+    }
+    settings |= {k: saved[k] for k in [*settings, "chat_template"] if saved.get(k) is not None}
+    return transformers.LlavaProcessor(image_processor=images, tokenizer=tokenizer, **settings)
+
+
+def _not_there(name: str, source: str, error: Exception) -> OSError:
+    if Path(source).is_dir():
+        return OSError(f"the directory {source!r} is not a complete Hugging Face model: {error}")
+    return OSError(
+        f"{name!r} is no directory here, no embedded model, and cannot be downloaded "
+        f"({str(error).strip().splitlines()[0]}). "
+        "Pass the path of a local directory that holds config.json, the weights, the tokenizer and "
+        "preprocessor_config.json, such as HookedVLM.from_pretrained('/models/llava-1.5-7b-hf')"
+    )

@@ -1,0 +1,242 @@
+"""Images, prompts and responses -> Batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from vlm_neurons._text import not_utf8
+from vlm_neurons.models.batch import Batch
+from vlm_neurons.models.errors import RowError
+from vlm_neurons.models.images import Images, Pixels, process_images
+from vlm_neurons.models.template import Rendered, render
+from vlm_neurons.models.tokenizing import Words
+from vlm_neurons.tokens import TokenKind
+
+
+def prepare(
+    processor: Any,
+    config: Any,
+    words: Words,
+    images: Sequence[Images] | Images,
+    prompts: Sequence[str] | str,
+    responses: Sequence[str | None] | str | None = None,
+    padding_side: Literal["left", "right"] | None = None,
+) -> Batch:
+    """Make a batch; see `HookedVLM.prepare`."""
+    entries, prompt_list, response_list = _rows(images, prompts, responses)
+    if padding_side not in (None, "left", "right"):
+        raise ValueError(f"padding_side={padding_side!r}: 'left', 'right' or None")
+    side = padding_side or ("left" if all(r is None for r in response_list) else "right")
+    for row, (prompt, response) in enumerate(zip(prompt_list, response_list, strict=True)):
+        _check_text(words, row, prompt, response)
+    pixels = process_images(processor, config, entries)
+    rendered = [
+        render(processor, words.image_token, prompt, pixels.rows.count(row), response)
+        for row, (prompt, response) in enumerate(zip(prompt_list, response_list, strict=True))
+    ]
+    tokens = _tokenise(words, rendered, pixels)
+    return _assemble(processor, words, pixels, rendered, tokens, side, prompt_list, response_list)
+
+
+def _rows(images: Any, prompts: Any, responses: Any) -> tuple[list[Images], list[str], list[str | None]]:
+    entries = list(images) if isinstance(images, (list, tuple)) else [images]
+    prompt_list = [prompts] * len(entries) if isinstance(prompts, str) else list(prompts)
+    if not isinstance(images, (list, tuple)) and images is None and not isinstance(prompts, str):
+        entries = [None] * len(prompt_list)  # images=None: no row has one
+    if responses is None or isinstance(responses, str):
+        responses = [responses] * len(prompt_list)
+    response_list = list(responses)
+    if not len(entries) == len(prompt_list) == len(response_list):
+        raise ValueError(
+            f"{len(entries)} entries of images, {len(prompt_list)} prompts, {len(response_list)} responses: one of "
+            "each per row; an entry of images may be a list of images, or None"
+        )
+    if not entries:
+        raise ValueError("an empty batch: give at least one row")
+    return entries, prompt_list, response_list
+
+
+def _check_text(words: Words, row: int, prompt: str, response: str | None) -> None:
+    """User text never counts as a special token: text that would be read as one is refused."""
+    for name, text in (("prompt", prompt), ("response", response)):
+        if text is None and name == "response":
+            continue
+        if not isinstance(text, str):
+            raise TypeError(f"row {row}: the {name} is {type(text).__name__}, it has to be a string")
+        if reason := not_utf8(text):
+            raise RowError(row, f"the {name} cannot be read: {reason}; remove it")
+        hit = next((t for t in words.special_texts if t and t in text), None)
+        if hit is not None:
+            advice = "images go before the prompt by themselves" if hit == words.image_token else "remove or reword it"
+            raise RowError(row, f"the {name} contains {hit!r}, which the tokenizer reads as a special token: {advice}")
+
+
+@dataclass(frozen=True)
+class _Row:
+    ids: list[int]
+    spans: list[tuple[int, int]]
+    """Characters in the text as rendered."""
+    kinds: list[int]
+    images: list[int]
+    """Images of the row, by number in the batch."""
+
+
+def _tokenise(words: Words, rendered: list[Rendered], pixels: Pixels) -> list[_Row]:
+    """One tokenizer call for the whole batch, then the kind of every token."""
+    images_of = [[i for i, r in enumerate(pixels.rows) if r == row] for row in range(len(rendered))]
+    expanded = []
+    for row, (one, images) in enumerate(zip(rendered, images_of, strict=True)):
+        pieces = one.text.split(words.image_token)
+        if len(pieces) - 1 != len(images):
+            raise RowError(row, f"the chat template puts {len(pieces) - 1} image tokens for {len(images)} images")
+        parts = [pieces[0]]
+        for image, piece in zip(images, pieces[1:], strict=True):
+            parts += [words.image_token * pixels.counts[image], piece]
+        expanded.append("".join(parts))
+    bos = words.tokenizer.bos_token
+    encoded = words.tokenizer(
+        expanded,
+        # As transformers does: a chat template that writes the BOS itself must not get a second one.
+        add_special_tokens=not (bos and expanded[0].startswith(bos)),
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+        padding=False,
+        truncation=False,
+        verbose=False,
+    )
+    return [
+        _row(words, row, one, text, images, pixels, ids, offsets)
+        for row, (one, text, images, ids, offsets) in enumerate(
+            zip(rendered, expanded, images_of, encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        )
+    ]
+
+
+def _row(
+    words: Words,
+    row: int,
+    one: Rendered,
+    text: str,
+    images: list[int],
+    pixels: Pixels,
+    ids: list[int],
+    offsets: list[Any],
+) -> _Row:
+    """Ids, spans and kinds of one row; `text` is the expanded text, which the offsets are about."""
+    if words.max_tokens is not None and len(ids) > words.max_tokens:
+        raise RowError(row, f"{len(ids)} tokens, the model takes {words.max_tokens}: shorten the text")
+    n_visual = sum(pixels.counts[i] for i in images)
+    if ids.count(words.image_id) != n_visual:
+        raise RowError(row, f"{ids.count(words.image_id)} image tokens for {n_visual} patches")
+    spans = _as_rendered(words, one, _true_spans(words, text, ids, offsets), [pixels.counts[i] for i in images])
+    kinds = []
+    for token, (start, end) in zip(ids, spans, strict=True):
+        if token == words.image_id:
+            kinds.append(int(TokenKind.VISUAL))
+        elif token not in words.special_ids and max(start, one.start) < min(end, one.end):
+            kinds.append(int(TokenKind.TEXT))
+        else:
+            kinds.append(int(TokenKind.TEMPLATE))
+    return _Row(ids, spans, kinds, images)
+
+
+def _true_spans(words: Words, text: str, ids: list[int], offsets: list[Any]) -> list[tuple[int, int]]:
+    """Offsets, put right where a tokenizer reports them loosely.
+
+    Byte-level tokenizers may leave out blanks (`Ġ` is the byte-level blank, the only character that is trimmed): a
+    token that is all blanks would have no characters. SentencePiece-like ones put a `▁` of their own before a word
+    and report it as that word's first character: it has none.
+    """
+    spans = []
+    reached = 0
+    for token, piece, (start, end) in zip(ids, words.tokenizer.convert_ids_to_tokens(ids), offsets, strict=True):
+        if token not in words.special_ids:
+            if words.trims:
+                blanks = len(piece) - len(piece.lstrip("Ġ"))
+                if blanks == len(piece):
+                    start = end - blanks
+                else:
+                    start, end = start - blanks, end + len(piece) - len(piece.rstrip("Ġ"))
+                if blanks:
+                    start = max(start, min(reached, end))  # the tokenizer may make up a blank before the first word
+            elif not piece.strip("▁") and text[start:end].strip() and text[start:end] != piece:
+                end = start
+        spans.append((int(start), int(end)))
+        reached = max(reached, int(end))
+    return spans
+
+
+def _as_rendered(words: Words, one: Rendered, spans: list[tuple[int, int]], counts: list[int]) -> list[tuple[int, int]]:
+    """Move spans of the expanded text to the text with one image token per image."""
+    if not counts:
+        return spans
+    size = len(words.image_token)
+    moves = []  # first character after the placeholder in the expanded text, characters to take off from there on
+    searched = shift = 0
+    for count in counts:
+        at = one.text.index(words.image_token, searched)
+        searched = at + size
+        first = at + shift
+        shift += (count - 1) * size
+        moves.append((first, first + count * size, at, shift))
+
+    def move(position: int, is_end: bool) -> int:
+        moved = position
+        for first, last, at, total in moves:
+            if position > last or (position == last and not is_end):
+                moved = position - total
+            elif position > first or (position == first and not is_end):
+                return at + size if is_end else at
+        return moved
+
+    return [(0, 0) if s == e == 0 else (move(s, False), move(e, True)) for s, e in spans]
+
+
+def _assemble(
+    processor: Any,
+    words: Words,
+    pixels: Pixels,
+    rendered: list[Rendered],
+    rows: list[_Row],
+    side: str,
+    prompts: list[str],
+    responses: list[str | None],
+) -> Batch:
+    n_rows, width = len(rows), max(len(r.ids) for r in rows)
+    input_ids = torch.full((n_rows, width), words.pad_id)
+    kinds = torch.full((n_rows, width), int(TokenKind.PAD))
+    patch_index = torch.full((n_rows, width), -1)
+    spans = torch.zeros((n_rows, width, 2), dtype=torch.long)
+    starts = [0]
+    for rows_, columns in pixels.grids:
+        starts.append(starts[-1] + rows_ * columns)
+    for i, row in enumerate(rows):
+        at = width - len(row.ids) if side == "left" else 0
+        place = slice(at, at + len(row.ids))
+        input_ids[i, place] = torch.tensor(row.ids)
+        kinds[i, place] = torch.tensor(row.kinds)
+        spans[i, place] = torch.tensor(row.spans)
+        if row.images:
+            indices = torch.cat([torch.arange(starts[k], starts[k + 1]) for k in row.images])
+            patch_index[i, kinds[i] == int(TokenKind.VISUAL)] = indices
+    return Batch(
+        input_ids=input_ids,
+        attention_mask=(kinds != int(TokenKind.PAD)).long(),
+        kinds=kinds,
+        pixel_values=pixels.values,
+        image_rows=torch.tensor(pixels.rows, dtype=torch.long),
+        patch_index=patch_index,
+        patches=pixels.patches,
+        images=pixels.images,
+        grids=pixels.grids,
+        prompts=tuple(prompts),
+        responses=tuple(responses),
+        texts=tuple(r.text for r in rendered),
+        spans=spans,
+        _tokenizer=words.tokenizer,
+        _image_processor=processor.image_processor,
+    )

@@ -1,0 +1,5 @@
+"""A page about a run."""
+
+from vlm_neurons.reporting.reporting import report
+
+__all__ = ["report"]

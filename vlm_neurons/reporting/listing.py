@@ -1,0 +1,203 @@
+"""The neurons of a report: which are shown, in which order, and their line in the list."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from vlm_neurons.autointerp.explanation import Explanation
+from vlm_neurons.autointerp.simulations import Simulation
+from vlm_neurons.classification.clearest import clearest
+from vlm_neurons.classification.labelling import LABELS, NOT_APPLICABLE
+from vlm_neurons.evidence import Evidence, Exemplar
+from vlm_neurons.reporting.results import LONGEST, Results, Score
+from vlm_neurons.viz.cards.words import decimals, small
+from vlm_neurons.viz.layers import NAMES, site_name
+from vlm_neurons.viz.page import number, share_words, shortened, visible
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SECTIONS = ("scanned", "layers", "thresholds", "scores", "neurons", "numbers", "made", "list", "filters")
+STRONGEST = 3  # samples of a neuron whose names and texts can be searched
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One neuron of the report.
+
+    Attributes:
+        neuron: its id.
+        anchor: what stands behind `#` in its address; no two are the same.
+        row: its row of the classification table; empty for evidence of something else, such as a probe.
+        evidence: None where there is none.
+        explanation: the last one.
+        simulation: from that explanation.
+        score: row of the score table, of that explanation.
+        earlier: which of these are left out for being of an earlier explanation, in words; `""` if none is.
+    """
+
+    neuron: str
+    anchor: str
+    row: dict[str, Any]
+    evidence: Evidence | None
+    explanation: Explanation | None
+    simulation: Simulation | None
+    score: Score | None
+    earlier: str = ""
+
+    @property
+    def told(self) -> Score:
+        """The score as the page tells it: with what was left out among its notes; empty where there is nothing."""
+        notes = [n for n in ((self.score or {}).get("note"), self.earlier) if isinstance(n, str) and n]
+        return {**(self.score or {}), "note": "; ".join(notes)} if self.score or notes else {}
+
+    @property
+    def label(self) -> str:
+        """Class; `"not_applicable"` where it has none."""
+        found = self.row.get("label", self.evidence.label if self.evidence else None)
+        return str(found) if found in LABELS else NOT_APPLICABLE
+
+
+def choose(table: pd.DataFrame, results: Results, n: int) -> list[Shown]:
+    """The clearest `n` of every site, pole and class, then those of it with an explanation or a score; at the end what
+    is not in the table. Without evidence where `results` has none."""
+    extra = set(results.neurons)
+    rows: dict[str, dict[str, Any]] = {}
+    for _, part in table.groupby(["site", "pole"], sort=False):
+        for label in LABELS if part["label"].isin(LABELS).any() else (NOT_APPLICABLE,):
+            more = part[part["neuron"].isin(extra) & (part["label"] == label)]
+            for found in (clearest(part, label, n), clearest(more, label, len(more)), more):
+                rows.update({r["neuron"]: r for r in found.to_dict("records") if r["neuron"] not in rows})
+    ids = [*rows, *(name for name in results.neurons if name not in rows)]
+    return [
+        Shown(
+            name, anchor, rows.get(name, {}), results.evidence.get(name), results.explanations.get(name),
+            results.simulations.get(name), results.scores.get(name), results.earlier.get(name, ""),
+        )
+        for name, anchor in zip(ids, anchors(ids), strict=True)
+    ]  # fmt: skip
+
+
+def with_evidence(shown: Iterable[Shown], found: dict[str, list[Exemplar]]) -> list[Shown]:
+    """The same neurons; those of `found` get their exemplars as evidence."""
+    return [
+        replace(s, evidence=Evidence(s.neuron, float(s.row["peak"]), tuple(found[s.neuron]), str(s.row["label"])))
+        if s.neuron in found
+        else s
+        for s in shown
+    ]
+
+
+def anchors(neurons: Sequence[str]) -> list[str]:
+    """A name for each that is good in an address, whatever the neuron is called; its `file_name` is no other's.
+
+    >>> anchors(["L3N17", "post:L3N17", "a b", "a_b", "layers"])
+    ['L3N17', 'post:L3N17', 'a_b', 'a_b-2', 'layers-2']
+    """
+    taken, found = set(SECTIONS), []
+    for neuron in neurons:
+        plain = re.sub(r"[^A-Za-z0-9._:-]", "_", neuron)[:80].lstrip(".") or "_"
+        name, count = plain, 2
+        while file_name(name).lower() in taken:
+            name, count = f"{plain}-{count}", count + 1
+        taken.add(file_name(name).lower())
+        found.append(name)
+    return found
+
+
+def file_name(anchor: str) -> str:
+    """Name of a neuron's file, without ending."""
+    return anchor.replace(":", "_")
+
+
+def record(shown: Shown) -> dict[str, Any]:
+    """All numbers about one neuron, as they stand in the JSON beside the page: of these the page shows some."""
+    samples = shown.evidence.exemplars[:STRONGEST] if shown.evidence else ()
+    return {
+        "neuron": shown.neuron,
+        **{name: value for name, value in shown.row.items() if name != "neuron"},
+        "label": shown.label,
+        "explanation": _explanation(shown.explanation),
+        "score": {k: v for k, v in shown.score.items() if k != "neuron"} if shown.score else None,
+        "earlier": shown.earlier,
+        "samples": [{"id": e.seen.sample, "name": e.seen.name, "group": e.group, "split": e.split, "rank": e.rank,
+                     "peak": e.peak} for e in samples],
+    }  # fmt: skip
+
+
+def _explanation(explanation: Explanation | None) -> dict[str, Any] | None:
+    if explanation is None:
+        return None
+    failure = explanation.failure
+    return {
+        **{name: getattr(explanation, name) for name in ("text", "description", "confidence", "explainer", "model")},
+        "failure": {"kind": failure.kind, "detail": failure.detail} if failure else None,
+    }
+
+
+def line(shown: Shown, numbers: dict[str, Any], href: str) -> dict[str, Any]:
+    """A neuron's line in the list.
+
+    Args:
+        shown: the neuron.
+        numbers: `record` of it.
+        href: where its card is.
+    """
+    label, score = shown.label, numbers["score"] or {}
+    share = numbers.get(f"p_{label}")
+    site = site_name(numbers["site"], numbers["pole"]) if "site" in numbers else "elsewhere"
+    return {
+        "neuron": visible(shown.neuron),
+        "anchor": shown.anchor,
+        "href": href,
+        "site": visible(site).split(":")[0],
+        "label": label,
+        "words": NAMES.get(label, "no class"),
+        "layer": numbers.get("layer", ""),
+        "share": _cell(share, share_words),
+        "peak": _cell(numbers.get("peak"), number),
+        "explanation": _said(shown.explanation),
+        "r": _cell(score.get("r"), decimals),
+        "interval": _interval(score),
+        "null": _cell(score.get("r_null"), decimals),
+        "q": _cell(score.get("q"), small),
+        "note": _note(shown.told),
+        "search": " ".join(_words(shown)),
+    }
+
+
+def _said(explanation: Explanation | None) -> str:
+    if explanation is None:
+        return ""
+    if explanation.failure:
+        return f"failed: {explanation.failure.kind}"
+    return shortened(visible(explanation.text), LONGEST) if explanation.text else ""
+
+
+def _note(score: Score) -> str:
+    note = score.get("note")
+    return visible(note) if isinstance(note, str) and note else ""
+
+
+def _cell(value: Any, words: Any) -> tuple[str, str]:
+    """What the list sorts by, and what it shows; empty and a dash where there is no number."""
+    return ("", "–") if value is None or value != value else (f"{float(value):.6g}", words(float(value)))
+
+
+def _interval(score: Score) -> str:
+    low, high = score.get("r_low"), score.get("r_high")
+    return "" if low is None or high is None or low != low or high != high else f"[{decimals(low)}, {decimals(high)}]"
+
+
+def _words(shown: Shown) -> Iterator[str]:
+    """What the search finds beside the words in the line."""
+    if shown.explanation:
+        yield visible(shown.explanation.description)
+        if len(shown.explanation.text) > LONGEST:
+            yield visible(shown.explanation.text)
+    for e in shown.evidence.exemplars[:STRONGEST] if shown.evidence else ():
+        yield visible(e.seen.name)
+        yield visible("".join(t for t, is_text in zip(e.seen.tokens, e.seen.is_text, strict=True) if is_text))

@@ -1,0 +1,125 @@
+"""A page about a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vlm_neurons.classification.labelling import LABELS, classify
+from vlm_neurons.reporting.listing import Shown, choose, record, with_evidence
+from vlm_neurons.reporting.numbers import document
+from vlm_neurons.reporting.results import Results, classes
+from vlm_neurons.reporting.story import Rule, Thresholds, score_summary
+from vlm_neurons.reporting.writing import Story, write
+from vlm_neurons.scanning.run import Run, check_length
+from vlm_neurons.viz.closeup import close_ups
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vlm_neurons.data import ImageTextData
+    from vlm_neurons.models import HookedVLM
+
+TOP = 3  # samples shown of a neuron without stored evidence
+
+
+def report(
+    run: Run | str | Path,
+    out: str | Path | None = None,
+    model: HookedVLM | None = None,
+    data: ImageTextData | None = None,
+    n_neurons: int = 5,
+) -> Path:
+    """Write a page about a run: what was scanned, classes by layer, how much the thresholds matter, the clearest
+    neurons of every class and all that have an explanation or a score, and how it was made.
+
+    It loads nothing from the network and reads without JavaScript too. Beside it stands a JSON file with the same
+    numbers. Up to about 10 MB and 250 neurons it is one file; above that the page is an index, and every neuron has its
+    own in a folder beside it (`report_files/` for `report.html`), where each picture is stored once. The same run gives
+    the same bytes.
+
+    Args:
+        run: a finished scan, or its directory; classified with the defaults if it is not yet. Explanations,
+            simulations, scores and evidence are taken from the directory.
+        out: the page; by default `report.html` in the run directory.
+        model: the model that was scanned, for neurons without stored evidence; by default loaded again by the name that
+            the run recorded.
+        data: the data that was scanned, for the same; by default opened again from the source that the run recorded.
+        n_neurons: the clearest neurons per site, pole and class (`classification.clearest` says which). With 0
+            only those with an explanation or a score are shown.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        ValueError: model or data cannot be found again (the message says which to pass), or are not those scanned; or
+            `out` is a directory; or a file of the run directory cannot be read (the message says what writes it again).
+        OSError: an image cannot be read any more.
+
+    >>> page = vn.report(run, out="report.html", model=model, data=data, n_neurons=1)
+    >>> page.name, page.with_suffix(".json").exists()
+    ('report.html', True)
+    """
+    run = run if isinstance(run, Run) else Run.load(run)
+    if not isinstance(n_neurons, int) or isinstance(n_neurons, bool) or n_neurons < 0:
+        raise ValueError(f"n_neurons={n_neurons!r}: a whole number from 0 on")
+    out = Path(out) if out is not None else run.path / "report.html"
+    if out.is_dir():
+        raise ValueError(f"out={str(out)!r} is a directory: name the page in it, such as {str(out / 'report.html')!r}")
+    if out.suffix == ".json":
+        raise ValueError(
+            f"out={str(out)!r}: the numbers get this ending; call the page {out.with_suffix('.html').name}"
+        )
+    table, results = classes(run), Results.of(run)
+    shown = choose(table, results, n_neurons)
+    missing = [s.neuron for s in shown if s.evidence is None and s.row]
+    if missing:
+        shown = with_evidence(shown, close_ups(_model(run, model), _data(run, data), run, missing, TOP))
+    write(story(run, table, results, shown), out)
+    return out
+
+
+def story(run: Run, table: pd.DataFrame, results: Results, shown: list[Shown]) -> Story:
+    """All that the page tells, and its numbers."""
+    rule = _rule(run, table)
+    thresholds = Thresholds.of(run, rule)
+    scores = score_summary(results.scores)
+    numbers = document(run, table, rule, thresholds, scores, [record(s) for s in shown])
+    return Story(run, table, rule, thresholds, shown, numbers)
+
+
+def _rule(run: Run, table: pd.DataFrame) -> Rule | None:
+    """The thresholds behind the table: what it says itself, else the defaults if they give the same shares."""
+    if "parameters" in table.attrs:
+        return Rule(**table.attrs["parameters"])
+    columns = [f"p_{label}" for label in LABELS]
+    return Rule() if table[columns].equals(classify(run, write=False)[columns]) else None
+
+
+def _model(run: Run, model: HookedVLM | None) -> HookedVLM:
+    import torch
+
+    from vlm_neurons.models import HookedVLM
+
+    recorded = run.info["model"]
+    if model is None:
+        try:
+            model = HookedVLM.from_pretrained(recorded["name"], dtype=getattr(torch, recorded["dtype"]))
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"model {recorded['name']!r} cannot be loaded again; pass model=, or n_neurons=0 to show only neurons "
+                f"with stored evidence ({error})"
+            ) from error
+    if model.fingerprint() != recorded["fingerprint"]:
+        raise ValueError(f"{model.name!r} is not the model that {run.path} was made with; pass that one as model=")
+    return model
+
+
+def _data(run: Run, data: ImageTextData | None) -> ImageTextData:
+    if data is None:
+        try:
+            return run.open_data()
+        except (OSError, ValueError) as error:
+            raise ValueError(f"the data of {run.path} cannot be opened again; pass data= ({error})") from error
+    check_length(run, data)
+    return data

@@ -1,0 +1,172 @@
+"""The parts of the report that are about the run as a whole: what was scanned, classes, thresholds, scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vlm_neurons.classification.labelling import LABELS, PAPER
+from vlm_neurons.classification.robustness import sensitivity, sweep
+from vlm_neurons.viz.layers import NAMES, layers_svg, percent, shares, site_name
+from vlm_neurons.viz.page import number, share_words, visible
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vlm_neurons.reporting.results import Score
+    from vlm_neurons.scanning.run import Run
+
+SWEEP = {"t_visual": (1.0, 2.0, 3.0, 4.0), "t_text": (2.0, 3.0, 4.0, 5.0)}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The thresholds that the classes come from; see `classify`."""
+
+    t_visual: float = PAPER[0]
+    n_visual: int = PAPER[1]
+    t_text: float = PAPER[2]
+    n_text: int = PAPER[3]
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """How much the classes depend on what was chosen by hand: numbers of `vn.sweep` and `vn.sensitivity`."""
+
+    sweep: pd.DataFrame
+    choices: pd.DataFrame
+
+    @classmethod
+    def of(cls, run: Run, rule: Rule | None) -> Thresholds | None:
+        """None where no neuron sees both pictures and text."""
+        if not any(column["indexed_by"] == "row" for column in run.info["columns"]):
+            return None
+        kept = run.info["parameters"]
+        n_visual, n_text = min(PAPER[1], kept["n_visual"]), min(PAPER[3], kept["n_text"])
+        used = rule or Rule(n_visual=n_visual, n_text=n_text)
+        return cls(
+            sweep(run, **SWEEP, n_visual=(used.n_visual,), n_text=(used.n_text,)),
+            sensitivity(run, used.t_visual, used.n_visual, used.t_text, used.n_text),
+        )
+
+
+def sites(table: pd.DataFrame) -> list[pd.DataFrame]:
+    """The parts of the table, by site and pole, whose neurons have a class."""
+    return [part for _, part in table.groupby(["site", "pole"], sort=False) if part["label"].isin(LABELS).any()]
+
+
+def panel(part: pd.DataFrame) -> dict[str, Any]:
+    """The figure of one site and pole, and the data table under it."""
+    ties = part[part["tie"]].groupby("layer").size()
+    rows = []
+    for _, row in shares(part).iterrows():
+        n, n_ties = row["n"], int(part["tie"].sum() if row["layer"] == "all" else ties.get(row["layer"], 0))
+        counts = [*(row[label] for label in LABELS), n, row["confident"], n_ties]
+        written = [(f"{count:,}", "" if i == len(LABELS) else percent(count, n)) for i, count in enumerate(counts)]
+        rows.append({"layer": row["layer"], "cells": written})
+    first = part.iloc[0]
+    return {"title": visible(site_name(first["site"], first["pole"])), "rows": rows, "svg": layers_svg(part)}
+
+
+def grid(thresholds: Thresholds) -> dict[str, Any]:
+    """The sweep as a square: a line per threshold of patches, a column per threshold of tokens."""
+    table = thresholds.sweep
+    lines = []
+    for t_visual, part in table.groupby("t_visual"):
+        cells = [
+            {
+                "widths": [(label, f"{cell[label]:.4f}") for label in LABELS],
+                "words": ", ".join(f"{NAMES[label]} {share_words(cell[label])}" for label in LABELS),
+                "shares": [share_words(cell[label]) for label in LABELS],
+                "same": share_words(cell["same_as_paper"]),
+            }
+            for cell in part.sort_values("t_text").to_dict("records")
+        ]
+        lines.append({"t_visual": number(float(t_visual)), "cells": cells})  # type: ignore[arg-type]
+    same = table["same_as_paper"]
+    return {
+        "columns": [number(t) for t in sorted(set(table["t_text"]))],
+        "lines": lines,
+        "n_visual": int(table["n_visual"].iloc[0]),
+        "n_text": int(table["n_text"].iloc[0]),
+        "least": share_words(same.min()),
+    }
+
+
+def choices(thresholds: Thresholds) -> list[dict[str, Any]]:
+    """What the labels would be under choices that the paper leaves open, in words."""
+    return [
+        {
+            "site": visible(site_name(row["site"], row["pole"])),
+            "choice": row["choice"],
+            "n": f"{row['n']:,}",
+            "same": share_words(row["same"]),
+            "shares": [share_words(row[label]) for label in LABELS],
+        }
+        for row in thresholds.choices.to_dict("records")
+    ]
+
+
+def score_summary(scores: Mapping[str, Score]) -> list[dict[str, Any]]:
+    """`vn.score_statistics` by modality, that of all neurons last; nothing without scores."""
+    import pandas as pd
+
+    from vlm_neurons.autointerp.comparing import score_statistics
+
+    if not scores:
+        return []
+    rows = score_statistics(pd.DataFrame(list(scores.values())), by="modality").to_dict("records")
+    return [*rows[1:], *(rows[:1] if len(rows) != 2 else [])]
+
+
+def scanned(run: Run, table: pd.DataFrame) -> list[tuple[str, str]]:
+    """What was looked at, as names and values."""
+    samples = run.samples
+    n_images = int((samples["n_visual_tokens"] > 0).sum())
+    facts = [
+        ("model", visible(run.info["model"]["name"])),
+        ("neurons", n_neurons(table)),
+        ("data", data_name(run)),
+        ("samples", run.summary()),
+        ("with an image", f"{n_images:,} of {len(samples):,}"),
+    ]
+    for name, column in (("visual tokens", "n_visual_tokens"), ("tokens of the text", "n_text_tokens")):
+        if len(samples):
+            low, middle, high = (number(float(samples[column].quantile(q))) for q in (0, 0.5, 1))
+            facts.append((f"{name} a sample", f"median {middle}, from {low} to {high}"))
+    return facts
+
+
+def data_name(run: Run) -> str:
+    """The data in words."""
+    source = run.info["data"]["source"]
+    return "data in memory" if source == "memory" else visible(source)
+
+
+def n_neurons(table: pd.DataFrame) -> str:
+    """How many there are at every site; those with two poles count once."""
+    counts = table.drop_duplicates(["hook", "index"]).groupby("site", sort=False).size()
+    return ", ".join(f"{count:,} neurons at {visible(str(site))}" for site, count in counts.items())
+
+
+def provenance(run: Run) -> Iterator[tuple[str, str]]:
+    """How the run was made, as names and values."""
+    info = run.info
+    facts: dict[str, Any] = {
+        "model": f"{info['model']['name']} ({info['model']['family']}, {info['model']['dtype']})",
+        "model fingerprint": info["model"]["fingerprint"],
+        "data": f"{info['data']['source']} ({info['data']['n']:,} samples)",
+        "data fingerprint": info["data"]["fingerprint"],
+        "run": run.identity,
+    }
+    for name, value in info["parameters"].items():
+        if name != "hooks":
+            facts[name.replace("_", " ")] = ", ".join(map(str, value)) if isinstance(value, list) else value
+    facts["first prompt, as rendered"] = info["rendered"]
+    facts["threads"] = info["threads"]
+    facts["versions"] = ", ".join(f"{name} {number}" for name, number in info["versions"].items())
+    if "created" in info:
+        facts["scanned"] = info["created"]
+    for name, value in facts.items():
+        yield visible(name), visible(str(value))

@@ -1,0 +1,256 @@
+"""A report on disk: one file, or an index with a file per neuron; and the numbers beside it."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from vlm_neurons.classification.labelling import LABELS, NOT_APPLICABLE
+from vlm_neurons.reporting import story as told
+from vlm_neurons.reporting.listing import Shown, file_name, line
+from vlm_neurons.reporting.numbers import dumps
+from vlm_neurons.reporting.verdict import verdict
+from vlm_neurons.scanning.blocks import write_atomic
+from vlm_neurons.viz.cards.card import card_html
+from vlm_neurons.viz.cards.fragment import Fragment, policy, scripts, styles, template, template_text
+from vlm_neurons.viz.cards.plots import scores_svg
+from vlm_neurons.viz.cards.words import decimals, explained, scored
+from vlm_neurons.viz.layers import NAMES
+from vlm_neurons.viz.page import number, share_words, visible
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vlm_neurons.scanning.run import Run
+
+MOST_NEURONS = 250  # in one file
+MOST_BYTES = 10_000_000
+MOST_SKIPPED = 20  # lines of the table of skipped samples
+MARKER = "made_by_vlm_neurons.txt"
+_INTRO = (
+    "A line each, and below a card each. The card shows the picture as the model saw it and the activation at every "
+    "patch, and the text with the activation at every token. An orange frame marks the strongest patch. Patches and "
+    "tokens have scales of their own, printed on the card. Neurons come by site and class, the clearest of a class "
+    "first; then those that are here for their explanation."
+)
+_CODE = """import json
+import pandas as pd
+import vlm_neurons as vn
+
+page = json.load(open("{json}"))
+shown = pd.DataFrame(page["neurons"])         # what this page shows
+table = pd.read_parquet("neurons.parquet")    # every neuron
+layers = vn.statistics(table)                 # counts and shares by layer, with intervals
+sweep, choices = vn.sweep("."), vn.sensitivity(".")
+"""
+
+
+@dataclass(frozen=True)
+class Story:
+    """All that a report tells.
+
+    Attributes:
+        run: the run.
+        table: its classification.
+        rule: the thresholds behind it, where they are known.
+        thresholds: what other thresholds would give.
+        shown: the neurons.
+        numbers: of everything, for the JSON; `numbers["neurons"]` has one record for each of `shown`.
+    """
+
+    run: Run
+    table: pd.DataFrame
+    rule: told.Rule | None
+    thresholds: told.Thresholds | None
+    shown: Sequence[Shown]
+    numbers: dict[str, Any]
+
+    @cached_property
+    def cards(self) -> list[Fragment]:
+        """The card of every neuron."""
+        return [_card(s, self.rule) for s in self.shown]
+
+
+def write(story: Story, out: Path) -> None:
+    """Write the page, its numbers, and the files of the neurons where one file would be too large.
+
+    Raises:
+        ValueError: the folder for the files of the neurons is there and not of an earlier report.
+    """
+    folder = out.with_name(f"{out.stem}_files")
+    whole = page(story, out) if len(story.cards) <= MOST_NEURONS else None
+    if whole is None or len(whole.encode()) > MOST_BYTES:
+        whole = page(story, out, folder.name)
+        _write_folder(story, out, folder)
+    elif (folder / MARKER).is_file():
+        shutil.rmtree(folder)
+    _write(out.with_suffix(".json"), dumps(story.numbers))
+    _write(out, whole)
+
+
+def page(story: Story, out: Path, folder: str = "") -> str:
+    """The page as HTML; every text in it is escaped by the template.
+
+    Args:
+        story: what it tells.
+        out: where it will be.
+        folder: of the files of the neurons; `""` has their cards on the page.
+    """
+    from markupsafe import Markup
+
+    cards = [] if folder else story.cards
+    inline = [*scripts(cards, bundle=False), template_text("report.js")]
+    lines = [
+        line(s, numbers, f"{quote(folder)}/{file_name(s.anchor)}.html" if folder else f"#{s.anchor}")
+        for s, numbers in zip(story.shown, story.numbers["neurons"], strict=True)
+    ]
+    run = story.run
+    return template("report.html").render(
+        title=f"Neurons of {visible(run.info['model']['name'])}",
+        policy=Markup(policy(inline)),
+        styles=Markup(styles(cards)),
+        scripts=[Markup(text) for text in inline],
+        cards=[Markup(f.html) for f in cards],
+        together=not folder,
+        lines=lines,
+        options=_options(lines),
+        explained=any(s.explanation for s in story.shown),
+        intro=_INTRO if not folder else _INTRO.replace("below a card each", "behind it a page with its card"),
+        json_name=out.with_suffix(".json").name,
+        code=_code(story, out),
+        **_about(story),
+    )
+
+
+def _about(story: Story) -> dict[str, Any]:
+    """What the page says of the run as a whole."""
+    from markupsafe import Markup
+
+    run, thresholds = story.run, story.thresholds
+    panels = [told.panel(part) for part in told.sites(story.table)]
+    return {
+        "model": visible(run.info["model"]["name"]),
+        "data": told.data_name(run),
+        "summary": run.summary(),
+        "n_neurons": told.n_neurons(story.table),
+        "number": number,
+        "labels": LABELS,
+        "names": NAMES,
+        "rule": story.rule,
+        "scanned": told.scanned(run, story.table),
+        "panels": [{**panel, "svg": Markup(panel["svg"])} for panel in panels],
+        "grid": told.grid(thresholds) if thresholds else None,
+        "choices": told.choices(thresholds) if thresholds else [],
+        "scores": [_in_words(s) for s in story.numbers["scores"]],
+        "scores_svg": Markup(_scores_svg(story)),
+        "provenance": list(told.provenance(run)),
+        "skipped": [{k: visible(str(v)) for k, v in s.items()} for s in run.skipped[:MOST_SKIPPED]],
+        "n_more_skipped": max(0, len(run.skipped) - MOST_SKIPPED),
+    }
+
+
+def _scores_svg(story: Story) -> str:
+    import pandas as pd
+
+    scores = [{"neuron": s.neuron, **s.score} for s in story.shown if s.score]
+    return scores_svg(pd.DataFrame(scores)) if scores else ""
+
+
+def _in_words(summary: Mapping[str, Any]) -> dict[str, str]:
+    medians = {name: summary[name] for name in ("r", "r_within", "r_null")}
+    words = {name: "–" if value != value else decimals(value) for name, value in medians.items()}
+    counts = {name: f"{summary[name]:,}" for name in ("n", "n_scored", "significant", "n_failed")}
+    above = share_words(summary["above_null"])
+    modality = str(summary["modality"])
+    return {"modality": NAMES.get(modality, visible(modality)), **counts, **words, "above_null": above}
+
+
+def _options(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[Any, ...]]]:
+    """What can be filtered by, with counts."""
+    labels = Counter(n["label"] for n in lines)
+    layers = Counter(n["layer"] for n in lines if n["layer"] != "")
+    return {
+        "labels": [(k, NAMES.get(k, "no class"), labels[k]) for k in (*LABELS, NOT_APPLICABLE) if labels[k]],
+        "sites": list(Counter(n["site"] for n in lines).items()),
+        "layers": sorted(layers.items()),
+    }
+
+
+def _code(story: Story, out: Path) -> str:
+    lines = _CODE.format(json=out.with_suffix(".json").name)
+    if story.numbers["scores"]:
+        lines += 'scores = pd.read_parquet("scores.parquet")\n'
+    return lines
+
+
+def _card(shown: Shown, rule: told.Rule | None) -> Fragment:
+    if shown.evidence is None or not shown.evidence.exemplars:
+        told_of = {"explained": explained(shown.explanation), "score": scored(shown.told)}
+        return Fragment(
+            template("bare.html").render(anchor=shown.anchor, neuron=visible(shown.neuron), **told_of),
+            template_text("card.css"),
+        )
+    evidence, notes = shown.evidence, {}
+    if rule is not None and shown.label != NOT_APPLICABLE and shown.row:
+        notes = {e.seen.sample: verdict(e, float(shown.row["peak"]), rule) for e in evidence.exemplars}
+    # one of each group besides the strongest; three strong ones where there is nothing else
+    per_group = 1 if any(e.group != "top" for e in evidence.exemplars) else 2
+    return card_html(
+        evidence, shown.row or None, shown.explanation, shown.simulation, shown.told or None, per_group=per_group,
+        anchor=shown.anchor, notes=notes,
+    )  # fmt: skip
+
+
+def _write_folder(story: Story, out: Path, folder: Path) -> None:
+    """The files of the neurons, all new: those of an earlier report go."""
+    if folder.exists() and not (folder / MARKER).is_file():
+        raise ValueError(f"{folder} is there and not of an earlier report; move it away, or choose another out=")
+    new = folder.with_name(f"{folder.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    (new / "images").mkdir(parents=True)
+    (new / MARKER).write_text(f"This folder belongs to {out.name} and is replaced with it.\n", encoding="utf-8")
+    for name, html in _neuron_pages(story, out):
+        (new / f"{name}.html").write_text(html, encoding="utf-8")
+    for name, address in {k: v for card in story.cards for k, v in card.images.items()}.items():
+        (new / _image_file(name, address)).write_bytes(base64.b64decode(address.split(",", 1)[1]))
+    if folder.exists():
+        shutil.rmtree(folder)
+    new.rename(folder)
+
+
+def _neuron_pages(story: Story, out: Path) -> Iterator[tuple[str, str]]:
+    """(name, HTML) of every neuron."""
+    from markupsafe import Markup
+
+    links = [{"neuron": visible(s.neuron), "href": f"{file_name(s.anchor)}.html"} for s in story.shown]
+    for place, (shown, card) in enumerate(zip(story.shown, story.cards, strict=True)):
+        inline = scripts([card], bundle=False)
+        files = Fragment(card.html, card.css, card.js, {k: _image_file(k, v) for k, v in card.images.items()})
+        html = template("neuron.html").render(
+            title=f"Neuron {visible(shown.neuron)}",
+            policy=Markup(policy(inline, "data: 'self' file:")),
+            styles=Markup(styles([files])),
+            scripts=[Markup(text) for text in inline],
+            neuron=visible(shown.neuron),
+            card=Markup(card.html),
+            index=f"../{quote(out.name)}#{shown.anchor}",
+            before=links[place - 1] if place else None,
+            after=links[place + 1] if place + 1 < len(links) else None,
+        )
+        yield file_name(shown.anchor), html
+
+
+def _image_file(name: str, address: str) -> str:
+    ending = "png" if address.startswith("data:image/png") else "jpg"
+    return f"images/{name}.{ending}"
+
+
+def _write(path: Path, text: str) -> None:
+    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)

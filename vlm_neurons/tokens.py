@@ -1,0 +1,48 @@
+"""What the positions of a batch are: kinds of tokens, and where visual tokens look."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
+
+
+class TokenKind(IntEnum):
+    """What a position of a batch is. `batch.kinds` holds these numbers, `batch.mask(kind)` selects them.
+
+    >>> [kind.name for kind in vn.TokenKind]
+    ['PAD', 'TEMPLATE', 'VISUAL', 'TEXT']
+    >>> vn.TokenKind(int(batch.kinds[0, -2])).name, batch.tokens(0)[-2]
+    ('TEXT', '.')
+    """
+
+    PAD = 0
+    TEMPLATE = 1
+    """Special tokens, roles and the prompt."""
+    VISUAL = 2
+    """An image patch."""
+    TEXT = 3
+    """The response; while generating, every new token."""
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Where one visual token looks.
+
+    Attributes:
+        image: number of the image in the batch.
+        row: row in the patch grid, 0 at the top.
+        column: column in the patch grid, 0 at the left.
+        box: pixels in the image as the model saw it (after resize and crop).
+        original_box: pixels in the image as it was given, clipped to it.
+
+    >>> batch.grids[0], batch.patches[9]  # the second patch of the second row
+    ((8, 8), Patch(image=0, row=1, column=1, box=(8.0, 8.0, 16.0, 16.0), original_box=(8.0, 8.0, 16.0, 16.0)))
+    """
+
+    image: int
+    row: int
+    column: int
+    box: Box
+    original_box: Box

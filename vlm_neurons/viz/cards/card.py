@@ -1,0 +1,163 @@
+"""The card of one neuron, as a piece of a page.
+
+    card_html(evidence, row=None, explanation=None, simulation=None, score=None, *,
+              per_group=3, tops=None, anchor=None, notes=None) -> Fragment
+
+`Fragment` has `html`, `css` and `js` (each the same string for all cards, to be included once), `images`
+({CSS class: `data:` address}, to be written as background-image, each once: `fragment.styles(fragments)` does it) and
+`circuitsvis` (whether the bundle is of use: `fragment.scripts(fragments)` adds it once, packed; `fragment.allowed`
+gives the policy). The card's id, and so its permalink, is `anchor_of(evidence.neuron)`: `L16N6512` stays as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from vlm_neurons.viz.cards.charts import score_svg, sequence_svg
+from vlm_neurons.viz.cards.content import (
+    Compared,
+    Content,
+    caption,
+    content,
+    group_names,
+    has_text,
+    strongest_places,
+)
+from vlm_neurons.viz.cards.fragment import Fragment, template, template_text
+from vlm_neurons.viz.cards.maps import Map, patch_map
+from vlm_neurons.viz.cards.tokens import Strip, strip
+from vlm_neurons.viz.page import number, visible
+from vlm_neurons.viz.pictures import data_uri, gradient
+
+if TYPE_CHECKING:
+    from vlm_neurons.autointerp.explanation import Explanation
+    from vlm_neurons.autointerp.simulations import Simulation
+    from vlm_neurons.evidence import Evidence, Exemplar
+    from vlm_neurons.viz.cards.content import Row
+
+_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,80}")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An exemplar for the template.
+
+    Attributes:
+        caption: lines below.
+        maps: for each image its map, or the real and the simulated one.
+        strips: the tokens, or the real and the simulated ones.
+        chart: SVG, or `""`.
+        failure: why there is no simulation, or `""`.
+    """
+
+    caption: tuple[str, ...]
+    maps: tuple[tuple[Map, ...], ...]
+    strips: tuple[Strip, ...]
+    chart: str = ""
+    failure: str = ""
+
+
+def card_html(
+    evidence: Evidence,
+    row: Row = None,
+    explanation: Explanation | str | None = None,
+    simulation: Simulation | None = None,
+    score: Row = None,
+    *,
+    per_group: int = 3,
+    tops: tuple[float, float] | None = None,
+    anchor: str | None = None,
+    notes: Mapping[int, str] | None = None,
+) -> Fragment:
+    """The card of one neuron.
+
+    Args:
+        evidence: of the neuron.
+        row: its row of the classification table, or a table that has it.
+        explanation: in words.
+        simulation: made from the explanation.
+        score: its row of the score table, or a table that has it.
+        per_group: exemplars shown of each group, besides the strongest one.
+        tops: ends of the colour scales of patches and tokens, to compare cards; by default from what is shown.
+        anchor: id of the card; by default from the neuron's.
+        notes: a further line under a sample, by its id.
+
+    Raises:
+        TypeError: `evidence` is no evidence, or `simulation` no simulation, of one neuron.
+        ValueError: no exemplars; a row, score or simulation of another neuron; a score or simulation of other words
+            than the explanation's.
+
+    >>> import vlm_neurons as vn
+    >>> evidence = vn.Evidence.from_arrays("probe", tokens=[["a", " cat"]], token_values=[[0.0, 2.0]])
+    >>> "largest activation 2" in card_html(evidence).html
+    True
+    """
+    shown = content(evidence, row, explanation, simulation, score, per_group, tops)
+    images: dict[str, str] = {}
+    notes, names = notes or {}, group_names(evidence)
+    html = template("card.html.jinja").render(
+        anchor=anchor or anchor_of(evidence.neuron),
+        neuron=visible(evidence.neuron),
+        classes=shown.classes,
+        explained=shown.explained,
+        score=shown.scored,
+        score_svg=score_svg(shown.scored) if shown.scored is not None and shown.scored.r is not None else "",
+        strongest=_shown(shown.strongest, shown, images, notes, chart=True),
+        groups=[(names[group], [_shown(e, shown, images, notes) for e in es]) for group, es in shown.groups.items()],
+        compared=[_both(one, images) for one in shown.compared],
+        few=all(len(es) == 1 for es in shown.groups.values()),
+        n_failed=shown.n_failed,
+        patch_sinks=shown.patch_sinks,
+        token_sinks=shown.token_sinks,
+        image_top=number(shown.tops[0]) if evidence.sees_images else "",
+        text_top=number(shown.tops[1]) if evidence.sees_text else "",
+        ramp=ramp(),
+    )
+    return Fragment(html, template_text("card.css"), template_text("card.js"), images, evidence.sees_text)
+
+
+def anchor_of(neuron: str) -> str:
+    """The id of a neuron's card in a page.
+
+    >>> anchor_of("L16N6512"), anchor_of("<b> of a probe")
+    ('L16N6512', 'neuron-1b63f9bb')
+    """
+    if _PLAIN.fullmatch(neuron):
+        return neuron
+    return f"neuron-{hashlib.sha256(neuron.encode(errors='surrogatepass')).hexdigest()[:8]}"
+
+
+def _shown(e: Exemplar, shown: Content, images: dict[str, str], notes: Mapping[int, str], chart: bool = False) -> Shown:
+    strips = (strip(e.seen, e.values, shown.tops[1]),) if has_text(e) else ()
+    maps = tuple((m,) for m in _maps(e, shown.tops[0], images, "real"))
+    lines = [caption(e), *strongest_places(e), *([notes[e.seen.sample]] if e.seen.sample in notes else [])]
+    return Shown(tuple(lines), maps, strips, sequence_svg(e) if chart else "")
+
+
+def _both(one: Compared, images: dict[str, str]) -> Shown:
+    """Real above simulated, both from 0 to 10, on the same patches and the same tokens."""
+    rows = [tuple(_maps(one.real, 10, images, "real"))]
+    strips = [strip(one.real.seen, one.real.values, 10)] if has_text(one.real) else []
+    if one.sees:
+        rows.append(tuple(_maps(one.simulated, 10, images, "simulated")))
+    if one.reads:
+        strips.append(strip(one.real.seen, one.simulated.values, 10, "simulated"))
+    chart = sequence_svg(one.real, None if one.failure else one.simulated)
+    return Shown((caption(one.real),), tuple(zip(*rows, strict=True)), tuple(strips), chart, one.failure)
+
+
+def _maps(e: Exemplar, top: float, images: dict[str, str], name: str) -> Iterator[Map]:
+    for place, (picture, values) in enumerate(zip(e.seen.images, e.patches, strict=True)):
+        sinks = e.seen.patch_sinks[place]
+        yield patch_map(picture, values, top, images, name=name, place=place, sinks=sinks)
+
+
+@cache
+def ramp() -> str:
+    """The colour bar of patches."""
+    return data_uri(gradient())

@@ -1,0 +1,220 @@
+"""What a card shows, before it is drawn: exemplars chosen, scales fixed, tables in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from vlm_neurons.viz.cards.doors import a_simulation, an_evidence
+from vlm_neurons.viz.cards.maps import strongest_patch, top_of
+from vlm_neurons.viz.cards.words import Classes, Explained, Scored, classes, differ, explained, record, scored
+from vlm_neurons.viz.page import FLOOR, number, shortened, visible
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vlm_neurons.autointerp.explanation import Explanation
+    from vlm_neurons.autointerp.simulations import Simulation
+    from vlm_neurons.evidence import Evidence, Exemplar
+
+    Row: TypeAlias = pd.Series | pd.DataFrame | Mapping[str, Any] | None
+
+LONGEST = 200  # characters of a name or a token under a picture
+GROUPS = ("top", "quantile", "random")  # in the order in which they are shown
+NUMBERED = {"top": "top sample", "quantile": "lower quantile", "random": "random sample"}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """An exemplar on the 0-10 scale, and the same as simulated.
+
+    Attributes:
+        real: real activations.
+        simulated: simulated ones, NaN where there are none.
+        failure: why there are none at all; `""` if there are.
+    """
+
+    real: Exemplar
+    simulated: Exemplar
+    failure: str
+
+    @property
+    def sees(self) -> bool:
+        """Whether patches were simulated."""
+        return any(not np.isnan(p).all() for p in self.simulated.patches)
+
+    @property
+    def reads(self) -> bool:
+        """Whether tokens were simulated."""
+        return has_text(self.simulated)
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a card shows.
+
+    Attributes:
+        evidence: of the neuron.
+        classes: its class, in words.
+        explained: its explanation, in words.
+        scored: its score, in words.
+        strongest: the strongest exemplar.
+        groups: group -> exemplars of it.
+        compared: exemplars with their simulation.
+        n_failed: simulations that failed.
+        tops: ends of the colour scales of patches and of tokens.
+    """
+
+    evidence: Evidence
+    classes: Classes
+    explained: Explained | None
+    scored: Scored | None
+    strongest: Exemplar
+    groups: dict[str, list[Exemplar]]
+    compared: list[Compared]
+    n_failed: int
+    tops: tuple[float, float]
+
+    @property
+    def token_sinks(self) -> bool:
+        """Whether a token is shown that is a sink."""
+        return any(has_text(e) and e.seen.token_sinks.any() for e in self._shown)
+
+    @property
+    def patch_sinks(self) -> bool:
+        """Whether a patch is shown that is a sink."""
+        return any(sinks.any() for e in self._shown for sinks in e.seen.patch_sinks)
+
+    @property
+    def _shown(self) -> list[Exemplar]:
+        return [self.strongest, *(e for es in self.groups.values() for e in es), *(one.real for one in self.compared)]
+
+
+def content(
+    evidence: Evidence,
+    row: Row = None,
+    explanation: Explanation | str | None = None,
+    simulation: Simulation | None = None,
+    score: Row = None,
+    per_group: int = 3,
+    tops: tuple[float, float] | None = None,
+) -> Content:
+    """What a card of a neuron shows; the arguments are those of `card_html`.
+
+    Raises:
+        ValueError: no exemplars; a row, score or simulation of another neuron; a score or simulation of other words
+            than the explanation's.
+    """
+    simulation = a_simulation(simulation)
+    if not an_evidence(evidence).exemplars:
+        raise ValueError(f"{evidence.neuron} has no exemplars to show; gather its evidence with more samples")
+    if simulation is not None and simulation.neuron != evidence.neuron:
+        raise ValueError(f"simulation= is of {simulation.neuron}, the evidence is of {evidence.neuron}")
+    strongest, groups = choose(evidence, per_group)
+    told, of_score = explained(explanation), record(score, evidence.neuron, "score")
+    _same_words(explanation, of_score.get("explanation"), "score", "score")
+    _same_words(explanation, simulation.explanation if simulation is not None else None, "simulation", "simulate")
+    return Content(
+        evidence,
+        classes(record(row, evidence.neuron, "row"), evidence.label, evidence.peak),
+        told,
+        scored(of_score),
+        strongest,
+        groups,
+        [] if simulation is None else [_compared(evidence, e, simulation) for e in _simulated(evidence, simulation)],
+        simulation.n_failed if simulation is not None else 0,
+        tops or tops_of(evidence, per_group),
+    )
+
+
+def _same_words(explanation: Explanation | str | None, text: Any, name: str, again: str) -> None:
+    if differ(explanation, text):
+        said = explanation if isinstance(explanation, str) else explanation.text  # type: ignore[union-attr]
+        raise ValueError(
+            f"{name}= is of the explanation {shortened(text, 200)!r}, explanation= says {shortened(said, 200)!r}; "
+            f"{again} the latter with vn.{again}, or pass the former as explanation="
+        )
+
+
+def choose(evidence: Evidence, per_group: int) -> tuple[Exemplar, dict[str, list[Exemplar]]]:
+    """The strongest exemplar, and some others of each group."""
+    strongest = max(evidence.exemplars, key=lambda e: e.peak)
+    groups = {g: [e for e in evidence.exemplars if e.group == g and e is not strongest] for g in GROUPS}
+    return strongest, {g: sorted(es, key=lambda e: e.rank)[:per_group] for g, es in groups.items() if es}
+
+
+def group_names(evidence: Evidence) -> dict[str, str]:
+    """Groups of exemplars in words. Random samples are drawn from those that are not among the neuron's top ones.
+
+    >>> import vlm_neurons as vn
+    >>> tokens, values = [["a"], ["b"], ["c"], ["d"]], [[4.0], [3.0], [2.0], [1.0]]
+    >>> group_names(vn.Evidence.from_arrays("probe", tokens=tokens, token_values=values, n_top=2))["random"]
+    'random samples below the top 2'
+    """
+    n_top = sum(e.group == "top" for e in evidence.exemplars)
+    random = f"random samples below the top {n_top}" if n_top else "random samples that are not its top samples"
+    return {"top": "strongest samples", "quantile": "lower quantiles of random samples", "random": random}
+
+
+def tops_of(evidence: Evidence, per_group: int = 3) -> tuple[float, float]:
+    """Ends of the colour scales of patches and of tokens: the largest value that is shown and counts, and not less
+    than a tenth of the neuron's peak, so that noise does not look like a signal."""
+    strongest, groups = choose(evidence, per_group)
+    shown = [strongest, *(e for es in groups.values() for e in es)]
+    least = FLOOR * evidence.peak if evidence.peak > 0 else 1e-6
+    return (
+        top_of([p[m] for e in shown for p, m in zip(e.patches, e.scored_patches(), strict=True)], least),
+        top_of([e.values[e.scored_tokens()] for e in shown], least),
+    )
+
+
+def has_text(e: Exemplar) -> bool:
+    """Whether any token has a value."""
+    return bool((~np.isnan(e.values)).any())
+
+
+def caption(e: Exemplar) -> str:
+    """Which sample an exemplar is."""
+    name = visible(shortened(e.seen.name, LONGEST)) if e.seen.name else f"sample {e.seen.sample}"
+    return f"{NUMBERED[e.group]} {e.rank + 1}, split {e.split}: {name}"
+
+
+def strongest_places(e: Exemplar) -> list[str]:
+    """The strongest patch of each image and the strongest token that counts, in words."""
+    found = []
+    for place, values in enumerate(e.patches):
+        if not np.isnan(values).all():
+            row, column = strongest_patch(values)
+            best = float(values[row, column])
+            where = f"strongest patch {number(best)}, row {row + 1}, column {column + 1}"
+            of = f" of image {place + 1}" if len(e.patches) > 1 else ""
+            found.append((where if best > 0 else "no patch is positive") + of)
+    counted = np.where(e.scored_tokens(), e.values, np.nan)
+    if not np.isnan(counted).all():
+        at = int(np.nanargmax(counted))
+        token = (
+            f"strongest token “{visible(shortened(e.seen.tokens[at], LONGEST)).strip()}” {number(float(counted[at]))}"
+        )
+        found.append(token if counted[at] > 0 else "no token is positive")
+    return found
+
+
+def _simulated(evidence: Evidence, simulation: Simulation, n: int = 2) -> list[Exemplar]:
+    """The strongest exemplar with a simulation, and a random one."""
+    there = [e for e in evidence.split("test") if e.seen.sample in simulation.samples]
+    there.sort(key=lambda e: (simulation.of(e.seen.sample).failure is not None, -e.peak))
+    random = [e for e in there[1:] if e.group != "top"]
+    return [*there[:1], *(random or there[1:])[: n - 1]]
+
+
+def _compared(evidence: Evidence, e: Exemplar, simulation: Simulation) -> Compared:
+    prediction = simulation.of(e.seen.sample)
+    real = replace(e, patches=tuple(evidence.scale(p) for p in e.patches), values=evidence.scale(e.values))
+    patches = prediction.patches or tuple(np.full(p.shape, np.nan) for p in e.patches)
+    tokens = np.full(len(e.values), np.nan) if prediction.tokens is None else np.asarray(prediction.tokens, float)
+    failure = prediction.failure
+    told = f"No simulation of this sample: {failure.kind}. {visible(failure.detail)}" if failure else ""
+    return Compared(real, replace(e, patches=patches, values=tokens), told)

@@ -1,0 +1,271 @@
+"""What a user shows in a notebook: each can be saved as a page and drawn as a picture."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from vlm_neurons.classification.labelling import PAPER
+from vlm_neurons.scanning.blocks import write_atomic
+from vlm_neurons.viz.cards.card import anchor_of, card_html
+from vlm_neurons.viz.cards.content import content, tops_of
+from vlm_neurons.viz.cards.doors import a_table, a_threshold, an_evidence
+from vlm_neurons.viz.cards.fragment import Fragment, document, scripts, styles, template_text
+from vlm_neurons.viz.cards.plots import distribution_svg, scores_svg
+from vlm_neurons.viz.cards.static import card_picture, figure_picture
+from vlm_neurons.viz.layers import layers_svg
+from vlm_neurons.viz.page import visible
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vlm_neurons.autointerp.explanation import Explanation
+    from vlm_neurons.autointerp.simulations import Simulation
+    from vlm_neurons.evidence import Evidence
+    from vlm_neurons.viz.cards.content import Row
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """Something to look at: the last line of a notebook cell shows it.
+
+    Attributes:
+        title: of a page of it.
+        fragment: it as a piece of a page.
+        draw: it as a picture.
+    """
+
+    title: str
+    fragment: Fragment
+    draw: Callable[[], Image.Image]
+
+    def __repr__(self) -> str:
+        return f"<{visible(self.title)}; .save('x.html'), .save('x.png') and .static() show it outside a notebook>"
+
+    def _repr_html_(self) -> str:
+        inline = scripts([self.fragment], bundle=self.fragment.circuitsvis and _carries_bundle())
+        code = "".join(f"<script>{text}</script>" for text in inline)
+        return f"<style>{styles([self.fragment])}</style>{self.fragment.html}{code}"
+
+    def save(self, path: str | Path) -> Path:
+        """Write a page that needs no network (`.html`), or a picture (`.png`).
+
+        Args:
+            path: where to.
+
+        Returns:
+            The path.
+
+        Raises:
+            ValueError: another ending.
+            OSError: it cannot be written.
+        """
+        path = Path(path)
+        if path.suffix.lower() not in (".html", ".png"):
+            raise ValueError(f"{path.name}: name a file that ends with .html or .png")
+        if path.suffix.lower() == ".png":
+            write_atomic(path, lambda temporary: self.static().save(temporary, "PNG"))
+        else:
+            page = document([self.fragment], self.title)
+            write_atomic(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+        return path
+
+    def static(self) -> Image.Image:
+        """A picture of it, two pixels a unit, for viewers that strip scripts and styles."""
+        return self.draw()
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class NeuronCard(View):
+    """The card of one neuron.
+
+    Attributes:
+        evidence: of the neuron.
+        told: what else `show_neuron` was given.
+
+    >>> card = vn.show_neuron(evidence["L2N304"], table, explanations["L2N304"], simulations["L2N304"], scores)
+    >>> card.save("card.html").name, "pink regions" in card.fragment.html
+    ('card.html', True)
+    >>> card.static().width
+    1600
+    """
+
+    evidence: Evidence
+    told: dict[str, Any]
+
+
+def show_neuron(
+    evidence: Evidence,
+    row: Row = None,
+    explanation: Explanation | str | None = None,
+    simulation: Simulation | None = None,
+    score: Row = None,
+) -> NeuronCard:
+    """The card of a neuron: the picture the model saw with the heat of its patches, the tokens coloured by circuitsvis,
+    its class, its explanation with score, null and interval, real above simulated, and samples of other strengths.
+    Pointing at a patch, a token or the chart marks the same place in all of them; arrow keys do the same.
+
+    Args:
+        evidence: of the neuron.
+        row: its row of the classification table, or a table that has it.
+        explanation: an `Explanation`, or words.
+        simulation: made from the explanation.
+        score: its row of the score table, or a table that has it.
+
+    Returns:
+        A card: shown by a notebook, `.save("card.html")`, `.save("card.png")`, `.static()`.
+
+    Raises:
+        TypeError: `evidence` is no evidence, or `simulation` no simulation, of one neuron.
+        ValueError: no exemplars; a row, score or simulation of another neuron; a score or simulation of other words
+            than the explanation's.
+
+    >>> import vlm_neurons as vn
+    >>> evidence = vn.Evidence.from_arrays("probe", tokens=[["a", " cat"]], token_values=[[0.0, 2.0]])
+    >>> vn.show_neuron(evidence, explanation="animals")
+    <Neuron probe; .save('x.html'), .save('x.png') and .static() show it outside a notebook>
+    """
+    told = {"row": row, "explanation": explanation, "simulation": simulation, "score": score}
+    return _card(evidence, told, None, None)
+
+
+def _card(evidence: Evidence, told: dict[str, Any], tops: tuple[float, float] | None, anchor: str | None) -> NeuronCard:
+    shown = content(evidence, **told, tops=tops)
+    piece = card_html(evidence, **told, tops=tops, anchor=anchor)
+    return NeuronCard(f"Neuron {evidence.neuron}", piece, lambda: card_picture(shown), evidence, told)
+
+
+def compare_neurons(a: Evidence | NeuronCard, b: Evidence | NeuronCard) -> View:
+    """Two neurons side by side, their heat and their tokens on a shared scale.
+
+    Args:
+        a: evidence, or what `show_neuron` returned: with what it was told.
+        b: the same.
+
+    Raises:
+        TypeError: one of them is neither.
+
+    >>> import vlm_neurons as vn
+    >>> evidence = vn.Evidence.from_arrays("probe", tokens=[["a", " cat"]], token_values=[[0.0, 2.0]])
+    >>> other = vn.Evidence.from_arrays("other", tokens=[["a", " cat"]], token_values=[[1.0, 4.0]])
+    >>> page = vn.compare_neurons(vn.show_neuron(evidence, explanation="animals"), other)
+    """
+    pairs: list[tuple[Evidence, dict[str, Any]]] = [
+        (x.evidence, x.told) if isinstance(x, NeuronCard) else (an_evidence(x, name), {})
+        for name, x in (("a", a), ("b", b))
+    ]
+    (images_a, text_a), (images_b, text_b) = (tops_of(evidence) for evidence, _ in pairs)
+    tops = (max(images_a, images_b), max(text_a, text_b))
+    anchors = [anchor_of(evidence.neuron) for evidence, _ in pairs]
+    if anchors[0] == anchors[1]:
+        anchors[1] += "-b"
+    cards = [_card(evidence, told, tops, anchor) for (evidence, told), anchor in zip(pairs, anchors, strict=True)]
+    html = f'<div class="vn-beside">{"".join(card.fragment.html for card in cards)}</div>'
+    first = cards[0].fragment
+    images = {name: address for card in cards for name, address in card.fragment.images.items()}
+    piece = Fragment(html, first.css, first.js, images, any(card.fragment.circuitsvis for card in cards))
+    return View(" and ".join(c.title for c in cards), piece, lambda: _beside([c.static() for c in cards]))
+
+
+def show_layers(table: pd.DataFrame) -> View:
+    """Classes by layer, one bar a layer, as shares with their counts.
+
+    Args:
+        table: what `classify` returns.
+
+    Raises:
+        TypeError: it is no table.
+        ValueError: a column is missing, or a label is none of the classes.
+
+    >>> import pandas as pd
+    >>> gates = pd.DataFrame({"site": "gate", "pole": "+", "layer": [0, 0, 1, 1], "confident": True})
+    >>> view = vn.show_layers(gates.assign(label=["visual", "visual", "visual", "text"]))
+    >>> "visual 75 %" in view.fragment.html
+    True
+    """
+    return _figure("Classes by layer", layers_svg(a_table(table, "table", "vn.classify")))
+
+
+def show_distribution(evidence: Evidence, t_visual: float = PAPER[0], t_text: float = PAPER[2]) -> View:
+    """How often a neuron has which activation, at image patches and at text tokens, on the scale where its largest is
+    10: for random samples and for its strongest ones, with the thresholds from which a place counts.
+
+    Args:
+        evidence: of the neuron.
+        t_visual: threshold of patches; the default is that of `classify`.
+        t_text: threshold of tokens.
+
+    Raises:
+        TypeError: it is no evidence.
+        ValueError: a threshold that is not from 0 to 10.
+
+    >>> view = vn.show_distribution(evidence["L2N304"])
+    >>> view.title, view.save("activations.png").name
+    ('Activations of L2N304', 'activations.png')
+    """
+    thresholds = a_threshold(t_visual, "t_visual"), a_threshold(t_text, "t_text")
+    return _figure(f"Activations of {an_evidence(evidence).neuron}", distribution_svg(evidence, *thresholds))
+
+
+def show_scores(scores: pd.DataFrame) -> View:
+    """Scores by class with their intervals, beside what other neurons' explanations reach, and the share with q < .05.
+
+    Args:
+        scores: what `score` returns.
+
+    Raises:
+        TypeError: it is no table.
+        ValueError: it has no column `r`.
+
+    >>> view = vn.show_scores(scores)
+    >>> "1 neuron, median r .95" in view.fragment.html  # the one text neuron
+    True
+    """
+    if "r" not in a_table(scores, "scores", "vn.score"):
+        raise ValueError(f"scores has no column 'r' but {', '.join(map(str, scores))}; pass what vn.score returns")
+    return _figure("Scores against their nulls", scores_svg(scores))
+
+
+def _figure(title: str, svg: str) -> View:
+    html = f'<section class="vn-view"><h3>{escape(visible(title))}</h3>{svg}</section>'
+    return View(title, Fragment(html, template_text("card.css")), lambda: figure_picture(visible(title), svg))
+
+
+def _beside(pictures: list[Image.Image]) -> Image.Image:
+    whole = Image.new("RGB", (sum(p.width for p in pictures), max(p.height for p in pictures)), "#ffffff")
+    x = 0
+    for picture in pictures:
+        whole.paste(picture, (x, 0))
+        x += picture.width
+    return whole
+
+
+_carrier: dict[str, Any] = {}  # the notebook cell whose output has the bundle, and in which of its runs
+
+
+def _carries_bundle() -> bool:
+    """Whether this output is to bring circuitsvis: in a notebook only the first one that shows tokens, so that the
+    notebook has it once. If that cell runs again, its output brings it again. Outside notebooks every output does."""
+    here = _cell()
+    if here is None:
+        return True
+    if _carrier and (here["cell"] != _carrier["cell"] or here["run"] == _carrier["run"]):
+        return False
+    _carrier.update(here)
+    return True
+
+
+def _cell() -> dict[str, Any] | None:
+    """The notebook cell that runs, and its number; None outside a notebook."""
+    module = sys.modules.get("IPython")
+    shell = module.get_ipython() if module is not None else None
+    if shell is None or not hasattr(shell, "get_parent"):
+        return None
+    run = shell.execution_count
+    return {"cell": shell.get_parent().get("metadata", {}).get("cellId", f"run {run}"), "run": run}

@@ -1,0 +1,226 @@
+"""Rows of the tables in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vlm_neurons.autointerp.explanation import Explanation
+from vlm_neurons.classification.labelling import LABELS
+from vlm_neurons.viz.layers import NAMES
+from vlm_neurons.viz.page import counted, number, share_words, visible
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def record(row: pd.Series | pd.DataFrame | Mapping[str, Any] | None, neuron: str, name: str) -> dict[str, Any]:
+    """One row of a table as a dict; a whole table gives the row of the neuron; None gives an empty one.
+
+    Raises:
+        ValueError: no row of the neuron, several, or a row of another one.
+    """
+    import pandas as pd
+
+    if row is None:
+        return {}
+    if isinstance(row, pd.DataFrame):
+        rows = row[row["neuron"] == neuron] if "neuron" in row else row
+        if len(rows) != 1:
+            raise ValueError(f"{name}= has {len(rows)} rows of {neuron}; pass one, such as table.iloc[0]")
+        row = rows.iloc[0]
+    if not isinstance(row, pd.Series | Mapping):
+        raise ValueError(f"{name}={type(row).__name__}: pass a row of the table, a dict or a table with one row")
+    found = {str(key): value for key, value in row.items()}
+    if found.get("neuron", neuron) != neuron:
+        raise ValueError(f"{name}= is the row of {found['neuron']}, the evidence is of {neuron}")
+    return found
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The class of a neuron.
+
+    Attributes:
+        label: `""` where it is not known.
+        headline: in words.
+        shares: class, its name, its share in words, its share; none where the shares are not known.
+        notes: what else the table says, in words.
+    """
+
+    label: str
+    headline: str
+    shares: tuple[tuple[str, str, str, str], ...]
+    notes: tuple[str, ...]
+
+
+def classes(row: Mapping[str, Any], label: str | None, peak: float) -> Classes:
+    """The class of a neuron from its row, or from the evidence's label where there is no row."""
+    label = str(row.get("label", label or ""))
+    notes = [f"largest activation {number(peak)}"]
+    every = _number(row.get("peak_all_tokens"))
+    if every > peak:
+        notes.append(f"{number(every)} at template tokens")
+    known = label in LABELS and all(_number(row.get(f"p_{one}")) >= 0 for one in LABELS)
+    if known:
+        notes.append("a tie" if row.get("tie") else "confident" if row.get("confident") else "not confident")
+        if "n_samples" in row:
+            notes.append(f"shares of its {row['n_samples']} top samples")
+    shares = tuple((one, NAMES[one], share_words(row[f"p_{one}"]), f"{row[f'p_{one}']:.4f}") for one in LABELS if known)
+    named = NAMES.get(label, {"not_applicable": "sees images only", "": ""}.get(label, visible(label)))
+    return Classes(
+        label if label in LABELS else "", f"{named} {share_words(row[f'p_{label}'])}" if known else named, shares,
+        tuple(notes),
+    )  # fmt: skip
+
+
+def decimals(value: float) -> str:
+    """A correlation as papers write it.
+
+    >>> decimals(0.4123), decimals(-0.05), decimals(1.0), decimals(float("nan"))
+    ('.41', '-.05', '1.00', 'unknown')
+    """
+    if value != value:
+        return "unknown"
+    text = f"{value:.2f}"
+    return "0" if text in ("0.00", "-0.00") else text.replace("0.", ".", 1) if abs(float(text)) < 1 else text
+
+
+def small(value: float) -> str:
+    """A probability or a rate of errors as papers write it.
+
+    >>> small(0.0004), small(0.0211), small(1.0)
+    ('<.001', '.021', '1.000')
+    """
+    return "<.001" if value < 0.001 else f"{value:.3f}".replace("0.", ".", 1)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A score in words, and the numbers of its picture.
+
+    Attributes:
+        sentence: the score with what it has to be compared with.
+        details: how it was measured.
+        r: the correlation; None where there is none, and then nothing is drawn.
+        low: lower end of its interval.
+        high: upper end.
+        null: what other neurons' explanations reach.
+        ceiling: the largest that the simulator's steps allow.
+    """
+
+    sentence: str
+    details: str
+    r: float | None = None
+    low: float = float("nan")
+    high: float = float("nan")
+    null: float = float("nan")
+    ceiling: float = float("nan")
+
+
+def scored(row: Mapping[str, Any]) -> Scored | None:
+    """A row of the score table in words; None without one.
+
+    >>> scored({"r": 0.41, "r_low": 0.3, "r_high": 0.52, "r_null": 0.03, "ceiling": 0.97}).sentence
+    "r = .41 [.30, .52], other neurons' explanations reach .03, ceiling .97"
+    """
+    if not row:
+        return None
+    r, low, high, null, ceiling = (_number(row.get(key)) for key in ("r", "r_low", "r_high", "r_null", "ceiling"))
+    if r != r:
+        why = visible(str(row.get("note") or "the reason was not recorded"))
+        return Scored(f"No score: {why}.", _details(row))
+    parts = [f"r = {decimals(r)}" + (f" [{decimals(low)}, {decimals(high)}]" if low == low else "")]
+    parts.append(f"other neurons' explanations reach {decimals(null)}" if null == null else "no null was measured")
+    if ceiling == ceiling:
+        parts.append(f"ceiling {decimals(ceiling)}")
+    return Scored(", ".join(parts), _details(row), r, low, high, null, ceiling)
+
+
+def _details(row: Mapping[str, Any]) -> str:
+    parts = []
+    if row.get("simulator"):
+        parts.append(f"simulator {visible(str(row['simulator']))}")
+    q, n_failed = _number(row.get("q")), _number(row.get("n_failed"))
+    if q == q:
+        parts.append(f"q = {small(q)}".replace("= <", "< "))
+    for key, name in (("n_images", "image"), ("n_exemplars", "sample")):
+        if _number(row.get(key)) > 0:
+            parts.append(counted(int(row[key]), name))
+    if _number(row.get("n_null")) > 0:
+        parts.append(f"null from {counted(int(row['n_null']), 'explanation')}")
+    if n_failed > 0:
+        parts.append(f"{counted(int(n_failed), 'simulation')} failed")
+    if row.get("approximate") in (True, np.True_):
+        parts.append("interval approximate: fewer than 40 images")
+    if row.get("note") and _number(row.get("r")) == _number(row.get("r")):
+        parts.append(visible(str(row["note"])))
+    return " · ".join(parts)
+
+
+def _number(value: Any) -> float:
+    """NaN for what is no number, infinities among it."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        return float("nan")
+    return found if np.isfinite(found) else float("nan")
+
+
+@dataclass(frozen=True)
+class Explained:
+    """An explanation in words.
+
+    Attributes:
+        text: the explanation, or why there is none.
+        description: more of it.
+        source: who said it.
+        failed: whether `text` says why there is none.
+    """
+
+    text: str
+    description: str
+    source: str
+    failed: bool = False
+
+
+def explained(explanation: Explanation | str | None) -> Explained | None:
+    """An explanation in words; None without one. A failure is told as one.
+
+    Raises:
+        ValueError: neither an `Explanation` nor text.
+    """
+    if explanation is None:
+        return None
+    if isinstance(explanation, str):
+        return Explained(_lines(explanation) or "the empty explanation", "", "")
+    if not isinstance(explanation, Explanation):
+        raise ValueError(f"explanation={type(explanation).__name__}: pass a vn.Explanation or a text")
+    who = [visible(part) for part in (explanation.explainer, explanation.model) if part]
+    if explanation.confidence == explanation.confidence:
+        who.append(f"its own confidence {explanation.confidence:.2f}")
+    if explanation.failure is not None:
+        told = f"No explanation: {explanation.failure.kind}. {explanation.failure.detail}"
+        return Explained(_lines(told), "", " · ".join(who), True)
+    return Explained(_lines(explanation.text) or "no text", _lines(explanation.description), " · ".join(who))
+
+
+def differ(explanation: Explanation | str | None, text: Any) -> bool:
+    """Whether what was made from `text`, such as a score, is of other words than the explanation's; False where one of
+    them does not tell.
+
+    >>> differ("red things", "blue things"), differ("red things", "red things"), differ(None, "red")
+    (True, False, False)
+    """
+    if explanation is None or not isinstance(text, str):
+        return False
+    said = explanation if isinstance(explanation, str) else explanation.text
+    return said.split() != text.split()
+
+
+def _lines(text: str) -> str:
+    """Text with its blanks and line ends as blanks, and nothing invisible."""
+    return visible(" ".join(text.split())) if text.strip() else ""

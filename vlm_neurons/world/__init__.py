@@ -1,5 +1,0 @@
-"""A procedural world with exact ground truth per patch and per word."""
-
-from vlm_neurons.world.dataset import Scenes, Word, scenes
-
-__all__ = ["Scenes", "Word", "scenes"]
