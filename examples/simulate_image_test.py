@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from vlm_neurons.classification.modality import compare_modalities, false_discovery, t_values
+from vlm_neurons.classification.modality import compare_modalities, t_values
 from vlm_neurons.scanning.moments import sums_of
 
 Draw = Callable[[int, int, torch.Generator], torch.Tensor]

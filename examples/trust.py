@@ -90,7 +90,7 @@ def _auroc(true: np.ndarray, false: np.ndarray, none: float, rng: np.random.Gene
 
     def one(order: np.ndarray) -> float:
         x, y = a[order], b[order]
-        return measures.auroc_of(np.concatenate([x, y]), np.arange(2 * len(x)) < len(x))
+        return stats.auroc(np.concatenate([x, y]), np.arange(2 * len(x)) < len(x))
 
     drawn = [one(rng.integers(len(a), size=len(a))) for _ in range(300)]
     low, high = np.quantile(drawn, [0.025, 0.975])

@@ -14,7 +14,7 @@ def text_neurons(n: int, seed: int = 0) -> dict[str, vn.Evidence]:
     for i in range(n):
         tokens = [[f" w{rng.integers(99)}" for _ in range(4)] for _ in range(12)]
         name = f"t{i}"
-        found[name] = vn.Evidence.from_arrays(name, tokens=tokens, token_values=[rng.random(4) for _ in tokens])
+        found[name] = vn.Evidence.from_arrays(name, tokens=tokens, token_acts=[rng.random(4) for _ in tokens])
     return found
 
 
@@ -22,6 +22,6 @@ def picture_neuron(name: str = "both", text: str = " a red\tdog", n: int = 12) -
     rng = np.random.default_rng()
     tokens = [[f"{text} {i}", " and", " more"] for i in range(n)]
     return vn.Evidence.from_arrays(
-        name, images=[tiny.image(48, 32, rng) for _ in range(n)], patches=[rng.random((2, 3)) for _ in range(n)],
-        tokens=tokens, token_values=[rng.random(3) for _ in tokens], label="multimodal",
+        name, images=[tiny.image(48, 32, rng) for _ in range(n)], patch_acts=[rng.random((2, 3)) for _ in range(n)],
+        tokens=tokens, token_acts=[rng.random(3) for _ in tokens], label="multimodal",
     )  # fmt: skip

@@ -104,8 +104,8 @@ def tell(made: Made, path: Path) -> Told:
     ids = [*active.groupby("label").head(3)["neuron"], "P0N1"]
     evidence = gather_evidence(made.model, made.data, run, ids, n_top=4, n_spare=4, progress=False)
     probe = Evidence.from_arrays(
-        f"probe {HOSTILE[0]}", images=[tiny.image(rng=rng) for _ in range(8)], patches=list(rng.random((8, 4, 4))),
-        tokens=[HOSTILE] * 8, token_values=list(rng.random((8, len(HOSTILE)))), names=[*HOSTILE, "last"],
+        f"probe {HOSTILE[0]}", images=[tiny.image(rng=rng) for _ in range(8)], patch_acts=list(rng.random((8, 4, 4))),
+        tokens=[HOSTILE] * 8, token_acts=list(rng.random((8, len(HOSTILE)))), names=[*HOSTILE, "last"],
         label=HOSTILE[4],
     )  # fmt: skip
     save_evidence({"probe": probe}, path / "evidence")
@@ -131,8 +131,8 @@ def simulation(evidence: Evidence, explanation: str, text: str, rng: np.random.G
     test = evidence.split("test")
     predictions = [
         Prediction(
-            tuple(rng.random(p.shape).astype(np.float32) * 10 for p in e.patches),
-            np.where(e.seen.is_text, rng.random(len(e.values)) * 10, np.nan).astype(np.float32),
+            tuple(rng.random(p.shape).astype(np.float32) * 10 for p in e.patch_acts),
+            np.where(e.seen.is_text, rng.random(len(e.token_acts)) * 10, np.nan).astype(np.float32),
         )
         for e in test
     ]

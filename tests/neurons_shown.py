@@ -71,7 +71,7 @@ def simulation(rng: np.random.Generator, of: Evidence, explanation: str = "red")
     """Random predictions of its test exemplars."""
     test = of.split("test")
     made = [
-        Prediction(tuple(rng.uniform(0, 10, p.shape) for p in e.patches), rng.uniform(0, 10, len(e.values)))
+        Prediction(tuple(rng.uniform(0, 10, p.shape) for p in e.patch_acts), rng.uniform(0, 10, len(e.token_acts)))
         for e in test
     ]
     return Simulation(
@@ -101,7 +101,7 @@ def hostile(rng: np.random.Generator) -> dict[str, Any]:
         for i, e in enumerate(plain.exemplars)
     ]
     simulated = simulation(rng, plain, HOSTILE[1])
-    broken = replace(simulated.predictions[-1], patches=(), tokens=None, failure=Failure(HOSTILE[2], HOSTILE[4]))
+    broken = replace(simulated.predictions[-1], patch_acts=(), token_acts=None, failure=Failure(HOSTILE[2], HOSTILE[4]))
     told = Explanation(name, HOSTILE[1], HOSTILE[2], 0.5, HOSTILE[3], HOSTILE[4])
     return {
         "evidence": replace(plain, exemplars=tuple(exemplars), label=HOSTILE[5]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
@@ -24,6 +24,22 @@ class TokenKind(IntEnum):
     """An image patch."""
     TEXT = 3
     """The response; while generating, every new token."""
+
+
+class Modality(StrEnum):
+    """The class of a neuron (Xu, Lan, Lu 2025, section 3.2). Each is equal to its name as a string.
+
+    >>> [str(one) for one in Modality], Modality.VISUAL == "visual"
+    (['visual', 'text', 'multimodal', 'unknown'], True)
+    """
+
+    VISUAL = "visual"
+    TEXT = "text"
+    MULTIMODAL = "multimodal"
+    UNKNOWN = "unknown"
+
+
+NOT_APPLICABLE = "not_applicable"  # the label of neurons that never see text
 
 
 @dataclass(frozen=True)

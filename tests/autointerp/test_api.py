@@ -249,8 +249,8 @@ def test_the_best_candidate_on_the_select_split_is_kept() -> None:
                 yield (
                     place,
                     Prediction(
-                        tuple(p if right else rng.random(p.shape) for p in e.patches),
-                        e.values if right else rng.random(e.values.shape),
+                        tuple(p if right else rng.random(p.shape) for p in e.patch_acts),
+                        e.token_acts if right else rng.random(e.token_acts.shape),
                     ),
                 )
 

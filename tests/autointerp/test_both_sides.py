@@ -39,7 +39,7 @@ def test_both_sides_from_two_simulators_have_the_numbers_of_one_that_can_do_both
 
 def sides(job: Job) -> Prediction:
     """0 at every patch and 5 at every token: that words are not patches, and nothing else."""
-    patches = tuple(np.zeros(p.shape) for p in job.exemplar.patches)
+    patches = tuple(np.zeros(p.shape) for p in job.exemplar.patch_acts)
     return Prediction(patches, np.where(job.exemplar.seen.is_text, 5.0, np.nan))
 
 

@@ -89,7 +89,7 @@ def taught(simulator: ClipSimulator, seed: int = 0) -> ClipSimulator:
 
 
 def evidence(pictures: Sequence[Image.Image], maps: Sequence[np.ndarray]) -> vn.Evidence:
-    return vn.Evidence.from_arrays("c", images=list(pictures), patches=list(maps), n_top=len(pictures))
+    return vn.Evidence.from_arrays("c", images=list(pictures), patch_acts=list(maps), n_top=len(pictures))
 
 
 @pytest.fixture(scope="module")
@@ -104,11 +104,11 @@ def test_the_name_of_a_colour_lights_its_patches(clip: ClipSimulator) -> None:
     for number, color in enumerate(COLORS):
         one = evidence(pictures, [(chosen == number).astype(float) for chosen in labels])
         found = clip.simulate(f"{color} regions", one.exemplars)
-        real = np.concatenate([e.patches[0].ravel() for e in one.exemplars])
-        predicted = np.concatenate([p.patches[0].ravel() for p in found])
+        real = np.concatenate([e.patch_acts[0].ravel() for e in one.exemplars])
+        predicted = np.concatenate([p.patch_acts[0].ravel() for p in found])
         right = np.corrcoef(real, predicted)[0, 1]
         assert right > 0.8, color
-        turned = np.concatenate([p.patches[0].T.ravel() for p in found])
+        turned = np.concatenate([p.patch_acts[0].T.ravel() for p in found])
         assert np.corrcoef(real, turned)[0, 1] < right - 0.3, "this test would see a transposed grid"
         assert predicted.min() >= 0 and predicted.max() <= 10
 
@@ -117,7 +117,7 @@ def test_alternatives_and_their_opposite(clip: ClipSimulator) -> None:
     picture, _ = blocks(np.random.default_rng(), 4, 4, (SIDE, SIDE))
     exemplars = evidence([picture], [np.zeros((4, 4))]).exemplars
     said = {
-        e: clip.simulate(e, exemplars)[0].patches[0]
+        e: clip.simulate(e, exemplars)[0].patch_acts[0]
         for e in ("red regions", "blue regions", "red; blue", "anything but red")
     }
     np.testing.assert_allclose(said["red; blue"], np.maximum(said["red regions"], said["blue regions"]), atol=1e-5)
@@ -129,7 +129,7 @@ def test_the_whole_of_a_wide_picture_is_seen_and_patches_of_any_grid_get_their_s
     wide.paste(COLORS["red"], (0, 0, 24, 32))  # a centre crop would lose it
     one = evidence([wide], [np.zeros((1, 8))])
     (found,) = clip.simulate("red regions", one.exemplars)
-    values = found.patches[0][0]
+    values = found.patch_acts[0][0]
     assert values.shape == (8,) and values[:2].min() > values[2:].max() + 1
     assert clip.resolution.grid == (4, 4)
     np.testing.assert_allclose(values[::2], values[1::2], atol=1e-4)
@@ -137,14 +137,14 @@ def test_the_whole_of_a_wide_picture_is_seen_and_patches_of_any_grid_get_their_s
 
 def test_an_explanation_that_says_nothing_predicts_the_same_everywhere(clip: ClipSimulator) -> None:
     exemplars = evidence([blocks(np.random.default_rng(), 4, 4, (SIDE, SIDE))[0]], [np.zeros((4, 4))]).exemplars
-    assert clip.simulate("", exemplars)[0].patches[0].std() == 0
+    assert clip.simulate("", exemplars)[0].patch_acts[0].std() == 0
 
 
 def test_siglip_pools_every_patch_alone_and_clip_projects_it(tmp_path: Path, clip: ClipSimulator) -> None:
     sig = ClipSimulator.from_pretrained(saved("siglip", tmp_path), generic=GENERIC)
     picture, _ = blocks(np.random.default_rng(), 4, 4, (SIDE, SIDE))
     exemplars = evidence([picture], [np.zeros((4, 4))]).exemplars
-    values = sig.simulate("red", exemplars)[0].patches[0]
+    values = sig.simulate("red", exemplars)[0].patch_acts[0]
     assert values.shape == (4, 4) and 0 < values.min() < values.max() < 10
     for one in (sig, clip):
         features = one.features([picture])[0]

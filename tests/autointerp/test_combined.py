@@ -25,8 +25,8 @@ from vlm_neurons.evidence import Exemplar
 def exemplars(n: int) -> list[Exemplar]:
     rng = np.random.default_rng()
     one = vn.Evidence.from_arrays(
-        "both", images=[tiny.image(16, 16, rng) for _ in range(n)], patches=[rng.random((2, 2)) for _ in range(n)],
-        tokens=[[f" red {i}", " and"] for i in range(n)], token_values=[rng.random(2) for _ in range(n)], n_top=n,
+        "both", images=[tiny.image(16, 16, rng) for _ in range(n)], patch_acts=[rng.random((2, 2)) for _ in range(n)],
+        tokens=[[f" red {i}", " and"] for i in range(n)], token_acts=[rng.random(2) for _ in range(n)], n_top=n,
     )  # fmt: skip
     return sorted(one.exemplars, key=lambda e: e.seen.sample)
 
@@ -64,11 +64,11 @@ def test_each_side_comes_from_its_simulator_and_one_failure_hides_no_other_side(
     found = list(both.run(jobs))
     assert sorted(place for place, _ in found) == list(range(6))
     of = dict(found)
-    assert [len(of[i].patches) for i in range(6)] == [0, 0, 1, 1, 1, 0]
-    assert [of[i].tokens is not None for i in range(6)] == [True, False, False, True, False, True]
+    assert [len(of[i].patch_acts) for i in range(6)] == [0, 0, 1, 1, 1, 0]
+    assert [of[i].token_acts is not None for i in range(6)] == [True, False, False, True, False, True]
     assert [f.detail if (f := of[i].failure) else None for i in range(6)] == ["eye", "eye", "ear", None, None, None]
     assert [of[i].cost for i in range(6)] == [2, 2, 2, 2, 1, 1]
-    np.testing.assert_array_equal(of[3].patches[0], np.full((2, 2), 4.0))
+    np.testing.assert_array_equal(of[3].patch_acts[0], np.full((2, 2), 4.0))
     assert isinstance(both, Simulator) and both.sides == {"visual", "text"} and not both.paid
 
 

@@ -24,9 +24,9 @@ def test_a_true_explanation_is_simulated_as_the_rule_itself(kind):
             patches, tokens = planted.oracle(p, e)
             if p.rule.visual:
                 wanted = 10 - patches[0] if p.rule.sign < 0 else patches[0]
-                np.testing.assert_allclose(prediction.patches[0], wanted, atol=1e-6, err_msg=str(p.rule))
+                np.testing.assert_allclose(prediction.patch_acts[0], wanted, atol=1e-6, err_msg=str(p.rule))
             if p.rule.text:
-                np.testing.assert_allclose(prediction.tokens, tokens, err_msg=str(p.rule))
+                np.testing.assert_allclose(prediction.token_acts, tokens, err_msg=str(p.rule))
 
 
 def test_what_the_dissection_explainer_says_is_understood():
@@ -79,8 +79,8 @@ def test_an_explanation_of_one_side_stands_for_the_same_thing_on_the_other():
     for text in (f"{color} regions", f"the word '{color}'"):
         for e, guess in zip(exemplars, ConceptSimulator().simulate(text, exemplars), strict=True):
             patches, tokens = planted.oracle(p, e)
-            np.testing.assert_allclose(guess.tokens, tokens)
-            np.testing.assert_allclose(guess.patches[0], patches[0], atol=1e-6)
+            np.testing.assert_allclose(guess.token_acts, tokens)
+            np.testing.assert_allclose(guess.patch_acts[0], patches[0], atol=1e-6)
 
 
 def test_what_no_bank_has_is_a_failure_that_names_it_and_never_zeros():
@@ -88,7 +88,7 @@ def test_what_no_bank_has_is_a_failure_that_names_it_and_never_zeros():
     for text in ("dogs in snow", "words for weather", "red cars; blue regions"):
         for guess in ConceptSimulator().simulate(text, exemplars):
             assert guess.failure is not None and guess.failure.kind == "vocabulary"
-            assert guess.patches == () and guess.tokens is None
+            assert guess.patch_acts == () and guess.token_acts is None
     assert "dogs, snow" in ConceptSimulator().simulate("dogs in snow", exemplars)[0].failure.detail
     pixels = ConceptSimulator(truth=False).simulate("circles", exemplars)[0]
     assert pixels.failure is not None and "shape:circle" in pixels.failure.detail
@@ -99,4 +99,4 @@ def test_what_no_bank_has_is_a_failure_that_names_it_and_never_zeros():
 def test_what_says_nothing_is_constant(text):
     exemplars = planted.neurons("picture_or_word", n=1, seed=SEED)[0].evidence.split("test")[:2]
     for guess in ConceptSimulator().simulate(text, exemplars):
-        assert guess.failure is None and not guess.patches[0].any() and not np.nan_to_num(guess.tokens).any()
+        assert guess.failure is None and not guess.patch_acts[0].any() and not np.nan_to_num(guess.token_acts).any()

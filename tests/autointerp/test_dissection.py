@@ -57,10 +57,10 @@ def test_planted_evidence_follows_its_rule() -> None:
         real, ideal = [], []
         for e in p.evidence.exemplars:
             maps, tokens = planted.oracle(p, e)
-            for patches, guess in zip(e.patches, maps, strict=True):
+            for patches, guess in zip(e.patch_acts, maps, strict=True):
                 real.append(p.evidence.scale(patches).ravel())
                 ideal.append(guess.ravel())
-            real.append(p.evidence.scale(e.values))
+            real.append(p.evidence.scale(e.token_acts))
             ideal.append(tokens)
         assert np.corrcoef(np.concatenate(real), np.concatenate(ideal))[0, 1] > 0.7, p.rule
         assert set(p.rule.explanations) == {"true", "near_miss", "too_broad", "too_narrow", "wrong"}
@@ -96,7 +96,7 @@ def test_a_neuron_for_edges_is_explained_by_their_direction(direction: str) -> N
                 drawn = (np.asarray(image) != before).any(-1).astype(float)
         images.append(image)
         patches.append(means(drawn, tiles((80, 80), (10, 10))) + rng.normal(0, 0.02, (10, 10)))
-    one = vn.Evidence.from_arrays("edges", images=images, patches=patches, n_top=20)
+    one = vn.Evidence.from_arrays("edges", images=images, patch_acts=patches, n_top=20)
     assert vn.explain({"x": one}, progress=False)["x"].text.startswith(f"{direction} edges")  # or: of objects
 
 
@@ -139,7 +139,7 @@ def test_a_neuron_planted_in_the_weights_is_scanned_and_explained(site: str, tmp
         evidence = vn.gather_evidence(model, data, run, [plant.neuron], n_top=20, n_spare=10, progress=False)
         one = evidence[plant.neuron.id]
         truth = data.concept("color", "blue")
-        real = np.concatenate([one.scale(e.patches[0]).ravel() for e in one.exemplars])
+        real = np.concatenate([one.scale(e.patch_acts[0]).ravel() for e in one.exemplars])
         share = np.concatenate([truth[e.seen.sample].ravel() for e in one.exemplars])
         on, off = real[share > 0.5], real[share == 0]
         assert (on[:, None] > off[None]).mean() > 0.95

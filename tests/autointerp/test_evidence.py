@@ -53,11 +53,11 @@ def test_activations_equal_a_cache_read_by_hand(made: tuple[vn.HookedVLM, vn.Ima
             words = (batch.kinds[0] != vn.TokenKind.VISUAL).numpy()
             if neuron.site in ("projector", "vision"):
                 patches = raw.reshape(len(e.seen.images), 4, 4)
-                assert np.isnan(e.values).all() and not one.sees_text
+                assert np.isnan(e.token_acts).all() and not one.sees_text
             else:
                 patches = raw[0][~words].reshape(-1, 4, 4)
-                np.testing.assert_allclose(e.values, raw[0][words], rtol=1e-5, atol=1e-4)
-            np.testing.assert_allclose(np.array(e.patches).reshape(patches.shape), patches, rtol=1e-5, atol=1e-4)
+                np.testing.assert_allclose(e.token_acts, raw[0][words], rtol=1e-5, atol=1e-4)
+            np.testing.assert_allclose(np.array(e.patch_acts).reshape(patches.shape), patches, rtol=1e-5, atol=1e-4)
             assert list(e.seen.tokens) == [t for t, w in zip(batch.tokens(0), words, strict=True) if w]
             assert [tuple(b) for box in e.seen.boxes for b in box.reshape(-1, 4)] == [p.box for p in batch.patches]
             assert e.seen.token_sinks[0] and not e.scored_tokens()[0]
@@ -94,9 +94,9 @@ def test_with_few_samples_as_many_are_random_as_are_top(
 
 
 def test_an_exemplar_in_two_splits_is_refused() -> None:
-    one = vn.Evidence.from_arrays("x", tokens=[["a"], ["b"]], token_values=[np.ones(1), np.zeros(1)])
+    one = vn.Evidence.from_arrays("x", tokens=[["a"], ["b"]], token_acts=[np.ones(1), np.zeros(1)])
     first = one.exemplars[0]
-    other = vn.Exemplar(first.seen, "random", "test", 0, first.patches, first.values)
+    other = vn.Exemplar(first.seen, "random", "test", 0, first.patch_acts, first.token_acts)
     with pytest.raises(ValueError, match="in the splits"):
         vn.Evidence("x", 1.0, (first, other))
 
@@ -126,7 +126,7 @@ def test_another_model_is_noticed(made: tuple[vn.HookedVLM, vn.ImageTextData, vn
 
 def test_sixteen_bit_pictures_of_arrays_are_scaled_too() -> None:
     grey = np.random.default_rng().integers(0, 65536, (8, 8), dtype=np.uint16)
-    one = vn.Evidence.from_arrays("probe", images=[Image.fromarray(grey)], patches=[np.ones((2, 2))])
+    one = vn.Evidence.from_arrays("probe", images=[Image.fromarray(grey)], patch_acts=[np.ones((2, 2))])
     assert (np.asarray(one.exemplars[0].seen.images[0]) == (grey >> 8)[..., None]).all()
 
 
@@ -138,7 +138,7 @@ def test_arrays_of_any_direction_become_evidence(tmp_path: Path) -> None:
     tokens = [["<s>", " a", " b"][: 1 + i % 3] for i in range(n)]
     values = [rng.normal(size=len(t)) for t in tokens]
     one = vn.Evidence.from_arrays(
-        "probe", images=images, patches=patches, tokens=tokens, token_values=values, n_top=10, seed=3
+        "probe", images=images, patch_acts=patches, tokens=tokens, token_acts=values, n_top=10, seed=3
     )
     best = [max([*(p.ravel() if p is not None else []), *v]) for p, v in zip(patches, values, strict=True)]
     top = [e.seen.sample for e in one.exemplars if e.group == "top"]
@@ -147,10 +147,10 @@ def test_arrays_of_any_direction_become_evidence(tmp_path: Path) -> None:
     save({"probe": one}, tmp_path)
     assert load(tmp_path)["probe"].digest == one.digest
     assert not one.exemplars[0].scored_tokens()[0] and one.exemplars[0].scored_tokens(sinks=True)[0]
-    with pytest.raises(ValueError, match="token_values"):
-        vn.Evidence.from_arrays("x", tokens=[["a"]], token_values=[np.zeros(2)])
+    with pytest.raises(ValueError, match="token_acts"):
+        vn.Evidence.from_arrays("x", tokens=[["a"]], token_acts=[np.zeros(2)])
     with pytest.raises(ValueError, match="list in images; give one PIL image a sample"):
-        vn.Evidence.from_arrays("x", images=[[images[0]] * 2], patches=[[np.ones((2, 2)), np.ones((3, 3))]])
+        vn.Evidence.from_arrays("x", images=[[images[0]] * 2], patch_acts=[[np.ones((2, 2)), np.ones((3, 3))]])
     with pytest.raises(ValueError, match="go together"):
         vn.Evidence.from_arrays("x", images=images)
 
@@ -182,7 +182,7 @@ def test_a_residual_stream_far_above_the_rest_marks_a_sink(
 def test_a_digest_changes_with_everything_that_a_score_depends_on() -> None:
     rng = np.random.default_rng()
     images, patches, values = [tiny.image(rng=rng)], [rng.random((4, 4))], [rng.random(3)]
-    one = vn.Evidence.from_arrays("p", images=images, patches=patches, tokens=[["a", "b", "c"]], token_values=values)
+    one = vn.Evidence.from_arrays("p", images=images, patch_acts=patches, tokens=[["a", "b", "c"]], token_acts=values)
     (e,) = one.exemplars
     others = [
         replace(e.seen, kinds=e.seen.kinds[::-1] + 1), replace(e.seen, token_sinks=~e.seen.token_sinks),
@@ -190,7 +190,7 @@ def test_a_digest_changes_with_everything_that_a_score_depends_on() -> None:
         replace(e.seen, places=(2,)), replace(e.seen, source="elsewhere"), replace(e.seen, tokens=("a", "b", "d")),
     ]  # fmt: skip
     digests = {replace(one, exemplars=(replace(e, seen=seen),)).digest for seen in others}
-    digests |= {replace(one, exemplars=(replace(e, patches=(e.patches[0].reshape(2, 8),)),)).digest, one.digest}
+    digests |= {replace(one, exemplars=(replace(e, patch_acts=(e.patch_acts[0].reshape(2, 8),)),)).digest, one.digest}
     assert len(digests) == 9 and one.digest == replace(one, exemplars=(replace(e),)).digest
 
 
@@ -214,8 +214,8 @@ def test_sinks_are_marked_whichever_hooks_are_looked_at(
 
 def arrays(n: int = 8, **options: object) -> vn.Evidence:
     rng = np.random.default_rng()
-    given = {"images": [tiny.image(rng=rng) for _ in range(n)], "patches": [rng.random((2, 2)) for _ in range(n)],
-             "tokens": [[" a", " b"]] * n, "token_values": [rng.random(2) for _ in range(n)]}  # fmt: skip
+    given = {"images": [tiny.image(rng=rng) for _ in range(n)], "patch_acts": [rng.random((2, 2)) for _ in range(n)],
+             "tokens": [[" a", " b"]] * n, "token_acts": [rng.random(2) for _ in range(n)]}  # fmt: skip
     return vn.Evidence.from_arrays("x", **{**given, **options})  # type: ignore[arg-type]
 
 
@@ -234,7 +234,7 @@ def test_samples_that_share_an_image_are_told() -> None:
         ({"peak": float("nan")}, "peak=nan"), ({"peak": float("inf")}, "peak=inf"), ({"peak": -1.0}, "peak=-1"),
         ({"n_top": -1}, "n_top=-1"), ({"tokens": [[1, 2]] * 8}, "token 1.*decode"),
         ({"tokens": [["\ud800", "b"]] * 8}, "half of a character"),
-        ({"patches": [NOTHING] * 8, "token_values": [NOTHING[0]] * 8}, "every activation is NaN"),
+        ({"patch_acts": [NOTHING] * 8, "token_acts": [NOTHING[0]] * 8}, "every activation is NaN"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip

@@ -19,7 +19,7 @@ N = 40
 
 def probe(name: str) -> vn.Evidence:
     images = [Image.new("RGB", (32, 32), tuple(RNG.integers(0, 255, 3).tolist())) for _ in range(N)]
-    return vn.Evidence.from_arrays(name, images=images, patches=[RNG.random((4, 4)) for _ in range(N)])
+    return vn.Evidence.from_arrays(name, images=images, patch_acts=[RNG.random((4, 4)) for _ in range(N)])
 
 
 class Partly(Simulates):
@@ -39,7 +39,7 @@ class Partly(Simulates):
             seen[job.explanation] = number = seen.get(job.explanation, -1) + 1
             n = sum(j.explanation == job.explanation for j in jobs)
             if (job.explanation.startswith("own") and self.own(jobs)) or number < self.share * n:
-                yield place, Prediction(tuple(p + 0.01 * RNG.random(p.shape) for p in job.exemplar.patches))
+                yield place, Prediction(tuple(p + 0.01 * RNG.random(p.shape) for p in job.exemplar.patch_acts))
             else:
                 yield place, Prediction(failure=Failure("cost", "max_cost"))
 

@@ -31,7 +31,7 @@ TEMPLATE = (
 
 def texts(tokens: list[list[str]]) -> list[Exemplar]:
     values = [np.arange(len(t), dtype=float) for t in tokens]
-    one = vn.Evidence.from_arrays("t", tokens=tokens, token_values=values, n_top=len(tokens))
+    one = vn.Evidence.from_arrays("t", tokens=tokens, token_acts=values, n_top=len(tokens))
     return sorted(one.exemplars, key=lambda e: e.seen.sample)
 
 
@@ -85,8 +85,8 @@ def test_every_token_gets_the_mean_of_its_digits_however_the_server_cuts_text(na
         first, second = ask(asker(server), "the word 'red'", exemplars)
     assert first.failure is None and second.failure is None and len(server.requests) == 2
     active, idle = (0.09 * 9 + 0.01 * 4) / 0.1 * 10 / 9, (0.0001 * 9 + 0.01 * 4) / 0.0101 * 10 / 9
-    np.testing.assert_allclose(first.tokens, [active, idle, idle, active, idle, idle])
-    np.testing.assert_allclose(second.tokens, [active, idle, idle, idle])
+    np.testing.assert_allclose(first.token_acts, [active, idle, idle, active, idle, idle])
+    np.testing.assert_allclose(second.token_acts, [active, idle, idle, idle])
 
 
 def test_in_process_it_equals_a_forward_pass_for_each_token() -> None:
@@ -112,7 +112,7 @@ def test_in_process_it_equals_a_forward_pass_for_each_token() -> None:
                 sum(chances[i] for i in range(len(tok)) if tok.decode([i]).strip(" \t\n") == str(d)) for d in range(10)
             ])  # fmt: skip
             mean = float((digits * torch.arange(10)).sum() / digits.sum()) * 10 / 9
-            assert prediction.tokens is not None and prediction.tokens[n] == pytest.approx(mean, abs=1e-4)
+            assert prediction.token_acts is not None and prediction.token_acts[n] == pytest.approx(mean, abs=1e-4)
 
 
 def test_a_reply_of_vllm_itself_is_read() -> None:
@@ -127,7 +127,7 @@ def test_a_reply_of_vllm_itself_is_read() -> None:
     with loopback.running(answer=lambda body: dict(sent)) as server:
         (found,) = ask(asker(server), "the word 'red'", texts([[" red"]]))
         (other,) = ask(asker(server), "the word 'red'", texts([[" green"]]))
-    np.testing.assert_allclose(found.tokens, [mean])
+    np.testing.assert_allclose(found.token_acts, [mean])
     assert other.failure is not None and other.failure.kind == "server" and "another text" in other.failure.detail
 
 
@@ -147,7 +147,7 @@ def test_what_is_missing_is_a_failure_never_a_zero(tmp_path: Path) -> None:
         (odd,) = ask(asker(server), "the word 'red'", exemplars)
     assert none.failure is not None and none.failure.kind == "capability" and "vLLM" in none.failure.detail
     assert odd.failure is not None and odd.failure.kind == "schema" and "no digit" in odd.failure.detail
-    assert none.tokens is None and odd.tokens is None
+    assert none.token_acts is None and odd.token_acts is None
     with pytest.raises(ValueError, match="prompt_logprobs=-1"):
         vn.ApiSimulator("m", prompt_logprobs=-1)
 
@@ -163,5 +163,5 @@ def test_the_cache_keeps_the_answer_without_the_rest_of_the_prompt(tmp_path: Pat
         (first,) = ask(asker(server, cache=file), "the word 'red'", exemplars)
         (again,) = ask(asker(server, cache=file), "the word 'red'", exemplars)
         assert len(server.requests) == 1
-    np.testing.assert_array_equal(first.tokens, again.tokens)
+    np.testing.assert_array_equal(first.token_acts, again.token_acts)
     assert sum(f.stat().st_size for f in tmp_path.iterdir()) < 100_000

@@ -102,7 +102,7 @@ def scene(rng: np.random.Generator, size: tuple[int, int] = (64, 48)) -> tuple[I
 
 def evidence(images: Sequence[Image.Image], shape: tuple[int, int] = (6, 8)) -> vn.Evidence:
     patches = [np.zeros(shape) for _ in images]
-    return vn.Evidence.from_arrays("g", images=list(images), patches=patches, n_top=len(images))
+    return vn.Evidence.from_arrays("g", images=list(images), patch_acts=patches, n_top=len(images))
 
 
 def ask(simulator: GroundedSimulator, explanations: Sequence[str], image: Image.Image) -> list[Prediction]:
@@ -119,17 +119,17 @@ def test_a_patch_gets_its_share_of_what_is_found_times_confidence(grounded: Grou
     found = ask(grounded, ["red regions", "blue; red things", "anything but red", "the sky", ""], image)
     wanted = [red, np.maximum(red, blue), 10 - red, np.zeros((6, 8)), np.zeros((6, 8))]
     for prediction, right in zip(found, wanted, strict=True):
-        assert prediction.failure is None and prediction.tokens is None
-        np.testing.assert_allclose(prediction.patches[0], right, atol=0.35)  # SAM's masks are resized on the way
-    assert np.corrcoef(found[0].patches[0].ravel(), red.ravel())[0, 1] > 0.99
+        assert prediction.failure is None and prediction.token_acts is None
+        np.testing.assert_allclose(prediction.patch_acts[0], right, atol=0.35)  # SAM's masks are resized on the way
+    assert np.corrcoef(found[0].patch_acts[0].ravel(), red.ravel())[0, 1] > 0.99
 
 
 def test_a_word_outside_of_the_picture_finds_nothing_and_a_wide_one_is_not_cropped(grounded: GroundedSimulator) -> None:
     image = Image.new("RGB", (96, 24), (128, 128, 128))
     image.paste(COLORS[6], (84, 0, 96, 24))
     (found, none) = ask(grounded, ["red", "blue"], image)
-    values = found.patches[0]
-    assert values[:, 7].min() > 7 and values[:, :6].max() == 0 and none.patches[0].max() == 0
+    values = found.patch_acts[0]
+    assert values[:, 7].min() > 7 and values[:, :6].max() == 0 and none.patch_acts[0].max() == 0
 
 
 def test_masks_that_overlap_count_once_with_the_larger_confidence() -> None:
@@ -171,9 +171,9 @@ def test_a_language_model_says_what_to_look_for_and_how_strongly(grounded: Groun
     assert len(server.requests) == 3 and [p.cost > 0 for p in found] == [True, False, True, True]
     boxes = e.seen.boxes[0]
     red, blue = (10 * CONFIDENCE * means(masks[c].astype(float), boxes) for c in ("red", "blue"))
-    np.testing.assert_allclose(found[0].patches[0], np.maximum(red, blue / 2), atol=0.35)
-    assert found[2].failure is None and found[2].patches[0].max() == 0
-    assert found[3].failure is not None and found[3].failure.kind == "refusal" and found[3].patches == ()
+    np.testing.assert_allclose(found[0].patch_acts[0], np.maximum(red, blue / 2), atol=0.35)
+    assert found[2].failure is None and found[2].patch_acts[0].max() == 0
+    assert found[3].failure is not None and found[3].failure.kind == "refusal" and found[3].patch_acts == ()
 
 
 @pytest.mark.parametrize("phrase", ["", "x" * 61, "red"])
@@ -237,12 +237,12 @@ def test_checkpoints_of_both_models_load_from_a_directory_and_answer(tmp_path: P
     assert masks.shape == (6, 48, 64)
     (e,) = evidence([image]).exemplars
     right = means(10 * np.max(masks * confidences[:, None, None], 0), e.seen.boxes[0])
-    np.testing.assert_allclose(found.patches[0], right, atol=1e-6)
+    np.testing.assert_allclose(found.patch_acts[0], right, atol=1e-6)
     again = GroundedSimulator.from_pretrained(tmp_path / "dino", tmp_path / "sam", box_threshold=0.0)
     assert simulator.settings() == again.settings() != replace(again, box_threshold=0.1).settings()
     assert replace(again, namer=ChatClient("m", "http://x/v1")).settings() != again.settings()
     long = ask(simulator, ["red things " * 200], image)[0]
-    assert long.failure is None and long.patches[0].shape == (6, 8)
+    assert long.failure is None and long.patch_acts[0].shape == (6, 8)
     with pytest.raises(ValueError, match="Unrecognized configuration"):
         GroundedSimulator.from_pretrained(tmp_path / "sam", tmp_path / "sam")
     with pytest.raises(OSError, match="nowhere"):
@@ -270,4 +270,4 @@ def test_sam2_takes_the_place_of_sam(tmp_path: Path) -> None:
     Sam2Processor(images).save_pretrained(tmp_path / "sam2")
     simulator = GroundedSimulator.from_pretrained(dino, tmp_path / "sam2", box_threshold=0.0)
     (found,) = ask(simulator, ["red"], tiny.image(64, 48))
-    assert found.patches[0].shape == (6, 8) and 0 <= found.patches[0].min() <= found.patches[0].max() <= 10
+    assert found.patch_acts[0].shape == (6, 8) and 0 <= found.patch_acts[0].min() <= found.patch_acts[0].max() <= 10

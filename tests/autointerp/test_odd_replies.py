@@ -49,7 +49,7 @@ def test_a_reply_of_another_form_is_one_failure_and_stops_neither_the_others_nor
 ])  # fmt: skip
 def test_log_probabilities_of_another_form_leave_the_values_that_were_said(logprobs: Any) -> None:
     words = [[" w", " red", str(i)] for i in range(40)]
-    evidence = {"t": vn.Evidence.from_arrays("t", tokens=words, token_values=[np.random.rand(3) for _ in words])}
+    evidence = {"t": vn.Evidence.from_arrays("t", tokens=words, token_acts=[np.random.rand(3) for _ in words])}
 
     def odd(number: int, made: dict[str, Any]) -> dict[str, Any]:
         there = made["choices"][0]["logprobs"]
@@ -64,4 +64,4 @@ def test_log_probabilities_of_another_form_leave_the_values_that_were_said(logpr
         made = vn.simulate({"t": "the word 'red'"}, evidence, simulator, progress=False)["t"]
     assert made.n_failed == 0 and len(made.predictions) > 10
     for one in made.predictions:
-        assert one.tokens is not None and one.tokens.tolist() == [0, 10, 0]
+        assert one.token_acts is not None and one.token_acts.tolist() == [0, 10, 0]

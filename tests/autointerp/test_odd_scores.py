@@ -26,7 +26,7 @@ N = 40
 def probe(grids: Sequence[tuple[int, int]], name: str = "probe", **options: Any) -> vn.Evidence:
     """Evidence of pictures of one colour each, with activations that have nothing to do with it."""
     images = [Image.new("RGB", (32, 32), tuple(RNG.integers(0, 255, 3).tolist())) for _ in grids]
-    return vn.Evidence.from_arrays(name, images=images, patches=[RNG.random(g) for g in grids], **options)
+    return vn.Evidence.from_arrays(name, images=images, patch_acts=[RNG.random(g) for g in grids], **options)
 
 
 def scored(explanations: dict[str, Any], evidence: dict[str, vn.Evidence], **options: Any) -> pd.DataFrame:
@@ -47,7 +47,7 @@ def test_an_answer_that_does_not_fit_names_simulator_neuron_and_sample(answer, s
 
 def test_tokens_and_jobs_that_are_missing_are_named():
     words = [["a ", "dog"]] * N
-    evidence = {"probe": vn.Evidence.from_arrays("probe", tokens=words, token_values=[RNG.random(2) for _ in words])}
+    evidence = {"probe": vn.Evidence.from_arrays("probe", tokens=words, token_acts=[RNG.random(2) for _ in words])}
     for answer, said in ((lambda job: Prediction(tokens=np.zeros(1)), r"\(1,\)"), (lambda job: Prediction(), "nor a")):
         with pytest.raises(ValueError, match=said):
             scored({"probe": "x"}, evidence, simulator=Answers(answer))
@@ -68,7 +68,7 @@ def test_an_explanation_made_from_what_it_would_be_tested_on_is_refused(tmp_path
     """As when evidence is gathered anew with another seed: the splits are others then."""
     images = [Image.new("RGB", (32, 32), tuple(RNG.integers(0, 255, 3).tolist())) for _ in range(N)]
     patches = [RNG.random((4, 4)) for _ in images]
-    before, after = (vn.Evidence.from_arrays("probe", images=images, patches=patches, seed=s) for s in (0, 1))
+    before, after = (vn.Evidence.from_arrays("probe", images=images, patch_acts=patches, seed=s) for s in (0, 1))
     explanation = Explanation("probe", "red", exemplars=tuple(e.seen.sample for e in before.split("explain")))
     assert len(scored({"probe": explanation}, {"probe": before})) == 1
     for use in (scored, vn.simulate):
@@ -90,7 +90,7 @@ def test_simulations_of_other_words_evidence_or_simulators_are_not_scored():
 
 def test_a_missing_p_says_why():
     same, none = (scored({"probe": "x"}, {"probe": probe(g)}, simulator=Answers(
-        lambda job: Prediction(tuple(RNG.random(p.shape) for p in job.exemplar.patches)))).iloc[0]
+        lambda job: Prediction(tuple(RNG.random(p.shape) for p in job.exemplar.patch_acts)))).iloc[0]
         for g in ([(4, 4)] * N, [(3 + i, 4) for i in range(N)]))  # fmt: skip
     assert same.p > 0 and same.note == ""
     assert np.isnan(none.p) and np.isfinite(none.r) and "same shape" in none.note
@@ -107,16 +107,16 @@ def test_patches_without_a_value_take_nothing_from_the_rest():
     for place in places[: N // 2]:
         grids[place][0, 0] = np.nan
     images = [Image.new("RGB", (32, 32), (i, 0, 0)) for i in range(N)]
-    evidence = vn.Evidence.from_arrays("probe", images=images, patches=grids)
+    evidence = vn.Evidence.from_arrays("probe", images=images, patch_acts=grids)
     assert evidence.peak == 9.0 and evidence.exemplars[0].seen.sample == places[0]
     assert scored({"probe": "x"}, {"probe": evidence}, simulator=Answers(
-        lambda job: Prediction(job.exemplar.patches))).r[0] == pytest.approx(1)  # fmt: skip
+        lambda job: Prediction(job.exemplar.patch_acts))).r[0] == pytest.approx(1)  # fmt: skip
 
 
 @pytest.mark.parametrize(("given", "said"), [
-    ({"images": [["picture"]], "patches": [np.zeros((4, 4))]}, "list in images"),
-    ({"images": ["photo.png"], "patches": [np.zeros((4, 4))]}, "str in images"),
-    ({"tokens": ["a dog"], "token_values": [np.zeros(5)]}, "one string"),
+    ({"images": [["picture"]], "patch_acts": [np.zeros((4, 4))]}, "list in images"),
+    ({"images": ["photo.png"], "patch_acts": [np.zeros((4, 4))]}, "str in images"),
+    ({"tokens": ["a dog"], "token_acts": [np.zeros(5)]}, "one string"),
 ])  # fmt: skip
 def test_evidence_of_what_is_no_picture_and_no_tokens_is_refused(given, said):
     with pytest.raises(ValueError, match=f"probe, sample 0: .*{said}"):
@@ -139,10 +139,10 @@ def test_nulls_share_no_image_even_under_another_number():
 
     images = [Image.new("RGB", (32, 32), (i, 0, 0)) for i in range(N)]
     patches = [np.full((4, 4), float(i)) for i in range(N)]
-    one = vn.Evidence.from_arrays("one", images=images, patches=patches)
+    one = vn.Evidence.from_arrays("one", images=images, patch_acts=patches)
     tested = {e.seen.sample for e in one.split("test") if e.group == "top"}
     strong = [np.full((4, 4), 99.0 + i if i in tested else 0.0) for i in range(N)]
-    two = vn.Evidence.from_arrays("two", images=images, patches=strong, sample_ids=range(100, 100 + N))
+    two = vn.Evidence.from_arrays("two", images=images, patch_acts=strong, sample_ids=range(100, 100 + N))
     said, rng = {"one": "red", "two": "blue"}, np.random.default_rng(0)
     assert others("one", said, {"one": one, "two": two}, 20, rng) == []
     elsewhere = probe([(4, 4)] * N, "two")  # of the same numbers, but other pictures
@@ -156,7 +156,7 @@ def test_a_sink_does_not_lift_its_cell_in_the_ceiling():
     sinks[0, 0] = True
     patches = np.zeros((4, 4))
     patches[0, 0], patches[3, 3] = 100.0, evidence.peak
-    e = replace(e, seen=replace(e.seen, patch_sinks=(sinks,)), patches=(patches,))
+    e = replace(e, seen=replace(e.seen, patch_sinks=(sinks,)), patch_acts=(patches,))
     pieces = pieces_of(evidence, [e], [Prediction((np.zeros((4, 4)),))], ("visual",))
     (piece,) = resolved(pieces, Resolution(grid=(2, 2)))
     assert piece.simulated[0, 1] == 0 and piece.simulated[3, 3] == 2.5

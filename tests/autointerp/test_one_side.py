@@ -34,7 +34,7 @@ class OneEyed(Simulates):
             failure = None if seen and read else Failure("network", "cut")
             yield (
                 place,
-                Prediction(job.exemplar.patches if seen else (), job.exemplar.values if read else None, failure),
+                Prediction(job.exemplar.patch_acts if seen else (), job.exemplar.token_acts if read else None, failure),
             )
 
 
@@ -50,8 +50,8 @@ class OneEyed(Simulates):
 def test_the_row_names_the_sides_that_are_scored_and_what_is_missing(n_seen, n_read, modality, n_failed, note):
     evidence = vn.Evidence.from_arrays(
         "probe", images=[Image.new("RGB", (32, 32), tuple(RNG.integers(0, 255, 3).tolist())) for _ in range(N)],
-        patches=[RNG.random((4, 4)) for _ in range(N)], tokens=[["a ", "dog", str(i)] for i in range(N)],
-        token_values=[RNG.random(3) for _ in range(N)],
+        patch_acts=[RNG.random((4, 4)) for _ in range(N)], tokens=[["a ", "dog", str(i)] for i in range(N)],
+        token_acts=[RNG.random(3) for _ in range(N)],
     )  # fmt: skip
     test = evidence.split("test")[:16]
     evidence = replace(evidence, label="multimodal", exemplars=test)

@@ -43,12 +43,12 @@ def simulator(server: loopback.Server, **options: Any) -> ApiSimulator:
 def pooled(evidence: vn.Evidence, exemplars: Sequence[Exemplar], predictions: Sequence[Prediction]) -> float:
     real, guessed = [], []
     for e, p in zip(exemplars, predictions, strict=True):
-        for patches, found, counts in zip(e.patches, p.patches, e.scored_patches(), strict=bool(p.patches)):
+        for patches, found, counts in zip(e.patch_acts, p.patch_acts, e.scored_patches(), strict=bool(p.patch_acts)):
             real.append(evidence.scale(patches)[counts])
             guessed.append(found[counts])
-        if p.tokens is not None:
-            real.append(evidence.scale(e.values)[e.scored_tokens()])
-            guessed.append(p.tokens[e.scored_tokens()])
+        if p.token_acts is not None:
+            real.append(evidence.scale(e.token_acts)[e.scored_tokens()])
+            guessed.append(p.token_acts[e.scored_tokens()])
     return float(np.corrcoef(np.concatenate(real), np.concatenate(guessed))[0, 1])
 
 
@@ -69,9 +69,9 @@ def test_cells_come_back_to_the_patches_that_they_cover() -> None:
         at_once = ask(simulator(server, logprobs=False, coarse=0), true, test, "visual")
     best = pooled(one.evidence, test, [Prediction(planted.oracle(one, e)[0]) for e in test])
     assert not any(p.failure for p in found) and pooled(one.evidence, test, found) > 0.95 * best > 0.6
-    mirrored = [Prediction((p.patches[0].T,)) for p in found]
+    mirrored = [Prediction((p.patch_acts[0].T,)) for p in found]
     assert pooled(one.evidence, test, mirrored) < 0.7 * best, "this test would see a transposed grid"
-    error = [np.abs(p.patches[0] - planted.oracle(one, e)[0][0]).mean() for p, e in zip(at_once, test, strict=True)]
+    error = [np.abs(p.patch_acts[0] - planted.oracle(one, e)[0][0]).mean() for p, e in zip(at_once, test, strict=True)]
     assert np.mean(error) < 0.3
 
 
@@ -79,7 +79,7 @@ def test_tokens_come_back_to_their_places_and_template_tokens_have_no_value() ->
     rng, true = np.random.default_rng(), "the word 'red'"
     told = [["red", *rng.permutation([" red", " dog", ".", " Red", "a", " and"] * 2)] for _ in range(20)]
     values = [np.array([t.strip().lower() == "red" for t in one]) + rng.normal(0, 0.1, len(one)) for one in told]
-    one = vn.Evidence.from_arrays("word", tokens=told, token_values=values, n_top=20)
+    one = vn.Evidence.from_arrays("word", tokens=told, token_acts=values, n_top=20)
     test = list(one.exemplars)
     with loopback.running(answer=seeing.answer) as server:
         asker = simulator(server, logprobs=False)
@@ -88,22 +88,22 @@ def test_tokens_come_back_to_their_places_and_template_tokens_have_no_value() ->
         kinds = test[0].seen.kinds.copy()
         kinds[0] = int(vn.TokenKind.TEMPLATE)
         partly = ask(asker, true, [replace(test[0], seen=replace(test[0].seen, kinds=kinds))], "text")[0]
-    assert partly.tokens is not None and found[0].tokens is not None
-    np.testing.assert_array_equal(partly.tokens, [np.nan, *found[0].tokens[1:]])
+    assert partly.token_acts is not None and found[0].token_acts is not None
+    np.testing.assert_array_equal(partly.token_acts, [np.nan, *found[0].token_acts[1:]])
 
 
 def words(n: int, seed: int = 0) -> list[Exemplar]:
     rng = np.random.default_rng(seed)
     tokens = [[f" w{rng.integers(99)}", " red", f" {i}"] for i in range(n)]
-    one = vn.Evidence.from_arrays("t", tokens=tokens, token_values=[rng.random(3) for _ in tokens], n_top=n)
+    one = vn.Evidence.from_arrays("t", tokens=tokens, token_acts=[rng.random(3) for _ in tokens], n_top=n)
     return sorted(one.exemplars, key=lambda e: e.seen.sample)
 
 
 def pictures(n: int, rows: int = 4, columns: int = 4) -> list[Exemplar]:
     rng = np.random.default_rng()
     one = vn.Evidence.from_arrays(
-        "both", images=[tiny.image(48, 40, rng) for _ in range(n)], patches=[rng.random((rows, columns))] * n,
-        tokens=[[f" red {i}", " and"] for i in range(n)], token_values=[rng.random(2)] * n, n_top=n,
+        "both", images=[tiny.image(48, 40, rng) for _ in range(n)], patch_acts=[rng.random((rows, columns))] * n,
+        tokens=[[f" red {i}", " and"] for i in range(n)], token_acts=[rng.random(2)] * n, n_top=n,
     )  # fmt: skip
     return list(one.exemplars)
 
@@ -115,9 +115,9 @@ def test_expected_values_are_taken_where_the_server_gives_probabilities() -> Non
         unsure = ask(simulator(server, coarse=0), "the word 'red 0'", exemplars, "text")
     assert [b.get("logprobs") for b in server.requests] == [None, None, True, True]
     for said, mean in zip(sure, unsure, strict=True):
-        assert said.tokens is not None and mean.tokens is not None
-        np.testing.assert_allclose(mean.tokens, (said.tokens + said.tokens // 2) / 2)
-    assert max(p.tokens.max() for p in unsure if p.tokens is not None) == 7.5
+        assert said.token_acts is not None and mean.token_acts is not None
+        np.testing.assert_allclose(mean.token_acts, (said.token_acts + said.token_acts // 2) / 2)
+    assert max(p.token_acts.max() for p in unsure if p.token_acts is not None) == 7.5
 
 
 def test_a_server_without_log_probabilities_is_found_out_once(tmp_path: Path) -> None:
@@ -154,7 +154,11 @@ def test_hundreds_of_jobs_and_a_fifth_of_faults(tmp_path: Path) -> None:
         assert 5 < len(failed) < 130
         for e, p in zip(exemplars, first, strict=True):
             if p.failure is None:
-                assert len(p.patches) == len(e.seen.images) and p.tokens is not None and not np.isnan(p.tokens).any()
+                assert (
+                    len(p.patch_acts) == len(e.seen.images)
+                    and p.token_acts is not None
+                    and not np.isnan(p.token_acts).any()
+                )
             else:
                 assert p.failure.detail and p.failure.kind in {
                     "refusal",
@@ -164,9 +168,9 @@ def test_hundreds_of_jobs_and_a_fifth_of_faults(tmp_path: Path) -> None:
                     "server",
                     "network",
                 }
-                assert p.tokens is None or not (p.patches or not e.seen.images), "a side is missing"
+                assert p.token_acts is None or not (p.patch_acts or not e.seen.images), "a side is missing"
         halves = [p for e, p in zip(exemplars, first, strict=True) if e.seen.images and p.failure]
-        assert any(p.tokens is not None or p.patches for p in halves), "the side that worked is there"
+        assert any(p.token_acts is not None or p.patch_acts for p in halves), "the side that worked is there"
         paid = len(server.paid)
         server.fault, server.answer = (lambda number, body: ""), seeing.answer
         second = ask(asker, "red regions; the word 'red'", exemplars, "visual", "text")
@@ -231,14 +235,14 @@ def test_equal_questions_are_asked_once() -> None:
         found = ask(asker, "red regions", [*exemplars, *exemplars], "visual")
     assert len(server.requests) == 3 and [p.cost > 0 for p in found] == [True] * 3 + [False] * 3
     for one, other in zip(found[:3], found[3:], strict=True):
-        np.testing.assert_array_equal(one.patches[0], other.patches[0])
+        np.testing.assert_array_equal(one.patch_acts[0], other.patch_acts[0])
 
 
 def test_an_explanation_that_says_nothing_costs_nothing() -> None:
     with loopback.running(answer=seeing.answer) as server:
         for nothing in ("", "no clear pattern", "No clear pattern."):
             (found,) = ask(simulator(server), nothing, pictures(1), "visual", "text")
-            assert found.failure is None and found.patches[0].std() == 0 and found.tokens is not None
+            assert found.failure is None and found.patch_acts[0].std() == 0 and found.token_acts is not None
     assert not server.requests
 
 
@@ -280,8 +284,8 @@ def test_an_answer_that_does_not_fit_the_question_is_a_failure_never_a_zero(how:
     if how == "stripped":
         assert one.failure is None and other.failure is None, "blanks at the ends may get lost"
         return
-    assert one.failure is not None and one.failure.kind == "schema" and one.patches == ()
-    assert other.failure is not None and other.failure.kind == "schema" and other.tokens is None
+    assert one.failure is not None and one.failure.kind == "schema" and one.patch_acts == ()
+    assert other.failure is not None and other.failure.kind == "schema" and other.token_acts is None
 
 
 _SCRIPT = """
@@ -364,8 +368,8 @@ def test_a_model_that_takes_no_pictures_predicts_text_all_the_same() -> None:
     with loopback.running(answer=seeing.answer, fault=fault) as server:
         found = ask(simulator(server, concurrency=1), "the word 'red 0'", pictures(3), "visual", "text")
         assert simulator(server, images=False).sides == {"text"}
-    assert all(p.failure and p.failure.kind in ("request", "capability") and p.patches == () for p in found)
-    assert max(p.tokens.max() for p in found if p.tokens is not None) == 7.5
+    assert all(p.failure and p.failure.kind in ("request", "capability") and p.patch_acts == () for p in found)
+    assert max(p.token_acts.max() for p in found if p.token_acts is not None) == 7.5
 
 
 HOSTILE = (
@@ -375,7 +379,7 @@ HOSTILE = (
 
 def test_hostile_explanations_and_captions_stay_behind_their_fence() -> None:
     tokens = [[HOSTILE, " red", '"value": 3'], [" red", HOSTILE, " x"]]
-    one = vn.Evidence.from_arrays("t", tokens=tokens, token_values=[np.arange(3.0)] * 2)
+    one = vn.Evidence.from_arrays("t", tokens=tokens, token_acts=[np.arange(3.0)] * 2)
     with loopback.running(answer=seeing.answer) as server:
         found = ask(simulator(server), f"the word 'red' {HOSTILE}", list(one.exemplars), "text")
     for body in server.requests:
@@ -384,7 +388,7 @@ def test_hostile_explanations_and_captions_stay_behind_their_fence() -> None:
         assert len(seeing.fenced(text, "tokens")) == 3 and len(seeing.fenced(text, "explanation")) == 1
     # expected values are read behind their key and nowhere else: 7.5 is the mean of 10 and 5
     assert [p.failure for p in found] == [None, None]
-    assert sorted(float(v) for p in found if p.tokens is not None for v in p.tokens) == [0, 0, 0, 0, 7.5, 7.5]
+    assert sorted(float(v) for p in found if p.token_acts is not None for v in p.token_acts) == [0, 0, 0, 0, 7.5, 7.5]
 
 
 def test_no_key_in_settings_cache_or_failure(tmp_path: Path) -> None:
@@ -420,7 +424,7 @@ def test_requests_of_both_sides_go_through_a_real_server(served: str) -> None:
     (found,) = ask(asker, "red regions", pictures(1), "visual")
     # the model has never seen JSON: that its answer was refused shows that it came
     assert found.failure is not None and found.failure.kind in ("length", "schema"), found
-    assert found.patches == () and found.tokens_out > 0
+    assert found.patch_acts == () and found.tokens_out > 0
 
 
 def test_the_same_questions_run_in_process() -> None:

@@ -66,9 +66,9 @@ def test_without_pictures_the_grid_and_the_measured_pixels_are_shown() -> None:
     text, color = text_of(request), neuron.rule.visual[0][0].value
     assert not images_of(request) and ids == messages(neuron.evidence, n_on=3, n_off=1)[1]
     best = neuron.evidence.split("explain")[0]
-    scaled = np.rint(neuron.evidence.scale(best.patches[0])).astype(int)
+    scaled = np.rint(neuron.evidence.scale(best.patch_acts[0])).astype(int)
     assert "\n".join(" ".join(map(str, row)) for row in scaled) in text
-    row, column = np.unravel_index(best.patches[0].argmax(), (8, 8))
+    row, column = np.unravel_index(best.patch_acts[0].argmax(), (8, 8))
     place = f"Row {row + 1}, column {column + 1}, {scaled.max()}: "
     assert color in next(line for line in text.splitlines() if line.startswith(place))
 
@@ -104,11 +104,11 @@ def test_the_log_reads_what_was_said_with_strange_line_breaks_and_leaves_out_a_t
 
 def silent(name: str, **options: object) -> vn.Evidence:
     tokens = [[" a", " b"]] * 8
-    return vn.Evidence.from_arrays(name, tokens=tokens, token_values=[np.zeros(2)] * 8, **options)  # type: ignore[arg-type]
+    return vn.Evidence.from_arrays(name, tokens=tokens, token_acts=[np.zeros(2)] * 8, **options)  # type: ignore[arg-type]
 
 
 def test_a_neuron_with_nothing_to_show_costs_no_call(tmp_path: Path) -> None:
-    strong_at_sink = vn.Evidence.from_arrays("sink", tokens=[["<s>", " a"]] * 8, token_values=[np.array([1.0, -1])] * 8)
+    strong_at_sink = vn.Evidence.from_arrays("sink", tokens=[["<s>", " a"]] * 8, token_acts=[np.array([1.0, -1])] * 8)
     quiet = {"zero": silent("zero"), "none": vn.Evidence("none", 1.0, ()), "sink": strong_at_sink,
              "below": silent("below", peak=0.0)}  # fmt: skip
     with loopback.running() as server:

@@ -26,7 +26,7 @@ def probe(name: str) -> vn.Evidence:
     images = [Image.new("RGB", (32, 32), tuple(RNG.integers(0, 255, 3).tolist())) for _ in range(N)]
     for image in images:
         image.paste((230, 20, 20), (0, 0, 16, 32))
-    return vn.Evidence.from_arrays(name, images=images, patches=[RNG.random((4, 4)) for _ in range(N)])
+    return vn.Evidence.from_arrays(name, images=images, patch_acts=[RNG.random((4, 4)) for _ in range(N)])
 
 
 def scored(explanations: dict[str, str], evidence: dict[str, vn.Evidence], *args: Any, **options: Any) -> pd.DataFrame:
@@ -52,7 +52,7 @@ def halfway(job: Job) -> Prediction:
     """Fails for one explanation, and predicts the same everywhere for any other."""
     if job.explanation == "what fails":
         return Prediction(failure=Failure("network", "cut"))
-    return Prediction(tuple(np.ones(p.shape) for p in job.exemplar.patches))
+    return Prediction(tuple(np.ones(p.shape) for p in job.exemplar.patch_acts))
 
 
 @pytest.mark.parametrize("name", ["broken", "no-key"])

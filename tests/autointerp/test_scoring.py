@@ -59,8 +59,8 @@ class Counting(Simulates):
             if self.rng.random() < self.fails:
                 yield place, Prediction(failure=Failure("network", "cut"))
                 continue
-            patches = tuple(p + self.rng.normal(0, 0.1, p.shape) for p in job.exemplar.patches)
-            tokens = job.exemplar.values + 0.0 if "text" in job.sides else None
+            patches = tuple(p + self.rng.normal(0, 0.1, p.shape) for p in job.exemplar.patch_acts)
+            tokens = job.exemplar.token_acts + 0.0 if "text" in job.sides else None
             yield place, Prediction(patches if "visual" in job.sides else (), tokens)
 
 
@@ -138,7 +138,7 @@ def test_one_modality_predicts_the_other_where_they_share_a_concept_and_not_wher
     table = scored(explained, {"shared": shared}).iloc[0]
     assert table.r_image_to_text > 0.7 and table.r_text_to_image > 0.7, table
     other = next(v for k, v in evidence.items() if k.startswith("picture") and v is not shared)
-    mixed_exemplars = tuple(replace(e, values=replace_values(e, other)) for e in shared.exemplars)
+    mixed_exemplars = tuple(replace(e, token_acts=replace_values(e, other)) for e in shared.exemplars)
     mixed = replace(shared, exemplars=mixed_exemplars, neuron="mixed")
     explained = vn.explain({"mixed": mixed}, progress=False)
     row = scored(explained, {"mixed": mixed}).iloc[0]
@@ -160,7 +160,7 @@ def test_a_ceiling_is_the_truth_seen_through_the_simulators_grid(evidence):
     assert fine.ceiling == pytest.approx(1) and coarse.ceiling < 0.8
     real, seen = [], []
     for e in evidence["color-0"].split("test"):
-        scaled = evidence["color-0"].scale(e.patches[0])
+        scaled = evidence["color-0"].scale(e.patch_acts[0])
         real.append(scaled.ravel())
         blocks = scaled.reshape(2, 4, 2, 4).mean((1, 3)).round()
         seen.append(np.kron(blocks, np.ones((4, 4))).ravel())
@@ -192,7 +192,7 @@ def test_what_was_simulated_is_kept_and_what_failed_is_tried_again(tmp_path, evi
     for key, one in second.items():
         assert stored[key].samples == one.samples and stored[key].explanation == "red regions"
         for a, b in zip(stored[key].predictions, one.predictions, strict=True):
-            for x, y in zip(a.patches, b.patches, strict=True):
+            for x, y in zip(a.patch_acts, b.patch_acts, strict=True):
                 np.testing.assert_allclose(x, y, rtol=1e-6)
     vn.simulate({"color-0": "blue regions"}, some, simulator, out=tmp_path, progress=False)
     assert load(tmp_path)["color-0"].explanation == "blue regions" and "word-0" in load(tmp_path)
@@ -240,7 +240,7 @@ def test_a_position_prior_of_a_grid_it_never_saw_is_a_failure_and_no_zeros(evide
     known = BASELINES["position-prior"]().for_neuron(evidence["color-0"])
     e = evidence["color-0"].split("test")[0]
     ((_, seen),) = known.run([Job("", e, ("visual",))])
-    other = replace(e, patches=(np.zeros((3, 5)),))
+    other = replace(e, patch_acts=(np.zeros((3, 5)),))
     ((_, unseen),) = known.run([Job("", other, ("visual",))])
-    assert seen.failure is None and seen.patches[0].any()
-    assert unseen.patches == () and unseen.failure.kind == "capability" and "3 x 5" in unseen.failure.detail
+    assert seen.failure is None and seen.patch_acts[0].any()
+    assert unseen.patch_acts == () and unseen.failure.kind == "capability" and "3 x 5" in unseen.failure.detail

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from scipy import stats
 
 from vlm_neurons.classification.labelling import classify, statistics
-from vlm_neurons.classification.modality import CLASSES, compare_modalities, false_discovery
+from vlm_neurons.classification.modality import CLASSES, compare_modalities
 from vlm_neurons.scanning import Run, TopSamples
 from vlm_neurons.scanning.blocks import FORMAT, tensor_name
 from vlm_neurons.scanning.moments import Moments

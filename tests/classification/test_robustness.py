@@ -12,10 +12,11 @@ import torch
 from classify.test_classify import GATE, PROJECTOR, random_samples, run_of, state_of
 
 from vlm_neurons.classification.labelling import LABELS, PAPER, classify, sample_classes
-from vlm_neurons.classification.layers import statistics, wilson
+from vlm_neurons.classification.layers import statistics
 from vlm_neurons.classification.robustness import NAMES, confusion, sensitivity, sweep
 from vlm_neurons.reporting.story import Rule
 from vlm_neurons.scanning.state import TopSamples
+from vlm_neurons.stats import wilson
 from vlm_neurons.viz import show_distribution
 
 POST = "blocks.0.mlp.hook_post"

@@ -51,10 +51,10 @@ def test_every_token_is_there_and_inside_its_card(made: Made) -> None:
     for card in cards:
         left, _, width, _ = card["card"]
         assert [[t[0] for t in figure if t[1] >= 0] for figure in card["figures"]] == [
-            [] if np.isnan(e.values).all() else [visible(t) for t in e.seen.tokens] for e in shown[card["id"]]
+            [] if np.isnan(e.token_acts).all() else [visible(t) for t in e.seen.tokens] for e in shown[card["id"]]
         ]
         assert [sum(t[1] < 0 for t in figure) for figure in card["figures"]] == [
-            0 if np.isnan(e.values).all() else len(e.seen.images) for e in shown[card["id"]]
+            0 if np.isnan(e.token_acts).all() else len(e.seen.images) for e in shown[card["id"]]
         ]
         for _, _, x, _, w, h in (token for figure in card["figures"] for token in figure):
             n_tokens += 1
@@ -76,10 +76,10 @@ def test_the_heat_lies_on_the_patch_that_the_model_says(made: Made) -> None:
     for card in seen.result:
         close = shown[card["id"]]
         peak = float(made.table.set_index("neuron").loc[card["id"], "peak"])
-        counts = [p[m] for e in close for p, m in zip(e.patches, e.scored_patches(), strict=True)]
+        counts = [p[m] for e in close for p, m in zip(e.patch_acts, e.scored_patches(), strict=True)]
         top = max([0.1 * peak, *(float(p.max()) for p in counts if p.size)])
         for one, pairs in zip(close, card["shown"], strict=True):
-            for patches, (plain, heat, box, alt) in zip(one.patches, pairs, strict=True):
+            for patches, (plain, heat, box, alt) in zip(one.patch_acts, pairs, strict=True):
                 rows, columns = patches.shape
                 row, column = np.unravel_index(patches.argmax(), patches.shape)
                 step_x, step_y = heat[2] / columns, heat[3] / rows

@@ -8,7 +8,7 @@ import brute_force as brute
 import pytest
 import torch
 
-from vlm_neurons.scanning.blocks import write_atomic
+from vlm_neurons._files import write_atomic
 from vlm_neurons.scanning.state import TopSamples, order_keys
 from vlm_neurons.scanning.summarise import entering, extremes, rows_by_image, rows_by_kind, summarise
 

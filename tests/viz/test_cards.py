@@ -74,7 +74,7 @@ def test_what_is_missing_is_told_and_never_shown_as_zero() -> None:
     failed = Explanation("L3N17", "", failure=Failure("refusal", "I would rather not"))
     assert "No explanation: refusal. I would rather not" in text_of(show_neuron(made, explanation=failed))
     whole = simulation(rng, made)
-    first = replace(whole.predictions[0], patches=(), tokens=None, failure=Failure("server", "503"))
+    first = replace(whole.predictions[0], patch_acts=(), token_acts=None, failure=Failure("server", "503"))
     broken = replace(whole, predictions=(first,) * len(whole.predictions))
     text = text_of(show_neuron(made, simulation=broken))
     assert "No simulation of this sample: server. 503" in text and f"{broken.n_failed} simulations failed" in text
@@ -86,7 +86,7 @@ def test_a_card_takes_a_neuron_without_text_and_one_without_images() -> None:
     sees = card_html(made.only("visual"))
     assert 'class="vn-map"' in sees.html and "vn-strip" not in sees.html and "tokens" not in _scales(sees.html)
     assert not sees.circuitsvis  # no bundle for nothing
-    words = Evidence.from_arrays("words", tokens=[["a", " cat"], ["b"]], token_values=[np.array([0.0, 2]), np.ones(1)])
+    words = Evidence.from_arrays("words", tokens=[["a", " cat"], ["b"]], token_acts=[np.array([0.0, 2]), np.ones(1)])
     reads = card_html(words)
     assert "vn-strip" in reads.html and 'class="vn-map"' not in reads.html and "patches" not in _scales(reads.html)
     assert "vn-hide" not in reads.html  # there is no heat to hide
@@ -108,9 +108,11 @@ def _scales(html: str) -> str:
 
 def test_a_sink_does_not_stretch_the_colour_scale_and_is_named_as_one() -> None:
     made = evidence(np.random.default_rng())
-    assert all(e.values[0] == 50 for e in made.exemplars)
+    assert all(e.token_acts[0] == 50 for e in made.exemplars)
     scale = tops_of(made)[1]
-    assert scale == pytest.approx(max(float(e.values[e.scored_tokens()].max()) for e in made.exemplars)) and scale < 10
+    assert (
+        scale == pytest.approx(max(float(e.token_acts[e.scored_tokens()].max()) for e in made.exemplars)) and scale < 10
+    )
     assert "50; template, not counted; draws activation whatever the content (sink)" in card_html(made).html
 
 
@@ -138,7 +140,7 @@ def test_the_marks_of_sinks_are_explained_where_there_are_sinks_and_only_there(m
 
 def _tokens_of(made: Evidence) -> np.ndarray:
     sheet, e = Sheet(), made.exemplars[0]
-    sheet.tokens(strip(e.seen, e.values, 1))
+    sheet.tokens(strip(e.seen, e.token_acts, 1))
     return np.asarray(sheet.finished())
 
 
@@ -215,7 +217,7 @@ def test_an_infinite_score_is_none() -> None:
 
 def test_a_token_of_a_million_characters_is_shown_by_its_beginning() -> None:
     long = "x" * 1_000_000
-    made = Evidence.from_arrays("wide", tokens=[[long, " cat"]], token_values=[[1.0, 0.5]], names=[long])
+    made = Evidence.from_arrays("wide", tokens=[[long, " cat"]], token_acts=[[1.0, 0.5]], names=[long])
     card = show_neuron(made)
     assert len(card.fragment.html) < 20_000 and "the first of its 1,000,000 characters" in card.fragment.html
     assert "x" * 199 + "…" in text_of(card) and " cat" in text_of(card) and card.static().height < 2000
@@ -223,7 +225,7 @@ def test_a_token_of_a_million_characters_is_shown_by_its_beginning() -> None:
 
 def test_half_a_character_in_any_text_does_not_keep_a_card_from_being_saved(tmp_path: Path) -> None:
     half = "\ud800"
-    made = Evidence.from_arrays(f"pro{half}be", tokens=[["a"]], token_values=[[1.0]], names=[half])
+    made = Evidence.from_arrays(f"pro{half}be", tokens=[["a"]], token_acts=[[1.0]], names=[half])
     card = show_neuron(made, explanation=half)
     for view in (card, compare_neurons(card, made), show_distribution(made)):
         page = view.save(tmp_path / "card.html").read_text(encoding="utf-8")
@@ -233,14 +235,14 @@ def test_half_a_character_in_any_text_does_not_keep_a_card_from_being_saved(tmp_
 
 def test_what_is_not_there_is_neither_named_nor_called_nan() -> None:
     made = Evidence.from_arrays(
-        "blank", images=[Image.new("RGB", (8, 8))], patches=[np.ones((2, 2))], tokens=[["a"]],
-        token_values=[np.ones(1)],
+        "blank", images=[Image.new("RGB", (8, 8))], patch_acts=[np.ones((2, 2))], tokens=[["a"]],
+        token_acts=[np.ones(1)],
     )  # fmt: skip
-    silent = replace(made.exemplars[0], patches=(np.full((2, 2), np.nan),), values=np.full(1, np.nan))
+    silent = replace(made.exemplars[0], patch_acts=(np.full((2, 2), np.nan),), values=np.full(1, np.nan))
     blank = replace(made, peak=-np.inf, exemplars=(silent,))
     page = show_neuron(blank).fragment.html
     assert "largest activation –" in text_of(show_neuron(blank)) and "nan" not in page and "-inf" not in page
-    words = Evidence.from_arrays("words", tokens=[["a", " cat"]], token_values=[np.array([0.0, 2.0])])
+    words = Evidence.from_arrays("words", tokens=[["a", " cat"]], token_acts=[np.array([0.0, 2.0])])
     assert "orange frame" not in text_of(show_neuron(words))
     assert "orange frame" in text_of(show_neuron(evidence(np.random.default_rng())))
 
@@ -253,7 +255,7 @@ def test_a_null_tells_on_how_many_explanations_it_rests() -> None:
 
 
 def test_a_very_tall_picture_does_not_make_an_endless_card() -> None:
-    tall = Evidence.from_arrays("tall", images=[Image.new("RGB", (10, 1000))], patches=[np.ones((100, 1))])
+    tall = Evidence.from_arrays("tall", images=[Image.new("RGB", (10, 1000))], patch_acts=[np.ones((100, 1))])
     assert show_neuron(tall).static().height < 2000
 
 
@@ -320,11 +322,11 @@ def test_the_picture_has_its_brightest_heat_at_the_strongest_patch(tmp_path: Pat
     rng = np.random.default_rng()
     made = evidence(rng)
     e, _ = choose(made, 3)
-    values = rng.uniform(0, 0.4, e.patches[0].shape).astype(np.float32) * made.peak
+    values = rng.uniform(0, 0.4, e.patch_acts[0].shape).astype(np.float32) * made.peak
     values[-1, 0] = made.peak
     black = Image.new("RGB", (48, 48))
     seen = replace(e.seen, images=(black,), boxes=e.seen.boxes)
-    only = replace(made, exemplars=(replace(e, seen=seen, patches=(values,)),), label=None)
+    only = replace(made, exemplars=(replace(e, seen=seen, patch_acts=(values,)),), label=None)
     picture = Image.open(show_neuron(only).save(tmp_path / "card.png")).convert("RGB")
     pixels = np.asarray(picture).astype(int)
     # the plain picture is black, 188 units wide, and the heat stands four units to its right
@@ -386,8 +388,8 @@ def test_the_distribution_counts_what_is_above_the_thresholds() -> None:
     named = {"top": "top samples", "random": "random samples below the top 4"}
     for group in ("top", "random"):
         chosen = [e for e in made.exemplars if e.group == group]
-        patches = np.concatenate([made.scale(p).ravel() for e in chosen for p in e.patches])
-        tokens = np.concatenate([made.scale(e.values)[e.scored_tokens()] for e in chosen])
+        patches = np.concatenate([made.scale(p).ravel() for e in chosen for p in e.patch_acts])
+        tokens = np.concatenate([made.scale(e.token_acts)[e.scored_tokens()] for e in chosen])
         for values, unit, threshold in ((patches, "patches", t_visual), (tokens, "tokens", t_text)):
             share = (values > threshold).mean()
             words = f"{100 * share:.0f} % of {len(values):,} in {named[group]}"
@@ -419,7 +421,9 @@ def test_scores_are_counted_by_class_with_those_that_are_missing() -> None:
 def test_compared_neurons_share_their_scales() -> None:
     rng = np.random.default_rng()
     small, large = evidence(rng, "L0N0"), evidence(rng, "L0N1")
-    stretched = [replace(e, patches=tuple(3 * p for p in e.patches), values=3 * e.values) for e in large.exemplars]
+    stretched = [
+        replace(e, patch_acts=tuple(3 * p for p in e.patch_acts), values=3 * e.token_acts) for e in large.exemplars
+    ]
     large = replace(large, exemplars=tuple(stretched), peak=3 * large.peak)
     html = compare_neurons(small, show_neuron(large, explanation="red")).fragment.html
     scales = re.findall(r'class="vn-scales">(.*?)</div>', html, re.S)
@@ -433,9 +437,11 @@ def test_tokens_for_circuitsvis_read_as_they_are_with_finite_values_and_bounds()
     given = to_circuitsvis(made, e.seen.sample)
     assert [t.replace("\u2060", "") for t in given["tokens"]][:6] == ["<s>", "USER", "<image>", ":", "↵", " look"]
     assert not any(re.search(r"[<&][^\u2060]", token) for token in given["tokens"])
-    assert given["values"] == pytest.approx([*e.values[:2].tolist(), 0, *e.values[2:].tolist()], abs=1e-3)
+    assert given["values"] == pytest.approx([*e.token_acts[:2].tolist(), 0, *e.token_acts[2:].tolist()], abs=1e-3)
     assert given["max_value"] == -given["min_value"] == max(map(abs, given["values"]))
-    blank = replace(made, exemplars=tuple(replace(x, values=np.full(len(x.values), np.nan)) for x in made.exemplars))
+    blank = replace(
+        made, exemplars=tuple(replace(x, token_acts=np.full(len(x.token_acts), np.nan)) for x in made.exemplars)
+    )
     assert to_circuitsvis(blank) == {**to_circuitsvis(made), "values": [0.0] * 17, "min_value": -1.0, "max_value": 1.0}
     several = to_circuitsvis([made, blank], e.seen.sample)
     assert several["values"].shape == (17, 2) and several["labels"] == ["L3N17", "L3N17"]
@@ -443,4 +449,4 @@ def test_tokens_for_circuitsvis_read_as_they_are_with_finite_values_and_bounds()
         with pytest.raises(ValueError, match=words):
             to_circuitsvis(*bad)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="has no text"):
-        to_circuitsvis(Evidence.from_arrays("x", images=[Image.new("RGB", (8, 8))], patches=[np.ones((2, 2))]))
+        to_circuitsvis(Evidence.from_arrays("x", images=[Image.new("RGB", (8, 8))], patch_acts=[np.ones((2, 2))]))

@@ -102,9 +102,9 @@ def test_pointing_at_a_patch_tells_its_row_column_and_value_and_marks_it_everywh
     strongest, _ = choose(made, 3)
     opened(tab, show_neuron(made), tmp_path)
     n_tokens = len(strongest.seen.tokens)
-    before = [2, 2 + strongest.patches[0].size]  # two tokens stand before the images
-    total = n_tokens + sum(p.size for p in strongest.patches)
-    for image, patches in enumerate(strongest.patches):
+    before = [2, 2 + strongest.patch_acts[0].size]  # two tokens stand before the images
+    total = n_tokens + sum(p.size for p in strongest.patch_acts)
+    for image, patches in enumerate(strongest.patch_acts):
         rows, columns = patches.shape
         for r, c in [(0, 0), (rows - 1, columns - 1), (int(rng.integers(rows)), int(rng.integers(columns)))]:
             where = f"{FIRST}.querySelectorAll('.vn-map .vn-seen')[{image}]"
@@ -136,14 +136,14 @@ def test_pointing_at_a_token_marks_the_chart_and_at_the_chart_the_token(tab: Tab
     opened(tab, show_neuron(made), tmp_path)
     tab.until(f"{FIRST}.querySelector('.vn-drawn') !== null")
     n = len(strongest.seen.tokens)
-    total = n + strongest.patches[0].size
+    total = n + strongest.patch_acts[0].size
     for k in {0, 1, 2, 9, n - 1}:
-        position = k if k < 2 else k + strongest.patches[0].size
+        position = k if k < 2 else k + strongest.patch_acts[0].size
         told = f"token {k + 1}, “{visible(strongest.seen.tokens[k]).strip()}”: "
         tab.over(f"{FIRST}.querySelectorAll('.colored-tokens > span')[{k if k < 2 else k + 1}]")
         readout = tab.run(f"{FIRST}.querySelector('.vn-readout').textContent")
         assert readout.startswith(told)
-        assert float(readout[len(told) :]) == pytest.approx(float(strongest.values[k]), abs=2e-3)
+        assert float(readout[len(told) :]) == pytest.approx(float(strongest.token_acts[k]), abs=2e-3)
         x, width = _cursor(tab)
         assert (x + width / 2) / WIDTH * total == pytest.approx(position + 0.5, abs=0.01)
         tab.move(0, 0)
@@ -162,7 +162,7 @@ def test_real_and_simulated_values_of_a_place_are_told_together(tab: Tab, tmp_pa
     opened(tab, show_neuron(made, simulation=simulated), tmp_path)
     name = tab.run("document.querySelector('.vn-compared figcaption').textContent").strip().split(": ")[1]
     shown = next(e for e in made.exemplars if e.seen.name == name)
-    real, guess = made.scale(shown.patches[0]), simulated.of(shown.seen.sample).patches[0]
+    real, guess = made.scale(shown.patch_acts[0]), simulated.of(shown.seen.sample).patch_acts[0]
     rows, columns = real.shape
     for _ in range(3):
         r, c = int(rng.integers(rows)), int(rng.integers(columns))
@@ -192,7 +192,7 @@ def test_heat_is_hidden_and_comes_back_by_keyboard(tab: Tab, tmp_path: Path) -> 
 def test_arrow_keys_walk_over_the_patches_and_stop_at_the_edge(tab: Tab, tmp_path: Path) -> None:
     made = evidence(np.random.default_rng())
     strongest, _ = choose(made, 3)
-    columns = strongest.patches[0].shape[1]
+    columns = strongest.patch_acts[0].shape[1]
     opened(tab, show_neuron(made), tmp_path)
     tab.run(f"{FIRST}.querySelector('.vn-map').focus()")
     told = f"{FIRST}.querySelector('.vn-readout').textContent"
@@ -213,7 +213,7 @@ def test_the_frame_lies_on_the_strongest_patch_and_the_heat_on_the_picture(tab: 
         "const r = m.querySelector(s)?.getBoundingClientRect(); return r && [r.left, r.top, r.width, r.height] }))"
     )
     assert len(boxes) == 2
-    for patches, (seen, heat, best) in zip(strongest.patches, boxes, strict=True):
+    for patches, (seen, heat, best) in zip(strongest.patch_acts, boxes, strict=True):
         assert heat == pytest.approx(seen, abs=0.5)
         if patches.max() > 0:
             (rows, columns), (row_, column) = patches.shape, np.unravel_index(patches.argmax(), patches.shape)
@@ -387,7 +387,9 @@ def test_functions_of_circuitsvis_show_every_token_of_what_they_are_given(tab: T
 
     rng = np.random.default_rng()
     made = evidence(rng)
-    zeros = replace(made, exemplars=tuple(replace(e, values=np.full(len(e.values), np.nan)) for e in made.exemplars))
+    zeros = replace(
+        made, exemplars=tuple(replace(e, token_acts=np.full(len(e.token_acts), np.nan)) for e in made.exemplars)
+    )
     calls = [
         ("ColoredTokens", colored_tokens(**to_circuitsvis(made))),
         ("ColoredTokens", colored_tokens(**to_circuitsvis(zeros))),

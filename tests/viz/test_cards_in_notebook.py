@@ -17,9 +17,9 @@ def made(name):
     rng = np.random.default_rng()
     return vn.Evidence.from_arrays(
         name, images=[Image.fromarray(rng.integers(0, 255, (30, 40, 3), np.uint8)) for _ in range(4)],
-        patches=[rng.normal(size=(3, 4)) for _ in range(4)],
+        patch_acts=[rng.normal(size=(3, 4)) for _ in range(4)],
         tokens=[["<s>", "<image>", " a", " red", "\\n", "</script><script>window.pwned=1</script>"]] * 4,
-        token_values=[rng.normal(size=6) for _ in range(4)])
+        token_acts=[rng.normal(size=6) for _ in range(4)])
 """
 BUNDLE = "window.vnUnpacking = true"
 DRAWN = "[...document.querySelectorAll('.vn-strip')].every(e => e.dataset.state === 'drawn')"

@@ -37,12 +37,12 @@ def test_values_equal_a_cache_read_by_hand(made: Made) -> None:
                 visual = values[0][batch.mask("visual")[0].numpy()]
                 expected = [visual[16 * i : 16 * i + 16].reshape(4, 4) for i in range(len(one.seen.images))]
                 np.testing.assert_allclose(
-                    one.values[text], values[0][batch.mask("text")[0].numpy()], rtol=1e-4, atol=1e-4
+                    one.token_acts[text], values[0][batch.mask("text")[0].numpy()], rtol=1e-4, atol=1e-4
                 )
                 tokens = [token for token, counts in zip(one.seen.tokens, text, strict=True) if counts]
                 assert "".join(tokens) in batch.texts[0]
-            assert len(one.patches) == len(expected) == len(batch.images)
-            for mine, theirs in zip(one.patches, expected, strict=True):
+            assert len(one.patch_acts) == len(expected) == len(batch.images)
+            for mine, theirs in zip(one.patch_acts, expected, strict=True):
                 np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-4)
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from vlm_neurons.autointerp.explanation import Explanation, Failure, says_nothing
-from vlm_neurons.autointerp.scorers.measures import auroc_of
 from vlm_neurons.autointerp.scoring import NUMBERS
 from vlm_neurons.autointerp.simulating import pairs, testable
+from vlm_neurons.stats import auroc
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -176,7 +176,7 @@ def detect(
         good = np.isfinite(chances)
         values, top = chances[good], np.array([e.group == "top" for e in exemplars], bool)[good]
         rows.append({
-            "neuron": evidence[key].neuron, "explanation": text, "auroc": auroc_of(values, top),
+            "neuron": evidence[key].neuron, "explanation": text, "auroc": auroc(values, top),
             "n_top": int(top.sum()), "n_random": int((~top).sum()), "n_failed": int((~good).sum()),
         })  # fmt: skip
     return pd.DataFrame(rows)

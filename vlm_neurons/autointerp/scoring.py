@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlm_neurons.autointerp.client.limits import whole
+from vlm_neurons._checks import whole
+from vlm_neurons._files import write_atomic
 from vlm_neurons.autointerp.explanation import Explanation, says_nothing
 from vlm_neurons.autointerp.scorers import measures, nulls
 from vlm_neurons.autointerp.scorers.others import swapped
@@ -18,7 +19,7 @@ from vlm_neurons.autointerp.simulating import folder, pairs, simulate, simulator
 from vlm_neurons.autointerp.simulations import FILE as SIMULATIONS
 from vlm_neurons.autointerp.simulations import Simulation, in_front, settings_id, to_front, writable
 from vlm_neurons.autointerp.simulators.purse import on_one_purse
-from vlm_neurons.scanning.blocks import write_atomic
+from vlm_neurons.stats import false_discovery
 from vlm_neurons.units import Neuron
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def score(
     written = None if nothing_came(table) else out
     if written is not None and rows:
         table = _with_earlier(table, folder(written), chosen)
-    table["q"] = _adjusted(table["p"].to_numpy(float))
+    table["q"] = false_discovery(table["p"].to_numpy(float))
     if written is not None:
         write_atomic(folder(written) / FILE, lambda temporary: table.to_parquet(temporary, index=False))
     return table
@@ -241,7 +242,7 @@ def _missing(made: Simulation, side: Side, pieces: Sequence[Piece]) -> str:
 
 def _lost(made: Simulation, sides: Sequence[Side]) -> list[Prediction]:
     """Of exemplars that failed and have no prediction on any of these sides."""
-    there = {"visual": lambda p: bool(p.patches), "text": lambda p: p.tokens is not None}
+    there = {"visual": lambda p: bool(p.patch_acts), "text": lambda p: p.token_acts is not None}
     return [p for p in made.predictions if p.failure and not any(there[s](p) for s in sides)]
 
 
@@ -250,17 +251,6 @@ def _layer(neuron: str) -> int | None:
         return Neuron.parse(neuron).layer
     except ValueError:
         return None
-
-
-def _adjusted(p: np.ndarray) -> np.ndarray:
-    """Benjamini-Hochberg over the p-values that exist."""
-    from scipy.stats import false_discovery_control
-
-    q = np.full(len(p), NAN)
-    there = np.isfinite(p)
-    if there.any():
-        q[there] = false_discovery_control(p[there], method="bh")
-    return q
 
 
 def _with_earlier(table: pd.DataFrame, path: Path, simulator: Simulator) -> pd.DataFrame:

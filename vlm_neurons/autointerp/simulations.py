@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from vlm_neurons._files import write_atomic
 from vlm_neurons.autointerp.explanation import Failure, says_nothing
 from vlm_neurons.autointerp.simulators.protocol import Prediction, Side, Simulator
-from vlm_neurons.scanning.blocks import write_atomic
 
-FORMAT = b"2"
+FORMAT = b"3"
 FILE = "simulations.parquet"
 
 
@@ -38,8 +38,8 @@ class Simulation:
     >>> simulation.explanation, simulation.sides, simulation.n_failed
     ('pink regions', ('visual',), 0)
     >>> real = evidence["L2N304"].split("test")[0]
-    >>> predicted = simulation.of(real.seen.sample).patches[0]
-    >>> int(predicted.argmax()) == int(real.patches[0].argmax())  # the same patch
+    >>> predicted = simulation.of(real.seen.sample).patch_acts[0]
+    >>> int(predicted.argmax()) == int(real.patch_acts[0].argmax())  # the same patch
     True
     """
 
@@ -179,8 +179,8 @@ def _simulation(rows: Sequence[dict[str, Any]]) -> Simulation:
 
 
 def _prediction(row: dict[str, Any]) -> Prediction:
-    patches = tuple(np.array(p, np.float32).reshape(g) for p, g in zip(row["patches"], row["grids"], strict=True))
-    tokens = None if row["tokens"] is None else np.array(row["tokens"], np.float32)
+    patches = tuple(np.array(p, np.float32).reshape(g) for p, g in zip(row["patch_acts"], row["grids"], strict=True))
+    tokens = None if row["token_acts"] is None else np.array(row["token_acts"], np.float32)
     failure = Failure(row["failure"], row["detail"]) if row["failure"] is not None else None
     return Prediction(patches, tokens, failure, row["tokens_in"], row["tokens_out"], row["cost"])
 
@@ -188,8 +188,9 @@ def _prediction(row: dict[str, Any]) -> Prediction:
 def _rows(s: Simulation) -> list[dict[str, Any]]:
     return [
         {"neuron": s.neuron, "explanation": writable(s.explanation), "simulator": s.simulator, "sides": list(s.sides),
-         "settings": s.settings, "made_by": s.made_by, "sample": sample, "grids": [list(m.shape) for m in p.patches],
-         "patches": [m.ravel().tolist() for m in p.patches], "tokens": None if p.tokens is None else p.tokens.tolist(),
+         "settings": s.settings, "made_by": s.made_by, "sample": sample, "grids": [list(m.shape) for m in p.patch_acts],
+         "patch_acts": [m.ravel().tolist() for m in p.patch_acts],
+         "token_acts": None if p.token_acts is None else p.token_acts.tolist(),
          "failure": p.failure.kind if p.failure else None, "detail": writable(p.failure.detail) if p.failure else None,
          "tokens_in": p.tokens_in, "tokens_out": p.tokens_out, "cost": p.cost}
         for sample, p in zip(s.samples, s.predictions, strict=True)
@@ -208,7 +209,8 @@ def _schema() -> Any:
     return pa.schema(
         [("neuron", text), ("explanation", text), ("simulator", text), ("sides", pa.list_(text)), ("settings", text),
          ("made_by", text),
-         ("sample", pa.int64()), ("grids", pa.list_(pa.list_(pa.int64()))), ("patches", pa.list_(floats)),
-         ("tokens", floats), ("failure", text), ("detail", text), ("tokens_in", pa.int64()), ("tokens_out", pa.int64()),
+         ("sample", pa.int64()), ("grids", pa.list_(pa.list_(pa.int64()))), ("patch_acts", pa.list_(floats)),
+         ("token_acts", floats), ("failure", text), ("detail", text), ("tokens_in", pa.int64()),
+         ("tokens_out", pa.int64()),
          ("cost", pa.float64())]
     )  # fmt: skip

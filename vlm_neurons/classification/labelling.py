@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from vlm_neurons._checks import is_whole
+from vlm_neurons._files import write_atomic
 from vlm_neurons.classification.layers import LABELS as LABELS
 from vlm_neurons.classification.layers import NOT_APPLICABLE as NOT_APPLICABLE
 from vlm_neurons.classification.layers import statistics as statistics
 from vlm_neurons.classification.modality import table_of
-from vlm_neurons.scanning.arguments import is_whole
-from vlm_neurons.scanning.blocks import write_atomic
 from vlm_neurons.scanning.run import Run
 from vlm_neurons.scanning.state import TopSamples
 from vlm_neurons.units import Neuron

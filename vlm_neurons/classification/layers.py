@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vlm_neurons._checks import check_columns
+from vlm_neurons.stats import wilson
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -56,13 +59,6 @@ def statistics(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def check_columns(name: str, table: Any, *columns: str) -> None:
-    """Raise ValueError for what is not a table with these columns."""
-    lacking = [column for column in columns if column not in getattr(table, "columns", ())]
-    if lacking:
-        raise ValueError(f"{name}= is {type(table).__name__} without {', '.join(lacking)}: pass the table of classify")
-
-
 def _counts(here: pd.DataFrame, label: str, classified: int) -> dict[str, Any]:
     of_class = here["label"] == label
     count, confident = int(of_class.sum()), int((of_class & here["confident"]).sum())
@@ -79,20 +75,6 @@ def _counts(here: pd.DataFrame, label: str, classified: int) -> dict[str, Any]:
         "confident_low": sure_low,
         "confident_high": sure_high,
     }
-
-
-def wilson(count: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's interval of a share (Wilson 1927); NaN where there is nothing to share.
-
-    >>> [round(x, 3) for x in wilson(0, 10)]
-    [0.0, 0.278]
-    """
-    if n == 0:
-        return float("nan"), float("nan")
-    share, scale = count / n, 1 + z**2 / n
-    centre = (share + z**2 / (2 * n)) / scale
-    half = z / scale * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _depths(layers: Sequence[tuple[int, pd.DataFrame]], label: str) -> dict[str, float]:

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Float
 
+from vlm_neurons.stats import false_discovery
 from vlm_neurons.units import Neuron
 
 if TYPE_CHECKING:
@@ -134,22 +135,6 @@ def _interval(means: Array, n: int, index: Array, critical: float) -> tuple[Arra
         return np.where(np.isnan(outside), outer, inside)
 
     return end(-1.0), end(1.0)
-
-
-def false_discovery(p: Float[Array, "n"], correction: Literal["bh", "by"] = "bh") -> Float[Array, "n"]:
-    """q-values: the smallest false-discovery rate at which a test would be called.
-
-    Args:
-        p: p-values.
-        correction: `"bh"` (Benjamini, Hochberg 1995: independent or positively dependent tests) or `"by"` (Benjamini,
-            Yekutieli 2001: any dependence, less power).
-
-    >>> false_discovery(np.array([0.01, 0.04, 0.03])).tolist()
-    [0.03, 0.04, 0.04]
-    """
-    from scipy import stats
-
-    return stats.false_discovery_control(p, method=correction) if len(p) else p
 
 
 def labels_of(moments: Moments, tested: Tested, q: Float[Array, "d"], alpha: float) -> tuple[Array, Array]:

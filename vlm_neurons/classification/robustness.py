@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vlm_neurons._checks import check_columns
 from vlm_neurons.classification.labelling import LABELS, PAPER, check_thresholds, normalise, sample_classes
-from vlm_neurons.classification.layers import NOT_APPLICABLE, check_columns
+from vlm_neurons.classification.layers import NOT_APPLICABLE
 from vlm_neurons.scanning.run import Run
 from vlm_neurons.scanning.state import TopSamples
 

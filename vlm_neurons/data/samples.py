@@ -11,9 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 
-from vlm_neurons._images import rgb
+from vlm_neurons._images import read_image
 
 ImageLike = Image.Image | Path
 
@@ -50,24 +50,15 @@ class Sample:
         Raises:
             OSError: an image is missing, truncated or no image; the message names it.
         """
-        return [_load(image, self.name) for image in self.images]
+        return [
+            read_image(image, None if isinstance(image, Path) else f"image of sample {self.name}")
+            for image in self.images
+        ]
 
     @property
     def image_paths(self) -> list[str | None]:
         """Path of every image; None for one that lives in memory."""
         return [str(image) if isinstance(image, Path) else None for image in self.images]
-
-
-def _load(image: ImageLike, name: str) -> Image.Image:
-    where = str(image) if isinstance(image, Path) else f"image of sample {name}"
-    try:
-        if isinstance(image, Path):
-            with Image.open(image) as opened:  # upright, as `HookedVLM.prepare` reads files too
-                return rgb(ImageOps.exif_transpose(opened))
-        return rgb(image)
-    # PIL raises SyntaxError, ValueError, struct.error and more for files that are broken in different ways.
-    except Exception as error:
-        raise OSError(f"{where}: {type(error).__name__}: {error}") from error
 
 
 def _digest(image: ImageLike) -> str:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from vlm_neurons._checks import amount, whole
 from vlm_neurons._images import rgb
 from vlm_neurons._text import not_utf8
-from vlm_neurons.autointerp.client.limits import amount, whole
 from vlm_neurons.evidence.choosing import assign
 from vlm_neurons.evidence.record import BOS, Evidence, Exemplar, Seen
 from vlm_neurons.tokens import TokenKind
@@ -25,9 +25,9 @@ def build(
     cls: type[Evidence],
     neuron: str,
     images: Sequence[Image.Image | None] | None,
-    patches: Sequence[Any] | None,
+    patch_acts: Sequence[Any] | None,
     tokens: Sequence[Sequence[str]] | None,
-    token_values: Sequence[Any] | None,
+    token_acts: Sequence[Any] | None,
     names: Sequence[str] | None,
     sample_ids: Sequence[int] | None,
     peak: float | None,
@@ -40,11 +40,11 @@ def build(
     whole(0, n_top=n_top, seed=seed)
     if peak is not None:
         amount(peak=peak)
-    given = {"images": images, "patches": patches, "tokens": tokens, "token_values": token_values}
+    given = {"images": images, "patch_acts": patch_acts, "tokens": tokens, "token_acts": token_acts}
     lengths = {name: len(value) for name, value in {**given, "names": names}.items() if value is not None}
     if not lengths or len(set(lengths.values())) != 1:
         raise ValueError(f"{neuron}: give lists with one entry per sample; these have {lengths}")
-    for one, other in (("images", "patches"), ("tokens", "token_values")):
+    for one, other in (("images", "patch_acts"), ("tokens", "token_acts")):
         if (given[one] is None) != (given[other] is None):
             raise ValueError(f"{neuron}: {one} and {other} go together")
     n = next(iter(lengths.values()))
@@ -54,11 +54,11 @@ def build(
     found = []
     for i in range(n):
         image = None if images is None else images[i]
-        seen, maps = seen_of(neuron, ids[i], names[i] if names else f"sample {ids[i]}", image, _at(patches, i),
+        seen, maps = seen_of(neuron, ids[i], names[i] if names else f"sample {ids[i]}", image, _at(patch_acts, i),
                              _at(tokens, i) or (), str((source or {}).get("data", "")))  # fmt: skip
-        values = np.asarray([] if token_values is None else token_values[i], np.float32)
+        values = np.asarray([] if token_acts is None else token_acts[i], np.float32)
         if values.shape != (len(seen.tokens),):
-            raise ValueError(f"{neuron}, sample {ids[i]}: {len(seen.tokens)} tokens, token_values {values.shape}")
+            raise ValueError(f"{neuron}, sample {ids[i]}: {len(seen.tokens)} tokens, token_acts {values.shape}")
         if any(np.isinf(v).any() for v in (*maps, values)):
             raise ValueError(f"{neuron}, sample {ids[i]}: infinite activations")
         found.append(Exemplar(seen, "top", "explain", 0, maps, values))
@@ -73,7 +73,7 @@ def build(
 
 def _check_all(neuron: str, found: Sequence[Exemplar]) -> None:
     """Refuse activations that are NaN alone, and tell how many samples repeat an image."""
-    if found and all(np.isnan(v).all() for e in found for v in (*e.patches, e.values)):
+    if found and all(np.isnan(v).all() for e in found for v in (*e.patch_acts, e.token_acts)):
         raise ValueError(f"{neuron}: every activation is NaN; give numbers where the neuron sees something")
     images = [digest for e in found for digest in e.seen.image_digests]
     if repeated := len(images) - len(set(images)):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlm_neurons.autointerp.client.limits import whole
+from vlm_neurons._checks import whole
 from vlm_neurons.evidence.choosing import assign, draw
 from vlm_neurons.evidence.looking import Activations, Look, look
 from vlm_neurons.evidence.record import Evidence, Exemplar, Seen

@@ -72,13 +72,13 @@ class Exemplar:
         group: `"top"` (one of the strongest samples), `"quantile"` (at a lower quantile of a random draw), `"random"`.
         split: what it may be used for: `"explain"`, `"select"` (choosing among candidates) or `"test"` (scores).
         rank: place within its group, from 0; of top samples, the strongest has 0.
-        patches: activation at every patch of each image, raw; the negative pole's are negated.
-        values: activation at every token; NaN where the neuron sees no text.
+        patch_acts: activation at every patch of each image, raw; the negative pole's are negated.
+        token_acts: activation at every token; NaN where the neuron sees no text.
 
     >>> strongest = evidence["L2N304"].exemplars[0]
     >>> strongest.group, strongest.rank, strongest.seen.name, round(strongest.peak, 1)
     ('top', 0, 'scene 36', 2.2)
-    >>> strongest.patches[0].shape, "".join(strongest.seen.tokens[-7:-1])
+    >>> strongest.patch_acts[0].shape, "".join(strongest.seen.tokens[-7:-1])
     ((8, 8), ' background is dark and striped.')
     """
 
@@ -86,23 +86,25 @@ class Exemplar:
     group: Group
     split: Split
     rank: int
-    patches: tuple[Float[np.ndarray, "rows columns"], ...]
-    values: Float[np.ndarray, "token"]
+    patch_acts: tuple[Float[np.ndarray, "rows columns"], ...]
+    token_acts: Float[np.ndarray, "token"]
 
     @property
     def peak(self) -> float:
         """The largest activation at a patch or a token of the response; -inf if there is none."""
-        parts = [p[~np.isnan(p)] for p in self.patches] + [self.values[self.seen.is_text & ~np.isnan(self.values)]]
+        parts = [p[~np.isnan(p)] for p in self.patch_acts] + [
+            self.token_acts[self.seen.is_text & ~np.isnan(self.token_acts)]
+        ]
         return max((float(p.max()) for p in parts if p.size), default=float("-inf"))
 
     def scored_tokens(self, sinks: bool = False) -> Bool[np.ndarray, "token"]:
         """Tokens that count: those of the response, without sinks unless asked for."""
-        return self.seen.is_text & ~np.isnan(self.values) & (np.asarray(sinks) | ~self.seen.token_sinks)
+        return self.seen.is_text & ~np.isnan(self.token_acts) & (np.asarray(sinks) | ~self.seen.token_sinks)
 
     def scored_patches(self, sinks: bool = False) -> tuple[Bool[np.ndarray, "rows columns"], ...]:
         """Patches that count: all with a value, without sinks unless asked for."""
         return tuple(
-            ~np.isnan(p) & (np.asarray(sinks) | ~s) for p, s in zip(self.patches, self.seen.patch_sinks, strict=True)
+            ~np.isnan(p) & (np.asarray(sinks) | ~s) for p, s in zip(self.patch_acts, self.seen.patch_sinks, strict=True)
         )
 
 
@@ -124,7 +126,7 @@ class Evidence:
     >>> evidence["L2N304"]
     Evidence('L2N304', label='visual', peak=2.229, {'explain': 8, 'select': 4, 'test': 12})
     >>> strongest = evidence["L2N304"].exemplars[0]
-    >>> float(evidence["L2N304"].scale(strongest.patches[0]).max())
+    >>> float(evidence["L2N304"].scale(strongest.patch_acts[0]).max())
     10.0
     """
 
@@ -173,7 +175,7 @@ class Evidence:
     @property
     def sees_images(self) -> bool:
         """Whether any exemplar has a patch with a value."""
-        return any(not np.isnan(p).all() for e in self.exemplars for p in e.patches)
+        return any(not np.isnan(p).all() for e in self.exemplars for p in e.patch_acts)
 
     @property
     def sees_text(self) -> bool:
@@ -195,8 +197,8 @@ class Evidence:
 
         def bare(e: Exemplar) -> Exemplar:
             if side == "visual":
-                return replace(e, values=np.full_like(e.values, np.nan))
-            return replace(e, patches=tuple(np.full_like(p, np.nan) for p in e.patches))
+                return replace(e, token_acts=np.full_like(e.token_acts, np.nan))
+            return replace(e, patch_acts=tuple(np.full_like(p, np.nan) for p in e.patch_acts))
 
         return replace(self, exemplars=tuple(bare(e) for e in self.exemplars), label=side)
 
@@ -208,7 +210,7 @@ class Evidence:
             seen = e.seen
             words = [seen.sample, seen.source, e.split, e.group, seen.tokens, seen.image_digests, seen.places]
             total.update(json.dumps(words).encode())
-            for array in (*e.patches, e.values, *seen.boxes, seen.kinds, seen.token_sinks, *seen.patch_sinks):
+            for array in (*e.patch_acts, e.token_acts, *seen.boxes, seen.kinds, seen.token_sinks, *seen.patch_sinks):
                 total.update(str(array.shape).encode() + np.ascontiguousarray(array, np.float32).tobytes())
         return total.hexdigest()
 
@@ -218,9 +220,9 @@ class Evidence:
         neuron: str,
         *,
         images: Sequence[Image.Image | None] | None = None,
-        patches: Sequence[Float[np.ndarray, "rows columns"] | None] | None = None,
+        patch_acts: Sequence[Float[np.ndarray, "rows columns"] | None] | None = None,
         tokens: Sequence[Sequence[str]] | None = None,
-        token_values: Sequence[Float[np.ndarray, "token"]] | None = None,
+        token_acts: Sequence[Float[np.ndarray, "token"]] | None = None,
         names: Sequence[str] | None = None,
         sample_ids: Sequence[int] | None = None,
         peak: float | None = None,
@@ -235,9 +237,9 @@ class Evidence:
             neuron: what to call it.
             images: one per sample, as the model saw it; None for a sample without. Of samples with the same image the
                 strongest is kept, or the first random one, and a warning says how many: splits share no image.
-            patches: activation at every patch of each image; NaN where there is none.
+            patch_acts: activation at every patch of each image; NaN where there is none.
             tokens: tokens of each sample's text, blanks included.
-            token_values: activation at each token.
+            token_acts: activation at each token.
             names: name of each sample.
             sample_ids: id of each sample; its place if not given.
             peak: maximum over the data set, 0 or more; the maximum here if not given.
@@ -255,14 +257,14 @@ class Evidence:
         >>> probe = vn.Evidence.from_arrays(
         ...     "top left",
         ...     images=[Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")],
-        ...     patches=[np.array([[4.0, 1.0], [0.0, -1.0]]), np.zeros((2, 2))],
+        ...     patch_acts=[np.array([[4.0, 1.0], [0.0, -1.0]]), np.zeros((2, 2))],
         ... )
         >>> strongest = probe.exemplars[0]
-        >>> strongest.seen.sample, probe.scale(strongest.patches[0]).tolist()
+        >>> strongest.seen.sample, probe.scale(strongest.patch_acts[0]).tolist()
         (0, [[10.0, 2.5], [0.0, 0.0]])
         """
         from vlm_neurons.evidence.arrays import build
 
         return build(
-            cls, neuron, images, patches, tokens, token_values, names, sample_ids, peak, label, n_top, seed, source
+            cls, neuron, images, patch_acts, tokens, token_acts, names, sample_ids, peak, label, n_top, seed, source
         )

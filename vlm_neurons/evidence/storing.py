@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from vlm_neurons._files import write_atomic
 from vlm_neurons.evidence.record import Evidence, Exemplar, Seen
-from vlm_neurons.scanning.blocks import write_atomic
 
-FORMAT = 2  # 1 had no source of the samples
+FORMAT = 3
 
 
 def save(evidence: Mapping[str, Evidence], path: str | Path) -> Path:
@@ -90,10 +90,10 @@ def load(path: str | Path) -> dict[str, Evidence]:
     for row in table.to_pylist():
         one = seen[row["sample_row"]]
         patches = tuple(
-            np.array(p, np.float32).reshape(box.shape[:2]) for p, box in zip(row["patches"], one.boxes, strict=True)
+            np.array(p, np.float32).reshape(box.shape[:2]) for p, box in zip(row["patch_acts"], one.boxes, strict=True)
         )
         by_neuron.setdefault(row["name"], []).append(
-            Exemplar(one, row["group"], row["split"], row["rank"], patches, np.array(row["values"], np.float32))
+            Exemplar(one, row["group"], row["split"], row["rank"], patches, np.array(row["token_acts"], np.float32))
         )
     return {
         n["name"]: Evidence(
@@ -120,7 +120,7 @@ def _exemplars_schema() -> Any:
     floats = pa.list_(pa.float32())
     return pa.schema(
         [("name", pa.string()), ("sample_row", pa.int64()), ("sample", pa.int64()), ("group", pa.string()),
-         ("split", pa.string()), ("rank", pa.int64()), ("patches", pa.list_(floats)), ("values", floats)]
+         ("split", pa.string()), ("rank", pa.int64()), ("patch_acts", pa.list_(floats)), ("token_acts", floats)]
     )  # fmt: skip
 
 
@@ -160,8 +160,8 @@ def _read_sample(row: dict[str, Any]) -> Seen:
 
 def _exemplar_row(name: str, e: Exemplar, sample_row: int) -> dict[str, Any]:
     return {"name": name, "sample_row": sample_row, "sample": e.seen.sample, "group": e.group,
-            "split": e.split, "rank": e.rank, "patches": [p.ravel().tolist() for p in e.patches],
-            "values": e.values.tolist()}  # fmt: skip
+            "split": e.split, "rank": e.rank, "patch_acts": [p.ravel().tolist() for p in e.patch_acts],
+            "token_acts": e.token_acts.tolist()}  # fmt: skip
 
 
 def _png(image: Any) -> bytes:

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from vlm_neurons.hooks import ablate
-from vlm_neurons.interventions.effects import bootstrap
 from vlm_neurons.interventions.measures import Scores, measure, prepare_tasks
+from vlm_neurons.stats import bootstrap_means
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,7 +113,7 @@ def _row(check: str, condition: str, scores: Scores, intact: Scores, rng: np.ran
     row: dict[str, Any] = {"check": check, "condition": condition}
     row |= {name: float(np.nanmean(values)) for name, values in scores.items()}
     change = (scores["description loss"] - intact["description loss"])[:, None]
-    low, high = np.percentile(bootstrap(change, rng), [2.5, 97.5])
+    low, high = np.percentile(bootstrap_means(change, rng), [2.5, 97.5])
     return row | {"change": float(change.mean()), "low": float(low), "high": float(high)}
 
 

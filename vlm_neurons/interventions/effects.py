@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
 from tqdm import tqdm
 
 from vlm_neurons.hooks import Neurons, Where, ablate
 from vlm_neurons.hooks.selecting import select
 from vlm_neurons.interventions.matching import activation_sizes, matched, size_ratio
 from vlm_neurons.interventions.measures import Scores, Task, measure, prepare_tasks
+from vlm_neurons.stats import bootstrap_means
 from vlm_neurons.units import Neuron
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def _compare(intact: Scores, group: Scores, drawn: list[Scores], rng: np.random.
             continue
         effect, control = effect[keep], control[keep]
         paired = effect[:, None] - control
-        means = bootstrap(paired, rng)
+        means = bootstrap_means(paired, rng)
         low, high = np.percentile(means, [2.5, 97.5])
         yield {
             "measure": name,
@@ -180,16 +180,6 @@ def _compare(intact: Scores, group: Scores, drawn: list[Scores], rng: np.random.
             "se": float(means.std()),
             "n": len(effect),
         }
-
-
-def bootstrap(
-    values: Float[np.ndarray, "sample draw"], rng: np.random.Generator, resamples: int = RESAMPLES
-) -> Float[np.ndarray, " resample"]:
-    """Means of resampled samples and resampled control draws, both with replacement, independently."""
-    n, draws = values.shape
-    rows = rng.multinomial(n, np.full(n, 1 / n), resamples) / n
-    columns = rng.multinomial(draws, np.full(draws, 1 / draws), resamples) / draws
-    return np.einsum("rd,rd->r", rows @ values, columns)
 
 
 def compare_effects(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:

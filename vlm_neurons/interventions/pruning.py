@@ -9,9 +9,10 @@ import numpy as np
 from tqdm import tqdm
 
 from vlm_neurons.hooks import ablate
-from vlm_neurons.interventions.effects import SIZE_BATCHES, bootstrap
+from vlm_neurons.interventions.effects import SIZE_BATCHES
 from vlm_neurons.interventions.matching import activation_sizes
 from vlm_neurons.interventions.measures import measure, prepare_tasks
+from vlm_neurons.stats import bootstrap_means
 from vlm_neurons.units import Neuron
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def pruning_curve(
                 break
             scores = measure(model, tasks, ablate(ranked[:n]) if n else [])
             change = (scores["description loss"] - intact)[:, None]
-            low, high = np.percentile(bootstrap(change, rng), [2.5, 97.5])
+            low, high = np.percentile(bootstrap_means(change, rng), [2.5, 97.5])
             row = {"order": order, "draw": draw, "share": share, "n_neurons": n, "change": float(change.mean())}
             rows.append(row | {"low": float(low), "high": float(high)} | _means(scores))
     return pd.DataFrame(rows)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from vlm_neurons._images import rgb
+from vlm_neurons._images import read_image
 from vlm_neurons.models.adapters.families import tower_of
 from vlm_neurons.models.adapters.geometry import Layout, grid_of, layout, patches
 from vlm_neurons.tokens import Patch
@@ -27,20 +27,14 @@ def load_images(entry: Images) -> list[Image]:
         OSError: a file is missing or broken; the message names it.
         TypeError: the entry is none of an image, a path, a list of those, or None.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     if entry is None:
         return []
     if isinstance(entry, (list, tuple)):
         return [image for one in entry for image in load_images(one)]
-    if isinstance(entry, Image.Image):
-        return [rgb(entry)]
-    if isinstance(entry, (str, Path)):
-        try:
-            with Image.open(entry) as opened:
-                return [rgb(ImageOps.exif_transpose(opened))]
-        except (OSError, ValueError, SyntaxError) as error:
-            raise OSError(f"image {str(entry)!r} cannot be read: {error}") from error
+    if isinstance(entry, (Image.Image, str, Path)):
+        return [read_image(entry)]
     raise TypeError(f"an image is a PIL image or a path, a list of those, or None; got {type(entry).__name__}")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from vlm_neurons.autointerp.client.limits import amount, whole
+from vlm_neurons._checks import amount, whole
 from vlm_neurons.concepts.concept import Concept
 from vlm_neurons.concepts.lexical import pieces_of
 from vlm_neurons.concepts.visual import positions

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from vlm_neurons.concepts.concept import Concept
 from vlm_neurons.evidence.looking import Look, look
+from vlm_neurons.stats import auroc
 from vlm_neurons.tokens import TokenKind
 from vlm_neurons.units import SITES, Neuron
 
@@ -95,7 +96,7 @@ def plant(
             for name, weight in weights.items():
                 new = direction if name == "in" else direction / STRENGTH if name == "up" else torch.zeros_like(weight)
                 weight.copy_(new.to(weight))
-        yield Plant(neuron, concept, auroc(reached, on))
+        yield Plant(neuron, concept, auroc(reached.numpy(), on.numpy()))
     finally:
         with torch.no_grad():
             for weight, old in zip(weights.values(), before, strict=True):
@@ -155,18 +156,6 @@ def probe(x: Float[Tensor, "place d"], on: Bool[Tensor, "place"], decay: float =
     with torch.enable_grad():
         optimizer.step(loss)
     return direction.detach()
-
-
-def auroc(score: Float[Tensor, "place"], on: Bool[Tensor, "place"]) -> float:
-    """Share of (on, off) pairs in which the one that is on has the higher score.
-
-    >>> auroc(torch.tensor([3.0, 1.0, 2.0]), torch.tensor([True, False, False]))
-    1.0
-    """
-    ranks = torch.empty(len(score), dtype=torch.float64)
-    ranks[score.argsort()] = torch.arange(1, len(score) + 1, dtype=torch.float64)
-    n_on, n_off = int(on.sum()), int((~on).sum())
-    return float((ranks[on].sum() - n_on * (n_on + 1) / 2) / (n_on * n_off))
 
 
 def rows_of(model: HookedVLM, site: str, layer: int, index: int) -> dict[str, Tensor]:

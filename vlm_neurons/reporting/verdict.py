@@ -22,8 +22,8 @@ def verdict(exemplar: Exemplar, peak: float, rule: Rule) -> str:
         peak: the activation that is mapped to 10.
         rule: the thresholds.
     """
-    sees = sum(_over(p, peak, rule.t_visual) for p in exemplar.patches)
-    reads = _over(exemplar.values[exemplar.scored_tokens(sinks=True)], peak, rule.t_text)
+    sees = sum(_over(p, peak, rule.t_visual) for p in exemplar.patch_acts)
+    reads = _over(exemplar.token_acts[exemplar.scored_tokens(sinks=True)], peak, rule.t_text)
     label = _KINDS[sees >= rule.n_visual, reads >= rule.n_text]
     patches, tokens = "patch" if sees == 1 else "patches", "token" if reads == 1 else "tokens"
     return f"{NAMES[label]} sample: {sees} {patches}, {reads} {tokens} above threshold"

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from vlm_neurons._files import write_atomic
 from vlm_neurons.classification.labelling import LABELS, NOT_APPLICABLE
 from vlm_neurons.reporting import story as told
 from vlm_neurons.reporting.listing import Shown, file_name, line
 from vlm_neurons.reporting.numbers import dumps
 from vlm_neurons.reporting.verdict import verdict
-from vlm_neurons.scanning.blocks import write_atomic
 from vlm_neurons.viz.cards.card import card_html
 from vlm_neurons.viz.cards.fragment import Fragment, policy, scripts, styles, template, template_text
 from vlm_neurons.viz.cards.plots import scores_svg

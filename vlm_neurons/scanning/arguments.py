@@ -3,33 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any
 
 from vlm_neurons._text import not_utf8
 from vlm_neurons.models import HookedVLM
 from vlm_neurons.units import SITES
-
-
-def is_whole(value: Any) -> bool:
-    """Whether it is a whole number, numpy's included; True and False are none.
-
-    >>> import numpy
-    >>> is_whole(numpy.int64(2)), is_whole(True), is_whole(2.0)
-    (True, False, False)
-    """
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def whole_number(name: str, value: Any, least: int = 1) -> int:
-    """The value as an int.
-
-    Raises:
-        ValueError: it is no whole number, or too small.
-    """
-    if not is_whole(value) or value < least:
-        raise ValueError(f"{name}={value!r}: a whole number of at least {least} is needed")
-    return int(value)
 
 
 def check_model_and_prompt(model: Any, prompt: Any) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vlm_neurons._files import write_atomic
 from vlm_neurons.scanning.moments import MOMENTS, Moments
 from vlm_neurons.scanning.state import TENSORS, TopSamples
 from vlm_neurons.units import Pole
@@ -65,29 +65,6 @@ def check_place(path: Path) -> None:
             f"{path} holds other files ({shown}) and no scan: choose a new or empty directory for the run, such as "
             f"{path / 'run'}. Nothing was changed"
         )
-
-
-def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file in the same folder, put it on disk, then give it its name.
-
-    Raises:
-        OSError: the disk is full or cannot be written to; nothing is left behind.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # with the user's umask
-    try:
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        raise OSError(
-            f"{path} could not be written ({error}). What was finished before is untouched: make room, and the same "
-            "call goes on from there"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def tensor_name(column: Column, name: str) -> str:

@@ -13,8 +13,9 @@ import torch
 from rich.console import Console
 from tqdm import tqdm
 
+from vlm_neurons._checks import whole_number
 from vlm_neurons.data import DEFAULT_PROMPT, ImageTextData, describe
-from vlm_neurons.scanning.arguments import check_model_and_prompt, hooks_of, whole_number
+from vlm_neurons.scanning.arguments import check_model_and_prompt, hooks_of
 from vlm_neurons.scanning.blocks import FORMAT, Skip, States, check_place, claimed, open_block, write_block
 from vlm_neurons.scanning.cost import SHARE, TIMED, measure, seconds_per_sample
 from vlm_neurons.scanning.fused import Fused, choose

@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlm_neurons.scanning.blocks import open_block, write_atomic
+from vlm_neurons._files import write_atomic
+from vlm_neurons.scanning.blocks import open_block
 from vlm_neurons.scanning.run import Run
 from vlm_neurons.scanning.writing import differences, finish, start
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import save_file
 
+from vlm_neurons._files import write_atomic
 from vlm_neurons._text import to_json
 from vlm_neurons.scanning.blocks import (
     FORMAT,
@@ -19,7 +20,6 @@ from vlm_neurons.scanning.blocks import (
     skipped_of,
     state_of,
     tensor_name,
-    write_atomic,
 )
 from vlm_neurons.scanning.run import Run, identity_of
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from vlm_neurons._checks import amount, seconds, whole
 from vlm_neurons._text import printable
 from vlm_neurons.autointerp.client.asking import Ask, Reply, body_of, read, redactor, tokens_of
 from vlm_neurons.autointerp.client.cache import Cache, request_key
 from vlm_neurons.autointerp.client.completions import message_of
-from vlm_neurons.autointerp.client.limits import amount, seconds, whole
 from vlm_neurons.autointerp.client.planning import Plan
 from vlm_neurons.autointerp.client.prefilled import reduced
 from vlm_neurons.autointerp.client.prices import Price, images_of, price_as

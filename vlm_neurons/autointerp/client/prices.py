@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from vlm_neurons.autointerp.client.limits import amount
+from vlm_neurons._checks import amount
 
 _DATED = re.compile(r"-\d{4}-\d{2}-\d{2}$")
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from vlm_neurons._checks import whole
 from vlm_neurons.autointerp.client.asking import Ask, Reply
 from vlm_neurons.autointerp.client.client import Plan
-from vlm_neurons.autointerp.client.limits import whole
 from vlm_neurons.autointerp.client.local import LocalChat
 from vlm_neurons.autointerp.client.server import Server
 from vlm_neurons.autointerp.explainers.overlays import STYLES, Style

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from vlm_neurons.autointerp.client.limits import whole
+from vlm_neurons._checks import whole
 from vlm_neurons.autointerp.explainers.prompting import kind_of
 from vlm_neurons.autointerp.explanation import NO_PATTERN, Explanation
 from vlm_neurons.concepts.concept import Concept, phrase
@@ -191,7 +191,7 @@ def _visual_side(
     bank: list[dict[Concept, Any]] = []
     for e in shown:
         maps = visual_bank(e.seen, truth)
-        for patches, here, counts in zip(e.patches, maps, e.scored_patches(), strict=True):
+        for patches, here, counts in zip(e.patch_acts, maps, e.scored_patches(), strict=True):
             values.append(np.where(counts, np.nan_to_num(evidence.scale(patches)), 0.0))
             bank.append(here)
     every = dict.fromkeys(c for b in bank for c in b)
@@ -202,10 +202,10 @@ def _text_side(
     evidence: Evidence, shown: Sequence[Exemplar]
 ) -> tuple[list[np.ndarray], dict[Concept, list[np.ndarray]]]:
     """Scaled activations at the tokens of every response, and the bank's masks of them."""
-    used = [(e, e.seen.is_text & ~np.isnan(e.values)) for e in shown]
+    used = [(e, e.seen.is_text & ~np.isnan(e.token_acts)) for e in shown]
     used = [(e, m) for e, m in used if m.any()]
     texts = [[t for t, m in zip(e.seen.tokens, mask, strict=True) if m] for e, mask in used]
-    values = [np.where(e.scored_tokens()[m], evidence.scale(e.values[m]), 0.0) for e, m in used]
+    values = [np.where(e.scored_tokens()[m], evidence.scale(e.token_acts[m]), 0.0) for e, m in used]
     return values, dict(lexical_bank(texts))
 
 

@@ -67,8 +67,8 @@ def kind_of(evidence: Evidence) -> Kind:
     if evidence.label in ("visual", "text", "multimodal"):
         return evidence.label  # type: ignore[return-value]
     shown = evidence.split("explain")
-    image = any(np.nan_to_num(evidence.scale(p)).max(initial=0) >= 1 for e in shown for p in e.patches)
-    text = any((evidence.scale(e.values)[e.scored_tokens()] >= 1).any() for e in shown)
+    image = any(np.nan_to_num(evidence.scale(p)).max(initial=0) >= 1 for e in shown for p in e.patch_acts)
+    text = any((evidence.scale(e.token_acts)[e.scored_tokens()] >= 1).any() for e in shown)
     return "multimodal" if image and text else "text" if text else "visual"
 
 
@@ -82,9 +82,9 @@ def shows_something(evidence: Evidence, n_on: int, n_off: int) -> bool:
     """Whether a request would show any activation above 0, on the sides that the neuron's kind of prompt has."""
     kind = kind_of(evidence)
     for e in (one for group in shown(evidence, n_on, n_off) for one in group):
-        if kind != "text" and any(np.nan_to_num(evidence.scale(p)).max(initial=0) > 0 for p in e.patches):
+        if kind != "text" and any(np.nan_to_num(evidence.scale(p)).max(initial=0) > 0 for p in e.patch_acts):
             return True
-        if kind != "visual" and (evidence.scale(e.values)[e.scored_tokens()] > 0).any():
+        if kind != "visual" and (evidence.scale(e.token_acts)[e.scored_tokens()] > 0).any():
             return True
     return False
 
@@ -108,7 +108,7 @@ def messages(
     parts: list[dict[str, Any]] = [text_part(render(kind, n_off=len(off), style=STYLES[style], pictures=pictures))]
     for number, e in enumerate([*on, *off], 1):
         if kind != "text":
-            for i, patches in enumerate(e.patches):
+            for i, patches in enumerate(e.patch_acts):
                 scaled = np.nan_to_num(evidence.scale(patches))
                 if pictures:
                     parts += [text_part(f"Sample {number}:"), image_part(panel(e.seen, i, scaled, style), detail)]
@@ -125,7 +125,7 @@ def messages(
 def _rows(evidence: Evidence, e: Exemplar) -> tuple[list[tuple[str, int]], int]:
     """(token, 0-10) of the response, at most `MAX_TOKENS` of it around the strongest, and how many come before."""
     keep = np.flatnonzero(e.scored_tokens(sinks=True))
-    values = np.where(e.seen.token_sinks[keep], 0, evidence.scale(e.values[keep]))
+    values = np.where(e.seen.token_sinks[keep], 0, evidence.scale(e.token_acts[keep]))
     start = int(np.clip(values.argmax() - MAX_TOKENS // 2, 0, max(0, len(keep) - MAX_TOKENS)))
     window = range(start, min(start + MAX_TOKENS, len(keep)))
     return [(escape(e.seen.tokens[keep[i]]), round(float(values[i]))) for i in window], start

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
+from vlm_neurons import stats
 from vlm_neurons.autointerp.scorers.pieces import Piece
 
 NAN = float("nan")
@@ -106,7 +107,7 @@ def interval(pieces: Sequence[Piece], rng: np.random.Generator, level: float = 0
 def auroc(pieces: Sequence[Piece]) -> float:
     """Chance that an active place (above the paper's thresholds) has a larger prediction than one that is not."""
     on, values = _active(pieces)
-    return auroc_of(values, on)
+    return stats.auroc(values, on)
 
 
 def detection(pieces: Sequence[Piece]) -> float:
@@ -116,7 +117,7 @@ def detection(pieces: Sequence[Piece]) -> float:
         here = float(p.pair[1].max())
         best[p.exemplar] = max(best.get(p.exemplar, (-np.inf, p.top))[0], here), p.top
     values, top = (np.array(v) for v in zip(*best.values(), strict=True)) if best else (np.zeros(0), np.zeros(0, bool))
-    return auroc_of(values, top)
+    return stats.auroc(values, top)
 
 
 def iou(pieces: Sequence[Piece], share: float = 0.05) -> float:
@@ -159,13 +160,3 @@ def _flat(pieces: Sequence[Piece]) -> tuple[np.ndarray, np.ndarray]:
 def _active(pieces: Sequence[Piece]) -> tuple[np.ndarray, np.ndarray]:
     on = [p.pair[0] > ACTIVE[p.side] for p in pieces]
     return (np.concatenate(on) if on else np.zeros(0, bool)), _flat(pieces)[1]
-
-
-def auroc_of(values: Float[np.ndarray, "n"], on: Bool[np.ndarray, "n"]) -> float:
-    """Chance that one that is on has a larger value than one that is not; NaN where one kind is missing."""
-    from scipy.stats import rankdata
-
-    n_on, n_off = int(on.sum()), int((~on).sum())
-    if not n_on or not n_off:
-        return NAN
-    return float((rankdata(values)[on].sum() - n_on * (n_on + 1) / 2) / (n_on * n_off))

@@ -47,14 +47,14 @@ def pieces_of(
     found = []
     for number, (e, guess) in enumerate(zip(exemplars, predictions, strict=True)):
         top = e.group == "top"
-        if "visual" in sides and guess.patches:
-            for patches, simulated, counts in zip(e.patches, guess.patches, e.scored_patches(), strict=True):
+        if "visual" in sides and guess.patch_acts:
+            for patches, simulated, counts in zip(e.patch_acts, guess.patch_acts, e.scored_patches(), strict=True):
                 real = np.nan_to_num(evidence.scale(patches)).astype(float)
                 found.append(_piece(number, top, "visual", real, np.asarray(simulated, float), counts))
-        if "text" in sides and guess.tokens is not None:
+        if "text" in sides and guess.token_acts is not None:
             said = e.seen.is_text
-            real = np.nan_to_num(evidence.scale(e.values)).astype(float)[said]
-            found.append(_piece(number, top, "text", real, np.asarray(guess.tokens, float)[said],
+            real = np.nan_to_num(evidence.scale(e.token_acts)).astype(float)[said]
+            found.append(_piece(number, top, "text", real, np.asarray(guess.token_acts, float)[said],
                                 e.scored_tokens()[said]))  # fmt: skip
     return [p for p in found if p.counts.any()]
 

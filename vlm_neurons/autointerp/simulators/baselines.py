@@ -77,17 +77,17 @@ class PositionPrior(Baseline):
         patches: tuple[np.ndarray, ...] = ()
         failure = None
         if "visual" in job.sides:
-            maps = [self._mean_map(p.shape) for p in job.exemplar.patches]
+            maps = [self._mean_map(p.shape) for p in job.exemplar.patch_acts]
             patches = tuple(m for m in maps if m is not None)
             if len(patches) < len(maps):
-                grids = ", ".join(f"{p.shape[0]} x {p.shape[1]}" for p in job.exemplar.patches)
+                grids = ", ".join(f"{p.shape[0]} x {p.shape[1]}" for p in job.exemplar.patch_acts)
                 failure = Failure("capability", f"no exemplar to take a mean of has a grid like this one's ({grids})")
                 patches = ()
         if "text" not in job.sides:
             return Prediction(patches, failure=failure)
         sums, counts = np.zeros(10), np.zeros(10)
         for e in shown:
-            values = self.of.scale(e.values[e.seen.is_text])
+            values = self.of.scale(e.token_acts[e.seen.is_text])
             bins = _tenths(len(values))
             sums += np.bincount(bins, np.nan_to_num(values), 10)
             counts += np.bincount(bins, minlength=10)
@@ -96,7 +96,7 @@ class PositionPrior(Baseline):
         return Prediction(patches, tokens, failure)
 
     def _mean_map(self, shape: tuple[int, ...]) -> np.ndarray | None:
-        maps = [p for e in self.of.split("explain") for p in e.patches if p.shape == shape]
+        maps = [p for e in self.of.split("explain") for p in e.patch_acts if p.shape == shape]
         return np.mean([np.nan_to_num(self.of.scale(p)) for p in maps], axis=0) if maps else None
 
 
@@ -111,10 +111,10 @@ class ImageOnly(Baseline):
         """One prediction."""
         e, patches = job.exemplar, ()
         if "visual" in job.sides:
-            patches = tuple(np.full(p.shape, np.nan_to_num(self.of.scale(p)).mean()) for p in e.patches)  # type: ignore[assignment]
+            patches = tuple(np.full(p.shape, np.nan_to_num(self.of.scale(p)).mean()) for p in e.patch_acts)  # type: ignore[assignment]
         if "text" not in job.sides:
             return Prediction(patches)
-        values = self.of.scale(e.values[e.scored_tokens()])
+        values = self.of.scale(e.token_acts[e.scored_tokens()])
         return Prediction(patches, text_values(job, float(values.mean()) if values.size else 0.0))
 
 
@@ -133,7 +133,7 @@ class TokenFrequency(Baseline):
             counts.update(_response(e.seen))
         total = sum(counts.values()) + 1
         rare = np.log(total) or 1.0
-        return Prediction(tokens=text_values(job, (10 * np.log(total / (counts[t] + 1)) / rare
+        return Prediction(token_acts=text_values(job, (10 * np.log(total / (counts[t] + 1)) / rare
                                                    for t in _response(job.exemplar.seen))))  # fmt: skip
 
 

@@ -142,6 +142,6 @@ def _about(side: Side, jobs: Sequence[Job]) -> list[tuple[int, Job]]:
 
 def _joined(visual: Prediction, text: Prediction) -> Prediction:
     return Prediction(
-        visual.patches, text.tokens, visual.failure or text.failure, visual.tokens_in + text.tokens_in,
+        visual.patch_acts, text.token_acts, visual.failure or text.failure, visual.tokens_in + text.tokens_in,
         visual.tokens_out + text.tokens_out, visual.cost + text.cost,
     )  # fmt: skip

@@ -37,7 +37,7 @@ class ConceptSimulator(Simulates):
     >>> from vlm_neurons import planted
     >>> made = planted.neurons("color", n=1)[0].evidence
     >>> prediction = ConceptSimulator().simulate("cyan regions", made.split("test"))[0]
-    >>> float(prediction.patches[0].max()) > 5
+    >>> float(prediction.patch_acts[0].max()) > 5
     True
     """
 

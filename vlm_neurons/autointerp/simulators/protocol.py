@@ -23,9 +23,9 @@ class Prediction:
     """Predicted activations of one exemplar, on the 0-10 scale; or why there are none.
 
     Attributes:
-        patches: for each image of the exemplar a map [rows, columns]; empty if the visual side was not asked for, or
+        patch_acts: for each image of the exemplar a map [rows, columns]; empty if the visual side was not asked for, or
             failed.
-        tokens: a value for each of `exemplar.seen.tokens`, NaN at those that were not asked for (template); None if
+        token_acts: a value for each of `exemplar.seen.tokens`, NaN at those that were not asked for (template); None if
             the text side was not asked for, or failed.
         failure: why a side that was asked for is missing. Never zeros in its place.
         tokens_in: of the requests behind it.
@@ -33,8 +33,8 @@ class Prediction:
         cost: in US dollars.
     """
 
-    patches: tuple[Float[np.ndarray, "rows columns"], ...] = ()
-    tokens: Float[np.ndarray, "token"] | None = None
+    patch_acts: tuple[Float[np.ndarray, "rows columns"], ...] = ()
+    token_acts: Float[np.ndarray, "token"] | None = None
     failure: Failure | None = None
     tokens_in: int = 0
     tokens_out: int = 0
@@ -153,7 +153,7 @@ def constant(job: Job, value: float = 0.0) -> Prediction:
     """The same value everywhere: what an explanation that says nothing predicts. It has no correlation."""
     patches: tuple[np.ndarray, ...] = ()
     if "visual" in job.sides:
-        patches = tuple(np.full(p.shape, value) for p in job.exemplar.patches)
+        patches = tuple(np.full(p.shape, value) for p in job.exemplar.patch_acts)
     return Prediction(patches, text_values(job, value) if "text" in job.sides else None)
 
 
@@ -161,8 +161,8 @@ def fault(prediction: Prediction, job: Job) -> str | None:
     """What is wrong with an answer to a job, in words; None if nothing is."""
     if not isinstance(prediction, Prediction):
         return f"{type(prediction).__name__}, not a Prediction"
-    maps, tokens = [np.asarray(m, float) for m in prediction.patches], prediction.tokens
-    grids, n = [p.shape for p in job.exemplar.patches], len(job.exemplar.seen.tokens)
+    maps, tokens = [np.asarray(m, float) for m in prediction.patch_acts], prediction.token_acts
+    grids, n = [p.shape for p in job.exemplar.patch_acts], len(job.exemplar.seen.tokens)
     if maps and [m.shape for m in maps] != grids:
         return f"patches {[m.shape for m in maps]} for images with {grids}"
     if tokens is not None and np.shape(tokens) != (n,):

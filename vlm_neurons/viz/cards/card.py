@@ -93,7 +93,7 @@ def card_html(
             than the explanation's.
 
     >>> import vlm_neurons as vn
-    >>> evidence = vn.Evidence.from_arrays("probe", tokens=[["a", " cat"]], token_values=[[0.0, 2.0]])
+    >>> evidence = vn.Evidence.from_arrays("probe", tokens=[["a", " cat"]], token_acts=[[0.0, 2.0]])
     >>> "largest activation 2" in card_html(evidence).html
     True
     """
@@ -133,7 +133,7 @@ def anchor_of(neuron: str) -> str:
 
 
 def _shown(e: Exemplar, shown: Content, images: dict[str, str], notes: Mapping[int, str], chart: bool = False) -> Shown:
-    strips = (strip(e.seen, e.values, shown.tops[1]),) if has_text(e) else ()
+    strips = (strip(e.seen, e.token_acts, shown.tops[1]),) if has_text(e) else ()
     maps = tuple((m,) for m in _maps(e, shown.tops[0], images, "real"))
     lines = [caption(e), *strongest_places(e), *([notes[e.seen.sample]] if e.seen.sample in notes else [])]
     return Shown(tuple(lines), maps, strips, sequence_svg(e) if chart else "")
@@ -142,17 +142,17 @@ def _shown(e: Exemplar, shown: Content, images: dict[str, str], notes: Mapping[i
 def _both(one: Compared, images: dict[str, str]) -> Shown:
     """Real above simulated, both from 0 to 10, on the same patches and the same tokens."""
     rows = [tuple(_maps(one.real, 10, images, "real"))]
-    strips = [strip(one.real.seen, one.real.values, 10)] if has_text(one.real) else []
+    strips = [strip(one.real.seen, one.real.token_acts, 10)] if has_text(one.real) else []
     if one.sees:
         rows.append(tuple(_maps(one.simulated, 10, images, "simulated")))
     if one.reads:
-        strips.append(strip(one.real.seen, one.simulated.values, 10, "simulated"))
+        strips.append(strip(one.real.seen, one.simulated.token_acts, 10, "simulated"))
     chart = sequence_svg(one.real, None if one.failure else one.simulated)
     return Shown((caption(one.real),), tuple(zip(*rows, strict=True)), tuple(strips), chart, one.failure)
 
 
 def _maps(e: Exemplar, top: float, images: dict[str, str], name: str) -> Iterator[Map]:
-    for place, (picture, values) in enumerate(zip(e.seen.images, e.patches, strict=True)):
+    for place, (picture, values) in enumerate(zip(e.seen.images, e.patch_acts, strict=True)):
         sinks = e.seen.patch_sinks[place]
         yield patch_map(picture, values, top, images, name=name, place=place, sinks=sinks)
 

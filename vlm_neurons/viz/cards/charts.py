@@ -58,10 +58,10 @@ def segments(e: Exemplar) -> list[tuple[str, int, int, int]]:
     found: list[tuple[str, int, int, int]] = []
     before = 0
     for image, place in sorted(enumerate(e.seen.places), key=lambda one: one[1]):
-        found += [("token", 0, before, place - before), ("image", image, 0, e.patches[image].size)]
+        found += [("token", 0, before, place - before), ("image", image, 0, e.patch_acts[image].size)]
         before = place
     found.append(("token", 0, before, len(e.seen.tokens) - before))
-    reads = not np.isnan(e.values).all()
+    reads = not np.isnan(e.token_acts).all()
     return [one for one in found if one[3] > 0 and (one[0] == "image" or reads)]
 
 
@@ -98,7 +98,7 @@ def sequence_svg(exemplar: Exemplar, simulated: Exemplar | None = None, width: f
 
 def _along(exemplar: Exemplar, parts: Sequence[tuple[str, int, int, int]]) -> Float[np.ndarray, "pos"]:
     found = [
-        exemplar.patches[place].ravel() if kind == "image" else exemplar.values[first : first + n]
+        exemplar.patch_acts[place].ravel() if kind == "image" else exemplar.token_acts[first : first + n]
         for kind, place, first, n in parts
     ]
     return np.concatenate(found).astype(float) if found else np.zeros(0)

@@ -44,7 +44,7 @@ class Compared:
     @property
     def sees(self) -> bool:
         """Whether patches were simulated."""
-        return any(not np.isnan(p).all() for p in self.simulated.patches)
+        return any(not np.isnan(p).all() for p in self.simulated.patch_acts)
 
     @property
     def reads(self) -> bool:
@@ -151,7 +151,7 @@ def group_names(evidence: Evidence) -> dict[str, str]:
 
     >>> import vlm_neurons as vn
     >>> tokens, values = [["a"], ["b"], ["c"], ["d"]], [[4.0], [3.0], [2.0], [1.0]]
-    >>> group_names(vn.Evidence.from_arrays("probe", tokens=tokens, token_values=values, n_top=2))["random"]
+    >>> group_names(vn.Evidence.from_arrays("probe", tokens=tokens, token_acts=values, n_top=2))["random"]
     'random samples below the top 2'
     """
     n_top = sum(e.group == "top" for e in evidence.exemplars)
@@ -166,14 +166,14 @@ def tops_of(evidence: Evidence, per_group: int = 3) -> tuple[float, float]:
     shown = [strongest, *(e for es in groups.values() for e in es)]
     least = FLOOR * evidence.peak if evidence.peak > 0 else 1e-6
     return (
-        top_of([p[m] for e in shown for p, m in zip(e.patches, e.scored_patches(), strict=True)], least),
-        top_of([e.values[e.scored_tokens()] for e in shown], least),
+        top_of([p[m] for e in shown for p, m in zip(e.patch_acts, e.scored_patches(), strict=True)], least),
+        top_of([e.token_acts[e.scored_tokens()] for e in shown], least),
     )
 
 
 def has_text(e: Exemplar) -> bool:
     """Whether any token has a value."""
-    return bool((~np.isnan(e.values)).any())
+    return bool((~np.isnan(e.token_acts)).any())
 
 
 def caption(e: Exemplar) -> str:
@@ -185,14 +185,14 @@ def caption(e: Exemplar) -> str:
 def strongest_places(e: Exemplar) -> list[str]:
     """The strongest patch of each image and the strongest token that counts, in words."""
     found = []
-    for place, values in enumerate(e.patches):
+    for place, values in enumerate(e.patch_acts):
         if not np.isnan(values).all():
             row, column = strongest_patch(values)
             best = float(values[row, column])
             where = f"strongest patch {number(best)}, row {row + 1}, column {column + 1}"
-            of = f" of image {place + 1}" if len(e.patches) > 1 else ""
+            of = f" of image {place + 1}" if len(e.patch_acts) > 1 else ""
             found.append((where if best > 0 else "no patch is positive") + of)
-    counted = np.where(e.scored_tokens(), e.values, np.nan)
+    counted = np.where(e.scored_tokens(), e.token_acts, np.nan)
     if not np.isnan(counted).all():
         at = int(np.nanargmax(counted))
         token = (
@@ -212,9 +212,15 @@ def _simulated(evidence: Evidence, simulation: Simulation, n: int = 2) -> list[E
 
 def _compared(evidence: Evidence, e: Exemplar, simulation: Simulation) -> Compared:
     prediction = simulation.of(e.seen.sample)
-    real = replace(e, patches=tuple(evidence.scale(p) for p in e.patches), values=evidence.scale(e.values))
-    patches = prediction.patches or tuple(np.full(p.shape, np.nan) for p in e.patches)
-    tokens = np.full(len(e.values), np.nan) if prediction.tokens is None else np.asarray(prediction.tokens, float)
+    real = replace(
+        e, patch_acts=tuple(evidence.scale(p) for p in e.patch_acts), token_acts=evidence.scale(e.token_acts)
+    )
+    patches = prediction.patch_acts or tuple(np.full(p.shape, np.nan) for p in e.patch_acts)
+    tokens = (
+        np.full(len(e.token_acts), np.nan)
+        if prediction.token_acts is None
+        else np.asarray(prediction.token_acts, float)
+    )
     failure = prediction.failure
     told = f"No simulation of this sample: {failure.kind}. {visible(failure.detail)}" if failure else ""
-    return Compared(real, replace(e, patches=patches, values=tokens), told)
+    return Compared(real, replace(e, patch_acts=patches, token_acts=tokens), told)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from vlm_neurons._files import write_atomic
 from vlm_neurons.classification.labelling import PAPER
-from vlm_neurons.scanning.blocks import write_atomic
 from vlm_neurons.viz.cards.card import anchor_of, card_html
 from vlm_neurons.viz.cards.content import content, tops_of
 from vlm_neurons.viz.cards.doors import a_table, a_threshold, an_evidence
@@ -127,7 +127,7 @@ def show_neuron(
             than the explanation's.
 
     >>> import vlm_neurons as vn
-    >>> evidence = vn.Evidence.from_arrays("probe", tokens=[["a", " cat"]], token_values=[[0.0, 2.0]])
+    >>> evidence = vn.Evidence.from_arrays("probe", tokens=[["a", " cat"]], token_acts=[[0.0, 2.0]])
     >>> vn.show_neuron(evidence, explanation="animals")
     <Neuron probe; .save('x.html'), .save('x.png') and .static() show it outside a notebook>
     """
@@ -152,8 +152,8 @@ def compare_neurons(a: Evidence | NeuronCard, b: Evidence | NeuronCard) -> View:
         TypeError: one of them is neither.
 
     >>> import vlm_neurons as vn
-    >>> evidence = vn.Evidence.from_arrays("probe", tokens=[["a", " cat"]], token_values=[[0.0, 2.0]])
-    >>> other = vn.Evidence.from_arrays("other", tokens=[["a", " cat"]], token_values=[[1.0, 4.0]])
+    >>> evidence = vn.Evidence.from_arrays("probe", tokens=[["a", " cat"]], token_acts=[[0.0, 2.0]])
+    >>> other = vn.Evidence.from_arrays("other", tokens=[["a", " cat"]], token_acts=[[1.0, 4.0]])
     >>> page = vn.compare_neurons(vn.show_neuron(evidence, explanation="animals"), other)
     """
     pairs: list[tuple[Evidence, dict[str, Any]]] = [

@@ -68,7 +68,7 @@ def _values(evidence: Evidence, unit: str, group: str) -> Float[np.ndarray, " n"
     for e in evidence.exemplars:
         if e.group == group:
             counted = e.scored_patches() if unit == "patches" else (e.scored_tokens(),)
-            every = e.patches if unit == "patches" else (e.values,)
+            every = e.patch_acts if unit == "patches" else (e.token_acts,)
             found += [evidence.scale(v[m]).astype(float) for v, m in zip(every, counted, strict=True)]
     return np.concatenate(found)
 

@@ -129,10 +129,10 @@ def _row(sheet: Sheet, draw: Sequence[Callable[[Column], None]], n: int) -> None
 
 def _exemplar(sheet: Sheet, e: Exemplar, tops: tuple[float, float], column: Column) -> None:
     sheet.left, sheet.width = column.left, column.width
-    for image, values, sinks in zip(e.seen.images, e.patches, e.seen.patch_sinks, strict=True):
+    for image, values, sinks in zip(e.seen.images, e.patch_acts, e.seen.patch_sinks, strict=True):
         _maps(sheet, image, [values], sinks, tops[0])
     if has_text(e):
-        sheet.tokens(strip(e.seen, e.values, tops[1]))
+        sheet.tokens(strip(e.seen, e.token_acts, tops[1]))
     sheet.write(shortened(caption(e), 160), 10, "soft")
     for line in strongest_places(e):
         sheet.write(line, 10, "soft")
@@ -142,15 +142,15 @@ def _both(sheet: Sheet, one: Compared, column: Column) -> None:
     sheet.left, sheet.width = column.left, column.width
     e = one.real
     for place, image in enumerate(e.seen.images):
-        series = [e.patches[place], *([one.simulated.patches[place]] if one.sees else [])]
+        series = [e.patch_acts[place], *([one.simulated.patch_acts[place]] if one.sees else [])]
         _maps(sheet, image, series, e.seen.patch_sinks[place], 10)
         sheet.write("image, real" + (", simulated" if one.sees else " (patches were not simulated)"), 10, "soft")
     if has_text(e):
         sheet.write("tokens, real" + ("" if one.reads else " (not simulated)"), 10, "soft")
-        sheet.tokens(strip(e.seen, e.values, 10))
+        sheet.tokens(strip(e.seen, e.token_acts, 10))
     if one.reads:
         sheet.write("tokens, simulated", 10, "soft")
-        sheet.tokens(strip(e.seen, one.simulated.values, 10, "simulated"))
+        sheet.tokens(strip(e.seen, one.simulated.token_acts, 10, "simulated"))
     sheet.chart(sequence_svg(e, None if one.failure else one.simulated, width=420), column.width)
     if one.failure:
         sheet.write(shortened(one.failure, 200), 11)

@@ -129,7 +129,7 @@ def to_circuitsvis(evidence: Evidence | Sequence[Evidence], sample: int | None =
 
     >>> from circuitsvis.tokens import colored_tokens
     >>> import vlm_neurons as vn
-    >>> evidence = vn.Evidence.from_arrays("probe", tokens=[["<s>", " cat"]], token_values=[np.array([0.0, 2.0])])
+    >>> evidence = vn.Evidence.from_arrays("probe", tokens=[["<s>", " cat"]], token_acts=[np.array([0.0, 2.0])])
     >>> vn.to_circuitsvis(evidence)["values"]
     [0.0, 2.0]
     >>> html = colored_tokens(**vn.to_circuitsvis(evidence))
@@ -146,7 +146,7 @@ def to_circuitsvis(evidence: Evidence | Sequence[Evidence], sample: int | None =
     if not seen.tokens:
         raise ValueError(f"sample {seen.sample} ({seen.name}) has no text; circuitsvis shows tokens only")
     tokens = [safe(IMAGE if i < 0 else seen.tokens[i]) for i in order]
-    series = [[0.0 if i < 0 else _finite(float(e.values[i])) for i in order] for e in exemplars]
+    series = [[0.0 if i < 0 else _finite(float(e.token_acts[i])) for i in order] for e in exemplars]
     if several:
         import torch
 

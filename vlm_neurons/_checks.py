@@ -1,9 +1,10 @@
-"""What the numbers among options have to be, so that a limit that cannot be kept is refused, not ignored."""
+"""What arguments have to be, so that what cannot be kept is refused, not ignored."""
 
 from __future__ import annotations
 
 import math
 from numbers import Integral, Real
+from typing import Any
 
 
 def whole(least: int, **options: object) -> None:
@@ -14,7 +15,7 @@ def whole(least: int, **options: object) -> None:
     ValueError: candidates=0: give a whole number from 1 on
     """
     for name, value in options.items():
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        if not is_whole(value) or value < least:  # type: ignore[operator]
             raise ValueError(f"{name}={value!r}: give a whole number from {least} on")
 
 
@@ -36,3 +37,31 @@ def seconds(**options: object) -> None:
         amount(**{name: value})
         if value == 0:
             raise ValueError(f"{name}=0: give a number of seconds above 0")
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is a whole number, numpy's included; True and False are none.
+
+    >>> import numpy
+    >>> is_whole(numpy.int64(2)), is_whole(True), is_whole(2.0)
+    (True, False, False)
+    """
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """The value as an int.
+
+    Raises:
+        ValueError: it is no whole number, or too small.
+    """
+    if not is_whole(value) or value < least:
+        raise ValueError(f"{name}={value!r}: a whole number of at least {least} is needed")
+    return int(value)
+
+
+def check_columns(name: str, table: Any, *columns: str) -> None:
+    """Raise ValueError for what is not a table with these columns."""
+    lacking = [column for column in columns if column not in getattr(table, "columns", ())]
+    if lacking:
+        raise ValueError(f"{name}= is {type(table).__name__} without {', '.join(lacking)}: pass the table of classify")

@@ -1,0 +1,71 @@
+"""Statistics that several rooms need, once each."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+
+def wilson(count: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's interval of a share (Wilson 1927); NaN where there is nothing to share.
+
+    >>> [round(x, 3) for x in wilson(0, 10)]
+    [0.0, 0.278]
+    """
+    if n == 0:
+        return float("nan"), float("nan")
+    share, scale = count / n, 1 + z**2 / n
+    centre = (share + z**2 / (2 * n)) / scale
+    half = z / scale * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def false_discovery(p: Float[np.ndarray, "n"], correction: Literal["bh", "by"] = "bh") -> Float[np.ndarray, "n"]:
+    """q-values: the smallest false-discovery rate at which a test would be called; NaN, and not counted, where p is.
+
+    Args:
+        p: p-values.
+        correction: `"bh"` (Benjamini, Hochberg 1995: independent or positively dependent tests) or `"by"` (Benjamini,
+            Yekutieli 2001: any dependence, less power).
+
+    >>> false_discovery(np.array([0.01, 0.04, np.nan, 0.03])).tolist()
+    [0.03, 0.04, nan, 0.04]
+    """
+    from scipy.stats import false_discovery_control
+
+    p = np.asarray(p, float)
+    q, there = np.full(p.shape, np.nan), np.isfinite(p)
+    if there.any():
+        q[there] = false_discovery_control(p[there], method=correction)
+    return q
+
+
+def auroc(values: Float[np.ndarray, "n"], on: Bool[np.ndarray, "n"]) -> float:
+    """Chance that one that is on has a larger value than one that is not (ties count half); NaN where one kind is
+    missing.
+
+    >>> auroc(np.array([3.0, 1.0, 2.0]), np.array([True, False, False]))
+    1.0
+    """
+    from scipy.stats import rankdata
+
+    n_on, n_off = int(on.sum()), int((~on).sum())
+    if not n_on or not n_off:
+        return float("nan")
+    return float((rankdata(values)[on].sum() - n_on * (n_on + 1) / 2) / (n_on * n_off))
+
+
+def bootstrap_means(
+    values: Float[np.ndarray, "sample draw"], rng: np.random.Generator, resamples: int = 2000
+) -> Float[np.ndarray, " resample"]:
+    """Means of resampled samples and resampled draws, both with replacement, independently.
+
+    >>> bootstrap_means(np.ones((5, 1)), np.random.default_rng(0), 3).tolist()
+    [1.0, 1.0, 1.0]
+    """
+    n, draws = values.shape
+    rows = rng.multinomial(n, np.full(n, 1 / n), resamples) / n
+    columns = rng.multinomial(draws, np.full(draws, 1 / draws), resamples) / draws
+    return np.einsum("rd,rd->r", rows @ values, columns)
