@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import seeds
 import tiny
 
 import vlm_neurons as vn
@@ -19,7 +20,7 @@ def text_neurons(n: int, seed: int = 0) -> dict[str, vn.Evidence]:
 
 
 def picture_neuron(name: str = "both", text: str = " a red\tdog", n: int = 12) -> vn.Evidence:
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     tokens = [[f"{text} {i}", " and", " more"] for i in range(n)]
     return vn.Evidence.from_arrays(
         name, images=[tiny.image(48, 32, rng) for _ in range(n)], patch_acts=[rng.random((2, 3)) for _ in range(n)],

@@ -9,6 +9,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
+import seeds
 import torch
 from serving import served as served
 
@@ -29,3 +30,18 @@ def told(made: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     from hostile import tell
 
     return tell(made, tmp_path_factory.mktemp("told") / "run")
+
+
+@pytest.fixture(autouse=True)
+def _seeded(request: pytest.FixtureRequest) -> None:
+    """Random draws follow from one seed a run and the test's name."""
+    seeds.begin(request.node.nodeid)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """A test that fails tells the seed."""
+    report = yield
+    if report.failed:
+        report.sections.append(("seed", f"VLM_NEURONS_SEED={seeds.SEED}"))
+    return report

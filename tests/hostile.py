@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import seeds
 import tiny
 from PIL import Image
 
@@ -64,7 +65,7 @@ def hostile_data(rng: np.random.Generator) -> ImageTextData:
 
 def make(folder: Path) -> Made:
     model = HookedVLM(tiny.llava(), tiny.processor(), name=f"tiny{HOSTILE[2]}")
-    data = hostile_data(np.random.default_rng())
+    data = hostile_data(seeds.rng())
     run = scan(
         model, data, site=["gate", "post", "projector"], top_n=8, batch_size=4, progress=False,
         out=folder / "run",
@@ -97,7 +98,7 @@ class Told:
 
 def tell(made: Made, path: Path) -> Told:
     """`path` is where its run is copied to."""
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     shutil.copytree(made.run.path, path)
     run = Run.load(path)
     active = made.table[made.table["peak"] > 0]

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import seeds
 
 from vlm_neurons.autointerp.scorers.pieces import Piece
 from vlm_neurons.autointerp.simulators import Job, Prediction, Simulates
 
-RNG = np.random.default_rng()
+RNG = seeds.rng()
 
 
 def blob(rng: np.random.Generator, shape: tuple[int, int] = (8, 8)) -> np.ndarray:

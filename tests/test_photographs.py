@@ -5,8 +5,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import brute_force as brute
-import numpy as np
 import pytest
+import seeds
 
 import vlm_neurons as vn
 
@@ -49,7 +49,7 @@ def test_every_label_and_probability_of_photographs_equals_brute_force(photograp
             for hook, found in recordings.items():
                 found.append([i, seen[hook][row].double().numpy(), batch.kinds[row].tolist()])
 
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     for neuron in rng.choice(table.index, 150, replace=False):
         row = table.loc[neuron]
         mine = [

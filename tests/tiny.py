@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
 import numpy as np
+import seeds
 import torch
 from PIL import Image
 
@@ -148,7 +148,7 @@ def llava(
         vision_feature_layer=vision_feature_layer if vision_feature_layer is not None else -2,
         vision_feature_select_strategy="default" if tower == "clip" else "full",
     )
-    generator = torch.Generator().manual_seed(seed if seed is not None else random.SystemRandom().getrandbits(31))
+    generator = torch.Generator().manual_seed(seed if seed is not None else seeds.number())
     model = LlavaForConditionalGeneration(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -165,7 +165,7 @@ def llava(
 
 def image(width: int = 40, height: int = 33, rng: np.random.Generator | None = None) -> Image.Image:
     """A random picture: blocks of colour, so that neighbouring patches differ."""
-    rng = rng or np.random.default_rng()
+    rng = rng or seeds.rng()
     small = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
     return Image.fromarray(small).resize((width, height), Image.Resampling.BILINEAR)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import seeds
 import tiny
 import torch
 from PIL import Image
@@ -99,7 +100,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> ClipSimulator:
 
 
 def test_the_name_of_a_colour_lights_its_patches(clip: ClipSimulator) -> None:
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     pictures, labels = zip(*(blocks(rng, 4, 4, (SIDE, SIDE)) for _ in range(20)), strict=True)
     for number, color in enumerate(COLORS):
         one = evidence(pictures, [(chosen == number).astype(float) for chosen in labels])
@@ -114,7 +115,7 @@ def test_the_name_of_a_colour_lights_its_patches(clip: ClipSimulator) -> None:
 
 
 def test_alternatives_and_their_opposite(clip: ClipSimulator) -> None:
-    picture, _ = blocks(np.random.default_rng(), 4, 4, (SIDE, SIDE))
+    picture, _ = blocks(seeds.rng(), 4, 4, (SIDE, SIDE))
     exemplars = evidence([picture], [np.zeros((4, 4))]).exemplars
     said = {
         e: clip.simulate(e, exemplars)[0].patch_acts[0]
@@ -136,13 +137,13 @@ def test_the_whole_of_a_wide_picture_is_seen_and_patches_of_any_grid_get_their_s
 
 
 def test_an_explanation_that_says_nothing_predicts_the_same_everywhere(clip: ClipSimulator) -> None:
-    exemplars = evidence([blocks(np.random.default_rng(), 4, 4, (SIDE, SIDE))[0]], [np.zeros((4, 4))]).exemplars
+    exemplars = evidence([blocks(seeds.rng(), 4, 4, (SIDE, SIDE))[0]], [np.zeros((4, 4))]).exemplars
     assert clip.simulate("", exemplars)[0].patch_acts[0].std() == 0
 
 
 def test_siglip_pools_every_patch_alone_and_clip_projects_it(tmp_path: Path, clip: ClipSimulator) -> None:
     sig = ClipSimulator.from_pretrained(saved("siglip", tmp_path), generic=GENERIC)
-    picture, _ = blocks(np.random.default_rng(), 4, 4, (SIDE, SIDE))
+    picture, _ = blocks(seeds.rng(), 4, 4, (SIDE, SIDE))
     exemplars = evidence([picture], [np.zeros((4, 4))]).exemplars
     values = sig.simulate("red", exemplars)[0].patch_acts[0]
     assert values.shape == (4, 4) and 0 < values.min() < values.max() < 10

@@ -12,6 +12,7 @@ from typing import Any
 import loopback
 import numpy as np
 import pytest
+import seeds
 import tiny
 
 import vlm_neurons as vn
@@ -23,7 +24,7 @@ from vlm_neurons.evidence import Exemplar
 
 
 def exemplars(n: int) -> list[Exemplar]:
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     one = vn.Evidence.from_arrays(
         "both", images=[tiny.image(16, 16, rng) for _ in range(n)], patch_acts=[rng.random((2, 2)) for _ in range(n)],
         tokens=[[f" red {i}", " and"] for i in range(n)], token_acts=[rng.random(2) for _ in range(n)], n_top=n,

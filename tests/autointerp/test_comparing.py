@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import seeds
 
 import vlm_neurons as vn
 from vlm_neurons import planted
@@ -20,7 +21,7 @@ def table(r, label="visual", **more):
 
 
 def test_a_paired_difference_is_found_that_unpaired_numbers_would_hide():
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     base = rng.uniform(0, 0.9, 60)
     a, b = table(base + 0.05 + rng.normal(0, 0.02, 60)), table(base)
     row = vn.compare(a, b).iloc[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import seeds
 
 import vlm_neurons as vn
 from vlm_neurons import planted
@@ -11,7 +12,7 @@ from vlm_neurons.autointerp.simulators import ConceptSimulator
 from vlm_neurons.concepts import Concept, phrase, visual_bank
 from vlm_neurons.concepts.naming import named
 
-SEED = int(np.random.default_rng().integers(1000))
+SEED = seeds.number(1000)
 
 
 @pytest.mark.parametrize("kind", ["color", "shape", "size", "position", "conjunction", "word", "context",
@@ -50,7 +51,7 @@ def test_edges_are_understood_with_and_without_what_they_are_edges_of():
 def test_every_concept_of_the_visual_banks_is_read_back_from_its_phrase():
     seen = planted.neurons("color", n=1, seed=SEED)[0].evidence.exemplars[0].seen
     concepts = sorted(visual_bank(seen)[0])
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     pairs = [rng.choice(len(concepts), 2, replace=False) for _ in range(200)]
     for chosen in [[c] for c in concepts] + [[concepts[i] for i in p] for p in pairs]:
         if len({c.kind for c in chosen}) < len(chosen):

@@ -6,6 +6,7 @@ import random
 
 import numpy as np
 import pytest
+import seeds
 from PIL import Image, ImageDraw
 
 import vlm_neurons as vn
@@ -68,7 +69,7 @@ def test_planted_evidence_follows_its_rule() -> None:
 
 
 def test_masks_of_the_bank_equal_a_count_by_hand() -> None:
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     values = rng.random((20, 30))
     boxes = np.array([[[0, 0, 11, 7], [11, 0, 30, 7]], [[0, 7, 11, 20], [11, 7, 30, 20]]], float)
     by_hand = [[values[0:7, 0:11].mean(), values[0:7, 11:30].mean()], [values[7:, :11].mean(), values[7:, 11:].mean()]]
@@ -84,7 +85,7 @@ def test_masks_of_the_bank_equal_a_count_by_hand() -> None:
 
 @pytest.mark.parametrize("direction", ["horizontal", "vertical", "diagonal"])
 def test_a_neuron_for_edges_is_explained_by_their_direction(direction: str) -> None:
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     images, patches = [], []
     for _ in range(40):
         image = Image.new("RGB", (80, 80), (128, 128, 128))
@@ -122,7 +123,7 @@ def test_words_of_several_tokens_are_one_word() -> None:
 
 
 def test_correlations_equal_numpy() -> None:
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     masks, values = (rng.random((7, 50)) > 0.5).astype(float), rng.random((3, 50))
     expected = [[np.corrcoef(m, v)[0, 1] for v in values] for m in masks]
     np.testing.assert_allclose(correlations(masks, values), expected)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import seeds
 import tiny
 from PIL import Image
 
@@ -22,7 +23,7 @@ NOTHING = np.full((2, 2), np.nan)
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[vn.HookedVLM, vn.ImageTextData, vn.Run]:
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     samples = []
     for i in range(30):
         image = (
@@ -125,13 +126,13 @@ def test_another_model_is_noticed(made: tuple[vn.HookedVLM, vn.ImageTextData, vn
 
 
 def test_sixteen_bit_pictures_of_arrays_are_scaled_too() -> None:
-    grey = np.random.default_rng().integers(0, 65536, (8, 8), dtype=np.uint16)
+    grey = seeds.rng().integers(0, 65536, (8, 8), dtype=np.uint16)
     one = vn.Evidence.from_arrays("probe", images=[Image.fromarray(grey)], patch_acts=[np.ones((2, 2))])
     assert (np.asarray(one.exemplars[0].seen.images[0]) == (grey >> 8)[..., None]).all()
 
 
 def test_arrays_of_any_direction_become_evidence(tmp_path: Path) -> None:
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     n = 23
     images = [None if i == 4 else tiny.image(48, 24, rng) for i in range(n)]
     patches = [None if i == 4 else rng.normal(size=(2, 4)) for i in range(n)]
@@ -180,7 +181,7 @@ def test_a_residual_stream_far_above_the_rest_marks_a_sink(
 
 
 def test_a_digest_changes_with_everything_that_a_score_depends_on() -> None:
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     images, patches, values = [tiny.image(rng=rng)], [rng.random((4, 4))], [rng.random(3)]
     one = vn.Evidence.from_arrays("p", images=images, patch_acts=patches, tokens=[["a", "b", "c"]], token_acts=values)
     (e,) = one.exemplars
@@ -213,14 +214,14 @@ def test_sinks_are_marked_whichever_hooks_are_looked_at(
 
 
 def arrays(n: int = 8, **options: object) -> vn.Evidence:
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     given = {"images": [tiny.image(rng=rng) for _ in range(n)], "patch_acts": [rng.random((2, 2)) for _ in range(n)],
              "tokens": [[" a", " b"]] * n, "token_acts": [rng.random(2) for _ in range(n)]}  # fmt: skip
     return vn.Evidence.from_arrays("x", **{**given, **options})  # type: ignore[arg-type]
 
 
 def test_samples_that_share_an_image_are_told() -> None:
-    same = tiny.image(rng=np.random.default_rng())
+    same = tiny.image(rng=seeds.rng())
     with pytest.warns(UserWarning, match="x: 7 of 8 samples repeat the image of another"):
         assert len(arrays(images=[same] * 8).exemplars) == 1
     with warnings.catch_warnings():

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import pytest
+import seeds
 from PIL import Image
 
 import vlm_neurons as vn
 from vlm_neurons.autointerp.explanation import Failure
 from vlm_neurons.autointerp.simulators import Job, Prediction, Simulates
 
-RNG = np.random.default_rng()
+RNG = seeds.rng()
 N = 40
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import loopback
 import numpy as np
 import pytest
+import seeds
 import tiny
 import torch
 from PIL import Image
@@ -112,7 +113,7 @@ def ask(simulator: GroundedSimulator, explanations: Sequence[str], image: Image.
 
 
 def test_a_patch_gets_its_share_of_what_is_found_times_confidence(grounded: GroundedSimulator) -> None:
-    image, masks = scene(np.random.default_rng())
+    image, masks = scene(seeds.rng())
     (e,) = evidence([image]).exemplars
     boxes = e.seen.boxes[0]
     red, blue = (10 * CONFIDENCE * means(masks[c].astype(float), boxes) for c in ("red", "blue"))
@@ -133,7 +134,7 @@ def test_a_word_outside_of_the_picture_finds_nothing_and_a_wide_one_is_not_cropp
 
 
 def test_masks_that_overlap_count_once_with_the_larger_confidence() -> None:
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     masks, confidences = rng.random((5, 8, 8)) > 0.5, rng.random(5)
     slow = [[max([c for m, c in zip(masks, confidences, strict=True) if m[y, x]], default=0) for x in range(8)]
             for y in range(8)]  # fmt: skip
@@ -160,7 +161,7 @@ def test_a_language_model_says_what_to_look_for_and_how_strongly(grounded: Groun
         strengths = {"red": 10, "blue": 5, "sky": 0}
         return {"phrases": [{"phrase": p, "strength": s} for p, s in strengths.items()]}
 
-    image, masks = scene(np.random.default_rng())
+    image, masks = scene(seeds.rng())
     faults = {"fault": lambda n, body: "refusal" if "refuse me" in json.dumps(body) else ""}
     with loopback.running(answer=answer, **faults) as server:
         asker = replace(grounded, namer=namer(server))
@@ -181,7 +182,7 @@ def test_phrases_that_a_detector_could_not_use_are_failures(grounded: GroundedSi
     n = 1 if phrase != "red" else 7
     answer = {"phrases": [{"phrase": f"{phrase}{i or ''}", "strength": 10} for i in range(n)]}
     with loopback.running(answer=answer) as server:
-        (found,) = ask(replace(grounded, namer=namer(server)), ["x"], scene(np.random.default_rng())[0])
+        (found,) = ask(replace(grounded, namer=namer(server)), ["x"], scene(seeds.rng())[0])
     assert found.failure is not None and found.failure.kind == "schema"
 
 

@@ -7,6 +7,7 @@ from itertools import product
 import numpy as np
 import pieces as made
 import pytest
+import seeds
 
 from vlm_neurons.autointerp.scorers import measures
 from vlm_neurons.autointerp.simulators import Resolution
@@ -56,7 +57,7 @@ def test_auroc_and_detection_count_pairs(pieces):
 
 
 def test_iou_is_that_of_the_strongest_places_with_ties_drawn_by_lot():
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     real, simulated = rng.random((20, 20)), rng.integers(0, 4, (20, 20)).astype(float)
     got = measures.iou([made.piece(0, real, simulated)])
     on = real > np.quantile(real, 0.95)
@@ -81,7 +82,7 @@ def test_what_does_not_vary_has_no_correlation_and_never_zero():
 
 
 def test_a_resolution_gives_cell_means_rounded_to_levels():
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     truth = rng.uniform(0, 10, (8, 12))
     got = Resolution(levels=11, grid=(4, 3)).of_map(truth)
     for row, column in product(range(4), range(3)):
@@ -93,7 +94,7 @@ def test_a_resolution_gives_cell_means_rounded_to_levels():
 
 @pytest.mark.parametrize("images", [40, 100])
 def test_the_interval_over_images_holds_the_true_r(images):
-    rng = np.random.default_rng()
+    rng = seeds.rng()
 
     def draw(n):
         found = []

@@ -7,13 +7,14 @@ from itertools import permutations
 import numpy as np
 import pieces as made
 import pytest
+import seeds
 from scipy.stats import kstest
 
 from vlm_neurons.autointerp.scorers import measures, nulls
 
 
 def test_p_over_images_is_the_share_of_all_exchanges_that_are_as_good():
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     pieces = [made.piece(i, made.blob(rng), made.blob(rng)) for i in range(7)]
     pieces = [made.piece(p.exemplar, p.real, p.simulated + 0.3 * p.real) for p in pieces]
     real, as_good = measures.pooled(pieces), 0
@@ -26,7 +27,7 @@ def test_p_over_images_is_the_share_of_all_exchanges_that_are_as_good():
 
 
 def test_texts_are_exchanged_by_quantile_of_the_position():
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     a, b = (made.piece(i, rng.random(n), rng.random(n)) for i, n in enumerate((6, 9)))
     sums = nulls._crossed([a, b])
     by_hand = [b.simulated[int((k + 0.5) / 6 * 9)] for k in range(6)]
@@ -35,7 +36,7 @@ def test_texts_are_exchanged_by_quantile_of_the_position():
 
 @pytest.mark.parametrize("text", [False, True])
 def test_a_shift_moves_the_whole_simulation_around(text):
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     (piece,) = made.random_pieces(1, rng, text)
     got = nulls._shifted(piece)
     for k, shift in enumerate(np.ndindex(piece.real.shape)):
@@ -47,7 +48,7 @@ def test_a_shift_moves_the_whole_simulation_around(text):
 @pytest.mark.parametrize(("p", "text"), [(nulls.p_images, False), (nulls.p_images, True), (nulls.p_places, False),
                                          (nulls.p_places, True)])  # fmt: skip
 def test_p_is_uniform_where_the_simulation_knows_nothing(p, text):
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     found = [p(made.random_pieces(24, rng, text), 999, rng) for _ in range(250)]
     assert kstest(found, "uniform").pvalue > 1e-7, np.quantile(found, [0.01, 0.05, 0.25, 0.5])
     assert np.mean(np.array(found) <= 0.05) < 0.11
@@ -56,7 +57,7 @@ def test_p_is_uniform_where_the_simulation_knows_nothing(p, text):
 @pytest.mark.parametrize("texts", [False, True])
 def test_p_is_uniform_where_the_images_and_the_text_of_a_sample_are_alike(texts):
     """They are exchanged together: one by one, every fourth p would be below .05."""
-    rng = np.random.default_rng()
+    rng = seeds.rng()
 
     def sample(i):
         gains, size = rng.integers(2, size=2) * 6.0, int(rng.integers(8, 20))
@@ -71,7 +72,7 @@ def test_p_is_uniform_where_the_images_and_the_text_of_a_sample_are_alike(texts)
 
 def test_exchanging_single_patches_would_call_smooth_maps_significant():
     """Why maps are shifted as a whole."""
-    rng = np.random.default_rng()
+    rng = seeds.rng()
 
     def half():
         return np.rot90(np.arange(8)[:, None] < 4, rng.integers(4)) + 0.1 * rng.random((8, 8))
@@ -87,7 +88,7 @@ def test_exchanging_single_patches_would_call_smooth_maps_significant():
 
 
 def test_each_p_sees_its_own_kind_of_knowledge():
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     gains = rng.uniform(0, 6, 60)
     knows_images = [made.piece(i, g + made.blob(rng), g + rng.random((8, 8))) for i, g in enumerate(gains)]
     assert nulls.p_images(knows_images, 999, rng) < 0.01
@@ -98,7 +99,7 @@ def test_each_p_sees_its_own_kind_of_knowledge():
 
 
 def test_too_few_arrangements_give_no_p():
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     assert np.isnan(nulls.p_images(made.random_pieces(6, rng), 999, rng))
     one = made.piece(0, rng.random((4, 4)), rng.random((4, 4)))
     assert np.isnan(nulls.p_places([one], 999, rng)) and np.isnan(nulls.p_images([], 999, rng))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import seeds
 from pieces import Answers
 from PIL import Image
 
@@ -19,7 +20,7 @@ from vlm_neurons.autointerp.explanation import Explanation
 from vlm_neurons.autointerp.scorers.pieces import pieces_of, resolved
 from vlm_neurons.autointerp.simulators import Job, Oracle, Prediction, Resolution
 
-RNG = np.random.default_rng()
+RNG = seeds.rng()
 N = 40
 
 

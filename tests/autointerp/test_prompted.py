@@ -20,6 +20,7 @@ from typing import Any
 import loopback
 import numpy as np
 import pytest
+import seeds
 import seeing
 import tiny
 
@@ -76,7 +77,7 @@ def test_cells_come_back_to_the_patches_that_they_cover() -> None:
 
 
 def test_tokens_come_back_to_their_places_and_template_tokens_have_no_value() -> None:
-    rng, true = np.random.default_rng(), "the word 'red'"
+    rng, true = seeds.rng(), "the word 'red'"
     told = [["red", *rng.permutation([" red", " dog", ".", " Red", "a", " and"] * 2)] for _ in range(20)]
     values = [np.array([t.strip().lower() == "red" for t in one]) + rng.normal(0, 0.1, len(one)) for one in told]
     one = vn.Evidence.from_arrays("word", tokens=told, token_acts=values, n_top=20)
@@ -100,7 +101,7 @@ def words(n: int, seed: int = 0) -> list[Exemplar]:
 
 
 def pictures(n: int, rows: int = 4, columns: int = 4) -> list[Exemplar]:
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     one = vn.Evidence.from_arrays(
         "both", images=[tiny.image(48, 40, rng) for _ in range(n)], patch_acts=[rng.random((rows, columns))] * n,
         tokens=[[f" red {i}", " and"] for i in range(n)], token_acts=[rng.random(2)] * n, n_top=n,
@@ -144,7 +145,7 @@ def test_hundreds_of_jobs_and_a_fifth_of_faults(tmp_path: Path) -> None:
     def answer(body: dict[str, Any]) -> Any:
         return spoilt(body, "order") if wrong.random() < 0.05 else seeing.answer(body)
 
-    wrong, exemplars = random.Random(), [*words(200), *pictures(30)]
+    wrong, exemplars = random.Random(seeds.number()), [*words(200), *pictures(30)]
     faults = [f for f in loopback.FAULTS if f not in ("timeout", "drip")]  # a slow machine would add its own
     with loopback.running(answer=answer, fault=loopback.faulty(0.2, int(time.time()), faults)) as server:
         asker = simulator(server, cache=tmp_path / "cache.sqlite", grid=2, coarse=0, logprobs=False)

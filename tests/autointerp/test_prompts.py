@@ -9,6 +9,7 @@ import cases
 import loopback
 import numpy as np
 import pytest
+import seeds
 
 import vlm_neurons as vn
 from vlm_neurons import planted
@@ -49,7 +50,7 @@ def test_only_exemplars_of_the_explain_split_are_shown() -> None:
 def test_the_papers_overlay_is_its_formula() -> None:
     one = cases.picture_neuron()
     seen = one.exemplars[0].seen
-    scaled = np.random.default_rng().random((2, 3)) * 10
+    scaled = seeds.rng().random((2, 3)) * 10
     shown = np.asarray(overlays.faded(seen.images[0], scaled, seen.boxes[0]), float)
     pixels = np.asarray(seen.images[0], float)
     a = np.kron(scaled, np.ones((16, 16)))[..., None]
@@ -61,7 +62,7 @@ def test_the_papers_overlay_is_its_formula() -> None:
 
 
 def test_without_pictures_the_grid_and_the_measured_pixels_are_shown() -> None:
-    neuron = planted.neurons("color", n=1, seed=int(np.random.default_rng().integers(1000)))[0]
+    neuron = planted.neurons("color", n=1, seed=seeds.number(1000))[0]
     request, ids = messages(neuron.evidence, n_on=3, n_off=1, pictures=False)
     text, color = text_of(request), neuron.rule.visual[0][0].value
     assert not images_of(request) and ids == messages(neuron.evidence, n_on=3, n_off=1)[1]

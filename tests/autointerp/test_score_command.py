@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 import vlm_neurons as vn
+import vlm_neurons.cli.score as cli_score
 from vlm_neurons.cli.main import main
-from vlm_neurons.cli.main import score as cli_score
 
 
 def test_from_a_run_directory_to_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import seeds
 from pieces import Answers
 from PIL import Image
 
@@ -17,7 +18,7 @@ from vlm_neurons.autointerp.explanation import Failure
 from vlm_neurons.autointerp.simulations import load
 from vlm_neurons.autointerp.simulators import Job, Prediction, Simulates
 
-RNG = np.random.default_rng()
+RNG = seeds.rng()
 N = 40
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import seeds
 
 import vlm_neurons as vn
 from vlm_neurons import planted
@@ -14,7 +15,7 @@ from vlm_neurons.autointerp.scoring import load_scores
 from vlm_neurons.autointerp.simulations import load
 from vlm_neurons.autointerp.simulators import Oracle, Prediction, Resolution, Simulates
 
-SEED = int(np.random.default_rng().integers(1000))
+SEED = seeds.number(1000)
 KINDS = ("color", "word", "picture_or_word")
 
 

@@ -9,6 +9,7 @@ import brute_force as brute
 import numpy as np
 import pandas as pd
 import pytest
+import seeds
 import torch
 from safetensors.torch import save_file
 
@@ -169,7 +170,7 @@ def test_table_has_the_documented_columns_and_is_written(tmp_path):
 
 
 def test_statistics_count_by_layer_and_leave_not_applicable_out_of_shares():
-    labels = [str(x) for x in np.random.default_rng().choice(LABELS, 200)]
+    labels = [str(x) for x in seeds.rng().choice(LABELS, 200)]
     table = pd.DataFrame(
         {
             "site": ["gate"] * 200 + ["projector"] * 10,

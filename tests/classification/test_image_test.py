@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import seeds
 import torch
 from safetensors.torch import save_file
 from scipy import stats
@@ -54,7 +55,7 @@ def two_tests(x):
 
 
 def test_p_values_equal_tests_on_the_images_themselves():
-    v, t = random_means(30, 40, np.random.default_rng())
+    v, t = random_means(30, 40, seeds.rng())
     found = compare_modalities(sums_of(v, t), 40)
     for j in range(30):
         visual, text = v[j] - KAPPA * t[j], t[j] - KAPPA * v[j]
@@ -65,7 +66,7 @@ def test_p_values_equal_tests_on_the_images_themselves():
 
 
 def test_the_interval_ends_where_the_test_of_that_value_turns():
-    v, t = random_means(20, 60, np.random.default_rng())
+    v, t = random_means(20, 60, seeds.rng())
     found = compare_modalities(sums_of(v, t), 60)
     for j in range(20):
         for end, sign in ((found.low[j], 1), (found.high[j], -1)):
@@ -88,7 +89,7 @@ def test_silent_neurons_and_constant_ones_have_no_false_certainty():
 
 
 def test_false_discovery_of_yekutieli_is_stricter():
-    p = np.random.default_rng().uniform(size=100) ** 3
+    p = seeds.rng().uniform(size=100) ** 3
     assert (false_discovery(p, "by") >= false_discovery(p, "bh")).all()
     assert len(false_discovery(np.zeros(0))) == 0
 
@@ -112,7 +113,7 @@ def run_of(path, v, t):
 
 
 def test_labels_reasons_and_columns(tmp_path):
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     v, t = rng.gamma(2.0, 1.0, (6, 300)), rng.gamma(2.0, 1.0, (6, 300))
     v[0] *= 5  # visual
     t[1] *= 5  # text, 2 is multimodal

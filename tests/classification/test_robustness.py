@@ -8,8 +8,9 @@ from inspect import signature
 import numpy as np
 import pandas as pd
 import pytest
+import seeds
 import torch
-from classify.test_classify import GATE, PROJECTOR, random_samples, run_of, state_of
+from classification.test_classify import GATE, PROJECTOR, random_samples, run_of, state_of
 
 from vlm_neurons.classification.labelling import LABELS, PAPER, classify, sample_classes
 from vlm_neurons.classification.layers import statistics
@@ -104,7 +105,7 @@ def test_sensitivity_notices_a_sink_that_is_in_every_sample(tmp_path):
 
 
 def test_confusion_counts_every_neuron_once_and_leaves_out_what_has_no_class():
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     labels = [rng.choice(LABELS, 300) for _ in range(2)]
     names = [f"L0N{i}" for i in range(300)]
     tables = [pd.DataFrame({"neuron": names, "label": x}) for x in labels]

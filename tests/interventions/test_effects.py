@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import seeds
 import torch
 
 import vlm_neurons as vn
@@ -63,7 +64,7 @@ def test_controls_are_of_the_same_layer_as_many_and_about_as_active(model: Hooke
     visual = tasks[0].batches[0].mask("visual")
     assert np.allclose(sizes[hooks[1]], cache[hooks[1]][visual].pow(2).mean(0).sqrt(), rtol=1e-4)
     for _ in range(5):
-        rng = np.random.default_rng()
+        rng = seeds.rng()
         chosen = [Neuron(h, int(i)) for h in hooks for i in rng.choice(44, 9, replace=False)]
         found = matched(chosen, sizes, rng)
         assert len(set(found)) == len(found) == 18 and not set(found) & set(chosen)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import seeds
 import tiny
 from PIL import Image
 
@@ -13,7 +14,7 @@ from vlm_neurons.models.adapters.geometry import layout
 from vlm_neurons.models.prepare import prepare
 from vlm_neurons.models.tokenizing import words_of
 
-rng = np.random.default_rng()
+rng = seeds.rng()
 
 
 def settings() -> list[tuple[str, Any]]:

@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 import pytest
+import seeds
 import tiny
 import torch
 
@@ -109,7 +110,7 @@ def some_text(kind: str, rng: random.Random) -> str:
 @pytest.mark.parametrize("kind", TOKENIZERS)
 @pytest.mark.parametrize("form", FORMS)
 def test_text_is_exactly_the_tokens_with_a_character_of_the_response(kind: str, form: str) -> None:
-    rng = random.Random()
+    rng = random.Random(seeds.number())
     template, before, after = FORMS[form]
     processor, config, words = make(kind, template)
     images = [[], [tiny.image()], [tiny.image(60, 30), tiny.image()]]
@@ -148,7 +149,7 @@ def test_text_is_exactly_the_tokens_with_a_character_of_the_response(kind: str, 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
 def test_tokens_read_as_the_text(kind: str) -> None:
-    rng = random.Random()
+    rng = random.Random(seeds.number())
     processor, config, words = make(kind, tiny.CHATML)
     batch = prepare(processor, config, words, [tiny.image()], some_text(kind, rng), some_text(kind, rng))
     ordinary = [t for t, k in zip(batch.tokens(0), batch.kinds[0], strict=True) if k != TokenKind.VISUAL and t != "▁"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from scan.test_resume import (  # noqa: F401
+from scanning.test_resume import (  # noqa: F401
     BLOCK,
     SETTINGS,
     N,
@@ -246,7 +246,7 @@ def test_what_the_cost_says_is_what_the_files_take(tmp_path, model, data, whole)
 
 def test_a_model_spread_by_device_map_is_scanned_on_the_bridge_with_the_same_result(tmp_path):
     from accelerate import dispatch_model
-    from scan.test_end_to_end import random_data
+    from scanning.test_end_to_end import random_data
     from tiny import llava, processor
 
     prepared = processor()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 
-import numpy as np
 import pytest
+import seeds
 import tiny
 import torch
 
@@ -108,7 +108,7 @@ def test_missing_responses_are_generated_stored_and_scanned(tmp_path):
     processor = tiny.processor()
     # A random model's 256 tokens can be broken UTF-8, which is three times as long when it is read again.
     model = HookedVLM(tiny.llava(processor.tokenizer, context=2048), processor)
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     for i in range(5):
         tiny.image(rng=rng).save(tmp_path / f"{i}.png")
     (tmp_path / "3.png").write_text("broken")

@@ -6,7 +6,7 @@ import brute_force as brute
 import pytest
 import tiny
 import torch
-from scan.test_end_to_end import batches_of, random_data
+from scanning.test_end_to_end import batches_of, random_data
 
 from vlm_neurons.models import HookedVLM
 from vlm_neurons.scanning import scan

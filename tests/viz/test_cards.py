@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import seeds
 from hostile import HOSTILE
 from neurons_shown import evidence, hostile, row, score, simulation
 from PIL import Image, ImageColor
@@ -44,7 +45,7 @@ def text_of(view: Any) -> str:
 
 
 def test_the_card_says_class_explanation_score_null_and_interval() -> None:
-    made = evidence(np.random.default_rng())
+    made = evidence(seeds.rng())
     told = Explanation("L3N17", "red things", "and more", 0.8, "reader", "model-1")
     text = text_of(show_neuron(made, row("L3N17"), told, None, score("L3N17")))
     for words in (
@@ -56,14 +57,14 @@ def test_the_card_says_class_explanation_score_null_and_interval() -> None:
 
 
 def test_a_whole_table_gives_the_row_of_the_neuron() -> None:
-    made = evidence(np.random.default_rng())
+    made = evidence(seeds.rng())
     table = pd.DataFrame([row("L0N1", label="text"), row("L3N17"), row("L9N9", label="unknown")])
     for given in (table, table.iloc[1], table.iloc[1:2], row("L3N17")):
         assert "visual 70 %" in text_of(show_neuron(made, given))
 
 
 def test_what_is_missing_is_told_and_never_shown_as_zero() -> None:
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     made = evidence(rng)
     bare = text_of(show_neuron(made))
     assert "r =" not in bare and "ceiling" not in bare and "visual 0" not in bare and "multi-modal" in bare
@@ -82,7 +83,7 @@ def test_what_is_missing_is_told_and_never_shown_as_zero() -> None:
 
 
 def test_a_card_takes_a_neuron_without_text_and_one_without_images() -> None:
-    made = evidence(np.random.default_rng(), n_images=2)
+    made = evidence(seeds.rng(), n_images=2)
     sees = card_html(made.only("visual"))
     assert 'class="vn-map"' in sees.html and "vn-strip" not in sees.html and "tokens" not in _scales(sees.html)
     assert not sees.circuitsvis  # no bundle for nothing
@@ -95,7 +96,7 @@ def test_a_card_takes_a_neuron_without_text_and_one_without_images() -> None:
 
 
 def test_a_picture_of_a_card_names_the_classes_beside_their_colours() -> None:
-    picture = np.asarray(show_neuron(evidence(np.random.default_rng()), row("L3N17")).static())
+    picture = np.asarray(show_neuron(evidence(seeds.rng()), row("L3N17")).static())
     for color, _ in COLORS.values():
         rows = np.where((picture == ImageColor.getrgb(color)).all(-1).any(1))[0]
         gap = np.diff(rows[rows < 300]).max()
@@ -107,7 +108,7 @@ def _scales(html: str) -> str:
 
 
 def test_a_sink_does_not_stretch_the_colour_scale_and_is_named_as_one() -> None:
-    made = evidence(np.random.default_rng())
+    made = evidence(seeds.rng())
     assert all(e.token_acts[0] == 50 for e in made.exemplars)
     scale = tops_of(made)[1]
     assert (
@@ -120,7 +121,7 @@ def test_the_marks_of_sinks_are_explained_where_there_are_sinks_and_only_there(m
     written: list[str] = []
     write = Sheet.write
     monkeypatch.setattr(Sheet, "write", lambda self, words, *how: written.append(words) or write(self, words, *how))
-    made = evidence(np.random.default_rng())
+    made = evidence(seeds.rng())
     calm = tuple(replace(e, seen=replace(e.seen, token_sinks=e.seen.token_sinks & False)) for e in made.exemplars)
     hot = tuple(replace(e, seen=replace(e.seen, patch_sinks=tuple(s | True for s in e.seen.patch_sinks))) for e in calm)
     cases = (
@@ -145,7 +146,7 @@ def _tokens_of(made: Evidence) -> np.ndarray:
 
 
 def test_rows_and_simulations_of_another_neuron_are_refused() -> None:
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     made = evidence(rng)
     other = simulation(rng, evidence(rng, "L1N1"))
     cases: list[tuple[dict[str, Any], str]] = [
@@ -168,7 +169,7 @@ def test_rows_and_simulations_of_another_neuron_are_refused() -> None:
 
 
 def test_a_score_or_a_simulation_of_other_words_is_refused_with_both_texts_and_the_remedy() -> None:
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     made = evidence(rng)
     simulated, of_red = simulation(rng, made, "red"), score("L3N17", explanation="red")
     for told in ("blue", Explanation("L3N17", "blue"), Explanation("L3N17", "", failure=Failure("server", "503"))):
@@ -183,7 +184,7 @@ def test_a_score_or_a_simulation_of_other_words_is_refused_with_both_texts_and_t
 
 
 def test_what_is_not_meant_is_refused_with_what_to_give() -> None:
-    made = evidence(np.random.default_rng())
+    made = evidence(seeds.rng())
     what = "give the evidence of a neuron, such as vn.gather_evidence"
     cases: list[tuple[Any, str]] = [
         (lambda: show_neuron("L0N1"), f"evidence='L0N1': {what}"),  # type: ignore[arg-type]
@@ -211,7 +212,7 @@ def test_an_infinite_score_is_none() -> None:
     rows = pd.DataFrame({"neuron": ["a", "b"], "r": [0.5, np.inf], "r_low": [-np.inf, 0.1], "r_high": [0.6, np.inf]})
     view = show_scores(rows)
     assert "2 neurons, median r .50, 1 without a score" in text_of(view) and view.static().height > 100
-    card = show_neuron(evidence(np.random.default_rng()), score=score("L3N17", r=-np.inf))
+    card = show_neuron(evidence(seeds.rng()), score=score("L3N17", r=-np.inf))
     assert "No score: " in text_of(card) and card.static().height > 100
 
 
@@ -244,11 +245,11 @@ def test_what_is_not_there_is_neither_named_nor_called_nan() -> None:
     assert "largest activation –" in text_of(show_neuron(blank)) and "nan" not in page and "-inf" not in page
     words = Evidence.from_arrays("words", tokens=[["a", " cat"]], token_acts=[np.array([0.0, 2.0])])
     assert "orange frame" not in text_of(show_neuron(words))
-    assert "orange frame" in text_of(show_neuron(evidence(np.random.default_rng())))
+    assert "orange frame" in text_of(show_neuron(evidence(seeds.rng())))
 
 
 def test_a_null_tells_on_how_many_explanations_it_rests() -> None:
-    made = evidence(np.random.default_rng())
+    made = evidence(seeds.rng())
     assert "null from 1 explanation)" in text_of(show_neuron(made, score=score("L3N17", n_null=1, n_failed=0)))
     assert "null from 7 explanations" in text_of(show_neuron(made, score=score("L3N17", n_null=7)))
     assert "null from" not in text_of(show_neuron(made, score=score("L3N17", n_null=0, r_null=np.nan)))
@@ -260,7 +261,7 @@ def test_a_very_tall_picture_does_not_make_an_endless_card() -> None:
 
 
 def test_every_view_shows_in_a_notebook_and_is_saved_as_page_and_as_picture(tmp_path: Path) -> None:
-    made = evidence(np.random.default_rng())
+    made = evidence(seeds.rng())
     views = [
         show_neuron(made), show_layers(random_table(2, 20)), show_distribution(made), compare_neurons(made, made),
         show_scores(pd.DataFrame([score("L3N17", label="visual")])),
@@ -273,7 +274,7 @@ def test_every_view_shows_in_a_notebook_and_is_saved_as_page_and_as_picture(tmp_
 
 
 def test_a_card_has_samples_of_every_strength_and_a_colour_bar_with_its_maximum_for_each_modality() -> None:
-    made = evidence(np.random.default_rng())
+    made = evidence(seeds.rng())
     card = show_neuron(made)
     for group, title in (("top", "strongest"), ("quantile", "lower quantiles"), ("random", "random samples")):
         assert any(e.group == group for e in made.exemplars)
@@ -303,7 +304,7 @@ def test_scores_from_elsewhere_may_lack_numbers() -> None:
 
 
 def test_a_page_stores_a_picture_once_however_many_cards_show_it() -> None:
-    one = evidence(np.random.default_rng())
+    one = evidence(seeds.rng())
     cards = [card_html(replace(one, neuron=f"L0N{i}"), per_group=1) for i in range(5)]
     strongest, groups = choose(one, 1)
     pictures = {e.seen.image_digests for e in (strongest, *(e for es in groups.values() for e in es))}
@@ -312,14 +313,14 @@ def test_a_page_stores_a_picture_once_however_many_cards_show_it() -> None:
 
 
 def test_same_neuron_same_bytes(tmp_path: Path) -> None:
-    made = evidence(np.random.default_rng())
+    made = evidence(seeds.rng())
     for name in ("card.html", "card.png"):
         first = show_neuron(made, row("L3N17"), "red").save(tmp_path / name).read_bytes()
         assert show_neuron(made, row("L3N17"), "red").save(tmp_path / name).read_bytes() == first
 
 
 def test_the_picture_has_its_brightest_heat_at_the_strongest_patch(tmp_path: Path) -> None:
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     made = evidence(rng)
     e, _ = choose(made, 3)
     values = rng.uniform(0, 0.4, e.patch_acts[0].shape).astype(np.float32) * made.peak
@@ -352,7 +353,7 @@ def test_the_picture_has_its_brightest_heat_at_the_strongest_patch(tmp_path: Pat
 
 
 def test_pictures_of_hostile_and_endless_texts_are_drawn() -> None:
-    parts = hostile(np.random.default_rng())
+    parts = hostile(seeds.rng())
     parts["explanation"] = replace(parts["explanation"], text="x" * 3000, description="long " * 900)
     parts["simulation"] = replace(parts["simulation"], explanation="x" * 3000)
     picture = show_neuron(**parts).static()
@@ -362,7 +363,7 @@ def test_pictures_of_hostile_and_endless_texts_are_drawn() -> None:
 
 
 def test_a_chart_and_its_picture_agree_on_where_things_are() -> None:
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     x, y, width, height = rng.uniform(5, 40, 4).round(1).tolist()
     drawn = np.asarray(raster(svg(100, 100, "", [rect(x, y, width, height, "#0072B2")]), scale=3)).astype(int)
     inside = drawn[round(3 * (y + height / 2)), round(3 * (x + width / 2))]
@@ -382,7 +383,7 @@ def test_the_picture_of_the_layers_has_every_bar_in_its_colour() -> None:
 
 
 def test_the_distribution_counts_what_is_above_the_thresholds() -> None:
-    made = evidence(np.random.default_rng())
+    made = evidence(seeds.rng())
     t_visual, t_text = 1.5, 4.0
     text = text_of(show_distribution(made, t_visual, t_text))
     named = {"top": "top samples", "random": "random samples below the top 4"}
@@ -400,7 +401,7 @@ def test_the_distribution_counts_what_is_above_the_thresholds() -> None:
 
 
 def test_random_samples_are_said_to_be_those_below_the_top_ones() -> None:
-    made = evidence(np.random.default_rng())
+    made = evidence(seeds.rng())
     for view in (show_neuron(made), show_distribution(made)):
         assert "random samples below the top 4" in text_of(view).lower()
     without = replace(made, exemplars=tuple(e for e in made.exemplars if e.group != "top"))
@@ -419,7 +420,7 @@ def test_scores_are_counted_by_class_with_those_that_are_missing() -> None:
 
 
 def test_compared_neurons_share_their_scales() -> None:
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     small, large = evidence(rng, "L0N0"), evidence(rng, "L0N1")
     stretched = [
         replace(e, patch_acts=tuple(3 * p for p in e.patch_acts), values=3 * e.token_acts) for e in large.exemplars
@@ -432,7 +433,7 @@ def test_compared_neurons_share_their_scales() -> None:
 
 
 def test_tokens_for_circuitsvis_read_as_they_are_with_finite_values_and_bounds() -> None:
-    made = evidence(np.random.default_rng())
+    made = evidence(seeds.rng())
     e = made.exemplars[2]
     given = to_circuitsvis(made, e.seen.sample)
     assert [t.replace("\u2060", "") for t in given["tokens"]][:6] == ["<s>", "USER", "<image>", ":", "↵", " look"]

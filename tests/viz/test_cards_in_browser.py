@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import seeds
 from browser import CSP
 from driver import Tab, browser
 from hostile import HOSTILE
@@ -66,7 +67,7 @@ def shown_tokens(words: tuple[str, ...]) -> list[str]:
 
 @pytest.mark.parametrize("drawn", [True, False])
 def test_every_token_is_visible_whoever_draws_it(tab: Tab, tmp_path: Path, drawn: bool) -> None:
-    made = evidence(np.random.default_rng())
+    made = evidence(seeds.rng())
     file = show_neuron(made).save(tmp_path / "card.html")
     if not drawn:  # as in an output of a notebook whose first cell is not there
         page = re.sub(r"<script>/\* circuitsvis.*?</script>", "", file.read_text(), flags=re.S)
@@ -97,7 +98,7 @@ def test_every_token_is_visible_whoever_draws_it(tab: Tab, tmp_path: Path, drawn
 
 
 def test_pointing_at_a_patch_tells_its_row_column_and_value_and_marks_it_everywhere(tab: Tab, tmp_path: Path) -> None:
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     made = evidence(rng, n_images=2)
     strongest, _ = choose(made, 3)
     opened(tab, show_neuron(made), tmp_path)
@@ -130,7 +131,7 @@ def _cursor(tab: Tab) -> tuple[float, float]:
 
 
 def test_pointing_at_a_token_marks_the_chart_and_at_the_chart_the_token(tab: Tab, tmp_path: Path) -> None:
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     made = evidence(rng)
     strongest, _ = choose(made, 3)
     opened(tab, show_neuron(made), tmp_path)
@@ -156,7 +157,7 @@ def test_pointing_at_a_token_marks_the_chart_and_at_the_chart_the_token(tab: Tab
 
 
 def test_real_and_simulated_values_of_a_place_are_told_together(tab: Tab, tmp_path: Path) -> None:
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     made = evidence(rng)
     simulated = simulation(rng, made)
     opened(tab, show_neuron(made, simulation=simulated), tmp_path)
@@ -175,7 +176,7 @@ def test_real_and_simulated_values_of_a_place_are_told_together(tab: Tab, tmp_pa
 
 
 def test_heat_is_hidden_and_comes_back_by_keyboard(tab: Tab, tmp_path: Path) -> None:
-    opened(tab, show_neuron(evidence(np.random.default_rng())), tmp_path)
+    opened(tab, show_neuron(evidence(seeds.rng())), tmp_path)
     hot = "[...document.querySelectorAll('.vn-heat')].map(e => getComputedStyle(e).visibility)"
     state = "document.querySelector('.vn-hide').getAttribute('aria-pressed')"
     for _ in range(10):
@@ -190,7 +191,7 @@ def test_heat_is_hidden_and_comes_back_by_keyboard(tab: Tab, tmp_path: Path) -> 
 
 
 def test_arrow_keys_walk_over_the_patches_and_stop_at_the_edge(tab: Tab, tmp_path: Path) -> None:
-    made = evidence(np.random.default_rng())
+    made = evidence(seeds.rng())
     strongest, _ = choose(made, 3)
     columns = strongest.patch_acts[0].shape[1]
     opened(tab, show_neuron(made), tmp_path)
@@ -205,7 +206,7 @@ def test_arrow_keys_walk_over_the_patches_and_stop_at_the_edge(tab: Tab, tmp_pat
 
 
 def test_the_frame_lies_on_the_strongest_patch_and_the_heat_on_the_picture(tab: Tab, tmp_path: Path) -> None:
-    made = evidence(np.random.default_rng(), n_images=2)
+    made = evidence(seeds.rng(), n_images=2)
     strongest, _ = choose(made, 3)
     opened(tab, show_neuron(made), tmp_path)
     boxes = tab.run(
@@ -224,7 +225,7 @@ def test_the_frame_lies_on_the_strongest_patch_and_the_heat_on_the_picture(tab: 
 
 @pytest.mark.parametrize("guarded", [True, False])
 def test_hostile_text_in_every_field_runs_nothing_and_breaks_nothing(tab: Tab, tmp_path: Path, guarded: bool) -> None:
-    parts = hostile(np.random.default_rng())
+    parts = hostile(seeds.rng())
     file = show_neuron(**parts).save(tmp_path / "card.html")
     page = file.read_text()
     if not guarded:
@@ -256,7 +257,7 @@ def test_hostile_text_in_every_field_runs_nothing_and_breaks_nothing(tab: Tab, t
 
 
 def test_a_page_of_two_cards_has_one_bundle_and_each_picture_once(tab: Tab, tmp_path: Path) -> None:
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     one = evidence(rng)
     two = replace(one, neuron="L3N18")  # the same samples, and so the same pictures
     page = opened(tab, compare_neurons(one, show_neuron(two, explanation="red")), tmp_path).read_text()
@@ -270,7 +271,7 @@ def test_a_page_of_two_cards_has_one_bundle_and_each_picture_once(tab: Tab, tmp_
 
 
 def test_without_scripts_the_content_is_there(tab: Tab, tmp_path: Path) -> None:
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     made = evidence(rng)
     view = show_neuron(made, row("L3N17"), "red things", simulation(rng, made, "red things"), score("L3N17"))
     file = view.save(tmp_path / "card.html")
@@ -295,7 +296,7 @@ def test_without_scripts_the_content_is_there(tab: Tab, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("width", "dark"), [(400, False), (400, True), (1000, True)])
 def test_nothing_sticks_out_and_words_stand_out(tab: Tab, tmp_path: Path, width: int, dark: bool) -> None:
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     made = evidence(rng)
     view = show_neuron(made, row("L3N17"), "red " * 60, simulation(rng, made, "red " * 60), score("L3N17"))
     opened(tab, view, tmp_path, width=width, dark=dark)
@@ -321,7 +322,7 @@ def test_nothing_sticks_out_and_words_stand_out(tab: Tab, tmp_path: Path, width:
 
 
 def test_an_endless_explanation_is_shown_by_its_beginning_and_on_request_as_a_whole(tab: Tab, tmp_path: Path) -> None:
-    made = evidence(np.random.default_rng())
+    made = evidence(seeds.rng())
     text = f"red {'<b>things</b> ' * 4000}at the end"
     told = Explanation("L3N17", text, f"{text} of the description")
     opened(tab, show_neuron(made, row("L3N17"), told), tmp_path, width=400)
@@ -339,7 +340,7 @@ def test_an_endless_explanation_is_shown_by_its_beginning_and_on_request_as_a_wh
 
 def test_one_sample_of_each_group_stand_side_by_side_where_there_is_room(tab: Tab, tmp_path: Path) -> None:
     page = tmp_path / "card.html"
-    page.write_text(document([card_html(evidence(np.random.default_rng()), per_group=1)], "card"), encoding="utf-8")
+    page.write_text(document([card_html(evidence(seeds.rng()), per_group=1)], "card"), encoding="utf-8")
     for width, places in ((1000, 1), (400, 3)):
         tab.open(page, width=width)
         tops = tab.run("[...document.querySelectorAll('.vn-few h4')].map((e) => e.getBoundingClientRect().top)")
@@ -350,7 +351,7 @@ def test_charts_of_many_neurons_open_and_are_as_wide_as_the_window_allows(tab: T
     import pandas as pd
     from test_layers import random_table
 
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     scores = pd.DataFrame([score(f"L0N{i}", r=float(rng.uniform(-0.3, 0.9)), label=HOSTILE[i % 3]) for i in range(40)])
     for view in (show_layers(random_table(4, 50)), show_distribution(evidence(rng)), show_scores(scores)):
         opened(tab, view, tmp_path, width=400)
@@ -363,7 +364,7 @@ def test_words_of_charts_are_readable_and_not_cut_in_a_narrow_and_in_a_wide_wind
     import pandas as pd
     from test_layers import random_table
 
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     made = evidence(rng)
     scores = pd.DataFrame([score(f"L0N{i}", label="visual", r=0.5 if i else np.nan) for i in range(40)])
     card = show_neuron(made, row("L3N17"), "red", simulation(rng, made, "red"), score("L3N17"))
@@ -385,7 +386,7 @@ def test_words_of_charts_are_readable_and_not_cut_in_a_narrow_and_in_a_wide_wind
 def test_functions_of_circuitsvis_show_every_token_of_what_they_are_given(tab: Tab, tmp_path: Path) -> None:
     from circuitsvis.tokens import colored_tokens, colored_tokens_multi
 
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     made = evidence(rng)
     zeros = replace(
         made, exemplars=tuple(replace(e, token_acts=np.full(len(e.token_acts), np.nan)) for e in made.exemplars)

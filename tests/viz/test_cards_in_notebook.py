@@ -14,7 +14,7 @@ import vlm_neurons as vn
 from PIL import Image
 
 def made(name):
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     return vn.Evidence.from_arrays(
         name, images=[Image.fromarray(rng.integers(0, 255, (30, 40, 3), np.uint8)) for _ in range(4)],
         patch_acts=[rng.normal(size=(3, 4)) for _ in range(4)],

@@ -6,6 +6,7 @@ from math import ceil
 
 import numpy as np
 import pandas as pd
+import seeds
 
 from vlm_neurons.classification.clearest import clearest
 from vlm_neurons.viz.layers import LABELS
@@ -24,7 +25,7 @@ def random_table(rng: np.random.Generator) -> pd.DataFrame:
 
 
 def test_no_neuron_left_out_is_clearer_except_for_its_layer_being_full() -> None:
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     for _ in range(20):
         table, n = random_table(rng), int(rng.integers(1, 12))
         table = table[rng.random(len(table)) < rng.choice([0.03, 1.0])]
@@ -42,7 +43,7 @@ def test_no_neuron_left_out_is_clearer_except_for_its_layer_being_full() -> None
 
 
 def test_one_layer_does_not_take_every_place() -> None:
-    table = random_table(np.random.default_rng())
+    table = random_table(seeds.rng())
     table["label"], table["tie"], table["peak"] = "visual", False, 1.0
     table["p_visual"] = np.where(table["layer"] == 3, 1.0, 0.9)
     chosen = clearest(table, "visual", 5)
@@ -50,7 +51,7 @@ def test_one_layer_does_not_take_every_place() -> None:
 
 
 def test_neurons_without_class_come_by_their_peak() -> None:
-    table = random_table(np.random.default_rng())
+    table = random_table(seeds.rng())
     for label in LABELS:
         table[f"p_{label}"] = np.nan
     table["label"], table["layer"] = "not_applicable", 0

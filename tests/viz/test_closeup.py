@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+import seeds
 import tiny
 from hostile import Made
 
@@ -15,7 +16,7 @@ from vlm_neurons.viz import close_ups
 
 
 def test_values_equal_a_cache_read_by_hand(made: Made) -> None:
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     names = rng.choice(made.table["neuron"], 12, replace=False).tolist()
     names += ["P0N3", "post:L1N5", "post:L1N5-"]
     rows = made.run.samples.set_index("id")

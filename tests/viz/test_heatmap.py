@@ -8,6 +8,7 @@ from html import unescape
 
 import numpy as np
 import pytest
+import seeds
 import tiny
 
 from vlm_neurons import HookedVLM
@@ -21,7 +22,7 @@ def test_every_position_is_a_cell_with_its_value() -> None:
     tok = tiny.tokenizer()
     model = HookedVLM(tiny.llava(tok), tiny.processor(tok))
     batch = model.prepare([tiny.image(), None], ["Hi <b>", "What colour is the train? Is it blue?"], ["A & B", "C"])
-    values = np.random.default_rng().normal(size=(2, batch.input_ids.shape[1]))
+    values = seeds.rng().normal(size=(2, batch.input_ids.shape[1]))
     drawn = heat_map_svg(values, batch, title="a < b")
     ET.fromstring(drawn)
     real = batch.attention_mask[0].bool().numpy()

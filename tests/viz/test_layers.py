@@ -9,6 +9,7 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 import pytest
+import seeds
 from rich.console import Console
 
 from vlm_neurons.viz import layer_tables, layers_svg
@@ -18,7 +19,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def random_table(n_layers: int, d: int, site: str = "gate", pole: str = "+") -> pd.DataFrame:
-    rng = np.random.default_rng()
+    rng = seeds.rng()
     weights = rng.dirichlet([0.4] * 4, n_layers)  # some layers without some classes
     labels = np.concatenate([rng.choice(LABELS, d, p=w) for w in weights])
     n = n_layers * d

@@ -1,0 +1,40 @@
+"""Random draws of tests: fresh in every run, and told where a test fails, so that the draw can be made again.
+
+`VLM_NEURONS_SEED=123 pytest FILE` draws what a run that said `VLM_NEURONS_SEED=123` drew.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import random
+import secrets
+import zlib
+
+import numpy as np
+import torch
+
+SEED = int(os.environ.get("VLM_NEURONS_SEED") or secrets.randbelow(2**31))
+_drawn: dict[str, int] = {}
+
+
+def number(most: int = 2**31) -> int:
+    """A whole number below `most`: other for every line of the tests, and every time that it is reached in a test."""
+    caller = next(f for f in inspect.stack() if f.filename != __file__)
+    place = f"{os.path.basename(caller.filename)}:{caller.lineno}"
+    _drawn[place] = _drawn.get(place, 0) + 1
+    return int(np.random.default_rng([SEED, zlib.crc32(place.encode()), _drawn[place]]).integers(most))
+
+
+def rng() -> np.random.Generator:
+    """A generator of numpy."""
+    return np.random.default_rng(number())
+
+
+def begin(test: str) -> None:
+    """At the start of a test: global generators follow from the seed and the test's name, counts begin anew."""
+    _drawn.clear()
+    own = zlib.crc32(test.encode()) ^ SEED
+    random.seed(own)
+    np.random.seed(own % 2**32)
+    torch.manual_seed(own)
