@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from vlm_neurons.models.batch import Batch
 from vlm_neurons.models.errors import HookNeverFires
 from vlm_neurons.models.guards import indexed_by_image
+from vlm_neurons.models.passes import running
 from vlm_neurons.units import SITES
 
 # site -> (path of the module in the Hugging Face model, whether the neurons are its output rather than its input)
@@ -65,7 +66,7 @@ class Twin:
         self._share()
         handles = [self._register(name, fn, fired) for name, fn in hooks.items()]
         try:
-            with torch.no_grad():
+            with torch.no_grad(), running(batch):
                 self.model.model(**inputs_of(batch), use_cache=False)
         finally:
             for handle in handles:

@@ -32,34 +32,37 @@ class Pass:
 
 
 _BATCH: ContextVar[Batch | None] = ContextVar("vlm_neurons_batch", default=None)
-_PASS: ContextVar[Pass | None] = ContextVar("vlm_neurons_pass", default=None)
+_PASSES: ContextVar[tuple[Pass, ...]] = ContextVar("vlm_neurons_passes", default=())  # the innermost is the last
 
 
 @contextmanager
-def running(batch: Batch) -> Iterator[None]:
-    """While the model runs on a batch."""
-    token = _BATCH.set(batch)
+def running(batch: Batch | None) -> Iterator[None]:
+    """While the model runs on a batch. What was running before, such as the pass whose hook function calls the model
+    again, is put back at the end, whatever happened inside."""
+    outer = _BATCH.set(batch), _PASSES.set(())
     try:
         yield
     finally:
-        _BATCH.reset(token)
+        _BATCH.reset(outer[0])
+        _PASSES.reset(outer[1])
 
 
 def current_batch() -> Batch | None:
-    """The batch that HookedVLM runs on; None on a bare bridge."""
-    return _BATCH.get()
+    """The batch that HookedVLM runs on; None on a bare bridge, also one that is run inside a hook function."""
+    return _BATCH.get() if len(_PASSES.get()) <= 1 else None
 
 
 def current_pass() -> Pass | None:
     """The forward pass that is running, on a bare bridge too; None outside."""
-    return _PASS.get()
+    passes = _PASSES.get()
+    return passes[-1] if passes else None
 
 
 def begin_pass(past: int, attention_mask: Tensor | None) -> None:
     """Called by the guard at the start of every forward pass."""
-    _PASS.set(Pass(past, attention_mask))
+    _PASSES.set((*_PASSES.get(), Pass(past, attention_mask)))
 
 
 def end_pass() -> None:
-    """Called by the guard at the end of every forward pass, failed ones too."""
-    _PASS.set(None)
+    """Called by the guard at the end of every forward pass, failed ones too: the pass around it is the current one."""
+    _PASSES.set(_PASSES.get()[:-1])
