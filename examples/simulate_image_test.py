@@ -19,6 +19,7 @@ from scipy import stats
 
 from vlm_neurons.classification.modality import compare_modalities, t_values
 from vlm_neurons.scanning.moments import sums_of
+from vlm_neurons.stats import false_discovery
 
 Draw = Callable[[int, int, torch.Generator], torch.Tensor]
 DELTA = 0.2

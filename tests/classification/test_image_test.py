@@ -19,6 +19,7 @@ from vlm_neurons.classification.modality import CLASSES, compare_modalities
 from vlm_neurons.scanning import Run, TopSamples
 from vlm_neurons.scanning.blocks import FORMAT, tensor_name
 from vlm_neurons.scanning.moments import Moments
+from vlm_neurons.stats import false_discovery
 
 KAPPA = 1.2 / 0.8
 GATE, PROJECTOR = "blocks.0.mlp.hook_act", "vision_projector.hook_post"

@@ -45,7 +45,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads({threads})
-from scan import test_resume as t
+from scanning import test_resume as t
 from vlm_neurons.data import ImageTextData
 from vlm_neurons.scanning import Run, engine
 import transformer_lens.model_bridge.sources._bridge_builder, transformers.models.llava.modeling_llava
@@ -94,7 +94,7 @@ import sys
 sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads({threads})
-from scan import test_resume as t
+from scanning import test_resume as t
 from vlm_neurons.data import ImageTextData
 from vlm_neurons.scanning import scan
 scan(t.make_model(), ImageTextData.from_jsonl({jsonl!r}), **t.SETTINGS, out={out!r}, progress=False)

@@ -67,7 +67,7 @@ import sys, time
 sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads({threads})
-from scan import test_resume as t
+from scanning import test_resume as t
 from vlm_neurons.data import ImageTextData
 from vlm_neurons.scanning import engine
 real = engine.write_block
