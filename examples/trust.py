@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from vlm_neurons import planted
+from vlm_neurons import planted, stats
 from vlm_neurons.autointerp.explanation import Failure
 from vlm_neurons.autointerp.scorers import measures
 from vlm_neurons.autointerp.scorers.pieces import Piece, pieces_of

@@ -80,7 +80,7 @@ class Tutorial:
         return self._prepared(color_pairs(1).clean[0])
 
     @cached_property
-    def corrupt(self) -> Any:
+    def corrupted(self) -> Any:
         return self._prepared(color_pairs(1).corrupt[0])
 
     def _prepared(self, sample: Any) -> Any:

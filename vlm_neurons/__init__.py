@@ -4,7 +4,7 @@ Names are loaded when they are used, so that `import vlm_neurons` stays quick.
 
 In the examples of docstrings `vn` is this package, `np` numpy and `torch` torch. `model`, `data`, `batch`, `run`,
 `table`, `evidence`, `explanations`, `simulations` and `scores` are those of the README's first pages, on the embedded
-model and 120 scenes; `clean` and `corrupt` are batches of a red and a cyan object, described as far as "a large", and
+model and 120 scenes; `clean` and `corrupted` are batches of a red and a cyan object, described as far as "a large", and
 `answer` gives the logit of "red" less that of "cyan" for the next word. `tests/test_docstrings.py` makes them, and runs
 the examples.
 
@@ -71,8 +71,8 @@ _EXPORTS = {
     "pruning_curve": "interventions",
     "patch_neurons": "interventions",
     "attribute_neurons": "interventions",
-    "direct_logits": "interventions",
-    "vocabulary": "interventions",
+    "direct_logit_attribution": "interventions",
+    "logit_lens": "interventions",
     "images_of_row": "interventions",
     "row_cache": "interventions",
     "take_rows": "interventions",
@@ -131,14 +131,14 @@ if TYPE_CHECKING:
     from vlm_neurons.interventions import class_groups as class_groups
     from vlm_neurons.interventions import compare_effects as compare_effects
     from vlm_neurons.interventions import controls as controls
-    from vlm_neurons.interventions import direct_logits as direct_logits
+    from vlm_neurons.interventions import direct_logit_attribution as direct_logit_attribution
     from vlm_neurons.interventions import images_of_row as images_of_row
+    from vlm_neurons.interventions import logit_lens as logit_lens
     from vlm_neurons.interventions import patch_neurons as patch_neurons
     from vlm_neurons.interventions import pruning_curve as pruning_curve
     from vlm_neurons.interventions import random_gates as random_gates
     from vlm_neurons.interventions import row_cache as row_cache
     from vlm_neurons.interventions import take_rows as take_rows
-    from vlm_neurons.interventions import vocabulary as vocabulary
     from vlm_neurons.models import Batch as Batch
     from vlm_neurons.models import HookedVLM as HookedVLM
     from vlm_neurons.reporting import report as report

@@ -117,9 +117,13 @@ for name in ("object patches", "background patches", "last position"):
 neurons = [
     f"L{layer}N{i}" for layer in range(model.n_layers) for i in range(model.config.text_config.intermediate_size)
 ]
-fast = vn.attribute_neurons(model, clean, corrupt, difference, neurons, where="visual")
+fast = vn.attribute_neurons(
+    model, corrupted=corrupt, clean=clean, patching_metric=difference, neurons=neurons, where="visual"
+)
 strongest = fast.reindex(fast["effect"].abs().sort_values(ascending=False).index)["unit"].head(40).tolist()
-exact = vn.patch_neurons(model, clean, corrupt, difference, strongest, where="visual", rows=96)
+exact = vn.patch_neurons(
+    model, corrupted=corrupt, clean=clean, patching_metric=difference, neurons=strongest, where="visual", rows=96
+)
 both = exact.merge(fast, on="unit", suffixes=("", "_fast"))
 agreement = float(np.corrcoef(both["effect"], both["effect_fast"])[0, 1])
 print(both[["unit", "recovered", "recovered_fast"]].head(8).round(3).to_string(index=False))

@@ -40,13 +40,15 @@ def test_exact_patching_of_many_units_at_once_equals_one_after_the_other(
     model: HookedVLM, batch: Any, other: Any, where: Any
 ) -> None:
     units = [u for u in UNITS if where != "text" or not u.startswith("P")]
-    found = vn.patch_neurons(model, batch, other, metric, units, where=where, rows=7)  # two units at a time
+    found = vn.patch_neurons(
+        model, corrupted=other, clean=batch, patching_metric=metric, neurons=units, where=where, rows=7
+    )  # two units at a time
     for unit, effects in zip(found["unit"], found.attrs["effects"], strict=True):
         neuron = vn.Neuron.parse(unit)
         mask = None if where is None or unit.startswith("P") else batch.mask(where)
         expected = by_hand(model, batch, other, neuron.hook, neuron.index, mask)
         assert torch.allclose(torch.tensor(effects), expected, atol=1e-4), unit
-    gap = torch.tensor(found.attrs["clean"]).mean() - torch.tensor(found.attrs["corrupt"]).mean()
+    gap = torch.tensor(found.attrs["clean"]).mean() - torch.tensor(found.attrs["corrupted"]).mean()
     assert found["recovered"].to_numpy() * float(gap) == pytest.approx(found["effect"].to_numpy(), rel=1e-2, abs=1e-5)
 
 
@@ -55,7 +57,9 @@ def test_a_group_is_patched_together_and_a_whole_layer_restores_the_clean_run(
     model: HookedVLM, batch: Any, other: Any
 ) -> None:
     everything = {"all": ["vision_projector.hook_out"], "two": ["L0N3", "P0N2"], "one": ["L0N3"]}
-    found = vn.patch_neurons(model, batch, other, metric, everything).set_index("unit")
+    found = vn.patch_neurons(model, corrupted=other, clean=batch, patching_metric=metric, neurons=everything).set_index(
+        "unit"
+    )
     assert found.loc["all", "recovered"] == pytest.approx(1, abs=1e-3)  # images differ, nothing else does
     pairs = [*patch("L0N3, P0N2", model.run_with_cache(batch, names_filter=[GATE, PROJECTOR])[1])]
     expected = (metric(model.run_with_hooks(other, fwd_hooks=pairs)) - metric(model(other))).mean()
@@ -68,7 +72,9 @@ def test_attribution_is_the_derivative_of_exact_patching(model: HookedVLM, batch
     double = HookedVLM(*_double(model))
     units = ["L0N3", "L1N7", "P0N2"]
     for where in (None, "visual"):
-        fast = vn.attribute_neurons(double, batch, other, metric, units, where=where)
+        fast = vn.attribute_neurons(
+            double, corrupted=other, clean=batch, patching_metric=metric, neurons=units, where=where
+        )
         for unit, effects in zip(fast["unit"], fast.attrs["effects"], strict=True):
             neuron = vn.Neuron.parse(unit)
             with torch.no_grad():
@@ -99,13 +105,13 @@ def test_direct_logits_of_all_neurons_are_the_share_of_their_mlp(model: HookedVL
     _, cache = model.run_with_cache(batch)
     for layer in range(model.n_layers):
         ids = [f"L{layer}N{i}" for i in range(44)]
-        found = vn.direct_logits(model, batch, ids, token=9, against=12, position=3)
+        found = vn.direct_logit_attribution(model, batch, ids, token=9, against=12, position=3)
         resid = cache[f"blocks.{last}.hook_resid_post"][:, 3]
         scale = (resid.pow(2).mean(-1, keepdim=True) + model.config.text_config.rms_norm_eps).sqrt()
         out = cache[f"blocks.{layer}.hook_mlp_out"][:, 3] / scale * hf.model.language_model.norm.weight
         expected = out @ (hf.lm_head.weight[9] - hf.lm_head.weight[12])
         assert torch.allclose(found.sum(1), expected, atol=1e-4)
-        assert torch.equal(found, vn.direct_logits(model, batch, {"post": _only(model, layer)}, 9, 12, 3))
+        assert torch.equal(found, vn.direct_logit_attribution(model, batch, {"post": _only(model, layer)}, 9, 12, 3))
 
 
 @torch.no_grad()
@@ -115,14 +121,14 @@ def test_direct_logits_count_back_from_the_last_token_of_each_row(model: HookedV
     batch = model.prepare([None] * 3, prompts, answers, padding_side=side)
     ids = [f"L1N{i}" for i in range(44)]
     for position in (-1, -2):
-        found = vn.direct_logits(model, batch, ids, token=9, against=12, position=position)
+        found = vn.direct_logit_attribution(model, batch, ids, token=9, against=12, position=position)
         alone = [
-            vn.direct_logits(model, model.prepare(None, p, a), ids, token=9, against=12, position=position)
+            vn.direct_logit_attribution(model, model.prepare(None, p, a), ids, token=9, against=12, position=position)
             for p, a in zip(prompts, answers, strict=True)
         ]
         assert torch.allclose(found, torch.cat(alone), atol=1e-4)
     with pytest.raises(ValueError, match=r"position=(-1000|1000): row 0 has \d+ tokens, and none there"):
-        vn.direct_logits(model, batch, ids, token=9, position=1000 if side == "left" else -1000)
+        vn.direct_logit_attribution(model, batch, ids, token=9, position=1000 if side == "left" else -1000)
 
 
 def _only(model: HookedVLM, layer: int) -> Tensor:
@@ -134,7 +140,7 @@ def _only(model: HookedVLM, layer: int) -> Tensor:
 @torch.no_grad()
 def test_the_vocabulary_of_a_neuron_is_what_its_output_weights_raise(model: HookedVLM) -> None:
     hf = model.bridge.original_model
-    found = vn.vocabulary(model, ["L1N4", "post:L1N4-", "P0N3"], k=3)
+    found = vn.logit_lens(model, ["L1N4", "post:L1N4-", "P0N3"], k=3)
     column = hf.model.language_model.layers[1].mlp.down_proj.weight[:, 4]
     logits = hf.lm_head.weight @ (column * hf.model.language_model.norm.weight)
     assert found.loc[0, "raised"] == pytest.approx(logits.topk(3).values.tolist(), rel=1e-4)
@@ -148,15 +154,17 @@ def test_the_vocabulary_of_a_neuron_is_what_its_output_weights_raise(model: Hook
 def test_mistakes_are_named(model: HookedVLM, batch: Any) -> None:
     short = model.prepare([None, None, None], "Hi", "A")
     with pytest.raises(ValueError, match="differ in shape or in where images are"):
-        vn.patch_neurons(model, short, batch, metric, "L0N1")
+        vn.patch_neurons(model, corrupted=batch, clean=short, patching_metric=metric, neurons="L0N1")
     with pytest.raises(ValueError, match="one number per row"):
-        vn.patch_neurons(model, batch, batch, lambda logits: logits.sum(), "L0N1")
+        vn.patch_neurons(
+            model, corrupted=batch, clean=batch, patching_metric=lambda logits: logits.sum(), neurons="L0N1"
+        )
     with pytest.raises(ValueError, match="does not write to the backbone"):
-        vn.vocabulary(model, "V0N1")
+        vn.logit_lens(model, "V0N1")
     with pytest.raises(ValueError, match="sites gate and post"):
-        vn.direct_logits(model, batch, "P0N1", 3)
+        vn.direct_logit_attribution(model, batch, "P0N1", 3)
     with pytest.raises(ValueError, match=r"is \d+ tokens"):
-        vn.direct_logits(model, batch, "L0N1", "Boxkämpfer and cats")
+        vn.direct_logit_attribution(model, batch, "L0N1", "Boxkämpfer and cats")
 
 
 @torch.no_grad()
@@ -179,3 +187,9 @@ def test_rows_and_caches_are_taken_with_their_own_images(model: HookedVLM, batch
             assert torch.allclose(single["vision_projector.hook_post"], own["vision_projector.hook_post"], atol=1e-5)
     with pytest.raises(IndexError, match="rows 0 to 2"):
         vn.row_cache(cache, batch, 3)
+
+
+def test_batches_are_given_by_name_so_that_they_cannot_be_swapped(model, batch, other):
+    for function in (vn.patch_neurons, vn.attribute_neurons):
+        with pytest.raises(TypeError, match="positional"):
+            function(model, batch, other, lambda logits: logits[:, -1].max(-1).values, "L0N1")

@@ -92,7 +92,7 @@ def test_a_page_where_a_directory_is_and_a_file_where_a_folder_should_be_are_sai
 
 def test_a_layer_that_is_not_there_is_said(model: vn.HookedVLM) -> None:
     with pytest.raises(IndexError, match="the backbone has 4 layers"):
-        vn.vocabulary(model, "L99N3")
+        vn.logit_lens(model, "L99N3")
 
 
 @pytest.mark.parametrize("where", [3, np.ones((1, 3), dtype=bool)])

@@ -6,7 +6,7 @@ from vlm_neurons.interventions.effects import causal_effects, class_groups, comp
 from vlm_neurons.interventions.measures import Task, measure, prepare_tasks
 from vlm_neurons.interventions.patching import attribute_neurons, patch_neurons
 from vlm_neurons.interventions.pruning import pruning_curve
-from vlm_neurons.interventions.readout import direct_logits, vocabulary
+from vlm_neurons.interventions.readout import direct_logit_attribution, logit_lens
 
 __all__ = [
     "Task",
@@ -15,7 +15,7 @@ __all__ = [
     "class_groups",
     "compare_effects",
     "controls",
-    "direct_logits",
+    "direct_logit_attribution",
     "images_of_row",
     "measure",
     "patch_neurons",
@@ -24,5 +24,5 @@ __all__ = [
     "random_gates",
     "row_cache",
     "take_rows",
-    "vocabulary",
+    "logit_lens",
 ]

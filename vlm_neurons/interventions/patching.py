@@ -25,16 +25,24 @@ Units = Any  # Neurons, or {name: Neurons}
 
 
 def patch_neurons(
-    model: HookedVLM, clean: Batch, corrupt: Batch, metric: Metric, units: Units, where: Where = None, rows: int = 64
+    model: HookedVLM,
+    *,
+    corrupted: Batch,
+    clean: Batch,
+    patching_metric: Metric,
+    neurons: Units,
+    where: Where = None,
+    rows: int = 64,
 ) -> pd.DataFrame:
     """Run the corrupted batch with the clean activations of one unit after the other; many units share a forward pass.
 
     Args:
         model: the model.
-        clean: the batch that activations come from.
-        corrupt: the batch that is run; tokens of the same shape, images in the same places.
-        metric: logits of the batch -> one number per row.
-        units: neurons (each is patched alone), or `{name: neurons}` that are patched together, such as the classes of
+        corrupted: the batch that is run.
+        clean: the batch that activations come from; tokens of the same shape, images in the same places. Both by keyword
+            only, under the names that TransformerLens has: swapped, they would answer another question.
+        patching_metric: logits of the batch -> one number per row.
+        neurons: neurons (each is patched alone), or `{name: neurons}` that are patched together, such as the classes of
             a layer (`class_groups(table, by_layer=True)`).
         where: positions that are patched, see `vlm_neurons.hooks.Where`; a bool tensor is [batch, pos].
         rows: rows per forward pass.
@@ -42,51 +50,64 @@ def patch_neurons(
     Returns:
         One row per unit: `unit`, `n_neurons`, `effect` (metric - unpatched metric, mean over rows), `recovered` (share
         of the mean difference between clean and corrupted; NaN, with a warning, where there is none). `.attrs`:
-        `effects` [unit, row], `clean`, `corrupt` (the unpatched metrics).
+        `effects` [unit, row], `clean`, `corrupted` (the unpatched metrics).
 
     Raises:
         ValueError: batches that do not fit each other, or a metric that does not give one number per row.
 
-    >>> [model.tokenizer.decode(model(b)[0, -2].argmax()) for b in (clean, corrupt)]  # what comes after "a large"
+    >>> [model.tokenizer.decode(model(b)[0, -2].argmax()) for b in (clean, corrupted)]  # what comes after "a large"
     ['red', 'cyan']
     >>> units = {"layer 1": "blocks.1.mlp.hook_post", "layer 3": "blocks.3.mlp.hook_post"}
-    >>> found = vn.patch_neurons(model, clean, corrupt, answer, units, where="visual").set_index("unit")
+    >>> found = vn.patch_neurons(
+    ...     model, corrupted=corrupted, clean=clean, patching_metric=answer, neurons=units, where="visual"
+    ... ).set_index("unit")
     >>> bool(found.recovered["layer 1"] > 0.1), bool(found.recovered["layer 3"] < 0.01)  # too late: nothing reads it
     (True, True)
     """
-    groups = _groups(units)
+    groups = _groups(neurons)
     hooks = sorted({t.hook for found in groups.values() for t in found})
     with torch.no_grad():
-        goal, cache, before = _both(model, clean, corrupt, metric, hooks)
-        effects = torch.zeros(len(groups), len(corrupt))
-        names, size = list(groups), max(1, rows // len(corrupt))
+        goal, cache, before = _both(model, clean, corrupted, patching_metric, hooks)
+        effects = torch.zeros(len(groups), len(corrupted))
+        names, size = list(groups), max(1, rows // len(corrupted))
         for first in range(0, len(names), size):
             these = [groups[name] for name in names[first : first + size]]
-            many = take_rows(corrupt, list(range(len(corrupt))) * len(these))
-            pairs = [(hook, _patcher(hook, these, cache[hook], where, corrupt)) for hook in hooks]
+            many = take_rows(corrupted, list(range(len(corrupted))) * len(these))
+            pairs = [(hook, _patcher(hook, these, cache[hook], where, corrupted)) for hook in hooks]
             logits = model.run_with_hooks(many, fwd_hooks=pairs)
-            for i, part in enumerate(logits.split(len(corrupt))):
-                effects[first + i] = _checked(metric(part), corrupt).float().cpu() - before
+            for i, part in enumerate(logits.split(len(corrupted))):
+                effects[first + i] = _checked(patching_metric(part), corrupted).float().cpu() - before
     return _table(groups, effects, goal, before, {hook: cache[hook].shape[-1] for hook in hooks})
 
 
 def attribute_neurons(
-    model: HookedVLM, clean: Batch, corrupt: Batch, metric: Metric, units: Units, where: Where = None
+    model: HookedVLM,
+    *,
+    corrupted: Batch,
+    clean: Batch,
+    patching_metric: Metric,
+    neurons: Units,
+    where: Where = None,
 ) -> pd.DataFrame:
     """Attribution patching: gradient of the metric in the corrupted run x (clean - corrupted activation), the linear
     approximation of `patch_neurons`, for all neurons from one forward and one backward pass.
 
     Arguments and result as for `patch_neurons`; `effect` is the approximation.
 
-    >>> guessed = vn.attribute_neurons(model, clean, corrupt, answer, table[table.layer == 1], where="visual")
+    >>> layer = table[table.layer == 1]
+    >>> guessed = vn.attribute_neurons(
+    ...     model, corrupted=corrupted, clean=clean, patching_metric=answer, neurons=layer, where="visual"
+    ... )
     >>> best = guessed.nlargest(5, "effect").unit
-    >>> exact = vn.patch_neurons(model, clean, corrupt, answer, best, where="visual")
+    >>> exact = vn.patch_neurons(
+    ...     model, corrupted=corrupted, clean=clean, patching_metric=answer, neurons=best, where="visual"
+    ... )
     >>> bool((exact.effect > 0).all())
     True
     """
-    groups = _groups(units)
+    groups = _groups(neurons)
     hooks = sorted({t.hook for found in groups.values() for t in found})
-    goal, cache, before = _both(model, clean, corrupt, metric, hooks)
+    goal, cache, before = _both(model, clean, corrupted, patching_metric, hooks)
     leaves: dict[str, Tensor] = {}
     values: dict[str, Tensor] = {}
     masks: dict[str, Tensor | None] = {}
@@ -101,8 +122,8 @@ def attribute_neurons(
         return fn
 
     with torch.enable_grad():
-        logits = model.run_with_hooks(corrupt, fwd_hooks=[(hook, watcher(hook)) for hook in hooks])
-        total = _checked(metric(logits), corrupt).sum()
+        logits = model.run_with_hooks(corrupted, fwd_hooks=[(hook, watcher(hook)) for hook in hooks])
+        total = _checked(patching_metric(logits), corrupted).sum()
         gradients = torch.autograd.grad(total, [leaves[h] for h in hooks], allow_unused=True)
     shares: dict[str, Tensor] = {}
     for hook, gradient in zip(hooks, gradients, strict=True):
@@ -110,8 +131,8 @@ def attribute_neurons(
         product = torch.zeros_like(change) if gradient is None else gradient * change
         mask = masks[hook]
         product = product if mask is None else product * mask.reshape(*mask.shape, *[1] * (product.dim() - 2))
-        shares[hook] = _by_row(product.flatten(1, -2).sum(1), hook, corrupt)
-    effects = torch.zeros(len(groups), len(corrupt))
+        shares[hook] = _by_row(product.flatten(1, -2).sum(1), hook, corrupted)
+    effects = torch.zeros(len(groups), len(corrupted))
     for i, found in enumerate(groups.values()):
         for target in found:
             share = shares[target.hook]
@@ -205,5 +226,5 @@ def _table(
             "recovered": mean / gap if gap else np.full_like(mean, np.nan),
         }
     )
-    table.attrs |= {"effects": effects.tolist(), "clean": goal.tolist(), "corrupt": before.tolist()}
+    table.attrs |= {"effects": effects.tolist(), "clean": goal.tolist(), "corrupted": before.tolist()}
     return table

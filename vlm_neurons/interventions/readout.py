@@ -44,7 +44,7 @@ def output_weights(model: HookedVLM, neurons: Neurons) -> Float[Tensor, "neuron 
     return torch.stack(rows).detach()
 
 
-def vocabulary(model: HookedVLM, neurons: Neurons, k: int = 8) -> pd.DataFrame:
+def logit_lens(model: HookedVLM, neurons: Neurons, k: int = 8) -> pd.DataFrame:
     """The words whose logits a neuron's output weights raise and lower most (logit lens: final norm's weight, then
     unembedding; the layers between are ignored).
 
@@ -58,7 +58,7 @@ def vocabulary(model: HookedVLM, neurons: Neurons, k: int = 8) -> pd.DataFrame:
         One row per neuron: `neuron`, `raises`, `lowers` (lists of words, strongest first), `raised`, `lowered`
         (their logits per unit of the neuron at a norm scale of 1).
 
-    >>> vn.vocabulary(model, "L3N33", k=3).raises[0]
+    >>> vn.logit_lens(model, "L3N33", k=3).raises[0]
     ['diamond', 'circle', 'cross']
     """
     import pandas as pd
@@ -79,7 +79,7 @@ def vocabulary(model: HookedVLM, neurons: Neurons, k: int = 8) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def direct_logits(
+def direct_logit_attribution(
     model: HookedVLM,
     batch: Batch,
     neurons: Neurons,
@@ -101,7 +101,7 @@ def direct_logits(
     Raises:
         ValueError: text that is not one token, neurons of other sites, or a position that a row does not have.
 
-    >>> share = vn.direct_logits(model, corrupt, "L3N3", token="cyan", against="red", position=-2)
+    >>> share = vn.direct_logit_attribution(model, corrupt, "L3N3", token="cyan", against="red", position=-2)
     >>> round(float(share), 1)  # the neuron for cyan, where "cyan" comes next
     1.9
     """
