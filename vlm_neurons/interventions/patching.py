@@ -39,8 +39,8 @@ def patch_neurons(
     Args:
         model: the model.
         corrupted: the batch that is run.
-        clean: the batch that activations come from; tokens of the same shape, images in the same places. Both by keyword
-            only, under the names that TransformerLens has: swapped, they would answer another question.
+        clean: the batch that activations come from; tokens of the same shape, images in the same places. Both by
+            keyword only, under the names that TransformerLens has: swapped, they would answer another question.
         patching_metric: logits of the batch -> one number per row.
         neurons: neurons (each is patched alone), or `{name: neurons}` that are patched together, such as the classes of
             a layer (`class_groups(table, by_layer=True)`).

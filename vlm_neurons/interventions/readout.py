@@ -101,7 +101,7 @@ def direct_logit_attribution(
     Raises:
         ValueError: text that is not one token, neurons of other sites, or a position that a row does not have.
 
-    >>> share = vn.direct_logit_attribution(model, corrupt, "L3N3", token="cyan", against="red", position=-2)
+    >>> share = vn.direct_logit_attribution(model, corrupted, "L3N3", token="cyan", against="red", position=-2)
     >>> round(float(share), 1)  # the neuron for cyan, where "cyan" comes next
     1.9
     """
