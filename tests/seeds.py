@@ -16,14 +16,15 @@ import torch
 
 SEED = int(os.environ.get("VLM_NEURONS_SEED") or secrets.randbelow(2**31))
 _drawn: dict[str, int] = {}
+_test = 0  # outside of tests, such as in modules
 
 
 def number(most: int = 2**31) -> int:
-    """A whole number below `most`: other for every line of the tests, and every time that it is reached in a test."""
+    """A whole number below `most`: other for every test, every line, and every time that it is reached."""
     caller = next(f for f in inspect.stack() if f.filename != __file__)
     place = f"{os.path.basename(caller.filename)}:{caller.lineno}"
     _drawn[place] = _drawn.get(place, 0) + 1
-    return int(np.random.default_rng([SEED, zlib.crc32(place.encode()), _drawn[place]]).integers(most))
+    return int(np.random.default_rng([SEED, _test, zlib.crc32(place.encode()), _drawn[place]]).integers(most))
 
 
 def rng() -> np.random.Generator:
@@ -33,8 +34,10 @@ def rng() -> np.random.Generator:
 
 def begin(test: str) -> None:
     """At the start of a test: global generators follow from the seed and the test's name, counts begin anew."""
+    global _test
     _drawn.clear()
-    own = zlib.crc32(test.encode()) ^ SEED
+    _test = zlib.crc32(test.encode())
+    own = _test ^ SEED
     random.seed(own)
     np.random.seed(own % 2**32)
     torch.manual_seed(own)

@@ -49,11 +49,14 @@ def test_an_answer_that_does_not_fit_names_simulator_neuron_and_sample(answer, s
 def test_tokens_and_jobs_that_are_missing_are_named():
     words = [["a ", "dog"]] * N
     evidence = {"probe": vn.Evidence.from_arrays("probe", tokens=words, token_acts=[RNG.random(2) for _ in words])}
-    for answer, said in ((lambda job: Prediction(tokens=np.zeros(1)), r"\(1,\)"), (lambda job: Prediction(), "nor a")):
+    for answer, said in (
+        (lambda job: Prediction(token_acts=np.zeros(1)), r"\(1,\)"),
+        (lambda job: Prediction(), "nor a"),
+    ):
         with pytest.raises(ValueError, match=said):
             scored({"probe": "x"}, evidence, simulator=Answers(answer))
     with pytest.raises(ValueError, match="mine left jobs without an answer: probe"):
-        scored({"probe": "x"}, evidence, simulator=Answers(lambda job: Prediction(tokens=np.zeros(2)), last=3))
+        scored({"probe": "x"}, evidence, simulator=Answers(lambda job: Prediction(token_acts=np.zeros(2)), last=3))
 
 
 def test_what_is_no_simulator_and_what_is_no_explanation_is_refused():

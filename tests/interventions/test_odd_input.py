@@ -61,7 +61,13 @@ def test_patching_between_runs_that_do_not_differ_says_why_nothing_is_recovered(
     batch = model.prepare([sample.load_images()], [sample.prompt])
     for patched in (vn.attribute_neurons, vn.patch_neurons):
         with pytest.warns(UserWarning, match="the same|nothing to recover"):
-            table = patched(model, batch, batch, lambda logits: logits[:, -1].max(-1).values, ["L0N1", "L1N2"])
+            table = patched(
+                model,
+                corrupted=batch,
+                clean=batch,
+                neurons=["L0N1", "L1N2"],
+                patching_metric=lambda logits: logits[:, -1].max(-1).values,
+            )
         assert table.recovered.isna().all() and (table.effect == 0).all()
 
 

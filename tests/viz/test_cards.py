@@ -239,7 +239,7 @@ def test_what_is_not_there_is_neither_named_nor_called_nan() -> None:
         "blank", images=[Image.new("RGB", (8, 8))], patch_acts=[np.ones((2, 2))], tokens=[["a"]],
         token_acts=[np.ones(1)],
     )  # fmt: skip
-    silent = replace(made.exemplars[0], patch_acts=(np.full((2, 2), np.nan),), values=np.full(1, np.nan))
+    silent = replace(made.exemplars[0], patch_acts=(np.full((2, 2), np.nan),), token_acts=np.full(1, np.nan))
     blank = replace(made, peak=-np.inf, exemplars=(silent,))
     page = show_neuron(blank).fragment.html
     assert "largest activation –" in text_of(show_neuron(blank)) and "nan" not in page and "-inf" not in page
@@ -423,7 +423,7 @@ def test_compared_neurons_share_their_scales() -> None:
     rng = seeds.rng()
     small, large = evidence(rng, "L0N0"), evidence(rng, "L0N1")
     stretched = [
-        replace(e, patch_acts=tuple(3 * p for p in e.patch_acts), values=3 * e.token_acts) for e in large.exemplars
+        replace(e, patch_acts=tuple(3 * p for p in e.patch_acts), token_acts=3 * e.token_acts) for e in large.exemplars
     ]
     large = replace(large, exemplars=tuple(stretched), peak=3 * large.peak)
     html = compare_neurons(small, show_neuron(large, explanation="red")).fragment.html
