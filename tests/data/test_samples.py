@@ -186,7 +186,7 @@ def test_sixteen_bit_grey_is_scaled_and_what_has_no_range_is_named(tmp_path):
     model = vn.HookedVLM.from_pretrained("tiny-llava-scenes")
     told = [model.prepare(i, "Hi").pixel_values for i in (image, Image.fromarray(grey), tmp_path / "a.png")]
     assert told[0].equal(told[1]) and told[0].equal(told[2])
-    with pytest.raises(OSError, match="image cannot be read.*no fixed range"):
+    with pytest.raises(OSError, match=r"image cannot be read.*no fixed range"):
         model.prepare(Image.fromarray(grey.astype(np.int32)), "Hi")
 
 
