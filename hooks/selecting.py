@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlm_neurons.units import SITES, Neuron
+from vlm_neurons import sites
+from vlm_neurons.units import Neuron
 
 Neurons = Any
 """Ids (one, several in a string with commas, or an iterable), `Neuron`s, the classification table or rows of it, hook
@@ -129,11 +130,10 @@ def _masked(mask: Any, site: str) -> Iterable[tuple[str, Neuron]]:
     mask = torch.as_tensor(mask)
     if mask.dtype != torch.bool:
         raise TypeError(f"a mask of neurons is bool, got {mask.dtype}: write mask > threshold, or neuron ids")
-    layered = site in SITES and "{layer}" in SITES[site].pattern
+    layered = isinstance(found := sites.named(site), sites.MLP) and found.layered
     if mask.dim() != (2 if layered else 1):
         shape = "[layer, neuron]" if layered else "[neuron]"
         raise ValueError(f"a mask for {site!r} has the shape {shape}, got {tuple(mask.shape)}")
     for place in mask.nonzero().tolist():
-        hook = SITES[site].hook(place[0]) if site in SITES else site
-        neuron = Neuron(hook, place[-1])
+        neuron = Neuron(found.place(place[0] if layered else 0), place[-1])
         yield neuron.id, neuron

@@ -16,7 +16,7 @@ from torch import Tensor
 import vlm_neurons as vn
 from vlm_neurons.hooks import ablate
 from vlm_neurons.models.bridge import wrap
-from vlm_neurons.units import SITES
+from vlm_neurons.sites import names
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_a_bridge_that_the_user_built_is_extended_in_place() -> None:
     from_bridge, from_hf = vn.HookedVLM(bridge, processor), vn.HookedVLM(hf, processor)
     assert from_bridge.bridge is bridge
     batch = batch_of(from_hf, tiny.RESPONSES)
-    hooks = [h for site in SITES for h in from_bridge.site_hooks(site)]
+    hooks = [h for site in names() for h in from_bridge.site_hooks(site)]
     a, cache_a = from_bridge.run_with_cache(batch, names_filter=hooks)
     b, cache_b = from_hf.run_with_cache(batch, names_filter=hooks)
     assert torch.equal(a, b)
@@ -154,7 +154,7 @@ def test_an_unsupported_checkpoint_is_refused_before_its_weights_are_read(tmp_pa
 @torch.no_grad()
 def test_observe_gives_the_cached_activations_and_computes_no_logits(model: vn.HookedVLM) -> None:
     batch = batch_of(model, tiny.RESPONSES)
-    hooks = [h for site in SITES for h in model.site_hooks(site)] + ["ln_final.hook_out", "blocks.1.hook_out"]
+    hooks = [h for site in names() for h in model.site_hooks(site)] + ["ln_final.hook_out", "blocks.1.hook_out"]
     _, cache = model.run_with_cache(batch, names_filter=hooks)
     seen: dict[str, Tensor] = {}
     ran: list[Any] = []
@@ -290,7 +290,7 @@ def test_the_hook_map_is_true_of_every_hook(tower: str) -> None:
         if not str(name).startswith("rotary_emb") and "hook_cos" not in str(name) and "hook_sin" not in str(name):
             assert fired[str(name)][0] == (3 if row["indexed_by"] == "image" else 2), name
         assert row["holds"], name
-    for site in SITES:
+    for site in names():
         assert list(table[table["site"] == site]["hook"]) == model.site_hooks(site)
     assert "vision_projector.hook_projected" in table.attrs["never_fire"]
     assert set(table.attrs["never_fire"]).isdisjoint(table["hook"])

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from vlm_neurons.hooks import Neurons
 from vlm_neurons.hooks.selecting import select
-from vlm_neurons.units import Neuron, site_of_hook
+from vlm_neurons.sites import site_of_hook
+from vlm_neurons.units import Neuron
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -21,7 +21,7 @@ from vlm_neurons.models.batch import Batch
 from vlm_neurons.models.errors import HookNeverFires
 from vlm_neurons.models.guards import indexed_by_image
 from vlm_neurons.models.passes import running
-from vlm_neurons.units import SITES
+from vlm_neurons.sites import named
 
 # site -> (path of the module in the Hugging Face model, whether the neurons are its output rather than its input)
 _MODULES = {
@@ -131,7 +131,7 @@ def _points(model: nn.Module) -> dict[str, tuple[nn.Module, bool]]:
             points[f"blocks.{match[1]}.hook_in"] = module, False
         for site, (pattern, is_output) in _MODULES.items():
             if match := re.search(pattern, path):
-                hook = SITES[site].hook(int(match[1]) if match.groups() else 0)
+                hook = named(site).place(int(match[1]) if match.groups() else 0)
                 points[hook] = module, is_output
     return points
 

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from vlm_neurons.models.errors import HookNeverFires
 from vlm_neurons.models.passes import begin_pass, end_pass
-from vlm_neurons.units import SITES, site_of_hook
+from vlm_neurons.sites import names as site_names
+from vlm_neurons.sites import site_of_hook
+from vlm_neurons.sites.mlp import IMAGE_HOOKS, MLPS
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -28,7 +30,7 @@ MERGED = "blocks.0.hook_in"
 
 def indexed_by_image(hook: str) -> bool:
     """Whether dimension 0 of a hook's tensor is the image, not the batch row."""
-    return hook.startswith(("vision_encoder.", "vision_projector."))
+    return hook.startswith(IMAGE_HOOKS)
 
 
 def cannot_matter(hook: str, first_dead_layer: int) -> bool:
@@ -122,7 +124,7 @@ def unknown_hook(name: str, known: Iterable[str]) -> KeyError:
                 f"{name!r}: this model has no layer {layer} at site {site.name!r}; layers 0 to {layers[-1]}"
             )
     close = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
-    sites = ", ".join(f"{s.name} ({s.pattern})" for s in SITES.values())
+    sites = ", ".join(f"{s.name} ({s.pattern})" for s in MLPS)
     return KeyError(
         f"no hook point is called {name!r}. "
         + (f"Close: {', '.join(close)}. " if close else "")
@@ -134,9 +136,9 @@ def unknown_site(site: str, points: Iterable[str]) -> ValueError:
     """The error for what is neither a site nor a hook."""
     if site_of_hook(site) is not None:  # a layer that is not there
         return ValueError(f"site {site!r}: {unknown_hook(site, points).args[0]}")
-    close = difflib.get_close_matches(site, [*SITES, *points], n=3)
+    close = difflib.get_close_matches(site, [*site_names(), *points], n=3)
     return ValueError(
-        f"site {site!r}: choose from {', '.join(SITES)}, or name a hook such as blocks.0.hook_mlp_out"
+        f"site {site!r}: choose from {', '.join(site_names())}, or name a hook such as blocks.0.hook_mlp_out"
         + (f"; close: {', '.join(close)}" if close else "")
     )
 

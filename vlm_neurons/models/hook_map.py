@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vlm_neurons.models import guards
-from vlm_neurons.units import site_of_hook
+from vlm_neurons.sites import site_of_hook
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -21,7 +21,7 @@ from vlm_neurons.models.fused import Twin, make_twin
 from vlm_neurons.models.images import Images, by_patch
 from vlm_neurons.models.prepare import prepare
 from vlm_neurons.models.tokenizing import words_of
-from vlm_neurons.units import SITES, site_of_hook
+from vlm_neurons.sites import names, site_of_hook
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +50,7 @@ class HookedVLM:
         ValueError: the family, tower or backbone is not supported (named, with the list of those that are).
         RuntimeError: the bridge is in compatibility mode.
 
-    Sites of neurons (`vlm_neurons.units.SITES`) are hook points that fire and can be edited: `"gate"`
+    Sites of neurons (`vlm_neurons.sites`) are hook points that fire and can be edited: `"gate"`
     `blocks.{i}.mlp.hook_act` = SiLU(gate_proj(x)), `"post"` `blocks.{i}.mlp.hook_post`, `"projector"`
     `vision_projector.hook_post`, `"vision"` `vision_encoder.encoder_layers.{i}.mlp.hook_post`.
 
@@ -312,7 +312,7 @@ class HookedVLM:
             ValueError: there is neither such a site nor such a hook.
         """
         points = self._points()
-        if site in SITES:
+        if site in names():
             found = [n for n in points if (at := site_of_hook(n)) is not None and at[0].name == site]
             return sorted(found, key=lambda n: site_of_hook(n)[1])  # type: ignore[index]
         if site in points:

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from vlm_neurons.concepts.concept import Concept
 from vlm_neurons.evidence.looking import Look, look
+from vlm_neurons.sites import named
 from vlm_neurons.stats import auroc
 from vlm_neurons.tokens import TokenKind
-from vlm_neurons.units import SITES, Neuron
+from vlm_neurons.units import Neuron
 
 if TYPE_CHECKING:
     from vlm_neurons.models import HookedVLM
@@ -82,7 +83,7 @@ def plant(
     """
     if site not in READS:
         raise ValueError(f"site {site!r}: choose from {', '.join(READS)}")
-    neuron = Neuron(SITES[site].hook(layer), index)
+    neuron = Neuron(named(site).place(layer), index)
     weights = rows_of(model, site, layer, index)
     x, on = examples(model, data, concept, READS[site].format(layer=layer), words and site in ("gate", "post"))
     if not on.any() or on.all():

@@ -7,7 +7,7 @@ from typing import Any
 
 from vlm_neurons._text import not_utf8
 from vlm_neurons.models import HookedVLM
-from vlm_neurons.units import SITES
+from vlm_neurons.sites import names as site_names
 
 
 def check_model_and_prompt(model: Any, prompt: Any) -> None:
@@ -32,5 +32,7 @@ def hooks_of(model: HookedVLM, site: Any) -> tuple[list[str], list[str]]:
     sites = list(dict.fromkeys(sites)) if names else []
     hooks = list(dict.fromkeys(hook for one in sites for hook in model.site_hooks(one)))
     if not hooks:
-        raise ValueError(f"site={site!r}: choose from {', '.join(SITES)}, or name a hook such as blocks.0.hook_mlp_out")
+        raise ValueError(
+            f"site={site!r}: choose from {', '.join(site_names())}, or name a hook such as blocks.0.hook_mlp_out"
+        )
     return sites, hooks

@@ -15,7 +15,8 @@ from vlm_neurons.scanning.fused import Fused, Parts
 from vlm_neurons.scanning.moments import Moments, image_means, of_both
 from vlm_neurons.scanning.state import TopSamples
 from vlm_neurons.scanning.summarise import RowTokens, entering, extremes, rows_by_image, rows_by_kind, summarise
-from vlm_neurons.units import Neuron, Pole, site_of_hook
+from vlm_neurons.sites import at
+from vlm_neurons.units import Neuron, Pole
 
 if TYPE_CHECKING:
     from vlm_neurons.models import Batch, HookedVLM
@@ -59,8 +60,7 @@ class ColumnInfo:
 
 def poles_of(hook: str) -> tuple[Pole, ...]:
     """Both poles of a signed site, and of a hook that is no site, whose sign nothing is known about."""
-    site = site_of_hook(hook)
-    return ("+",) if site is not None and not site[0].signed else ("+", "-")
+    return ("+", "-") if at(hook)[0].signed else ("+",)
 
 
 def tokens_of(model: HookedVLM, hook: str, activation: Tensor, batch: Batch) -> Tensor:

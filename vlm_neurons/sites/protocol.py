@@ -1,0 +1,114 @@
+"""What counts as a unit: the protocol that neurons, experts, dictionaries, directions and heads fit alike."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple, Protocol
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+Pole = Literal["+", "-"]
+IndexedBy = Literal["row", "image"]
+Tensors = Mapping[str, Tensor]  # hook name -> what the hook holds
+Weights = Callable[[str, int], Float[Tensor, "d_model unit"]]  # (site, layer) -> what its units are multiplied by
+
+
+class Address(NamedTuple):
+    """A unit.
+
+    Attributes:
+        place: which layer of which site: the hook name where units are coordinates of a hook, else `NAME:L12`.
+        unit: which one there.
+        pole: `"+"` for its value, `"-"` for the negation.
+    """
+
+    place: str
+    unit: int
+    pole: Pole
+
+
+class Site(Protocol):
+    """A kind of unit. Subclass it: what has a body here suits a dictionary with ids `NAME:L12F345`.
+
+    Attributes:
+        name: what a scan is asked for and ids start with; without ":", "," and blanks, and not ending in "-".
+        signed: whether both poles are of interest.
+        indexed_by: `"row"` if dimension 0 of what it reads is the batch row, `"image"` if it is the image.
+    """
+
+    name: str
+    signed: bool
+    indexed_by: IndexedBy
+
+    def layers(self, points: Iterable[str]) -> list[int]:
+        """The layers that a model with these hook points has units in."""
+        ...
+
+    def hooks(self, layers: Sequence[int]) -> list[str]:
+        """Hooks to read, in the order in which they fire."""
+        ...
+
+    def edited(self, layer: int) -> str:
+        """The hook that `edit` changes; all that are read fire before it, or it is one of them."""
+        return self.hooks([layer])[-1]
+
+    def read(self, tensors: Tensors) -> tuple[Float[Tensor, "*batch_pos unit"], Bool[Tensor, "*batch_pos unit"] | None]:
+        """Values of all units of one layer, and where they are defined (None: everywhere).
+
+        Undefined values count as 0, and edits leave them alone: the neurons of an expert that was not chosen.
+
+        Args:
+            tensors: the `hooks` of that layer.
+        """
+        ...
+
+    def edit(
+        self, tensors: Tensors, units: Tensor | None, values: Float[Tensor, "*batch_pos unit"]
+    ) -> dict[str, Tensor]:
+        """Tensors that hold other values of some units.
+
+        Args:
+            tensors: the `hooks` of one layer and the hook that is edited; they are left as they are.
+            units: indices [unit]; None: all of them, in order.
+            values: what they are to be.
+
+        Returns:
+            The edited hook's tensor, by its name.
+        """
+        ...
+
+    def directions(self, weights: Weights, layer: int) -> Float[Tensor, "unit d_model"]:
+        """What one unit of each adds to the residual stream.
+
+        Raises:
+            ValueError: units of this site do not write there.
+        """
+        raise ValueError(f"units of site {self.name!r} have no direction in the residual stream of the backbone")
+
+    def fingerprint(self) -> str:
+        """Digest of what decides the values beside the model; a run goes on only with the same."""
+        ...
+
+    def place(self, layer: int) -> str:
+        """What names one layer of this site; see `Address`."""
+        return f"{self.name}:L{layer}"
+
+    def layer_of(self, place: str) -> int | None:
+        """The layer that a place names; None for a place that is not of this site."""
+        found = re.fullmatch(rf"{re.escape(self.name)}:L(\d+)", place)
+        return int(found[1]) if found else None
+
+    def parse(self, id: str) -> Address | None:
+        """Read an id; None for what is no id of this site.
+
+        Raises:
+            ValueError: it has the form of this site's ids, and there can be no such unit.
+        """
+        found = re.fullmatch(rf"{re.escape(self.name)}:L(\d+)F(\d+)(-?)", id)
+        return Address(self.place(int(found[1])), int(found[2]), "-" if found[3] else "+") if found else None
+
+    def id(self, address: Address) -> str:
+        """The inverse of `parse`."""
+        return f"{address.place}F{address.unit}{'-' if address.pole == '-' else ''}"
