@@ -1,4 +1,4 @@
-"""A bridge with the images of one batch bound to it.
+"""A bridge with the images of one batch bound to it; and running it without logits, or to generate.
 
 Tools of TransformerLens (`transformer_lens.patching`, logit lens, attribution) pass tokens only, so on a bare bridge
 they run without the image. Given this object instead of the bridge, they run with it.
@@ -6,9 +6,9 @@ they run without the image. Given this object instead of the bridge, they run wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,11 +16,45 @@ from torch import Tensor
 from vlm_neurons.models import guards
 from vlm_neurons.models.batch import Batch
 from vlm_neurons.models.passes import running
-from vlm_neurons.models.running import checked
 from vlm_neurons.tokens import TokenKind
 
 if TYPE_CHECKING:
-    from vlm_neurons.models.hooked import HookedVLM
+    from transformer_lens.model_bridge import TransformerBridge
+
+    from vlm_neurons.models.tokenizing import Words
+
+
+class Runnable(Protocol):
+    """What is needed of a HookedVLM to run it: the class itself is above this file."""
+
+    bridge: TransformerBridge
+    words: Words
+
+    @property
+    def device(self) -> torch.device: ...
+    def prepare(self, images: Any, prompts: Any, responses: Any = None, padding_side: Any = None) -> Batch: ...
+    def hooks(self, fwd_hooks: Any = (), bwd_hooks: Any = (), **kwargs: Any) -> AbstractContextManager[Any]: ...
+    def _watch(self, fwd_hooks: Sequence[guards.Hook]) -> guards.Watch: ...
+    def _points(self) -> dict[str, Any]: ...
+
+
+def checked(vlm: Runnable, batch: Batch) -> Batch:
+    """The batch on the model's device.
+
+    Raises:
+        TypeError: it is no batch.
+        ValueError: it was put together wrongly.
+    """
+    if not isinstance(batch, Batch):
+        raise TypeError(
+            f"a Batch from prepare() is needed here, got {type(batch).__name__}; bare tokens run without images "
+            "and mask (model.bind(batch) is for tools that pass tokens)"
+        )
+    if batch.pixel_values is None and bool((batch.input_ids == vlm.words.image_id).any()):
+        raise ValueError("the batch has image tokens but no pixel_values: make it with prepare()")
+    if batch.attention_mask is None or bool((batch.attention_mask.bool() != (batch.kinds != TokenKind.PAD)).any()):
+        raise ValueError("attention_mask does not fit kinds: it has to be 0 at PAD and 1 elsewhere; use prepare()")
+    return batch.to(vlm.device)
 
 
 class BoundVLM:
@@ -29,7 +63,7 @@ class BoundVLM:
     Tokens may differ from the batch's (a corrupted prompt), but not in shape nor in where the images are.
     """
 
-    def __init__(self, vlm: HookedVLM, batch: Batch) -> None:
+    def __init__(self, vlm: Runnable, batch: Batch) -> None:
         self.vlm = vlm
         self.batch = checked(vlm, batch)
 
@@ -167,3 +201,73 @@ class BoundVLM:
         """As `HookedVLM.hooks`, yielding this object."""
         with self.vlm.hooks(fwd_hooks, bwd_hooks, **kwargs):
             yield self
+
+
+def observe(vlm: Runnable, batch: Batch, hooks: Mapping[str, Callable[[Tensor], None]]) -> None:
+    """See `HookedVLM.observe`."""
+    from transformer_lens.model_bridge.exceptions import StopAtLayerException
+
+    tokens, inputs = BoundVLM(vlm, batch).inputs()
+    watch = vlm._watch([(name, _observer(fn)) for name, fn in hooks.items()])
+
+    def stop(tensor: Tensor, hook: Any) -> None:
+        raise StopAtLayerException(tensor)  # the bridge catches it, as for stop_at_layer
+
+    # Straight to the hook points: building the bridge's table of aliases anew costs milliseconds for every batch.
+    points = vlm._points()
+    wanted = [(points[name], fn) for name, fn in watch.hooks if isinstance(name, str)]
+    wanted.append((points["unembed.hook_in"], stop))
+    handles = [(point, point.add_hook(fn)) for point, fn in wanted]
+    try:
+        with torch.no_grad(), running(batch.to(vlm.device)):
+            vlm.bridge(tokens, **inputs)
+    finally:
+        for point, handle in handles:
+            vlm.bridge._remove_temporary_hook(point, "fwd", handle)
+    watch.check(len(batch.images) > 0)
+
+
+def _observer(fn: Callable[[Tensor], None]) -> Callable[..., None]:
+    def hook_fn(tensor: Tensor, hook: Any) -> None:
+        fn(tensor)
+
+    return hook_fn
+
+
+def generate_tokens(vlm: Runnable, batch: Batch, max_new_tokens: int) -> Tensor:
+    """See `HookedVLM.generate_tokens`. transformers' own greedy search over the wrapped modules, so that hooks fire and
+    the end-of-text tokens are the checkpoint's (TransformerLens' loop knows only one)."""
+    guards.check_mode(vlm.bridge)
+    batch = checked(vlm, continuable(vlm, batch, None))
+    hf: Any = vlm.bridge.original_model
+    own = hf.generation_config
+    config = type(own)(
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=own.eos_token_id,
+        bos_token_id=own.bos_token_id,
+        pad_token_id=vlm.words.pad_id,
+    )
+    inputs = {"attention_mask": batch.attention_mask}
+    if batch.pixel_values is not None:
+        inputs["pixel_values"] = batch.pixel_values
+    with torch.no_grad(), running(batch):
+        out = hf.generate(input_ids=batch.input_ids, generation_config=config, **inputs)
+    return out[:, batch.input_ids.shape[1] :]
+
+
+def continuable(vlm: Runnable, images: Any, prompts: Any) -> Batch:
+    """A batch whose last position is the last token of every row.
+
+    Raises:
+        ValueError: a batch that is padded on the right, or prompts that are missing or given twice.
+    """
+    if not isinstance(images, Batch):
+        if prompts is None:
+            raise ValueError("generate(images, prompts): prompts are missing")
+        return vlm.prepare(images, prompts, padding_side="left")
+    if prompts is not None:
+        raise ValueError("generate(batch): the batch has its prompts already")
+    if not bool(images.attention_mask[:, -1].all()):
+        raise ValueError("a batch padded on the right cannot be continued: prepare(..., padding_side='left')")
+    return images

@@ -132,6 +132,16 @@ def unknown_hook(name: str, known: Iterable[str]) -> KeyError:
     )
 
 
+def hooks_of_site(site: str, points: Iterable[str]) -> list[str]:
+    """See `HookedVLM.site_hooks`."""
+    if site in site_names():
+        found = [(at[1], n) for n in points if (at := site_of_hook(n)) is not None and at[0].name == site]
+        return [name for _, name in sorted(found)]
+    if site in points:
+        return [site]
+    raise unknown_site(site, points)
+
+
 def unknown_site(site: str, points: Iterable[str]) -> ValueError:
     """The error for what is neither a site nor a hook."""
     if site_of_hook(site) is not None:  # a layer that is not there

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from vlm_neurons.models import guards
+from vlm_neurons.models.bound import BoundVLM, Runnable
 from vlm_neurons.sites import site_of_hook
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from vlm_neurons.models.batch import Batch
-    from vlm_neurons.models.hooked import HookedVLM
 
 # What a hook holds, by the end of its name: the first that fits.
 HOLDS: tuple[tuple[str, str], ...] = (
@@ -67,7 +67,7 @@ def holds(hook: str) -> str:
     return next((text for pattern, text in HOLDS if re.search(pattern, hook)), "")
 
 
-def measure(model: HookedVLM) -> pd.DataFrame:
+def measure(model: Runnable) -> pd.DataFrame:
     """Run one grey image with a short prompt, and see what fires and what the logits depend on."""
     import pandas as pd
     from PIL import Image
@@ -99,7 +99,7 @@ def measure(model: HookedVLM) -> pd.DataFrame:
     return table
 
 
-def _probe(model: HookedVLM, batch: Batch, names: list[str]) -> tuple[dict[str, tuple[int, ...]], set[str]]:
+def _probe(model: Runnable, batch: Batch, names: list[str]) -> tuple[dict[str, tuple[int, ...]], set[str]]:
     """Shapes at the hooks that fire, and the hooks that the logits are made from.
 
     Every hook adds a zero that wants a gradient; the autograd graph of the logits then tells, without a backward
@@ -123,7 +123,7 @@ def _probe(model: HookedVLM, batch: Batch, names: list[str]) -> tuple[dict[str, 
     pairs: list[guards.Hook] = [(n, probe(n)) for n in names if model.bridge._gated_hook_reason(n) is None]
     trainable = [p for p in model.bridge.original_model.parameters() if p.requires_grad]
     forget = torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, lambda nothing: nothing)
-    tokens, inputs = model.bind(batch).inputs()
+    tokens, inputs = BoundVLM(model, batch).inputs()
     try:
         for parameter in trainable:
             parameter.requires_grad_(False)

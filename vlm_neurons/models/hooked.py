@@ -11,17 +11,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vlm_neurons.models import guards, running
+from vlm_neurons.models import bound, guards
 from vlm_neurons.models.adapters.families import Family, family_of, feature_layers
 from vlm_neurons.models.batch import Batch
 from vlm_neurons.models.bound import BoundVLM
 from vlm_neurons.models.bridge import extend, wrap
 from vlm_neurons.models.fingerprint import fingerprint
 from vlm_neurons.models.fused import Twin, make_twin
+from vlm_neurons.models.handing import OverBridge
 from vlm_neurons.models.images import Images, by_patch
 from vlm_neurons.models.prepare import prepare
 from vlm_neurons.models.tokenizing import words_of
-from vlm_neurons.sites import names, site_of_hook
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 
-class HookedVLM:
+class HookedVLM(OverBridge):
     """A vision-language model over a `TransformerBridge`, with its neurons as hook points.
 
     Args:
@@ -39,7 +39,8 @@ class HookedVLM:
         name: what to call the model in records; by default the name that the config carries.
 
     Attributes:
-        bridge: the TransformerBridge; everything that TransformerLens offers.
+        bridge: the TransformerBridge. Its attributes are the model's too (`cfg`, `W_out`, `blocks`, `to_tokens`,
+            `add_hook`, `reset_hooks` ...), but for what would run without the images (`models.handing.REFUSED`).
         processor: as given.
         tokenizer: the processor's.
         config: the Hugging Face config.
@@ -60,6 +61,8 @@ class HookedVLM:
     """
 
     def __init__(self, model: nn.Module | TransformerBridge, processor: Any, name: str | None = None) -> None:
+        if isinstance(model, HookedVLM):
+            model = model.bridge
         given_bridge = hasattr(model, "original_model")
         hf_model: Any = model.original_model if given_bridge else model
         self.processor = processor
@@ -79,7 +82,6 @@ class HookedVLM:
         self.bridge.processor = processor
         self.first_dead_layer = max(feature_layers(self.config))
         self._guard = guards.guard_of(self.bridge, self.words.image_id, self.words.pad_id, self.tokenizer.bos_token_id)
-        self._hook_points: dict[str, Any] | None = None
         self._map: Any = None
         if self._twin is not None:
             self._twin.remember(self.bridge)
@@ -111,21 +113,6 @@ class HookedVLM:
 
     def __repr__(self) -> str:
         return f"HookedVLM({self.name!r}, {self.n_layers} layers, {self.dtype}, {self.device})"
-
-    @property
-    def n_layers(self) -> int:
-        """Layers of the backbone."""
-        return len(self.bridge.blocks)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the token embeddings are: batches go there."""
-        return self.bridge.embed.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Data type of the backbone."""
-        return self.bridge.embed.weight.dtype
 
     def prepare(
         self,
@@ -228,14 +215,6 @@ class HookedVLM:
         if self._guard.passes > before[0]:
             watch.check(self._guard.passes_with_images > before[1])
 
-    def _watch(self, fwd_hooks: Sequence[guards.Hook]) -> guards.Watch:
-        return guards.Watch(list(fwd_hooks), self._points(), self.first_dead_layer)
-
-    def _points(self) -> dict[str, Any]:
-        if self._hook_points is None:
-            self._hook_points = dict(self.bridge.hook_dict)
-        return self._hook_points
-
     def observe(self, batch: Batch, hooks: Mapping[str, Callable[[Tensor], None]], fast: bool = False) -> None:
         """Forward pass that stops before the unembedding: no logits. For scans.
 
@@ -251,11 +230,11 @@ class HookedVLM:
             HookNeverFires: a hook did not fire.
         """
         if not fast:
-            return running.observe(self, batch, hooks)
+            return bound.observe(self, batch, hooks)
         slow = sorted(set(hooks) - self.fast_hooks)
         if slow or self._twin is None:
             raise KeyError(f"fast=True cannot observe {slow}: leave it out; model.fast_hooks has what it can")
-        self._twin.observe(running.checked(self, batch), hooks)
+        self._twin.observe(bound.checked(self, batch), hooks)
 
     @property
     def fast_hooks(self) -> frozenset[str]:
@@ -285,13 +264,13 @@ class HookedVLM:
         >>> scene.prompt, model.generate(scene.load_images(), scene.prompt)
         ('What size is the red cross?', ['large.'])
         """
-        batch = running.continuable(self, images, prompts)
+        batch = bound.continuable(self, images, prompts)
         new = self.generate_tokens(batch, max_new_tokens)
         return [text.strip() for text in self.tokenizer.batch_decode(new, skip_special_tokens=True)]
 
     def generate_tokens(self, batch: Batch, max_new_tokens: int = 64) -> Int[Tensor, "batch new"]:
         """The token ids that `generate` decodes; rows that ended earlier are padded."""
-        return running.generate_tokens(self, batch, max_new_tokens)
+        return bound.generate_tokens(self, batch, max_new_tokens)
 
     def patch_activations(self, hook: str, tensor: Float[Tensor, "image ..."]) -> Float[Tensor, "image patch ..."]:
         """Activations by patch: of a hook that is indexed by image, what comes before the patches (CLIP's CLS token)
@@ -311,13 +290,7 @@ class HookedVLM:
         Raises:
             ValueError: there is neither such a site nor such a hook.
         """
-        points = self._points()
-        if site in names():
-            found = [n for n in points if (at := site_of_hook(n)) is not None and at[0].name == site]
-            return sorted(found, key=lambda n: site_of_hook(n)[1])  # type: ignore[index]
-        if site in points:
-            return [site]
-        raise guards.unknown_site(site, points)
+        return guards.hooks_of_site(site, self._points())
 
     def hook_map(self) -> pd.DataFrame:
         """Every hook point that fires on a batch with an image: hook, site, holds, shape, indexed_by (`row` or
