@@ -61,7 +61,7 @@ class OverBridge:
         >>> model.to("cpu") is model
         True
         """
-        self.bridge.to(*args, **kwargs)
+        self.bridge.to(*args, **{"print_details": False, **kwargs})
         return self
 
     def train(self, mode: bool = True) -> Self:
