@@ -103,7 +103,7 @@ def tell(made: Made, path: Path) -> Told:
     run = Run.load(path)
     active = made.table[made.table["peak"] > 0]
     ids = [*active.groupby("label").head(3)["neuron"], "P0N1"]
-    evidence = gather_evidence(made.model, made.data, run, ids, n_top=4, n_spare=4, progress=False)
+    evidence = gather_evidence(made.model, made.data, run, ids, n_top=4, n_spare=4, out=run, progress=False)
     probe = Evidence.from_arrays(
         f"probe {HOSTILE[0]}", images=[tiny.image(rng=rng) for _ in range(8)], patch_acts=list(rng.random((8, 4, 4))),
         tokens=[HOSTILE] * 8, token_acts=list(rng.random((8, len(HOSTILE)))), names=[*HOSTILE, "last"],

@@ -59,7 +59,7 @@ class Tutorial:
     @cached_property
     def evidence(self) -> Any:
         assert len(self.table)  # so that the evidence knows the classes
-        return vn.gather_evidence(self.model, self.data, self.run, NEURONS, progress=False)
+        return vn.gather_evidence(self.model, self.data, self.run, NEURONS, out=self.run, progress=False)
 
     @cached_property
     def explanations(self) -> Any:

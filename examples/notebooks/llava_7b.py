@@ -62,7 +62,7 @@ ours = table.loc[list(published), ["label", "p_visual", "p_text", "p_multimodal"
 ours.assign(paper=[label for label, _ in published.values()], subject=[s for _, s in published.values()])
 
 # %%
-evidence = vn.gather_evidence(model, data, run, list(published))
+evidence = vn.gather_evidence(model, data, run, list(published), out=run)
 vn.show_neuron(evidence["L0N6098"], row=table)
 
 # %%

@@ -66,7 +66,7 @@ vn.sweep(run).head()
 
 # %%
 neurons = ["L2N304", "L0N357", "L3N3"]
-evidence = vn.gather_evidence(model, data, run, neurons, progress=False)
+evidence = vn.gather_evidence(model, data, run, neurons, out=run, progress=False)
 explanations = vn.explain(evidence, out=run, progress=False)
 simulations = vn.simulate(explanations, evidence, out=run, progress=False)
 scores = vn.score(explanations, evidence, simulations=simulations, out=run, progress=False)

@@ -41,7 +41,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[vn.HookedVLM, vn.Ima
 
 def test_activations_equal_a_cache_read_by_hand(made: tuple[vn.HookedVLM, vn.ImageTextData, vn.Run]) -> None:
     model, data, run = made
-    evidence = vn.gather_evidence(model, data, run, NEURONS, n_top=8, n_spare=6, write=False, progress=False)
+    evidence = vn.gather_evidence(model, data, run, NEURONS, n_top=8, n_spare=6, progress=False)
     rows = run.samples.set_index("id")
     for name, one in evidence.items():
         neuron = Neuron.parse(name)
@@ -66,7 +66,7 @@ def test_activations_equal_a_cache_read_by_hand(made: tuple[vn.HookedVLM, vn.Ima
 
 def test_splits_share_no_sample_and_no_image(made: tuple[vn.HookedVLM, vn.ImageTextData, vn.Run]) -> None:
     model, data, run = made
-    evidence = vn.gather_evidence(model, data, run, NEURONS, n_top=8, n_spare=6, write=False, progress=False)
+    evidence = vn.gather_evidence(model, data, run, NEURONS, n_top=8, n_spare=6, progress=False)
     for one in evidence.values():
         groups = [{d for e in one.split(s) for d in (e.seen.sample, *e.seen.image_digests)} for s in SPLITS]
         assert all(groups) and not any(groups[i] & groups[j] for i, j in [(0, 1), (0, 2), (1, 2)])
@@ -76,7 +76,7 @@ def test_splits_share_no_sample_and_no_image(made: tuple[vn.HookedVLM, vn.ImageT
         top = [e.peak for e in one.exemplars if e.group == "top"]
         assert top == sorted(top, reverse=True)
         assert {e.seen.sample for e in one.exemplars} >= set() and any(e.group == "quantile" for e in one.exemplars)
-    again = vn.gather_evidence(model, data, run, NEURONS, n_top=8, n_spare=6, write=False, progress=False)
+    again = vn.gather_evidence(model, data, run, NEURONS, n_top=8, n_spare=6, progress=False)
     assert {k: v.digest for k, v in again.items()} == {k: v.digest for k, v in evidence.items()}
 
 
@@ -88,7 +88,7 @@ def test_with_few_samples_as_many_are_random_as_are_top(
         [{"image": tiny.image(), "response": f"Dog {i}.", "name": str(i)} for i in range(24)]
     )
     run = vn.scan(model, data, top_n=50, batch_size=8, out=tmp_path, progress=False)
-    (one,) = vn.gather_evidence(model, data, run, "L0N3", write=False, progress=False).values()
+    (one,) = vn.gather_evidence(model, data, run, "L0N3", progress=False).values()
     for split in ("explain", "select", "test"):
         groups = [e.group for e in one.split(split)]
         assert groups.count("top") == groups.count("random") > 0
@@ -106,8 +106,8 @@ def test_saved_evidence_is_the_same_and_neurons_are_added(
     made: tuple[vn.HookedVLM, vn.ImageTextData, vn.Run], tmp_path: Path
 ) -> None:
     model, data, run = made
-    first = vn.gather_evidence(model, data, run, NEURONS[:4], n_top=6, n_spare=4, progress=False)
-    second = vn.gather_evidence(model, data, run, NEURONS[3:], n_top=8, n_spare=4, progress=False)
+    first = vn.gather_evidence(model, data, run, NEURONS[:4], n_top=6, n_spare=4, out=run, progress=False)
+    second = vn.gather_evidence(model, data, run, NEURONS[3:], n_top=8, n_spare=4, out=run, progress=False)
     stored = load(run.path)
     assert {k: v.digest for k, v in stored.items()} == {k: v.digest for k, v in {**first, **second}.items()}
     assert len(list((run.path / "evidence").iterdir())) == 2
@@ -122,7 +122,7 @@ def test_another_model_is_noticed(made: tuple[vn.HookedVLM, vn.ImageTextData, vn
     model, data, run = made
     other = vn.HookedVLM(tiny.llava(model.tokenizer), model.processor)
     with pytest.raises(ValueError, match="another model or other data"):
-        vn.gather_evidence(other, data, run, NEURONS, n_top=4, write=False, progress=False)
+        vn.gather_evidence(other, data, run, NEURONS, n_top=4, progress=False)
 
 
 def test_sixteen_bit_pictures_of_arrays_are_scaled_too() -> None:
@@ -204,8 +204,7 @@ def test_sinks_are_marked_whichever_hooks_are_looked_at(
     monkeypatch.setattr(looking, "SINK", 1.0)  # half of all positions
     names = ["L0N3", f"{last}:2", f"{last}:1"]
     alone, together = (
-        vn.gather_evidence(model, data, run, which, n_top=3, n_spare=0, write=False, progress=False)
-        for which in (names[:1], names)
+        vn.gather_evidence(model, data, run, which, n_top=3, n_spare=0, progress=False) for which in (names[:1], names)
     )
     for one, other in zip(alone["L0N3"].exemplars, together["L0N3"].exemplars, strict=True):
         assert one.seen.token_sinks.sum() > 1 or any(s.any() for s in one.seen.patch_sinks)
@@ -247,7 +246,7 @@ def test_arrays_that_mean_nothing_are_refused(wrong: dict[str, object], message:
 def test_a_negative_number_of_samples_is_refused(made: tuple[vn.HookedVLM, vn.ImageTextData, vn.Run]) -> None:
     for wrong in ({"n_top": -1}, {"n_top": 0}, {"n_spare": -1}):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))}=.*whole number"):
-            vn.gather_evidence(*made, "L0N3", write=False, progress=False, **wrong)
+            vn.gather_evidence(*made, "L0N3", progress=False, **wrong)
 
 
 @pytest.mark.parametrize("n", [3, 32])
@@ -257,4 +256,4 @@ def test_data_of_another_length_than_the_scans_is_refused_by_its_length(
     model, data, run = made
     other = vn.ImageTextData.from_samples([data[0]] * n)
     with pytest.raises(ValueError, match=f"data= has {n} samples, .* was made with 31"):
-        vn.gather_evidence(model, other, run, "L0N3", write=False, progress=False)
+        vn.gather_evidence(model, other, run, "L0N3", progress=False)

@@ -13,6 +13,7 @@ from PIL import Image
 
 import vlm_neurons as vn
 from vlm_neurons.data import ImageTextData, Sample
+from vlm_neurons.synthetic import open_data
 
 
 def save(folder, *names):
@@ -93,25 +94,25 @@ def test_open_takes_paths_and_what_source_says(tmp_path):
     save(tmp_path, "a.png")
     (tmp_path / "d.jsonl").write_text(json.dumps({"image": "a.png", "response": "A"}) + "\n")
     for spec in (tmp_path, tmp_path / "d.jsonl"):
-        data = ImageTextData.open(spec)
-        again = ImageTextData.open(data.source)
+        data = open_data(spec)
+        again = open_data(data.source)
         assert again.fingerprint() == data.fingerprint() and again.source == data.source
     with pytest.raises(ValueError, match="is no data"):
-        ImageTextData.open("nothing-here")
+        open_data("nothing-here")
     with pytest.raises(ValueError, match="write scenes:n=100,seed=0"):
-        ImageTextData.open("scenes:100")
+        open_data("scenes:100")
 
 
 @pytest.mark.parametrize("spec", ["scenes:n=x", "scenes:m=3", "scenes:n"])
 def test_a_scenes_source_that_makes_no_sense_says_how_to_write_it(spec):
     with pytest.raises(ValueError, match="write scenes:n=100,seed=0"):
-        ImageTextData.open(spec)
+        open_data(spec)
 
 
 def test_scenes_open_from_their_source():
-    data = ImageTextData.open("scenes:n=4,seed=3")
+    data = open_data("scenes:n=4,seed=3")
     assert len(data) == 4
-    assert ImageTextData.open(data.source).fingerprint() == data.fingerprint()
+    assert open_data(data.source).fingerprint() == data.fingerprint()
 
 
 def test_fingerprint_sees_every_change(tmp_path):
@@ -231,7 +232,7 @@ def test_data_with_the_responses_that_it_has_keeps_what_it_knows() -> None:
 def test_an_image_and_a_word_for_a_number_are_named_with_the_remedy(tmp_path):
     save(tmp_path, "a.jpg")
     with pytest.raises(ValueError, match=rf"a\.jpg is an image; pass its folder, {tmp_path}$"):
-        ImageTextData.open(tmp_path / "a.jpg")
+        open_data(tmp_path / "a.jpg")
     for spec in ("scenes:n=abc", "scenes:n=2,seed=-"):
         with pytest.raises(ValueError, match=r"is no whole number; write scenes:n=100,seed=0$"):
-            ImageTextData.open(spec)
+            open_data(spec)

@@ -66,12 +66,12 @@ def explain_run(args: argparse.Namespace, model: Callable[..., Any]) -> None:
     """Gather evidence where it is missing, explain, and print a table."""
     from vlm_neurons.autointerp.explaining import explain, summary
     from vlm_neurons.autointerp.explanation import Log
-    from vlm_neurons.data import ImageTextData
     from vlm_neurons.scanning import Run
+    from vlm_neurons.synthetic import open_data
 
     run = Run.load(args.run)
     explainer = _explainer(args, run)
-    data = ImageTextData.open(args.data) if args.data else None
+    data = open_data(args.data) if args.data else None
     args.model = args.model or run.info["model"]["name"]
     evidence = evidence_of(run, _chosen(args, run), lambda: model(args), data, args.seed)
     if args.dry_run:
@@ -162,7 +162,9 @@ def evidence_of(
     missing = [n for n in neurons if n not in usable]
     if missing:
         try:
-            usable |= gather_evidence(model(), run.open_data() if data is None else data, run, missing, seed=seed)
+            usable |= gather_evidence(
+                model(), run.open_data() if data is None else data, run, missing, seed=seed, out=run
+            )
         except KeyError as error:  # a neuron that was not scanned: wrong input, not a fault of the program
             raise ValueError(str(error.args[0])) from error
     labels = labels_of(run)

@@ -115,11 +115,11 @@ def score(args: argparse.Namespace) -> None:
 
 def report(args: argparse.Namespace) -> None:
     """Write the page of a run."""
-    from vlm_neurons.data import ImageTextData
     from vlm_neurons.reporting import report as write
+    from vlm_neurons.synthetic import open_data
 
     model = _model(args) if args.model else None
-    data = ImageTextData.open(args.data) if args.data else None
+    data = open_data(args.data) if args.data else None
     say(f"report: {write(args.run, out=args.out, model=model, data=data, n_neurons=args.n_neurons)}")
 
 
@@ -133,9 +133,9 @@ def _model(args: argparse.Namespace, name: str | None = None) -> HookedVLM:
 
 
 def _data(args: argparse.Namespace) -> ImageTextData:
-    from vlm_neurons.data import ImageTextData
+    from vlm_neurons.synthetic import open_data
 
-    return ImageTextData.open(args.data)
+    return open_data(args.data)
 
 
 def _scan(model: HookedVLM, data: ImageTextData, args: argparse.Namespace, **options: Any) -> Run:

@@ -182,11 +182,11 @@ def visual_bank(seen: Seen, truth: bool = True) -> tuple[Maps, ...]:
 @lru_cache(maxsize=4)
 def _scene_maps(source: str) -> Any:
     """sample id -> its true maps; concepts that the scene lacks are all 0."""
-    from vlm_neurons.data import ImageTextData
+    from vlm_neurons.synthetic import open_data
     from vlm_neurons.synthetic.scene import COLORS as TRUE_COLORS
     from vlm_neurons.synthetic.scene import SHAPES, SIZES
 
-    data: Any = ImageTextData.open(source)
+    data: Any = open_data(source)
     every = {"color": tuple(TRUE_COLORS), "shape": SHAPES, "size": tuple(SIZES),
              "place": tuple(f"{r} {c}" for r in ROWS for c in COLUMNS)}  # fmt: skip
 

@@ -77,7 +77,7 @@ class ImageTextData(Sequence[Sample]):
 
     Args:
         samples: the samples; `samples[i].id` must be i.
-        source: how `ImageTextData.open` finds the same data again, such as `"jsonl:/abs/data.jsonl"`.
+        source: how `synthetic.open_data` finds the same data again, such as `"jsonl:/abs/data.jsonl"`.
             `"memory"` for data that cannot be reopened.
 
     >>> data = ImageTextData.from_samples([{"image": None, "response": "A red square."}])
@@ -238,23 +238,6 @@ class ImageTextData(Sequence[Sample]):
         from vlm_neurons.data.sources import read_dataset
 
         return read_dataset(dataset, image_column, response_column, prompt_column)
-
-    @classmethod
-    def open(cls, spec: str | Path) -> ImageTextData:
-        """Data from a path or from what `source` says.
-
-        Args:
-            spec: a directory, a `.jsonl` file, `"folder:/abs"`, `"jsonl:/abs"` or `"scenes:n=100,seed=0"`.
-
-        Raises:
-            ValueError: none of these.
-
-        >>> vn.ImageTextData.open("scenes:n=2,seed=0")
-        Scenes(2 samples, source='scenes:n=2,seed=0')
-        """
-        from vlm_neurons.data.sources import open_spec
-
-        return open_spec(str(spec))
 
 
 def make_sample(index: int, entry: dict[str, Any], name: str, base: Path) -> Sample:

@@ -12,7 +12,7 @@ from vlm_neurons._checks import amount, whole
 from vlm_neurons._images import rgb
 from vlm_neurons._text import not_utf8
 from vlm_neurons.evidence.choosing import assign
-from vlm_neurons.evidence.record import BOS, Evidence, Exemplar, Seen
+from vlm_neurons.evidence.record import BOS, Exemplar, Seen
 from vlm_neurons.tokens import TokenKind
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ T = TypeVar("T")
 
 
 def build(
-    cls: type[Evidence],
     neuron: str,
     images: Sequence[Image.Image | None] | None,
     patch_acts: Sequence[Any] | None,
@@ -31,12 +30,11 @@ def build(
     names: Sequence[str] | None,
     sample_ids: Sequence[int] | None,
     peak: float | None,
-    label: str | None,
     n_top: int,
     seed: int,
     source: dict[str, Any] | None,
-) -> Evidence:
-    """See `Evidence.from_arrays`."""
+) -> tuple[float, tuple[Exemplar, ...]]:
+    """Peak and exemplars; see `Evidence.from_arrays`."""
     whole(0, n_top=n_top, seed=seed)
     if peak is not None:
         amount(peak=peak)
@@ -68,7 +66,7 @@ def build(
     rest = [order[n_top + k] for k in np.random.default_rng([seed, 4]).permutation(n - n_top)]
     exemplars = assign([found[i] for i in order[:n_top]], [found[i] for i in rest])
     top = max((e.peak for e in found), default=0.0) if peak is None else float(peak)
-    return cls(neuron, top, exemplars, label, seed, dict(source or {}))
+    return top, exemplars
 
 
 def _check_all(neuron: str, found: Sequence[Exemplar]) -> None:

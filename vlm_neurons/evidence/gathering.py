@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vlm_neurons._checks import whole
 from vlm_neurons.evidence.choosing import assign, draw
+from vlm_neurons.evidence.evidence import Evidence
 from vlm_neurons.evidence.looking import Activations, Look, look
-from vlm_neurons.evidence.record import Evidence, Exemplar, Seen
+from vlm_neurons.evidence.record import Exemplar, Seen
 from vlm_neurons.scanning import Run
 from vlm_neurons.scanning.run import check_length
 from vlm_neurons.units import Neuron, parse_neurons
@@ -28,7 +30,7 @@ def gather_evidence(
     n_top: int = 50,
     n_spare: int = 50,
     seed: int = 0,
-    write: bool = True,
+    out: str | Path | Run | None = None,
     progress: bool = True,
 ) -> dict[str, Evidence]:
     """What chosen neurons did, token by token, on their top samples, at lower quantiles and on random samples.
@@ -44,7 +46,8 @@ def gather_evidence(
             many random ones.
         n_spare: random samples more, from which those at lower quantiles are taken.
         seed: of the random draw, which all neurons share.
-        write: save into the run directory, `evidence/`; neurons that are there already are replaced, others stay.
+        out: a run, or a directory: saved into `evidence/` there; neurons that are there already are replaced, others
+            stay. None writes nothing.
         progress: show a bar.
 
     Returns:
@@ -56,7 +59,7 @@ def gather_evidence(
         KeyError: a hook that was not scanned, or an index that it does not have.
         OSError: an image cannot be read any more.
 
-    >>> found = vn.gather_evidence(model, data, run, "L2N304", n_top=4, n_spare=4, write=False, progress=False)
+    >>> found = vn.gather_evidence(model, data, run, "L2N304", n_top=4, n_spare=4, progress=False)
     >>> strongest = found["L2N304"].exemplars[0].seen
     >>> data[strongest.sample].response.split(" and ")[0]
     'a large pink cross'
@@ -93,8 +96,8 @@ def gather_evidence(
         source = {"hook": neuron.hook, "index": neuron.index, "pole": neuron.pole, "data": run.info["data"]["source"],
                   "model": run.info["model"]["name"], "run": run.identity}  # fmt: skip
         found[neuron.id] = Evidence(neuron.id, peak, exemplars, labels.get(neuron.id), seed, source)
-    if write:
-        save(found, run.path / "evidence")
+    if out is not None:
+        save(found, (out.path if isinstance(out, Run) else Path(out)) / "evidence")
     return found
 
 

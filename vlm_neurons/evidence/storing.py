@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from vlm_neurons._files import write_atomic
-from vlm_neurons.evidence.record import Evidence, Exemplar, Seen
+from vlm_neurons.evidence.evidence import Evidence
+from vlm_neurons.evidence.record import Exemplar, Seen
 
 FORMAT = 3
 

@@ -16,7 +16,8 @@ from vlm_neurons.concepts.lexical import pieces_of
 from vlm_neurons.concepts.visual import positions
 from vlm_neurons.evidence.arrays import tiles
 from vlm_neurons.evidence.choosing import assign
-from vlm_neurons.evidence.record import Evidence, Exemplar, Seen
+from vlm_neurons.evidence.evidence import Evidence
+from vlm_neurons.evidence.record import Exemplar, Seen
 from vlm_neurons.planted.rules import KINDS, Rule, draw_rule
 from vlm_neurons.planted.text import OUTSIDE, sentences, tokens_of
 from vlm_neurons.tokens import TokenKind
@@ -114,9 +115,9 @@ def _spec(seed: int) -> str:
 
 @lru_cache(maxsize=4)
 def _scenes(seed: int) -> Any:
-    from vlm_neurons.data import ImageTextData
+    from vlm_neurons.synthetic import open_data
 
-    return ImageTextData.open(_spec(seed))
+    return open_data(_spec(seed))
 
 
 @lru_cache(maxsize=6)

@@ -24,6 +24,7 @@ from vlm_neurons.scanning.place import place
 from vlm_neurons.scanning.recorder import ColumnInfo, Recorder, measure_columns
 from vlm_neurons.scanning.run import Run
 from vlm_neurons.scanning.writing import finish, start
+from vlm_neurons.synthetic import open_data
 from vlm_neurons.tokens import TokenKind
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def scan(
 
     Args:
         model: what to scan.
-        data: samples, or what `ImageTextData.open` takes.
+        data: samples, or what `synthetic.open_data` takes.
         site: `"gate"` (the neurons of Xu, Lan, Lu 2025), `"post"`, `"projector"`, `"vision"`, a hook name such as
             `"blocks.3.hook_mlp_out"`, or a list of those. Site `post` and hooks that are no site give both poles.
         top_n: samples per neuron (the paper: 50).
@@ -102,7 +103,7 @@ def scan(
     check_place(out)
     sites, hooks = hooks_of(model, site)
     console = Console(stderr=True, quiet=not progress, soft_wrap=True, markup=False)
-    data = data if isinstance(data, ImageTextData) else ImageTextData.open(data)
+    data = data if isinstance(data, ImageTextData) else open_data(data)
     data = _with_responses(model, data, out, prompt, batch_size, world, progress)
     known = known_skips(data, prompt)
     first = _first_batch(model, data, prompt, known)

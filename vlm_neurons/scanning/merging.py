@@ -12,6 +12,7 @@ from vlm_neurons._files import write_atomic
 from vlm_neurons.scanning.blocks import open_block
 from vlm_neurons.scanning.run import Run
 from vlm_neurons.scanning.writing import differences, finish, start
+from vlm_neurons.synthetic import open_data
 
 if TYPE_CHECKING:
     from vlm_neurons.data import ImageTextData
@@ -37,7 +38,7 @@ def merge(runs: Sequence[Run], out: Path, data: ImageTextData | str | Path | Non
     if data is None:
         data = first.open_source()
     elif not isinstance(data, ImageTextData):
-        data = ImageTextData.open(data)
+        data = open_data(data)
     if data.fingerprint() != first.info["data"]["fingerprint"]:
         raise ValueError(
             f"{data.source} is not what was scanned (its fingerprint differs); pass the data of the scan as data="

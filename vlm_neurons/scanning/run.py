@@ -20,6 +20,7 @@ from vlm_neurons.scanning.blocks import (
 )
 from vlm_neurons.scanning.moments import Moments
 from vlm_neurons.scanning.state import TopSamples
+from vlm_neurons.synthetic import open_data
 from vlm_neurons.units import Neuron, Pole
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class Run:
         Args:
             runs: the run directories. A block that several have is taken from the first.
             out: where the whole run goes.
-            data: the data that was scanned, or what `ImageTextData.open` takes; by default it is opened from its
+            data: the data that was scanned, or what `synthetic.open_data` takes; by default it is opened from its
                 source.
 
         Raises:
@@ -234,13 +235,11 @@ class Run:
         Raises:
             ValueError: the data was made in memory, or is not where it was.
         """
-        from vlm_neurons.data import ImageTextData
-
         source = self.info["data"]["source"]
         if source == "memory":
             raise ValueError(f"{self.path} was scanned from data in memory: pass that data")
         try:
-            return ImageTextData.open(source)
+            return open_data(source)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"the data of {self.path}, {source}, cannot be opened again: say where it is now, with data= or on the "

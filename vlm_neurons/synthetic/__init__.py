@@ -1,5 +1,6 @@
 """A procedural world with exact ground truth per patch and per word."""
 
 from vlm_neurons.synthetic.dataset import Scenes, Word, scenes
+from vlm_neurons.synthetic.opening import open_data
 
-__all__ = ["Scenes", "Word", "scenes"]
+__all__ = ["Scenes", "Word", "open_data", "scenes"]
