@@ -13,6 +13,7 @@ import tiny
 from PIL import Image
 
 import vlm_neurons as vn
+from vlm_neurons.concepts import Concept, pixel_bank, visual_bank
 from vlm_neurons.evidence import SPLITS, load, looking, save
 from vlm_neurons.evidence.record import Seen
 from vlm_neurons.units import Neuron
@@ -188,11 +189,12 @@ def test_a_digest_changes_with_everything_that_a_score_depends_on() -> None:
     others = [
         replace(e.seen, kinds=e.seen.kinds[::-1] + 1), replace(e.seen, token_sinks=~e.seen.token_sinks),
         replace(e.seen, patch_sinks=(~e.seen.patch_sinks[0],)), replace(e.seen, boxes=(e.seen.boxes[0] + 1,)),
-        replace(e.seen, places=(2,)), replace(e.seen, source="elsewhere"), replace(e.seen, tokens=("a", "b", "d")),
+        replace(e.seen, places=(2,)), replace(e.seen, source="elsewhere"),
+        replace(e.seen, truth={("color", "red"): np.ones((4, 4))}), replace(e.seen, tokens=("a", "b", "d")),
     ]  # fmt: skip
     digests = {replace(one, exemplars=(replace(e, seen=seen),)).digest for seen in others}
     digests |= {replace(one, exemplars=(replace(e, patch_acts=(e.patch_acts[0].reshape(2, 8),)),)).digest, one.digest}
-    assert len(digests) == 9 and one.digest == replace(one, exemplars=(replace(e),)).digest
+    assert len(digests) == 10 and one.digest == replace(one, exemplars=(replace(e),)).digest
 
 
 def test_sinks_are_marked_whichever_hooks_are_looked_at(
@@ -257,3 +259,21 @@ def test_data_of_another_length_than_the_scans_is_refused_by_its_length(
     other = vn.ImageTextData.from_samples([data[0]] * n)
     with pytest.raises(ValueError, match=f"data= has {n} samples, .* was made with 31"):
         vn.gather_evidence(model, other, run, "L0N3", progress=False)
+
+
+def test_truth_is_what_the_data_set_knows_and_not_what_a_source_is_called(tmp_path: Path) -> None:
+    white = Image.new("RGB", (64, 64), "white")
+    one = vn.Evidence.from_arrays(
+        "x", images=[white], patch_acts=[np.ones((8, 8))], source={"data": "scenes:n=1,seed=0"}
+    )
+    seen = one.exemplars[0].seen
+    assert seen.truth is None and visual_bank(seen) == pixel_bank(seen)  # it was "pink cross"
+    model, data = vn.HookedVLM.from_pretrained("tiny-llava-scenes"), vn.scenes(4, seed=0)
+    other = vn.ImageTextData.from_samples([data[i] for i in (3, 2, 1, 0)])  # known wherever the sample goes
+    run = vn.scan(model, other, top_n=2, out=tmp_path, progress=False)
+    vn.gather_evidence(model, other, run, "L2N304", n_top=2, out=run, progress=False)
+    for e in load(run.path)["L2N304"].exemplars:
+        (maps,) = visual_bank(e.seen)
+        for kind, word in (("color", "pink"), ("shape", "cross"), ("object", None)):
+            expected = data.concept(kind, word)[3 - e.seen.sample]
+            np.testing.assert_array_equal(maps[Concept(kind, word or "")], expected)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -166,39 +166,15 @@ def means(values: Float[np.ndarray, "height width"], boxes: Float[np.ndarray, "r
 
 
 def visual_bank(seen: Seen, truth: bool = True) -> tuple[Maps, ...]:
-    """Concepts of each image of a sample; of scenes (`seen.source` begins with `"scenes:"`) with the truth.
+    """Concepts of each image of a sample, with the truth where the data set knows it (`seen.truth`).
 
     Args:
         seen: the sample.
-        truth: use the ground truth where there is one.
+        truth: use the truth where there is one for just these patches.
     """
     maps = pixel_bank(seen)
-    if not (truth and seen.source.startswith("scenes:") and len(maps) == 1 and seen.boxes[0].shape[:2] == (8, 8)):
+    if not truth or seen.truth is None or len(maps) != 1:
         return maps
-    own = _scene_maps(seen.source)
-    return ({**maps[0], **own(seen.sample)},)
-
-
-@lru_cache(maxsize=4)
-def _scene_maps(source: str) -> Any:
-    """sample id -> its true maps; concepts that the scene lacks are all 0."""
-    from vlm_neurons.synthetic import open_data
-    from vlm_neurons.synthetic.scene import COLORS as TRUE_COLORS
-    from vlm_neurons.synthetic.scene import SHAPES, SIZES
-
-    data: Any = open_data(source)
-    every = {"color": tuple(TRUE_COLORS), "shape": SHAPES, "size": tuple(SIZES),
-             "place": tuple(f"{r} {c}" for r in ROWS for c in COLUMNS)}  # fmt: skip
-
-    @lru_cache(maxsize=4096)
-    def maps(sample: int) -> Maps:
-        covered = data.things(sample)
-        things = data.worlds[sample].things
-        found = {Concept("object", ""): covered.sum(0)}
-        for kind, values in every.items():
-            for value in values:
-                parts = [c for c, t in zip(covered, things, strict=True) if getattr(t, kind) == value]
-                found[Concept(kind, value)] = np.sum(parts, axis=0) if parts else np.zeros(covered.shape[1:])
-        return found
-
-    return maps
+    grid = seen.boxes[0].shape[:2]
+    known = {Concept(*key): shares for key, shares in seen.truth.items() if shares.shape == grid}
+    return ({**maps[0], **known},)

@@ -1,6 +1,6 @@
 """Images and the texts that belong to them."""
 
 from vlm_neurons.data.describing import DEFAULT_PROMPT, describe
-from vlm_neurons.data.samples import ImageTextData, Sample
+from vlm_neurons.data.samples import ImageTextData, Sample, Truth
 
-__all__ = ["DEFAULT_PROMPT", "ImageTextData", "Sample", "describe"]
+__all__ = ["DEFAULT_PROMPT", "ImageTextData", "Sample", "Truth", "describe"]

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
 from PIL import Image
 
 from vlm_neurons._images import read_image
 
 ImageLike = Image.Image | Path
+# (kind, word), such as ("color", "red") -> share of every patch of the image that has it
+Truth = Mapping[tuple[str, str], Float[np.ndarray, "rows columns"]]
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class Sample:
         prompt: what the model is asked; None means the prompt of the scan.
         response: the text that counts as TEXT; None means that the model has to generate it.
         name: file name or place in the source, for messages and tables.
+        truth: gives what the data set knows of the image, when it is asked; None where it knows nothing. No part of
+            what a sample is: two samples are equal, and have the same fingerprint, whatever is known of them.
 
     >>> from PIL import Image
     >>> sample = vn.Sample(0, (Image.new("L", (4, 2)),), prompt=None, response="a grey box", name="mine")
@@ -40,6 +46,7 @@ class Sample:
     prompt: str | None
     response: str | None
     name: str
+    truth: Callable[[], Truth] | None = field(default=None, compare=False, repr=False)
 
     def load_images(self) -> list[Image.Image]:
         """Decode the images.
@@ -247,9 +254,9 @@ def make_sample(index: int, entry: dict[str, Any], name: str, base: Path) -> Sam
             f'{name}: no "image" among {sorted(entry)}; write {{"image": path, "response": text}}, '
             '"image": null for a text-only sample, a list of paths for several images'
         )
-    for field in ("response", "prompt"):
-        if not isinstance(entry.get(field), str | None):
-            raise ValueError(f"{name}: {field!r} is {entry[field]!r}; write a string, or null")
+    for words in ("response", "prompt"):
+        if not isinstance(entry.get(words), str | None):
+            raise ValueError(f"{name}: {words!r} is {entry[words]!r}; write a string, or null")
     images = entry["image"]
     images = list(images) if isinstance(images, list | tuple) else [] if images is None else [images]
     paths = tuple(_as_image(image, name, base) for image in images)

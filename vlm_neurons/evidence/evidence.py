@@ -122,6 +122,8 @@ class Evidence:
             total.update(json.dumps(words).encode())
             for array in (*e.patch_acts, e.token_acts, *seen.boxes, seen.kinds, seen.token_sinks, *seen.patch_sinks):
                 total.update(str(array.shape).encode() + np.ascontiguousarray(array, np.float32).tobytes())
+            for key, shares in (seen.truth or {}).items():
+                total.update(json.dumps([key, shares.shape]).encode() + np.ascontiguousarray(shares).tobytes())
         return total.hexdigest()
 
     @classmethod

@@ -126,8 +126,8 @@ def _look_at(
     with tqdm(total=len(ids), desc="evidence", unit="sample", disable=not progress) as bar:
         for chunk in (ids[i : i + size] for i in range(0, len(ids), size)):
             samples = [
-                Look(i, str(row["name"]), data[i].load_images(), row["prompt"], row["response"], wanted[i])
-                for i, row in ((i, rows.loc[i]) for i in chunk)
+                Look(i, str(row["name"]), one.load_images(), row["prompt"], row["response"], wanted[i], one.truth)
+                for i, one, row in ((i, data[i], rows.loc[i]) for i in chunk)
             ]
             looked.update(zip(chunk, look(model, samples, run.info["data"]["source"]), strict=True))
             bar.update(len(chunk))

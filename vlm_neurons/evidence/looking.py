@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from vlm_neurons.data import Truth
     from vlm_neurons.models import Batch, HookedVLM
 
 # A residual stream so many times longer than the row's median is a sink: real ones are hundreds of times larger
@@ -36,6 +37,7 @@ class Look:
         prompt: its prompt.
         response: its response, if it has one.
         neurons: whose activations are kept.
+        truth: what the data set knows of it, see `Sample`.
     """
 
     sample: int
@@ -44,6 +46,7 @@ class Look:
     prompt: str
     response: str | None
     neurons: Sequence[Neuron]
+    truth: Callable[[], Truth] | None = None
 
 
 def look(model: HookedVLM, samples: Sequence[Look], source: str = "") -> list[tuple[Seen, dict[str, Activations]]]:
@@ -138,6 +141,7 @@ def _seen(
         sinks.numpy()[words],
         tuple(patch_sinks[i] for i in images),
         source,
+        None if sample.truth is None else sample.truth(),
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from vlm_neurons.data.samples import Truth
 from vlm_neurons.tokens import TokenKind
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Seen:
             larger than the rest's.
         patch_sinks: the same for the patches of each image.
         source: what the data calls itself, such as `"scenes:n=1000,seed=0"`: with the id it says where the sample is.
+        truth: (kind, word) -> share of every patch that has it, where the data set knows; None where it does not.
     """
 
     sample: int
@@ -49,6 +51,7 @@ class Seen:
     token_sinks: Bool[np.ndarray, "token"]
     patch_sinks: tuple[Bool[np.ndarray, "rows columns"], ...]
     source: str = ""
+    truth: Truth | None = None
 
     @cached_property
     def image_digests(self) -> tuple[str, ...]:

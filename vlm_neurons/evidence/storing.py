@@ -19,7 +19,7 @@ from vlm_neurons._files import write_atomic
 from vlm_neurons.evidence.evidence import Evidence
 from vlm_neurons.evidence.record import Exemplar, Seen
 
-FORMAT = 3
+FORMAT = 4
 
 
 def save(evidence: Mapping[str, Evidence], path: str | Path) -> Path:
@@ -108,10 +108,12 @@ def _samples_schema() -> Any:
     import pyarrow as pa
 
     floats, ints, flags = pa.list_(pa.float32()), pa.list_(pa.int64()), pa.list_(pa.bool_())
+    truth = pa.struct([("kind", pa.string()), ("word", pa.string()), ("rows", pa.int64()),
+                       ("shares", pa.list_(pa.float64()))])  # fmt: skip
     return pa.schema(
         [("sample", pa.int64()), ("name", pa.string()), ("images", pa.list_(pa.binary())), ("grids", pa.list_(ints)),
          ("boxes", pa.list_(floats)), ("tokens", pa.list_(pa.string())), ("kinds", ints), ("places", ints),
-         ("token_sinks", flags), ("patch_sinks", pa.list_(flags)), ("source", pa.string())]
+         ("token_sinks", flags), ("patch_sinks", pa.list_(flags)), ("source", pa.string()), ("truth", pa.list_(truth))]
     )  # fmt: skip
 
 
@@ -138,7 +140,11 @@ def _sample_row(seen: Seen) -> dict[str, Any]:
         "token_sinks": seen.token_sinks.tolist(),
         "patch_sinks": [s.ravel().tolist() for s in seen.patch_sinks],
         "source": seen.source,
-    }
+        "truth": None if seen.truth is None else [
+            {"kind": kind, "word": word, "rows": len(shares), "shares": shares.ravel().tolist()}
+            for (kind, word), shares in seen.truth.items()
+        ],
+    }  # fmt: skip
 
 
 def _read_sample(row: dict[str, Any]) -> Seen:
@@ -156,7 +162,10 @@ def _read_sample(row: dict[str, Any]) -> Seen:
         np.array(row["token_sinks"], bool),
         tuple(np.array(s, bool).reshape(g) for s, g in zip(row["patch_sinks"], grids, strict=True)),
         row["source"],
-    )
+        None if row["truth"] is None else {
+            (t["kind"], t["word"]): np.array(t["shares"]).reshape(t["rows"], -1) for t in row["truth"]
+        },
+    )  # fmt: skip
 
 
 def _exemplar_row(name: str, e: Exemplar, sample_row: int) -> dict[str, Any]:

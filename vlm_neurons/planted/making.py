@@ -20,6 +20,7 @@ from vlm_neurons.evidence.evidence import Evidence
 from vlm_neurons.evidence.record import Exemplar, Seen
 from vlm_neurons.planted.rules import KINDS, Rule, draw_rule
 from vlm_neurons.planted.text import OUTSIDE, sentences, tokens_of
+from vlm_neurons.synthetic.dataset import Scenes, scenes, truth_of
 from vlm_neurons.tokens import TokenKind
 
 N_SAMPLES = 1000
@@ -77,7 +78,7 @@ def neurons(kinds: str | Iterable[str] = KINDS, n: int = 30, seed: int = 0, nois
 
 def oracle(planted: Planted, exemplar: Exemplar) -> tuple[tuple[np.ndarray, ...], Float[np.ndarray, "token"]]:
     """What the rule itself predicts for an exemplar, on the 0-10 scale, without strengths and noise."""
-    patches, tokens = _ideal(planted.rule, exemplar.seen, planted.evidence.seed)
+    patches, tokens = _ideal(planted.rule, exemplar.seen)
     return () if patches is None else (patches * 10,), tokens * 10
 
 
@@ -85,7 +86,7 @@ def _planted(rule: Rule, name: str, rng: np.random.Generator, seed: int, noise: 
     world = "text" if rule.kind in TEXT_KINDS else "mixed" if rule.mode == "and" or rule.kind in _LABELS else "scenes"
     exemplars = []
     for seen in _pool(world, seed):
-        sides = _ideal(rule, seen, seed)
+        sides = _ideal(rule, seen)
         gain = rng.lognormal(0, 0.25)
         patches, tokens = (_activation(rule, side, gain, rng, noise) for side in sides)
         exemplars.append(Exemplar(seen, "top", "explain", 0, (patches,) if patches.ndim == 2 else (), tokens))
@@ -114,10 +115,8 @@ def _spec(seed: int) -> str:
 
 
 @lru_cache(maxsize=4)
-def _scenes(seed: int) -> Any:
-    from vlm_neurons.synthetic import open_data
-
-    return open_data(_spec(seed))
+def _scenes(seed: int) -> Scenes:
+    return scenes(N_SAMPLES, seed)
 
 
 @lru_cache(maxsize=6)
@@ -128,27 +127,25 @@ def _pool(world: str, seed: int) -> tuple[Seen, ...]:
     for i in range(N_SAMPLES):
         rng = np.random.default_rng([seed, 5, i])
         if world == "text":
-            text, images = sentences(rng), NO_IMAGES
+            text, images, truth = sentences(rng), NO_IMAGES, None
         else:
             told = int(rng.integers(N_SAMPLES)) if world == "mixed" and rng.random() < 0.5 else i
-            text, images = str(data[told].response), data[i].images
+            text, images, truth = str(data[told].response), data[i].images, truth_of(data.worlds[i])
         boxes = tuple(tiles(image.size, (8, 8)) for image in images)
         tokens = tokens_of(text)
         found.append(
             Seen(i, f"{world} {i}", images, boxes, tokens, np.full(len(tokens), int(TokenKind.TEXT)),
                  (0,) * len(images), np.zeros(len(tokens), bool), tuple(np.zeros((8, 8), bool) for _ in images),
-                 _spec(seed) if images else "")
+                 _spec(seed) if images else "", truth)
         )  # fmt: skip
     return tuple(found)
 
 
-def _ideal(rule: Rule, seen: Seen, seed: int) -> Sides:
+def _ideal(rule: Rule, seen: Seen) -> Sides:
     """What the rule says of every patch and token, in [0, 1]."""
-    from vlm_neurons.concepts.visual import _scene_maps
-
     patches = None
     if seen.images:
-        maps = {**positions((8, 8)), **_scene_maps(_spec(seed))(seen.sample)}
+        maps = {**positions((8, 8)), **{Concept(*key): shares for key, shares in (seen.truth or {}).items()}}
         sides = [np.min([maps[c] for c in concepts], axis=0) for concepts in rule.visual]
         patches = np.clip(np.max(sides, axis=0), 0, 1) if sides else np.zeros((8, 8))
     tokens = np.max([_has(c, seen.tokens) for c in rule.text], axis=0) if rule.text else np.zeros(len(seen.tokens))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +19,7 @@ from vlm_neurons.synthetic.scene import GRID, Scene, Split, draw_scene
 
 TRAINING_SEED = 7_000_000  # streams from here on are for training: scenes() never meets them
 Task = Literal["describe", "brief", "question", "text"]
+KINDS = ("color", "shape", "size", "place")  # of concepts; besides, "object"
 _WORD = re.compile(r"[A-Za-z]+")
 
 
@@ -75,23 +76,14 @@ class Scenes(ImageTextData):
         >>> scenes(2, seed=0).concept("color", "red").shape
         (2, 8, 8)
         """
-        kinds = ("color", "shape", "size", "place")
-        if kind != "object" and (kind not in kinds or word not in _words(kind)):
-            listed = "; ".join(f"{k}: {', '.join(_words(k))}" for k in kinds)
+        if kind != "object" and (kind not in KINDS or word not in _words(kind)):
+            listed = "; ".join(f"{k}: {', '.join(_words(k))}" for k in KINDS)
             raise ValueError(f"no concept {kind!r}, {word!r}: choose 'object', or {listed}")
-        return np.stack([c[kind, word] if (kind, word) in c else np.zeros((GRID, GRID)) for c in self._concepts])
+        return np.stack([truth[kind, word or ""] for truth in self._truths])
 
     @cached_property
-    def _concepts(self) -> list[dict[tuple[str, str | None], np.ndarray]]:
-        found = []
-        for world in self.worlds:
-            here: dict[tuple[str, str | None], np.ndarray] = {}
-            for thing, covered in zip(world.things, coverage(world), strict=True):
-                named = [("color", thing.color), ("shape", thing.shape), ("size", thing.size), ("place", thing.place)]
-                for key in [*named, ("object", None)]:
-                    here[key] = here.get(key, 0) + covered
-            found.append(here)
-        return found
+    def _truths(self) -> list[dict[tuple[str, str], np.ndarray]]:
+        return [truth_of(world) for world in self.worlds]
 
     def words(self, i: int, response: str | None = None) -> list[Word]:
         """The words of a response with their kinds.
@@ -160,7 +152,27 @@ class _Drawn(Sequence[Sample]):
             raise IndexError(f"sample {i} of {len(self)} scenes")
         prompt, response = self.dialogues[i].turns[0]
         images = (Image.fromarray(render(self.worlds[i])),) if self.shown else ()
-        return Sample(i, images, prompt, response if self.responses else None, f"scene {i}")
+        return Sample(i, images, prompt, response if self.responses else None, f"scene {i}",
+                      partial(truth_of, self.worlds[i]) if self.shown else None)  # fmt: skip
+
+
+def truth_of(world: Scene) -> dict[tuple[str, str], Float[np.ndarray, "8 8"]]:
+    """Share of every patch that objects with each property cover; what the scene lacks is 0 everywhere.
+
+    Returns:
+        (kind, word) -> shares, of every kind that `Scenes.concept` knows; all objects are `("object", "")`.
+
+    >>> truth = truth_of(scenes(1, seed=0).worlds[0])
+    >>> truth["color", "pink"].max() > 0, truth["color", "red"].max() > 0
+    (True, False)
+    """
+    covered = coverage(world)
+    found = {("object", ""): covered.sum(0)}
+    for kind in KINDS:
+        for word in _words(kind):
+            parts = [c for c, thing in zip(covered, world.things, strict=True) if getattr(thing, kind) == word]
+            found[kind, word] = np.sum(parts, axis=0) if parts else np.zeros((GRID, GRID))
+    return found
 
 
 def _dialogue(world: Scene, task: Task, rng: np.random.Generator) -> language.Dialogue:
