@@ -13,6 +13,7 @@ from vlm_neurons._images import rgb
 from vlm_neurons._text import not_utf8
 from vlm_neurons.evidence.choosing import assign
 from vlm_neurons.evidence.record import BOS, Exemplar, Seen
+from vlm_neurons.evidence.tokens import readable
 from vlm_neurons.tokens import TokenKind
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def build(
     n_top: int,
     seed: int,
     source: dict[str, Any] | None,
+    words: bool | None,
 ) -> tuple[float, tuple[Exemplar, ...]]:
     """Peak and exemplars; see `Evidence.from_arrays`."""
     whole(0, n_top=n_top, seed=seed)
@@ -49,11 +51,17 @@ def build(
     ids = list(range(n)) if sample_ids is None else [int(i) for i in sample_ids]
     if len(ids) != n or len(set(ids)) != n:
         raise ValueError(f"{neuron}: sample_ids has {len(ids)} entries for {n} samples, or repeats one")
+    for i, told in enumerate(tokens or ()):
+        _check_tokens(neuron, ids[i], told or ())
+    try:
+        read = readable([told or () for told in tokens or ()], words)
+    except ValueError as error:
+        raise ValueError(f"{neuron}: {error}") from None
     found = []
     for i in range(n):
         image = None if images is None else images[i]
         seen, maps = seen_of(neuron, ids[i], names[i] if names else f"sample {ids[i]}", image, _at(patch_acts, i),
-                             _at(tokens, i) or (), str((source or {}).get("data", "")))  # fmt: skip
+                             _at(read or None, i) or (), str((source or {}).get("data", "")))  # fmt: skip
         values = np.asarray([] if token_acts is None else token_acts[i], np.float32)
         if values.shape != (len(seen.tokens),):
             raise ValueError(f"{neuron}, sample {ids[i]}: {len(seen.tokens)} tokens, token_acts {values.shape}")
@@ -79,12 +87,8 @@ def _check_all(neuron: str, found: Sequence[Exemplar]) -> None:
         warnings.warn(text, stacklevel=4)
 
 
-def seen_of(
-    neuron: str, sample: int, name: str, image: Image.Image | None, patches: Any, tokens: Sequence[str], source: str
-) -> tuple[Seen, tuple[np.ndarray, ...]]:
-    """A sample whose patches tile its image, and its activation maps."""
-    if (image is None) != (patches is None):
-        raise ValueError(f"{neuron}, sample {sample}: it has an image without patches, or patches without an image")
+def _check_tokens(neuron: str, sample: int, tokens: Sequence[str]) -> None:
+    """Refuse tokens that are no text."""
     if isinstance(tokens, str):
         raise ValueError(f"{neuron}, sample {sample}: tokens are one string; give a list of str, one for each value")
     for token in tokens:
@@ -93,6 +97,14 @@ def seen_of(
                 f"{neuron}, sample {sample}: token {token!r}; give text, such as tokenizer.decode([id]) of an id, and "
                 "no half of a character"
             )
+
+
+def seen_of(
+    neuron: str, sample: int, name: str, image: Image.Image | None, patches: Any, tokens: Sequence[str], source: str
+) -> tuple[Seen, tuple[np.ndarray, ...]]:
+    """A sample whose patches tile its image, and its activation maps."""
+    if (image is None) != (patches is None):
+        raise ValueError(f"{neuron}, sample {sample}: it has an image without patches, or patches without an image")
     shown: tuple[Image.Image, ...] = ()
     maps: tuple[np.ndarray, ...] = ()
     boxes: tuple[np.ndarray, ...] = ()

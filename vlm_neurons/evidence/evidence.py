@@ -142,6 +142,7 @@ class Evidence:
         n_top: int = 50,
         seed: int = 0,
         source: dict[str, Any] | None = None,
+        words: bool | None = None,
     ) -> Evidence:
         """Evidence from activations of anywhere: a probe's direction, an SAE feature, another tool's recording.
 
@@ -150,7 +151,8 @@ class Evidence:
             images: one per sample, as the model saw it; None for a sample without. Of samples with the same image the
                 strongest is kept, or the first random one, and a warning says how many: splits share no image.
             patch_acts: activation at every patch of each image; NaN where there is none.
-            tokens: tokens of each sample's text, blanks included.
+            tokens: tokens of each sample's text, all of one tokenizer: blanks included, or with the signs of another
+                convention ("▁the", "Ġthe", "##ing"), which are turned into blanks.
             token_acts: activation at each token.
             names: name of each sample.
             sample_ids: id of each sample; its place if not given.
@@ -160,10 +162,12 @@ class Evidence:
                 an order drawn with `seed`.
             seed: of that order.
             source: kept as it is.
+            words: True if every token is a word, False if tokens without blanks are pieces of text as it stands; asked
+                for where tokens carry no sign of where words begin.
 
         Raises:
-            ValueError: lists of different lengths, a length that does not fit, infinite values, NaN alone, or tokens
-                that are no text.
+            ValueError: lists of different lengths, a length that does not fit, infinite values, NaN alone, tokens
+                that are no text, or of which nobody can tell where words begin (see `words`).
 
         >>> from PIL import Image
         >>> probe = vn.Evidence.from_arrays(
@@ -176,6 +180,6 @@ class Evidence:
         (0, [[10.0, 2.5], [0.0, 0.0]])
         """
         top, exemplars = build(
-            neuron, images, patch_acts, tokens, token_acts, names, sample_ids, peak, n_top, seed, source
+            neuron, images, patch_acts, tokens, token_acts, names, sample_ids, peak, n_top, seed, source, words
         )
         return cls(neuron, top, exemplars, label, seed, dict(source or {}))

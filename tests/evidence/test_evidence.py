@@ -184,13 +184,13 @@ def test_a_residual_stream_far_above_the_rest_marks_a_sink(
 def test_a_digest_changes_with_everything_that_a_score_depends_on() -> None:
     rng = seeds.rng()
     images, patches, values = [tiny.image(rng=rng)], [rng.random((4, 4))], [rng.random(3)]
-    one = vn.Evidence.from_arrays("p", images=images, patch_acts=patches, tokens=[["a", "b", "c"]], token_acts=values)
+    one = vn.Evidence.from_arrays("p", images=images, patch_acts=patches, tokens=[["a", " b", " c"]], token_acts=values)
     (e,) = one.exemplars
     others = [
         replace(e.seen, kinds=e.seen.kinds[::-1] + 1), replace(e.seen, token_sinks=~e.seen.token_sinks),
         replace(e.seen, patch_sinks=(~e.seen.patch_sinks[0],)), replace(e.seen, boxes=(e.seen.boxes[0] + 1,)),
         replace(e.seen, places=(2,)), replace(e.seen, source="elsewhere"),
-        replace(e.seen, truth={("color", "red"): np.ones((4, 4))}), replace(e.seen, tokens=("a", "b", "d")),
+        replace(e.seen, truth={("color", "red"): np.ones((4, 4))}), replace(e.seen, tokens=("a", " b", " d")),
     ]  # fmt: skip
     digests = {replace(one, exemplars=(replace(e, seen=seen),)).digest for seen in others}
     digests |= {replace(one, exemplars=(replace(e, patch_acts=(e.patch_acts[0].reshape(2, 8),)),)).digest, one.digest}
@@ -277,3 +277,41 @@ def test_truth_is_what_the_data_set_knows_and_not_what_a_source_is_called(tmp_pa
         for kind, word in (("color", "pink"), ("shape", "cross"), ("object", None)):
             expected = data.concept(kind, word)[3 - e.seen.sample]
             np.testing.assert_array_equal(maps[Concept(kind, word or "")], expected)
+
+
+SIGNS = {
+    "blank": lambda i, w: [f" {w}" if i else w],
+    "SentencePiece": lambda i, w: [f"▁{w}"],
+    "bytes": lambda i, w: [f"Ġ{w}" if i else w],
+    "WordPiece": lambda i, w: [w[:2], f"##{w[2:]}"] if w == "comet" else [w],
+    "words": lambda i, w: [w],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("convention", SIGNS)
+def test_words_are_told_apart_in_the_tokens_of_any_convention(convention: str) -> None:
+    rng = seeds.rng()
+    texts = [rng.choice(["the", "comet", "eats", "old", "bread", "here"], 6).tolist() for _ in range(60)]
+    cut = [[(token, word) for i, word in enumerate(t) for token in SIGNS[convention](i, word)] for t in texts]
+    tokens = [[token for token, _ in pairs] for pairs in cut]
+    values = [np.array([float(word == "comet") for _, word in pairs]) for pairs in cut]
+    words = True if convention == "words" else None
+    one = vn.Evidence.from_arrays("x", tokens=tokens, token_acts=values, words=words)
+    told = {" ".join(t) for t in texts}
+    assert {"".join(e.seen.tokens).strip() for e in one.exemplars} <= told
+    assert vn.explain({"x": one}, "dissection", progress=False)["x"].text.split(";")[0] == "the word 'comet'"
+
+
+def test_tokens_without_a_sign_of_where_words_begin_are_asked_about() -> None:
+    given = {"tokens": [["air", "plane", "."]], "token_acts": [np.arange(3.0)]}
+    with pytest.raises(ValueError, match=r"x: tokens 'air', 'plane'.* pass words=True .*words=False"):
+        vn.Evidence.from_arrays("x", **given)
+    for words, text in ((True, "air plane ."), (False, "airplane.")):
+        one = vn.Evidence.from_arrays("x", words=words, **given)
+        assert "".join(one.exemplars[0].seen.tokens) == text
+
+
+def test_bytes_of_other_letters_are_decoded_and_special_tokens_stay() -> None:
+    tokens = [["<s>", "ĠcafÃ©", "Ċ", "中"]]
+    one = vn.Evidence.from_arrays("x", tokens=tokens, token_acts=[np.arange(4.0)])
+    assert one.exemplars[0].seen.tokens == ("<s>", " café", "\n", "中") and one.exemplars[0].seen.token_sinks[0]
