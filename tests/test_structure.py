@@ -33,14 +33,12 @@ FLOORS = [
 FAMILY_PATHS = ("multi_modal_projector", "language_model.layers", "vision_tower", "fc1", "linear_1")
 
 CIRCLES_LEFT: list[set[str]] = [
-    {"data", "data.describing", "data.samples", "data.sources", "synthetic", "synthetic.dataset"},
-    {"evidence.arrays", "evidence.choosing", "evidence.record"},
     {"scanning.fused", "scanning.recorder"},
     {"scanning.merging", "scanning.run", "scanning.writing"},
 ]
 UPWARDS_LEFT: set[tuple[str, str]] = set()
 LONG_LEFT: set[str] = set()
-HIDDEN_LEFT: set[str] = {"cli.explain", "cli.score", "evidence.record"}
+HIDDEN_LEFT: set[str] = {"cli.explain", "cli.score"}
 FAMILIES_LEFT: set[str] = {
     "models.bridge",
     "models.fused",

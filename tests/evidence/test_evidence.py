@@ -15,7 +15,7 @@ from PIL import Image
 import vlm_neurons as vn
 from vlm_neurons.concepts import Concept, pixel_bank, visual_bank
 from vlm_neurons.evidence import SPLITS, load, looking, save
-from vlm_neurons.evidence.record import Seen
+from vlm_neurons.evidence.exemplars import Seen
 from vlm_neurons.units import Neuron
 
 NEURONS = ["L0N3", "L1N7", "post:L1N5", "post:L1N5-", "P0N2", "V1N6"]

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from vlm_neurons._text import to_json
-from vlm_neurons.data.samples import ImageTextData, Sample
+from vlm_neurons.data.sample import Sample
+from vlm_neurons.data.samples import ImageTextData
 from vlm_neurons.data.sources import read_records
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def _describe_chunk(
         except OSError as error:
             records[place]["error"] = str(error)
     while places:
-        prompts = [_prompt(chunk[place], prompt) for place in places]
+        prompts = [chunk[place].question(prompt) for place in places]
         try:
             texts = model.generate(images, prompts, max_new_tokens=writer["max_new_tokens"])
         except RowError as error:
@@ -99,17 +100,13 @@ def _describe_chunk(
     return records
 
 
-def _prompt(sample: Sample, prompt: str) -> str:
-    return prompt if sample.prompt is None else sample.prompt
-
-
 def _line(sample: Sample, prompt: str, record: dict[str, Any], base: Path) -> dict[str, Any]:
     """One line of the JSONL; without `image` if it lives in memory, so that nobody reads it as text-only."""
     line: dict[str, Any] = {"name": sample.name}
     paths = [_relative(path, base) for path in sample.image_paths if path is not None]
     if len(paths) == len(sample.images):
         line["image"] = None if not paths else paths[0] if len(paths) == 1 else paths
-    return {**line, "prompt": _prompt(sample, prompt), **record}
+    return {**line, "prompt": sample.question(prompt), **record}
 
 
 def _relative(path: str, base: Path) -> str:
@@ -139,7 +136,7 @@ def _finished_lines(out: Path, data: ImageTextData, prompt: str, writer: dict[st
         if len(done) == len(data):
             raise ValueError(f"{out}, line {number}: the data has only {len(data)} samples; choose another file")
         sample = data[len(done)]
-        mine = {"name": sample.name, "prompt": _prompt(sample, prompt)}
+        mine = {"name": sample.name, "prompt": sample.question(prompt)}
         if "generated_by" in record:
             mine["generated_by"] = writer
         elif "error" not in record:

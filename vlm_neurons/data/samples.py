@@ -4,68 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float
-from PIL import Image
-
-from vlm_neurons._images import read_image
-
-ImageLike = Image.Image | Path
-# (kind, word), such as ("color", "red") -> share of every patch of the image that has it
-Truth = Mapping[tuple[str, str], Float[np.ndarray, "rows columns"]]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One unit of data.
-
-    Attributes:
-        id: place in the data set, from 0.
-        images: PIL images or paths, in the order in which the prompt shows them; empty for a text-only sample.
-        prompt: what the model is asked; None means the prompt of the scan.
-        response: the text that counts as TEXT; None means that the model has to generate it.
-        name: file name or place in the source, for messages and tables.
-        truth: gives what the data set knows of the image, when it is asked; None where it knows nothing. No part of
-            what a sample is: two samples are equal, and have the same fingerprint, whatever is known of them.
-
-    >>> from PIL import Image
-    >>> sample = vn.Sample(0, (Image.new("L", (4, 2)),), prompt=None, response="a grey box", name="mine")
-    >>> sample.load_images()[0].mode, sample.image_paths  # in memory: no path
-    ('RGB', [None])
-    """
-
-    id: int
-    images: tuple[ImageLike, ...]
-    prompt: str | None
-    response: str | None
-    name: str
-    truth: Callable[[], Truth] | None = field(default=None, compare=False, repr=False)
-
-    def load_images(self) -> list[Image.Image]:
-        """Decode the images.
-
-        Returns:
-            RGB images, one for each of `images`.
-
-        Raises:
-            OSError: an image is missing, truncated or no image; the message names it.
-        """
-        return [
-            read_image(image, None if isinstance(image, Path) else f"image of sample {self.name}")
-            for image in self.images
-        ]
-
-    @property
-    def image_paths(self) -> list[str | None]:
-        """Path of every image; None for one that lives in memory."""
-        return [str(image) if isinstance(image, Path) else None for image in self.images]
+from vlm_neurons.data.sample import ImageLike, Sample, make_sample
+from vlm_neurons.data.sources import read_dataset, read_folder, read_jsonl
 
 
 def _digest(image: ImageLike) -> str:
@@ -147,7 +94,7 @@ class ImageTextData(Sequence[Sample]):
         for sample, digests in zip(self, self.image_digests, strict=True):
             if any(digest.startswith("unreadable:") for digest in digests):
                 continue
-            key = (digests, prompt if sample.prompt is None else sample.prompt, sample.response)
+            key = (digests, sample.question(prompt), sample.response)
             if first.setdefault(key, sample.id) != sample.id:
                 repeated[sample.id] = first[key]
         return repeated
@@ -204,9 +151,7 @@ class ImageTextData(Sequence[Sample]):
         >>> [(sample.name, sample.response) for sample in vn.ImageTextData.from_folder(".")]
         [('a.png', 'a red square'), ('b.png', None)]
         """
-        from vlm_neurons.data.sources import read_folder
-
-        return read_folder(Path(path))
+        return cls(*read_folder(Path(path)))
 
     @classmethod
     def from_jsonl(cls, path: str | Path) -> ImageTextData:
@@ -219,9 +164,7 @@ class ImageTextData(Sequence[Sample]):
         >>> vn.ImageTextData.from_jsonl("data.jsonl")[0].response
         'red'
         """
-        from vlm_neurons.data.sources import read_jsonl
-
-        return read_jsonl(Path(path))
+        return cls(*read_jsonl(Path(path)))
 
     @classmethod
     def from_dataset(
@@ -242,31 +185,4 @@ class ImageTextData(Sequence[Sample]):
         >>> photos = datasets.load_dataset("imagefolder", data_dir="photos", split="train")  # doctest: +SKIP
         >>> data = vn.ImageTextData.from_dataset(photos, response_column="caption")  # doctest: +SKIP
         """
-        from vlm_neurons.data.sources import read_dataset
-
-        return read_dataset(dataset, image_column, response_column, prompt_column)
-
-
-def make_sample(index: int, entry: dict[str, Any], name: str, base: Path) -> Sample:
-    """Check one record and make it a sample; `name` is where the record stands, for messages."""
-    if "image" not in entry:
-        raise ValueError(
-            f'{name}: no "image" among {sorted(entry)}; write {{"image": path, "response": text}}, '
-            '"image": null for a text-only sample, a list of paths for several images'
-        )
-    for words in ("response", "prompt"):
-        if not isinstance(entry.get(words), str | None):
-            raise ValueError(f"{name}: {words!r} is {entry[words]!r}; write a string, or null")
-    images = entry["image"]
-    images = list(images) if isinstance(images, list | tuple) else [] if images is None else [images]
-    paths = tuple(_as_image(image, name, base) for image in images)
-    label = entry.get("name") or next((p.name for p in paths if isinstance(p, Path)), name)
-    return Sample(index, paths, entry.get("prompt"), entry.get("response"), str(label))
-
-
-def _as_image(image: Any, name: str, base: Path) -> ImageLike:
-    if isinstance(image, Image.Image):
-        return image
-    if isinstance(image, str | Path) and str(image):
-        return (base / image).absolute()
-    raise ValueError(f'{name}: "image" holds {type(image).__name__} {image!r}; write a path, a list of paths, or null')
+        return cls(read_dataset(dataset, image_column, response_column, prompt_column))

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from vlm_neurons.data.samples import ImageTextData, Sample, make_sample
+from vlm_neurons.data.sample import Sample, make_sample
 
 CAPTIONS = "captions.jsonl"
 
@@ -43,8 +43,8 @@ def read_records(path: Path, content: bytes | None = None) -> Iterator[tuple[int
         yield number, record
 
 
-def read_jsonl(path: Path) -> ImageTextData:
-    """Read a JSONL of samples. Files are not opened here: a missing image is the scan's to record."""
+def read_jsonl(path: Path) -> tuple[list[Sample], str]:
+    """The samples of a JSONL, and their source. Files are not opened here: a missing image is the scan's to record."""
     path = path.absolute()
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; pass a .jsonl file, or a directory of images")
@@ -55,11 +55,11 @@ def read_jsonl(path: Path) -> ImageTextData:
         raise ValueError(f'{path}: no samples; write one object a line, {{"image": "a.jpg", "response": "A cat."}}')
     # a text-only sample has no file to be called by: its line is its name
     samples = [s if s.images else replace(s, name=s.name.removeprefix(f"{path}, ")) for s in samples]
-    return ImageTextData(samples, f"jsonl:{path}")
+    return samples, f"jsonl:{path}"
 
 
-def read_folder(folder: Path) -> ImageTextData:
-    """Images of a folder, sorted by name, with the responses of `captions.jsonl` if it is there.
+def read_folder(folder: Path) -> tuple[list[Sample], str]:
+    """Images of a folder, sorted by name, with the responses of `captions.jsonl` if it is there; and their source.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -89,7 +89,7 @@ def read_folder(folder: Path) -> ImageTextData:
                     f"or pass {captions} itself as data"
                 )
             samples[path] = replace(samples[path], prompt=found.prompt, response=found.response)
-    return ImageTextData(list(samples.values()), f"folder:{folder}")
+    return list(samples.values()), f"folder:{folder}"
 
 
 class _DatasetSamples(Sequence[Sample]):
@@ -135,7 +135,7 @@ class _BrokenImage(Image.Image):
         raise OSError("its bytes are no image")
 
 
-def read_dataset(dataset: Any, image: str, response: str | None, prompt: str | None) -> ImageTextData:
+def read_dataset(dataset: Any, image: str, response: str | None, prompt: str | None) -> Sequence[Sample]:
     """See `ImageTextData.from_dataset`."""
     columns = list(getattr(dataset, "column_names", None) or [])
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__") or isinstance(dataset, dict):
@@ -149,7 +149,7 @@ def read_dataset(dataset: Any, image: str, response: str | None, prompt: str | N
     for argument, column in (("image_column", image), ("response_column", response), ("prompt_column", prompt)):
         if column is not None and column not in columns:
             raise ValueError(f"the dataset has no column {column!r}, only {columns}; pass {argument}=")
-    return ImageTextData(_DatasetSamples(_undecoded(dataset, image), image, response, prompt))
+    return _DatasetSamples(_undecoded(dataset, image), image, response, prompt)
 
 
 def _undecoded(dataset: Any, column: str) -> Any:

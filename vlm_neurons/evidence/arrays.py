@@ -12,7 +12,7 @@ from vlm_neurons._checks import amount, whole
 from vlm_neurons._images import rgb
 from vlm_neurons._text import not_utf8
 from vlm_neurons.evidence.choosing import assign
-from vlm_neurons.evidence.record import BOS, Exemplar, Seen
+from vlm_neurons.evidence.exemplars import BOS, Exemplar, Seen
 from vlm_neurons.evidence.tokens import readable
 from vlm_neurons.tokens import TokenKind
 

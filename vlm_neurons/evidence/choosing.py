@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from vlm_neurons.evidence.record import Exemplar, Split
+from vlm_neurons.evidence.exemplars import Exemplar, Split
 
 # Interleaved by rank, as in openai/automated-interpretability: each split has strong and less strong samples. Of 50,
 # 10 explain, 10 select and 30 test, so that with as many random ones a score rests on 60 images.

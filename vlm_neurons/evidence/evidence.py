@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vlm_neurons.evidence.arrays import build
-from vlm_neurons.evidence.record import SPLITS, Exemplar, Split
+from vlm_neurons.evidence.exemplars import SPLITS, Exemplar, Split
 
 if TYPE_CHECKING:
     from PIL import Image

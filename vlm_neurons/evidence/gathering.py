@@ -11,8 +11,8 @@ import numpy as np
 from vlm_neurons._checks import whole
 from vlm_neurons.evidence.choosing import assign, draw
 from vlm_neurons.evidence.evidence import Evidence
+from vlm_neurons.evidence.exemplars import Exemplar, Seen
 from vlm_neurons.evidence.looking import Activations, Look, look
-from vlm_neurons.evidence.record import Exemplar, Seen
 from vlm_neurons.scanning import Run
 from vlm_neurons.scanning.run import check_length
 from vlm_neurons.units import Neuron, parse_neurons

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vlm_neurons.evidence.record import Seen
+from vlm_neurons.evidence.exemplars import Seen
 from vlm_neurons.models.guards import indexed_by_image
 from vlm_neurons.tokens import Patch, TokenKind
 from vlm_neurons.units import Neuron

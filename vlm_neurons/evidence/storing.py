@@ -17,7 +17,7 @@ import numpy as np
 
 from vlm_neurons._files import write_atomic
 from vlm_neurons.evidence.evidence import Evidence
-from vlm_neurons.evidence.record import Exemplar, Seen
+from vlm_neurons.evidence.exemplars import Exemplar, Seen
 
 FORMAT = 4
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import pairwise
 
-from vlm_neurons.evidence.record import BOS
+from vlm_neurons.evidence.exemplars import BOS
 
 _GLUED = re.compile(r"\w\Z"), re.compile(r"\w")  # a word after a word, with nothing between
 _PIECE = re.compile(r"##\w")

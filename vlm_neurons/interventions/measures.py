@@ -115,7 +115,7 @@ def _task(model: HookedVLM, name: str, data: ImageTextData, prompt: str, batch_s
             raise ValueError(f"sample {missing.name} has no response to measure; vn.describe(model, data, out) adds it")
         batch = model.prepare(
             [s.load_images() for s in samples],
-            [prompt if s.prompt is None else s.prompt for s in samples],
+            [s.question(prompt) for s in samples],
             [s.response for s in samples],
         )
         batches.append(batch)

@@ -17,7 +17,7 @@ from vlm_neurons.concepts.visual import positions
 from vlm_neurons.evidence.arrays import tiles
 from vlm_neurons.evidence.choosing import assign
 from vlm_neurons.evidence.evidence import Evidence
-from vlm_neurons.evidence.record import Exemplar, Seen
+from vlm_neurons.evidence.exemplars import Exemplar, Seen
 from vlm_neurons.planted.rules import KINDS, Rule, draw_rule
 from vlm_neurons.planted.text import OUTSIDE, sentences, tokens_of
 from vlm_neurons.synthetic.dataset import Scenes, scenes, truth_of

@@ -88,7 +88,7 @@ def _try(model: HookedVLM, rows: list[tuple[Sample, list[Any]]], prompt: str) ->
     try:
         batch = model.prepare(
             [images for _, images in rows],
-            [prompt if sample.prompt is None else sample.prompt for sample, _ in rows],
+            [sample.question(prompt) for sample, _ in rows],
             [sample.response for sample, _ in rows],
         )
     except RowError as error:

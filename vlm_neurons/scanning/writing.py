@@ -93,7 +93,7 @@ def _write_samples(run: Run, data: ImageTextData, prompt: str, files: list[Any])
             "id": scanned["id"],
             "name": [s.name for s in samples],
             "images": [s.image_paths for s in samples],
-            "prompt": [prompt if s.prompt is None else s.prompt for s in samples],
+            "prompt": [s.question(prompt) for s in samples],
             "response": [s.response for s in samples],
             "n_visual_tokens": scanned["n_visual_tokens"],
             "n_text_tokens": scanned["n_text_tokens"],

@@ -7,8 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from vlm_neurons.data.samples import ImageTextData
-from vlm_neurons.data.sources import read_folder, read_jsonl
+from vlm_neurons.data import ImageTextData
 from vlm_neurons.synthetic.dataset import scenes
 
 
@@ -31,9 +30,9 @@ def open_data(spec: str | Path) -> ImageTextData:
     spec = str(spec)
     kind, _, rest = spec.partition(":")
     if kind == "folder" and rest:
-        return read_folder(Path(rest))
+        return ImageTextData.from_folder(rest)
     if kind == "jsonl" and rest:
-        return read_jsonl(Path(rest))
+        return ImageTextData.from_jsonl(rest)
     if kind == "scenes" and rest:
         arguments = _scene_arguments(spec, rest)
         try:
@@ -42,11 +41,11 @@ def open_data(spec: str | Path) -> ImageTextData:
             raise ValueError(f"{spec!r}: write scenes:n=100,seed=0 ({error})") from None
     path = Path(spec)
     if path.is_dir():
-        return read_folder(path)
+        return ImageTextData.from_folder(path)
     if path.is_file():
         if path.suffix.lower() in Image.registered_extensions():
             raise ValueError(f"{path} is an image; pass its folder, {path.absolute().parent}")
-        return read_jsonl(path)
+        return ImageTextData.from_jsonl(path)
     raise ValueError(
         f"{spec!r} is no data: pass a directory of images, a .jsonl file, or scenes:n=100,seed=0; "
         "data made in memory has to be passed as an ImageTextData"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from vlm_neurons.evidence.exemplars import Exemplar
 from vlm_neurons.evidence.looking import Look, look
-from vlm_neurons.evidence.record import Exemplar
 from vlm_neurons.units import Neuron, parse_neurons
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from vlm_neurons.autointerp.explanation import Explainer
     from vlm_neurons.autointerp.simulators import Simulator
     from vlm_neurons.evidence import Evidence
-    from vlm_neurons.evidence.record import Split
+    from vlm_neurons.evidence.exemplars import Split
 
 _OTHER: dict[Side, Side] = {"visual": "text", "text": "visual"}
 _CALLED: dict[Side, str] = {"visual": "image", "text": "text"}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from vlm_neurons.data.samples import Truth
+from vlm_neurons.data import Truth
 from vlm_neurons.tokens import TokenKind
 
 if TYPE_CHECKING:
