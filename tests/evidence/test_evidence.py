@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import seeds
 import tiny
@@ -315,3 +316,18 @@ def test_bytes_of_other_letters_are_decoded_and_special_tokens_stay() -> None:
     tokens = [["<s>", "ĠcafÃ©", "Ċ", "中"]]
     one = vn.Evidence.from_arrays("x", tokens=tokens, token_acts=[np.arange(4.0)])
     assert one.exemplars[0].seen.tokens == ("<s>", " café", "\n", "中") and one.exemplars[0].seen.token_sinks[0]
+
+
+def test_evidence_of_rows_of_a_table_has_their_labels_and_is_written_only_where_told(
+    made: tuple[vn.HookedVLM, vn.ImageTextData, vn.Run], tmp_path: Path
+) -> None:
+    model, data, run = made
+    rows = pd.DataFrame({"neuron": NEURONS[:2], "label": ["visual", "text"], "layer": [0, 1]})
+    before = sorted(p.name for p in run.path.rglob("*"))
+    found = vn.gather_evidence(model, data, run, rows, n_top=2, n_spare=0, progress=False)
+    assert {n: e.label for n, e in found.items()} == {"L0N3": "visual", "L1N7": "text"}
+    assert sorted(p.name for p in run.path.rglob("*")) == before
+    vn.gather_evidence(model, data, run, rows[:1], n_top=2, n_spare=0, out=tmp_path, progress=False)
+    assert load(tmp_path)["L0N3"].label == "visual"
+    with pytest.raises(ValueError, match="neurons= is DataFrame without label"):
+        vn.gather_evidence(model, data, run, rows[["neuron"]], progress=False)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlm_neurons._checks import whole
+from vlm_neurons._checks import check_columns, whole
 from vlm_neurons.evidence.choosing import assign, draw
 from vlm_neurons.evidence.evidence import Evidence
 from vlm_neurons.evidence.exemplars import Exemplar, Seen
@@ -18,6 +18,8 @@ from vlm_neurons.scanning.run import check_length
 from vlm_neurons.units import Neuron, parse_neurons
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from vlm_neurons.data import ImageTextData
     from vlm_neurons.models import HookedVLM
 
@@ -26,7 +28,7 @@ def gather_evidence(
     model: HookedVLM,
     data: ImageTextData,
     run: Run,
-    neurons: str | Neuron | Iterable[str | Neuron],
+    neurons: str | Neuron | Iterable[str | Neuron] | pd.DataFrame,
     n_top: int = 50,
     n_spare: int = 50,
     seed: int = 0,
@@ -41,7 +43,8 @@ def gather_evidence(
         model: the model that was scanned.
         data: the data that was scanned; prompts and responses are taken from the run.
         run: a finished run.
-        neurons: neurons of hooks that were scanned, at any site.
+        neurons: neurons of hooks that were scanned, at any site; or rows of a classification table, whose labels the
+            evidence takes. Other labels are those of the table that is saved in the run, if there is one.
         n_top: samples from the top of each neuron, at most as many as the scan kept and as half of the data; and as
             many random ones.
         n_spare: random samples more, from which those at lower quantiles are taken.
@@ -64,6 +67,8 @@ def gather_evidence(
     >>> data[strongest.sample].response.split(" and ")[0]
     'a large pink cross'
     """
+    import pandas as pd
+
     from vlm_neurons.evidence.storing import save
 
     if not isinstance(run, Run):
@@ -71,6 +76,11 @@ def gather_evidence(
     check_length(run, data)
     whole(1, n_top=n_top)
     whole(0, n_spare=n_spare, seed=seed)
+    labels = labels_of(run)
+    if isinstance(neurons, pd.DataFrame):
+        check_columns("neurons", neurons, "neuron", "label")
+        labels |= dict(zip(neurons["neuron"], neurons["label"].astype(object), strict=True))
+        neurons = neurons["neuron"].tolist()
     chosen = list(dict.fromkeys(parse_neurons(neurons)))
     ids = run.samples["id"].tolist()
     n_top = min(n_top, max(1, len(ids) // 2))  # as many random ones have to be left
@@ -84,7 +94,6 @@ def gather_evidence(
         for sample in (*tops[neuron.id][0], *others[neuron.id]):
             wanted.setdefault(sample, []).append(neuron)
     looked = _look_at(model, data, run, wanted, progress)
-    labels = labels_of(run)
     found = {}
     for neuron in chosen:
         top, stored, peak = tops[neuron.id]

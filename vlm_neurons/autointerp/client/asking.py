@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from vlm_neurons._text import not_utf8, printable
-from vlm_neurons.autointerp.client import prefilled
-from vlm_neurons.autointerp.client.completions import choice_of, message_of
+from vlm_neurons.autointerp.client import replies
+from vlm_neurons.autointerp.client.replies import choice_of, message_of
 
 TOP = 11  # likeliest tokens at every place of an answer: as many as a scale from 0 to 10 has numbers
 _KEYS = re.compile(r"(sk|key|Bearer)[-_ ][A-Za-z0-9_\-.]{8,}")
@@ -33,7 +33,7 @@ class Ask:
         logprobs: whether the likeliest other tokens are asked for too, where the server gives them.
         plain: the same question without pictures, for a server that takes none; None if there is no such form.
         prefill: an answer that the asker gives itself, to get the likeliest tokens at each place of it (see
-            `prefilled`); the schema is `Prefilled` then.
+            `replies`); the schema is `Prefilled` then.
         top: so many of them.
     """
 
@@ -111,7 +111,7 @@ def body_of(ask: Ask, model: str, capabilities: dict[str, bool], extra: dict[str
         body["temperature"] = ask.temperature
     body["max_tokens" if capabilities.get("max_tokens", True) else "max_completion_tokens"] = ask.max_tokens
     if ask.prefill:
-        return {**body, "messages": messages, "extra_body": {**extra, **prefilled.fields(ask.top)}}
+        return {**body, "messages": messages, "extra_body": {**extra, **replies.fields(ask.top)}}
     if ask.logprobs and capabilities.get("logprobs", True):
         body |= {"logprobs": True, "top_logprobs": TOP}
     if capabilities.get("schema", True):
@@ -141,8 +141,8 @@ def schema_of(model: type[BaseModel]) -> dict[str, Any]:
 def read(ask: Ask, completion: dict[str, Any]) -> tuple[BaseModel | None, tuple[str, str] | None]:
     """The checked answer, or (kind, detail) of what is wrong with it."""
     if ask.prefill:
-        wrong = prefilled.trouble(completion, ask.prefill)
-        return (None, wrong) if wrong else (prefilled.Prefilled(), None)
+        wrong = replies.trouble(completion, ask.prefill)
+        return (None, wrong) if wrong else (replies.Prefilled(), None)
     message = message_of(completion)
     if not message:
         return None, ("server", f"a reply without choices: {str(completion)[:200]}")

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlm_neurons.autointerp.client.asking import TOP, Ask, Reply, body_of, read
-from vlm_neurons.autointerp.client.prefilled import reduced
 from vlm_neurons.autointerp.client.prices import images_of, parts_of
 from vlm_neurons.autointerp.client.prompting import picture
+from vlm_neurons.autointerp.client.replies import reduced
 
 
 @dataclass(frozen=True, eq=False)

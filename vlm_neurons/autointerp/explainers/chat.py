@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from vlm_neurons._checks import whole
 from vlm_neurons.autointerp.client.asking import Ask, Reply
-from vlm_neurons.autointerp.client.client import Plan
+from vlm_neurons.autointerp.client.client import Server
 from vlm_neurons.autointerp.client.local import LocalChat
-from vlm_neurons.autointerp.client.server import Server
+from vlm_neurons.autointerp.client.prices import Plan
 from vlm_neurons.autointerp.explainers.overlays import STYLES, Style
 from vlm_neurons.autointerp.explainers.prompting import Answer, kind_of, messages, prompt_id, shows_something
 from vlm_neurons.autointerp.explainers.selecting import best_of
@@ -57,7 +57,7 @@ class Prompting:
 class OpenAIExplainer(Server):
     """Asks a model behind OpenAI, or behind any server that speaks chat completions.
 
-    Attributes, besides those of `client.server.Server` (model, base_url, max_cost, price, cache, ...):
+    Attributes, besides those of `client.Server` (model, base_url, max_cost, price, cache, ...):
         candidates: explanations asked for; with a simulator, the one that fits best on the split `"select"` is kept,
             else the first.
         simulator: such as `vn.ConceptSimulator()`, or a name that `vn.simulate` knows, such as `"concepts"`.

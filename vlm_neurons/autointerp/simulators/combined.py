@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from vlm_neurons.autointerp.client.planning import NOTHING, Plan
+from vlm_neurons.autointerp.client.prices import NOTHING, Plan
 from vlm_neurons.autointerp.simulators.protocol import SIDES, Job, Prediction, Resolution, Side, Simulates, Simulator
 from vlm_neurons.autointerp.simulators.purse import on_one_purse
 

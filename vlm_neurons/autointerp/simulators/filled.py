@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from vlm_neurons.autointerp.client.completions import logprobs_of
-from vlm_neurons.autointerp.client.prefilled import bare
 from vlm_neurons.autointerp.client.prompting import escape
+from vlm_neurons.autointerp.client.replies import bare, logprobs_of
 from vlm_neurons.autointerp.explanation import Failure
 
 UNKNOWN = "unknown"

@@ -12,10 +12,9 @@ from pydantic import AfterValidator
 
 from vlm_neurons.autointerp.client import prompting
 from vlm_neurons.autointerp.client.asking import Ask, Reply
-from vlm_neurons.autointerp.client.client import ChatClient
-from vlm_neurons.autointerp.client.planning import Plan
+from vlm_neurons.autointerp.client.client import ChatClient, Server
+from vlm_neurons.autointerp.client.prices import Plan
 from vlm_neurons.autointerp.client.prompting import escape, fence, image_part, text_part
-from vlm_neurons.autointerp.client.server import Server
 from vlm_neurons.autointerp.explanation import Failure
 from vlm_neurons.autointerp.simulators.protocol import SIDES, Side
 from vlm_neurons.autointerp.simulators.questions import PACKAGE, VERSION, Strict, Wording, chances, failure_of

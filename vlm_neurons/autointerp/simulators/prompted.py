@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from vlm_neurons.autointerp.client.asking import Ask, Reply
-from vlm_neurons.autointerp.client.client import ChatClient
+from vlm_neurons.autointerp.client.client import ChatClient, Server
 from vlm_neurons.autointerp.client.local import LocalChat
-from vlm_neurons.autointerp.client.planning import NOTHING, Plan
+from vlm_neurons.autointerp.client.prices import NOTHING, Plan
 from vlm_neurons.autointerp.client.prompting import prompt_id
-from vlm_neurons.autointerp.client.server import Server
 from vlm_neurons.autointerp.simulators.board import Board
 from vlm_neurons.autointerp.simulators.loading import open_model
 from vlm_neurons.autointerp.simulators.protocol import SIDES, Job, Prediction, Resolution, Side, Simulates

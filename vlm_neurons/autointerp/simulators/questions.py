@@ -14,9 +14,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from vlm_neurons.autointerp.client import prompting
 from vlm_neurons.autointerp.client.asking import Ask, Reply
-from vlm_neurons.autointerp.client.completions import logprobs_of
-from vlm_neurons.autointerp.client.prefilled import Prefilled
 from vlm_neurons.autointerp.client.prompting import escape, fence, image_part, text_part
+from vlm_neurons.autointerp.client.replies import Prefilled, logprobs_of
 from vlm_neurons.autointerp.explanation import Failure
 from vlm_neurons.autointerp.simulators import filled
 from vlm_neurons.autointerp.simulators.gridding import Grid, cells_of, numbered

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from vlm_neurons.autointerp.client.client import ChatClient
-from vlm_neurons.autointerp.client.planning import NOTHING, Plan
+from vlm_neurons.autointerp.client.prices import NOTHING, Plan
 from vlm_neurons.autointerp.client.prompting import prompt_id
 from vlm_neurons.autointerp.explanation import Failure, says_nothing
 from vlm_neurons.autointerp.simulators.loading import open_model
