@@ -84,14 +84,14 @@ def test_what_is_missing_is_told_and_never_shown_as_zero() -> None:
 
 def test_a_card_takes_a_neuron_without_text_and_one_without_images() -> None:
     made = evidence(seeds.rng(), n_images=2)
-    sees = card_html(made.only("visual"))
+    sees = card_html(made.only("picture"))
     assert 'class="vn-map"' in sees.html and "vn-strip" not in sees.html and "tokens" not in _scales(sees.html)
     assert not sees.circuitsvis  # no bundle for nothing
     words = Evidence.from_arrays("words", tokens=[["a", " cat"], ["b"]], token_acts=[np.array([0.0, 2]), np.ones(1)])
     reads = card_html(words)
     assert "vn-strip" in reads.html and 'class="vn-map"' not in reads.html and "patches" not in _scales(reads.html)
     assert "vn-hide" not in reads.html  # there is no heat to hide
-    for one in (made.only("visual"), words):
+    for one in (made.only("picture"), words):
         assert show_neuron(one).static().width == 1600
 
 
@@ -396,7 +396,7 @@ def test_the_distribution_counts_what_is_above_the_thresholds() -> None:
             words = f"{100 * share:.0f} % of {len(values):,} in {named[group]}"
             assert f"{unit} above {number(threshold)}" in text
             assert words in text or 0 < share < 0.005
-    only = text_of(show_distribution(made.only("visual")))
+    only = text_of(show_distribution(made.only("picture")))
     assert "image patches" in only and "text tokens" not in only
 
 

@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 
 from vlm_neurons.concepts.concept import Concept
+from vlm_neurons.concepts.lexical import CLASSES
+from vlm_neurons.concepts.lexical import words as _words
 from vlm_neurons.concepts.visual import COLORS
-from vlm_neurons.concepts.words import CLASSES
-from vlm_neurons.concepts.words import words as _words
 from vlm_neurons.synthetic.scene import COLUMNS, ROWS, SHAPES, SIZES
 
 TOGETHER = ", where the image shows them, and "  # both sides have to be there

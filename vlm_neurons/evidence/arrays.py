@@ -11,8 +11,7 @@ import numpy as np
 from vlm_neurons._checks import amount, whole
 from vlm_neurons._images import rgb
 from vlm_neurons._text import not_utf8
-from vlm_neurons.evidence.choosing import assign
-from vlm_neurons.evidence.exemplars import BOS, Exemplar, Seen
+from vlm_neurons.evidence.exemplars import BOS, Exemplar, Seen, assign
 from vlm_neurons.evidence.tokens import readable
 from vlm_neurons.tokens import TokenKind
 
@@ -41,6 +40,31 @@ def build(
     if peak is not None:
         amount(peak=peak)
     given = {"images": images, "patch_acts": patch_acts, "tokens": tokens, "token_acts": token_acts}
+    ids = _ids(neuron, given, names, sample_ids)
+    n, read, home = len(ids), _read(neuron, ids, tokens, words), str((source or {}).get("data", ""))
+    found = []
+    for i, sample in enumerate(ids):
+        name = names[i] if names else f"sample {sample}"
+        seen, maps = seen_of(neuron, sample, name, _at(images, i), _at(patch_acts, i), _at(read, i) or (), home)
+        values = np.asarray([] if token_acts is None else token_acts[i], np.float32)
+        if values.shape != (len(seen.tokens),):
+            raise ValueError(f"{neuron}, sample {sample}: {len(seen.tokens)} tokens, token_acts {values.shape}")
+        if any(np.isinf(v).any() for v in (*maps, values)):
+            raise ValueError(f"{neuron}, sample {sample}: infinite activations")
+        found.append(Exemplar(seen, "top", "explain", 0, maps, values))
+    _check_all(neuron, found)
+    order = sorted(range(n), key=lambda i: (-found[i].peak, ids[i]))
+    n_top = min(n_top, n // 2)
+    rest = [order[n_top + k] for k in np.random.default_rng([seed, 4]).permutation(n - n_top)]
+    exemplars = assign([found[i] for i in order[:n_top]], [found[i] for i in rest])
+    top = max((e.peak for e in found), default=0.0) if peak is None else float(peak)
+    return top, exemplars
+
+
+def _ids(
+    neuron: str, given: dict[str, Any], names: Sequence[str] | None, sample_ids: Sequence[int] | None
+) -> list[int]:
+    """The id of every sample, after a look at whether the lists fit together."""
     lengths = {name: len(value) for name, value in {**given, "names": names}.items() if value is not None}
     if not lengths or len(set(lengths.values())) != 1:
         raise ValueError(f"{neuron}: give lists with one entry per sample; these have {lengths}")
@@ -51,30 +75,21 @@ def build(
     ids = list(range(n)) if sample_ids is None else [int(i) for i in sample_ids]
     if len(ids) != n or len(set(ids)) != n:
         raise ValueError(f"{neuron}: sample_ids has {len(ids)} entries for {n} samples, or repeats one")
-    for i, told in enumerate(tokens or ()):
-        _check_tokens(neuron, ids[i], told or ())
+    return ids
+
+
+def _read(
+    neuron: str, ids: Sequence[int], tokens: Sequence[Sequence[str]] | None, words: bool | None
+) -> list[tuple[str, ...]] | None:
+    """The tokens as they read, see `readable`."""
+    if tokens is None:
+        return None
+    for sample, told in zip(ids, tokens, strict=True):
+        _check_tokens(neuron, sample, told or ())
     try:
-        read = readable([told or () for told in tokens or ()], words)
+        return readable([told or () for told in tokens], words)
     except ValueError as error:
         raise ValueError(f"{neuron}: {error}") from None
-    found = []
-    for i in range(n):
-        image = None if images is None else images[i]
-        seen, maps = seen_of(neuron, ids[i], names[i] if names else f"sample {ids[i]}", image, _at(patch_acts, i),
-                             _at(read or None, i) or (), str((source or {}).get("data", "")))  # fmt: skip
-        values = np.asarray([] if token_acts is None else token_acts[i], np.float32)
-        if values.shape != (len(seen.tokens),):
-            raise ValueError(f"{neuron}, sample {ids[i]}: {len(seen.tokens)} tokens, token_acts {values.shape}")
-        if any(np.isinf(v).any() for v in (*maps, values)):
-            raise ValueError(f"{neuron}, sample {ids[i]}: infinite activations")
-        found.append(Exemplar(seen, "top", "explain", 0, maps, values))
-    _check_all(neuron, found)
-    order = sorted(range(n), key=lambda i: (-found[i].peak, ids[i]))
-    n_top = min(n_top, n // 2)
-    rest = [order[n_top + k] for k in np.random.default_rng([seed, 4]).permutation(n - n_top)]
-    exemplars = assign([found[i] for i in order[:n_top]], [found[i] for i in rest])
-    top = max((e.peak for e in found), default=0.0) if peak is None else float(peak)
-    return top, exemplars
 
 
 def _check_all(neuron: str, found: Sequence[Exemplar]) -> None:

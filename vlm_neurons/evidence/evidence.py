@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from vlm_neurons.evidence.arrays import build
 from vlm_neurons.evidence.exemplars import SPLITS, Exemplar, Split
+from vlm_neurons.tokens import Modality
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -92,8 +93,8 @@ class Evidence:
         """Whether any exemplar has a token of the response with a value."""
         return any(e.scored_tokens(sinks=True).any() for e in self.exemplars)
 
-    def only(self, side: Literal["visual", "text"]) -> Evidence:
-        """The same evidence with the activations of the other side taken away (NaN).
+    def only(self, side: Literal["picture", "text"]) -> Evidence:
+        """The same evidence with the activations of the other side taken away (NaN), as of a neuron of one class.
 
         Raises:
             ValueError: no such side.
@@ -102,15 +103,16 @@ class Evidence:
         >>> evidence["L3N3"].sees_images, words.sees_images, words.sees_text
         (True, False, True)
         """
-        if side not in ("visual", "text"):
-            raise ValueError(f"side {side!r}: 'visual' or 'text'")
+        if side not in ("picture", "text"):
+            raise ValueError(f"side {side!r}: 'picture' or 'text'")
 
         def bare(e: Exemplar) -> Exemplar:
-            if side == "visual":
+            if side == "picture":
                 return replace(e, token_acts=np.full_like(e.token_acts, np.nan))
             return replace(e, patch_acts=tuple(np.full_like(p, np.nan) for p in e.patch_acts))
 
-        return replace(self, exemplars=tuple(bare(e) for e in self.exemplars), label=side)
+        label = Modality.VISUAL if side == "picture" else Modality.TEXT
+        return replace(self, exemplars=tuple(bare(e) for e in self.exemplars), label=label)
 
     @property
     def digest(self) -> str:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vlm_neurons._checks import check_columns, whole
-from vlm_neurons.evidence.choosing import assign, draw
 from vlm_neurons.evidence.evidence import Evidence
-from vlm_neurons.evidence.exemplars import Exemplar, Seen
+from vlm_neurons.evidence.exemplars import Exemplar, Seen, assign, draw
 from vlm_neurons.evidence.looking import Activations, Look, look
 from vlm_neurons.scanning import Run
 from vlm_neurons.scanning.run import check_length
@@ -82,15 +81,9 @@ def gather_evidence(
         labels |= dict(zip(neurons["neuron"], neurons["label"].astype(object), strict=True))
         neurons = neurons["neuron"].tolist()
     chosen = list(dict.fromkeys(parse_neurons(neurons)))
-    ids = run.samples["id"].tolist()
-    n_top = min(n_top, max(1, len(ids) // 2))  # as many random ones have to be left
-    tops = {n.id: _top(run, n, n_top) for n in chosen}
-    drawn = [ids[k] for k in draw(len(ids), 2 * n_top + n_spare, seed)]
-    others = {n.id: [i for i in drawn if i not in set(tops[n.id][0])] for n in chosen}
+    tops, others = _chosen_samples(run, chosen, n_top, n_spare, seed)
     wanted: dict[int, list[Neuron]] = {}
     for neuron in chosen:
-        # n_top to be random exemplars, n_spare for the quantiles; a neuron's own top samples are neither
-        others[neuron.id] = others[neuron.id][: n_top + n_spare]
         for sample in (*tops[neuron.id][0], *others[neuron.id]):
             wanted.setdefault(sample, []).append(neuron)
     looked = _look_at(model, data, run, wanted, progress)
@@ -101,13 +94,29 @@ def gather_evidence(
         for exemplar, value in zip(strong, stored, strict=True):
             _check(exemplar, neuron, value, run)
         rest = [_exemplar(looked[s], neuron) for s in others[neuron.id] if neuron.id in looked[s][1]]
-        exemplars = assign(strong, rest)
         source = {"hook": neuron.hook, "index": neuron.index, "pole": neuron.pole, "data": run.info["data"]["source"],
                   "model": run.info["model"]["name"], "run": run.identity}  # fmt: skip
-        found[neuron.id] = Evidence(neuron.id, peak, exemplars, labels.get(neuron.id), seed, source)
+        label = labels.get(neuron.id)
+        found[neuron.id] = Evidence(neuron.id, peak, assign(strong, rest), label, seed, source)
     if out is not None:
         save(found, (out.path if isinstance(out, Run) else Path(out)) / "evidence")
     return found
+
+
+def _chosen_samples(
+    run: Run, chosen: Sequence[Neuron], n_top: int, n_spare: int, seed: int
+) -> tuple[dict[str, tuple[list[int], list[float], float]], dict[str, list[int]]]:
+    """Of every neuron its top samples, as `_top` gives them, and the random ones that it is looked at on."""
+    ids = run.samples["id"].tolist()
+    n_top = min(n_top, max(1, len(ids) // 2))  # as many random ones have to be left
+    tops = {n.id: _top(run, n, n_top) for n in chosen}
+    drawn = [ids[k] for k in draw(len(ids), 2 * n_top + n_spare, seed)]
+    others = {}
+    for neuron in chosen:
+        # n_top to be random exemplars, n_spare for the quantiles; a neuron's own top samples are neither
+        own = set(tops[neuron.id][0])
+        others[neuron.id] = [i for i in drawn if i not in own][: n_top + n_spare]
+    return tops, others
 
 
 def _top(run: Run, neuron: Neuron, n: int) -> tuple[list[int], list[float], float]:

@@ -15,11 +15,9 @@ from vlm_neurons.concepts.concept import Concept
 from vlm_neurons.concepts.lexical import pieces_of
 from vlm_neurons.concepts.visual import positions
 from vlm_neurons.evidence.arrays import tiles
-from vlm_neurons.evidence.choosing import assign
 from vlm_neurons.evidence.evidence import Evidence
-from vlm_neurons.evidence.exemplars import Exemplar, Seen
-from vlm_neurons.planted.rules import KINDS, Rule, draw_rule
-from vlm_neurons.planted.text import OUTSIDE, sentences, tokens_of
+from vlm_neurons.evidence.exemplars import Exemplar, Seen, assign
+from vlm_neurons.planted.rules import KINDS, OUTSIDE, Rule, draw_rule, sentences, tokens_of
 from vlm_neurons.synthetic.dataset import Scenes, scenes, truth_of
 from vlm_neurons.tokens import TokenKind
 
@@ -158,7 +156,7 @@ def _ideal(rule: Rule, seen: Seen) -> Sides:
 @lru_cache(maxsize=65536)
 def _has(concept: Concept, tokens: tuple[str, ...]) -> Float[np.ndarray, "token"]:
     """Tokens that have a lexical concept; written apart from the bank, as a check on it."""
-    from vlm_neurons.concepts.words import CLASSES
+    from vlm_neurons.concepts.lexical import CLASSES
 
     pieces, home = pieces_of(tokens)
     low = [p.lower() for p in pieces]

@@ -84,7 +84,7 @@ def swapped(
     found: dict[str, dict[str, float]] = {key: {} for key in chosen}
     for side in SIDES if chosen else ():
         name = f"r_{_CALLED[side]}_to_{_CALLED[_OTHER[side]]}"
-        shown = {k: e.only(side) for k, e in chosen.items()}
+        shown = {k: e.only("picture" if side == "visual" else "text") for k, e in chosen.items()}
         one_sided = explain(shown, explainer or "dissection", progress=progress)
         said = {k: e.text for k, e in one_sided.items() if e.failure is None and not says_nothing(e.text)}
         for key, made_one in run(simulator, _on(_OTHER[side], said, chosen, simulator), chosen):
