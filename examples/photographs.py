@@ -42,6 +42,7 @@ def main() -> None:
     for sample in run.samples.itertuples():
         print(f"{sample.name}: {sample.response}")
     table = vn.classify(run)
+    run.save(table)
     print(table.groupby(["site", "label"]).size().to_string())
     print(vn.report(run, model=model, data=data))
 

@@ -18,7 +18,7 @@ from vlm_neurons.autointerp.explanation import Explanation, Failure, Log
 from vlm_neurons.autointerp.simulations import Simulation
 from vlm_neurons.autointerp.simulations import save as save_simulations
 from vlm_neurons.autointerp.simulators.protocol import Prediction
-from vlm_neurons.classification.labelling import classify
+from vlm_neurons.classification import classify
 from vlm_neurons.data import ImageTextData
 from vlm_neurons.evidence import Evidence, gather_evidence
 from vlm_neurons.evidence import save as save_evidence
@@ -71,6 +71,7 @@ def make(folder: Path) -> Made:
         out=folder / "run",
     )  # fmt: skip
     table = classify(run)
+    run.save(table)
     page = report(run, model=model, data=data).read_text(encoding="utf-8")
     return Made(model, data, run, table, page)
 

@@ -106,9 +106,17 @@ def test_data_that_moved_can_be_named_again(tmp_path, capsys):
 def test_each_method_of_classifying_has_a_figure_of_its_own(run):
     assert main(["classify", str(run)]) == 0
     before = (run / "classes_by_layer.svg").read_bytes()
-    assert main(["classify", str(run), "--method", "image-test"]) == 0
+    assert main(["classify", str(run), "--method", "modality-test"]) == 0
     assert (run / "classes_by_layer.svg").read_bytes() == before
-    assert (run / "classes_by_layer-image-test.svg").stat().st_size > 0
+    assert (run / "classes_by_layer-modality-test.svg").stat().st_size > 0
+
+
+def test_options_of_the_other_method_are_refused(run, capsys):
+    before = {file.name: file.read_bytes() for file in run.iterdir() if file.is_file()}
+    for options in (["--fdr", "0.01"], ["--method", "modality-test", "--t-visual", "3"]):
+        assert main(["classify", str(run), *options]) == 1
+        assert f"{options[-2]} is of --method" in capsys.readouterr().err
+    assert before == {file.name: file.read_bytes() for file in run.iterdir() if file.is_file()}
 
 
 def test_a_wrong_command_line_is_exit_code_2(capsys):

@@ -20,7 +20,8 @@ SCAN = ["scan", "--model", "tiny-llava-scenes", "--batch-size", "4"]
 @pytest.fixture(scope="module")
 def explained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     where = tmp_path_factory.mktemp("output") / "run"
-    vn.classify(runs.small(where))
+    run = runs.small(where)
+    run.save(vn.classify(run))
     assert main(["explain", str(where), "--neurons", "L0N3,L1N4"]) == 0
     return where
 

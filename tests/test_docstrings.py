@@ -54,7 +54,9 @@ class Tutorial:
 
     @cached_property
     def table(self) -> Any:
-        return vn.classify(self.run)
+        table = vn.classify(self.run)
+        self.run.save(table)
+        return table
 
     @cached_property
     def evidence(self) -> Any:

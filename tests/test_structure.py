@@ -34,7 +34,6 @@ FAMILY_PATHS = ("multi_modal_projector", "language_model.layers", "vision_tower"
 
 CIRCLES_LEFT: list[set[str]] = [
     {"scanning.fused", "scanning.recorder"},
-    {"scanning.merging", "scanning.run", "scanning.writing"},
 ]
 UPWARDS_LEFT: set[tuple[str, str]] = set()
 LONG_LEFT: set[str] = set()

@@ -30,6 +30,7 @@ _EXPORTS = {
     "scan": "scanning",
     "Run": "scanning",
     "classify": "classification",
+    "modality_test": "classification",
     "statistics": "classification",
     "sweep": "classification",
     "sensitivity": "classification",
@@ -115,11 +116,12 @@ if TYPE_CHECKING:
     from vlm_neurons.autointerp.simulators import ConceptSimulator as ConceptSimulator
     from vlm_neurons.autointerp.simulators import GroundedSimulator as GroundedSimulator
     from vlm_neurons.autointerp.simulators import LocalSimulator as LocalSimulator
+    from vlm_neurons.classification import classify as classify
     from vlm_neurons.classification import confusion as confusion
+    from vlm_neurons.classification import modality_test as modality_test
     from vlm_neurons.classification import sensitivity as sensitivity
     from vlm_neurons.classification import statistics as statistics
     from vlm_neurons.classification import sweep as sweep
-    from vlm_neurons.classification.labelling import classify as classify
     from vlm_neurons.data import ImageTextData as ImageTextData
     from vlm_neurons.data import Sample as Sample
     from vlm_neurons.data import describe as describe

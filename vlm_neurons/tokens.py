@@ -39,6 +39,7 @@ class Modality(StrEnum):
     UNKNOWN = "unknown"
 
 
+MODALITIES = tuple(one.value for one in Modality)  # as plain strings, in the order in which ties are decided
 NOT_APPLICABLE = "not_applicable"  # the label of neurons that never see text
 
 

@@ -73,7 +73,7 @@ from vlm_neurons.cli.explain import clearest_of_classes
 
 model, data = vn.HookedVLM.from_pretrained("tiny-llava-scenes"), vn.scenes(n=600, seed=0)
 run = vn.scan(model, data, out=Path("runs/explaining"), batch_size=32, progress=False)
-vn.classify(run)
+run.save(vn.classify(run))
 real = vn.gather_evidence(model, data, run, clearest_of_classes(run, 8), out=run, progress=False)
 found = vn.explain(real, out=run, progress=False)
 scores = vn.score(found, real, out=run, progress=False)

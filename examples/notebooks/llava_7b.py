@@ -32,6 +32,7 @@ run = vn.scan(
     model, data, site="gate", out="runs/llava-7b", batch_size=8
 )  # prints time, disk and memory first; resumes
 table = vn.classify(run).set_index("neuron", drop=False)
+run.save(table)
 vn.show_layers(table)
 
 # %% [markdown]
@@ -90,5 +91,5 @@ vn.compare(
 
 # %% [markdown]
 # ## And then
-# `vn.classify(run, method="image-test")` for labels with a false-discovery rate; `vn.causal_effects` with matched controls
+# `vn.modality_test(run)` for labels with a false-discovery rate; `vn.causal_effects` with matched controls
 # before saying that a class does anything; `vn.report(run)` for a page to share.

@@ -45,19 +45,20 @@ model.hook_map().query("site != ''").head(8)
 # %%
 run = vn.scan(model, data, site="gate", out=Path("runs/ten-minutes"), batch_size=32, progress=False)
 table = vn.classify(run)
+run.save(table)  # evidence, scores and report take the classes from there
 table.groupby("label").size()
 
 # %%
 vn.show_layers(table).static()
 
 # %% [markdown]
-# A label is a summary: look at the shares, and at what other thresholds would give. `vn.classify(run,
-# method="image-test")` gives labels with a false-discovery rate.
+# A label is a summary: look at the shares, and at what other thresholds would give. `vn.modality_test(run)`
+# gives labels with a false-discovery rate.
 
 # %%
 visual = table[(table.label == "visual") & table.confident]
 print(len(visual), "confident visual neurons")
-vn.sweep(run).head()
+vn.classification.sweep(run).head()
 
 # %% [markdown]
 # ## What does one neuron do?

@@ -21,7 +21,7 @@ from vlm_neurons.cli.main import main
 @pytest.fixture(scope="module")
 def scanned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = runs.small(tmp_path_factory.mktemp("run") / "run")
-    vn.classify(run)
+    run.save(vn.classify(run))
     return run.path
 
 
@@ -34,7 +34,7 @@ def test_from_a_run_directory_to_explanations(tmp_path: Path, capsys: pytest.Cap
     run = runs.small(tmp_path / "run")
     where = str(run.path)
     assert main(["explain", where, "--top", "2"]) == 1 and "classify" in capsys.readouterr().err
-    vn.classify(run)
+    run.save(vn.classify(run))
     assert main(["explain", where, "--neurons", "L0N3,L1N4"]) == 0
     lines = [json.loads(line) for line in (run.path / "explanations.jsonl").read_text().splitlines()]
     assert [one["neuron"] for one in lines] == ["L0N3", "L1N4"] and all(one["text"] for one in lines)
@@ -79,11 +79,11 @@ def test_an_empty_list_of_neurons_is_refused(neurons: str, where: str, capsys: p
 def test_evidence_that_is_there_has_the_classes_that_the_run_has_now(where: str) -> None:
     run = vn.Run.load(where)
     first = pd.read_parquet(run.path / "neurons.parquet").set_index("neuron")["label"]
-    now = vn.classify(run, t_visual=6.0, t_text=0.5, write=False).set_index("neuron")["label"]
+    now = vn.classify(run, t_visual=6.0, t_text=0.5).set_index("neuron")["label"]
     other = [str(n) for n in now.index[(first == "visual") & (now != "visual")][:2]]
     assert len(other) == 2 and main(["explain", where, "--neurons", ",".join(other)]) == 0
     assert {e.label for e in vn.evidence.load(run.path).values()} == {"visual"}
-    vn.classify(run, t_visual=6.0, t_text=0.5)
+    run.save(vn.classify(run, t_visual=6.0, t_text=0.5))
     assert main(["explain", where, "--neurons", other[0]]) == 0
     stored = vn.evidence.load(run.path)
     assert {n: e.label for n, e in stored.items()} == {n: now[n] for n in other}

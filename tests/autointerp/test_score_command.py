@@ -20,7 +20,7 @@ def test_from_a_run_directory_to_scores(tmp_path: Path, capsys: pytest.CaptureFi
     model = vn.HookedVLM.from_pretrained("tiny-llava-scenes")
     run = vn.scan(model, vn.scenes(80, seed=4), top_n=12, batch_size=16, out=tmp_path / "run", progress=False)
     where = str(run.path)
-    vn.classify(run)
+    run.save(vn.classify(run))
     assert main(["score", where]) == 1 and "vlm-neurons explain" in capsys.readouterr().err
     assert main(["explain", where, "--top", "3"]) == 0
     capsys.readouterr()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import asdict
 from inspect import signature
 
 import numpy as np
@@ -12,12 +13,12 @@ import seeds
 import torch
 from classification.test_classify import GATE, PROJECTOR, random_samples, run_of, state_of
 
-from vlm_neurons.classification.labelling import LABELS, PAPER, classify, sample_classes
-from vlm_neurons.classification.layers import statistics
-from vlm_neurons.classification.robustness import NAMES, confusion, sensitivity, sweep
-from vlm_neurons.reporting.story import Rule
+from vlm_neurons.classification import classify, confusion, sensitivity, statistics, sweep
+from vlm_neurons.classification.robustness import NAMES
+from vlm_neurons.classification.thresholds import Thresholds, sample_classes
 from vlm_neurons.scanning.state import TopSamples
 from vlm_neurons.stats import wilson
+from vlm_neurons.tokens import MODALITIES
 from vlm_neurons.viz import show_distribution
 
 POST = "blocks.0.mlp.hook_post"
@@ -40,12 +41,14 @@ def test_a_sweep_equals_classifying_again_with_every_combination(run):
     found = sweep(run, *axes)
     labels = {}
     for one in itertools.product(*axes):
-        table = classify(run, "thresholds", *one, write=False)
+        table = classify(run, *one)
         labels[one] = table.loc[table["site"] != "projector", "label"].to_numpy()
     assert len(found) == len(labels) == 24
     for _, row in found.iterrows():
         one = (row["t_visual"], int(row["n_visual"]), row["t_text"], int(row["n_text"]))
-        assert [row[name] for name in LABELS] == pytest.approx([(labels[one] == name).mean() for name in LABELS])
+        assert [row[name] for name in MODALITIES] == pytest.approx(
+            [(labels[one] == name).mean() for name in MODALITIES]
+        )
         assert row["same_as_paper"] == pytest.approx((labels[one] == labels[2.0, 4, 3.0, 2]).mean())
         near = [
             x for x in labels if sum(abs(a.index(p) - a.index(q)) for a, p, q in zip(axes, x, one, strict=True)) == 1
@@ -80,7 +83,7 @@ def test_sensitivity_compares_with_the_labels_under_each_choice(run):
 
     def labels(peak):
         peak = torch.where(peak > 0, peak, state.peak)
-        return sample_classes(state, 2.0, 4, 3.0, 2, peak=peak).sum(1).numpy().argmax(1)
+        return sample_classes(state, Thresholds(), peak).sum(1).numpy().argmax(1)
 
     expected = {"default": state.peak, "maximum over all tokens": state.peak_all}
     expected["maximum of the second sample"] = state.scores[:, 1]
@@ -88,7 +91,7 @@ def test_sensitivity_compares_with_the_labels_under_each_choice(run):
     for choice, peak in expected.items():
         assert found.loc[("gate", choice), "same"] == pytest.approx((labels(peak) == labels(state.peak)).mean())
     post = run.top(POST)
-    other = sample_classes(post, 2.0, 4, 3.0, 2).sum(1).numpy().argmax(1)
+    other = sample_classes(post, Thresholds()).sum(1).numpy().argmax(1)
     assert found.loc[("gate", "site post"), "same"] == pytest.approx((other == labels(state.peak)).mean())
     assert found.loc[("gate", "maximum over all tokens"), "same"] < 1 and found.loc[("gate", "default"), "same"] == 1
     assert "projector" not in found.index.get_level_values(0)
@@ -106,12 +109,12 @@ def test_sensitivity_notices_a_sink_that_is_in_every_sample(tmp_path):
 
 def test_confusion_counts_every_neuron_once_and_leaves_out_what_has_no_class():
     rng = seeds.rng()
-    labels = [rng.choice(LABELS, 300) for _ in range(2)]
+    labels = [rng.choice(MODALITIES, 300) for _ in range(2)]
     names = [f"L0N{i}" for i in range(300)]
     tables = [pd.DataFrame({"neuron": names, "label": x}) for x in labels]
     tables[0].loc[0, "label"] = "not_applicable"
     found = confusion(tables[0], tables[1].sample(frac=1))
-    for a, b in itertools.product(LABELS, LABELS):
+    for a, b in itertools.product(MODALITIES, MODALITIES):
         assert found.loc[a, b] == ((labels[0] == a) & (labels[1] == b))[1:].sum()
     assert found.attrs["agreement"] == pytest.approx((labels[0] == labels[1])[1:].mean())
     assert abs(found.attrs["kappa"]) < 0.25 and confusion(tables[1], tables[1]).attrs["kappa"] == pytest.approx(1)
@@ -142,8 +145,9 @@ def test_wilsons_interval_covers_the_truth_about_as_often_as_it_says(share):
 
 
 def test_thresholds_that_are_not_given_are_everywhere_those_of_the_paper():
-    for taker in (classify, sensitivity, Rule, show_distribution):
+    for taker in (classify, sensitivity, show_distribution):
         defaults = {name: p.default for name, p in signature(taker).parameters.items()}
-        asked = dict(zip(NAMES, PAPER, strict=True))
+        asked = {"t_visual": 2.0, "n_visual": 4, "t_text": 3.0, "n_text": 2}
+        assert asdict(Thresholds()) == asked
         assert {n: defaults[n] for n in NAMES if n in defaults} == {n: asked[n] for n in NAMES if n in defaults}
         assert "t_visual" in defaults and "t_text" in defaults

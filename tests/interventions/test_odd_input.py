@@ -23,19 +23,12 @@ def run(model: vn.HookedVLM, tmp_path_factory: pytest.TempPathFactory) -> vn.Run
     return vn.scan(model, data, batch_size=20, out=tmp_path_factory.mktemp("odd") / "run", progress=False)
 
 
-def test_groups_of_an_image_test_table_are_its_surest_neurons(run: vn.Run) -> None:
-    table = vn.classify(run, method="image-test")
+def test_groups_of_a_modality_test_table_are_its_surest_neurons(run: vn.Run) -> None:
+    table = vn.modality_test(run)
     for label, group in vn.class_groups(table, top=5).items():
         others = table[(table.label == label) & ~table.neuron.isin(group.neuron)]
         assert len(group) <= 5
         assert others.q.dropna().empty or group.q.dropna().empty or group.q.max() <= others.q.min()
-
-
-def test_options_of_the_other_method_are_refused(run: vn.Run) -> None:
-    with pytest.raises(ValueError, match="add method='image-test'"):
-        vn.classify(run, alpha=0.01)
-    with pytest.raises(ValueError, match="of the thresholds"):
-        vn.classify(run, method="image-test", t_visual=3.0)
 
 
 @pytest.mark.parametrize("neurons", [7, [3, 4], None, 2.5])
@@ -50,10 +43,10 @@ def test_a_factor_that_is_no_number_is_refused(by: object) -> None:
         scale("L0N1", by=by)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("options", [{"t_text": "3"}, {"t_visual": None}, {"method": "image-test", "alpha": "0.1"}])
+@pytest.mark.parametrize("options", [{"t_text": "3"}, {"t_visual": None}, {"fdr": "0.1"}])
 def test_a_threshold_that_is_no_number_is_refused(run: vn.Run, options: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=f"{list(options)[-1]}="):
-        vn.classify(run, write=False, **options)  # type: ignore[arg-type]
+        (vn.modality_test if "fdr" in options else vn.classify)(run, **options)  # type: ignore[arg-type]
 
 
 def test_patching_between_runs_that_do_not_differ_says_why_nothing_is_recovered(model: vn.HookedVLM) -> None:

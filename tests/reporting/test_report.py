@@ -13,11 +13,12 @@ import pytest
 import tiny
 from hostile import HOSTILE, Made
 
-from vlm_neurons.classification.labelling import LABELS, classify
+from vlm_neurons.classification import classify
 from vlm_neurons.data import ImageTextData
 from vlm_neurons.models import HookedVLM
 from vlm_neurons.reporting import report
 from vlm_neurons.scanning import scan
+from vlm_neurons.tokens import MODALITIES
 
 
 class Reader(HTMLParser):
@@ -76,9 +77,9 @@ def test_neurons_of_every_class_that_has_any_are_shown_with_their_shares(made: M
     for (site, pole, label), rows in made.table[made.table["peak"] > 0].groupby(["site", "pole", "label"]):
         shown = rows[rows["neuron"].isin(ids)]
         assert len(shown) == min(5, len(rows)), (site, pole, label)
-    for _, row in made.table[made.table["neuron"].isin(ids) & made.table["label"].isin(LABELS)].iterrows():
+    for _, row in made.table[made.table["neuron"].isin(ids) & made.table["label"].isin(MODALITIES)].iterrows():
         card = made.page.split(f'id="{row["neuron"]}"', 1)[1].split("</article>")[0]
-        for label in LABELS:
+        for label in MODALITIES:
             name = "multi-modal" if label == "multimodal" else label
             assert f"{name} {100 * row[f'p_{label}']:.0f} %" in card
 
@@ -92,7 +93,7 @@ def test_counts_above_threshold_agree_with_the_shares(made: Made) -> None:
     for neuron, card in cards:
         verdicts = re.findall(r"(visual|text|multi-modal|unknown) sample: ", card)
         assert len(verdicts) == table.loc[neuron, "n_samples"] == 3  # all of the top samples are shown
-        for label in LABELS:
+        for label in MODALITIES:
             share = verdicts.count("multi-modal" if label == "multimodal" else label) / 3
             assert share == pytest.approx(table.loc[neuron, f"p_{label}"])
 
@@ -106,15 +107,19 @@ def test_an_unclassified_run_is_classified_first(made: Made, tmp_path: Path) -> 
     stored = made.run.path / "neurons.parquet"
     before = stored.read_bytes()
     stored.unlink()
-    report(made.run, out=tmp_path / "a.html", n_neurons=0)
-    assert stored.read_bytes() == before
+    try:
+        one = report(made.run, out=tmp_path / "a.html", n_neurons=0).read_bytes()
+        assert not stored.exists(), "a report writes no labels"
+    finally:
+        stored.write_bytes(before)
+    assert report(made.run, out=tmp_path / "a.html", n_neurons=0).read_bytes() == one
 
 
 def test_other_thresholds_are_told_or_left_out(made: Made, tmp_path: Path) -> None:
     stored = made.run.path / "neurons.parquet"
     before = stored.read_bytes()
     try:
-        classify(made.run, t_visual=6.0, n_visual=1, t_text=7.0, n_text=1)
+        made.run.save(classify(made.run, t_visual=6.0, n_visual=1, t_text=7.0, n_text=1))
         page = report(made.run, tmp_path / "b.html", made.model, made.data).read_text(encoding="utf-8")
     finally:
         stored.write_bytes(before)

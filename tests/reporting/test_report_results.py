@@ -18,8 +18,7 @@ from hostile import HOSTILE, Made, Told
 from test_report import Reader
 
 from vlm_neurons.autointerp.explanation import Explanation, Log
-from vlm_neurons.classification.layers import statistics
-from vlm_neurons.classification.robustness import sensitivity, sweep
+from vlm_neurons.classification import sensitivity, statistics, sweep
 from vlm_neurons.evidence import load
 from vlm_neurons.reporting import report
 from vlm_neurons.reporting.listing import Shown, line

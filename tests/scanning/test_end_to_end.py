@@ -9,11 +9,11 @@ import tiny
 import torch
 from safetensors import safe_open
 
-from vlm_neurons.classification.labelling import LABELS, classify
+from vlm_neurons.classification import classify
 from vlm_neurons.data import ImageTextData
 from vlm_neurons.models import HookedVLM
 from vlm_neurons.scanning import Run, scan
-from vlm_neurons.tokens import TokenKind
+from vlm_neurons.tokens import MODALITIES, TokenKind
 
 SITES = ["gate", "post", "projector", "vision", "blocks.1.hook_mlp_out"]
 POST, PROJECTOR, MLP_OUT = "blocks.1.mlp.hook_post", "vision_projector.hook_post", "blocks.1.hook_mlp_out"
@@ -93,7 +93,7 @@ def test_scan_and_labels_equal_brute_force_at_equal_batches(tmp_path, dtype):
                 assert row["label"] == "not_applicable" and np.isnan(row["p_visual"])
             else:
                 shares = brute.classify(recordings, 6, 2.0, 3, 3.0, 2)
-                assert [row[f"p_{name}"] for name in LABELS] == list(shares.values())
+                assert [row[f"p_{name}"] for name in MODALITIES] == list(shares.values())
 
 
 def test_samples_table_says_what_was_scanned(tmp_path, model):

@@ -24,7 +24,7 @@ from scanning.test_resume import (  # noqa: F401
 )
 
 from vlm_neurons.models import HookedVLM
-from vlm_neurons.scanning import Run, scan
+from vlm_neurons.scanning import Run, merge, scan
 from vlm_neurons.scanning.blocks import claimed
 from vlm_neurons.scanning.cost import state_bytes
 from vlm_neurons.scanning.place import place
@@ -123,16 +123,16 @@ def test_merged_parts_of_two_machines_are_the_whole(tmp_path, model, data, whole
         parts.append(scan(model, data, **SETTINGS, out=tmp_path / rank, progress=False))
     assert not any(part.complete for part in parts)
     with pytest.raises(ValueError, match=r"blocks \[1, 3\] of 5 are in none"):
-        Run.merge(parts[:1], tmp_path / "half")
-    merged = Run.merge([tmp_path / "0", parts[1]], tmp_path / "merged")
+        merge(parts[:1], tmp_path / "half")
+    merged = merge([tmp_path / "0", parts[1]], tmp_path / "merged")
     assert_identical(merged, whole)
-    assert_identical(Run.merge([merged, parts[0]], tmp_path / "again"), whole)
+    assert_identical(merge([merged, parts[0]], tmp_path / "again"), whole)
     monkeypatch.setenv("RANK", "0")
     other = scan(model, data, **{**SETTINGS, "top_n": 4}, out=tmp_path / "other", progress=False)
     with pytest.raises(ValueError, match=r"parameters\.top_n: 5 .*, 4 "):
-        Run.merge([parts[1], other], tmp_path / "mixed")
+        merge([parts[1], other], tmp_path / "mixed")
     with pytest.raises(ValueError, match="not what was scanned"):
-        Run.merge(parts, tmp_path / "wrong", data.with_responses(["x"] * N))
+        merge(parts, tmp_path / "wrong", data.with_responses(["x"] * N))
     assert not (tmp_path / "mixed").exists() and not (tmp_path / "wrong").exists()
 
 
@@ -147,12 +147,12 @@ def test_a_merge_says_what_it_lacks_and_takes_data_from_where_it_is_now(tmp_path
         scan(model, folder / "data.jsonl", block_size=1, top_n=2, out=part, progress=False)
     for one in (str(parts[0]), parts[0], Run.load(parts[0])):
         with pytest.raises(ValueError, match=r"runs='.*0' is one run: give a list"):
-            Run.merge(one, tmp_path / "merged")
+            merge(one, tmp_path / "merged")
     moved = folder.rename(tmp_path / "moved") / "data.jsonl"
     with pytest.raises(ValueError, match=r"data\.jsonl, cannot be opened again: say where it is now, with data="):
-        Run.merge(parts, tmp_path / "merged")
+        merge(parts, tmp_path / "merged")
     for i, where in enumerate((moved, str(moved), f"jsonl:{moved}")):
-        assert Run.merge(parts, tmp_path / f"merged {i}", data=where).summary() == "2 samples scanned, 0 skipped"
+        assert merge(parts, tmp_path / f"merged {i}", data=where).summary() == "2 samples scanned, 0 skipped"
 
 
 def test_a_block_that_another_process_scans_is_refused(tmp_path, model, data, whole):  # noqa: F811

@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 
-from vlm_neurons.classification.labelling import classify
+from vlm_neurons.classification import classify
 from vlm_neurons.data import ImageTextData
 from vlm_neurons.models import HookedVLM
 from vlm_neurons.scanning import scan

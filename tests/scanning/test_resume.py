@@ -16,7 +16,7 @@ import pytest
 import tiny
 import torch
 
-from vlm_neurons.classification.labelling import classify
+from vlm_neurons.classification import classify
 from vlm_neurons.data import ImageTextData
 from vlm_neurons.models import HookedVLM
 from vlm_neurons.scanning import Run, scan
@@ -203,7 +203,7 @@ def test_numbers_of_numpy_are_numbers(tmp_path, model, data, whole):
     run = scan(model, data, **settings, n_visual=np.int32(4), workers=np.int64(0), out=tmp_path, progress=False)
     assert_same(run, whole)
     labels = classify(run, t_visual=np.float32(2), n_visual=np.int64(4), n_text=np.int8(2)).label
-    assert labels.equals(classify(whole, write=False).label)
+    assert labels.equals(classify(whole).label)
 
 
 def test_other_sites_are_refused_in_a_few_words_and_a_site_named_twice_is_one(tmp_path, model, data, whole):

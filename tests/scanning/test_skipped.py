@@ -10,7 +10,7 @@ import seeds
 import tiny
 import torch
 
-from vlm_neurons.classification.labelling import classify
+from vlm_neurons.classification import classify
 from vlm_neurons.data import ImageTextData, describe
 from vlm_neurons.models import HookedVLM
 from vlm_neurons.scanning import scan

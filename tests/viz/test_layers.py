@@ -13,7 +13,7 @@ import seeds
 from rich.console import Console
 
 from vlm_neurons.viz import layer_tables, layers_svg
-from vlm_neurons.viz.layers import BAR, LABELS, NAMES, percent
+from vlm_neurons.viz.layers import BAR, MODALITIES, NAMES, percent
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -21,7 +21,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 def random_table(n_layers: int, d: int, site: str = "gate", pole: str = "+") -> pd.DataFrame:
     rng = seeds.rng()
     weights = rng.dirichlet([0.4] * 4, n_layers)  # some layers without some classes
-    labels = np.concatenate([rng.choice(LABELS, d, p=w) for w in weights])
+    labels = np.concatenate([rng.choice(MODALITIES, d, p=w) for w in weights])
     n = n_layers * d
     return pd.DataFrame(
         {
@@ -83,7 +83,7 @@ def test_bars_of_a_layer_lie_side_by_side_inside_the_picture() -> None:
 def test_the_figure_says_in_words_what_it_shows() -> None:
     table = random_table(3, 40)
     root = ElementTree.fromstring(layers_svg(table))
-    for label in LABELS:
+    for label in MODALITIES:
         words = f"{percent((table['label'] == label).sum(), len(table))} {NAMES[label]}"
         assert words in root.find(f"{SVG}desc").text and words in root.get("aria-label")
 
@@ -114,5 +114,5 @@ def test_terminal_tables_hold_the_counts() -> None:
     written = buffer.getvalue()
     for layer, here in table.groupby("layer"):
         line = next(line for line in written.splitlines() if line.strip("│ ┃").startswith(f"{layer} "))
-        for label in LABELS:
+        for label in MODALITIES:
             assert f"{(here['label'] == label).sum():,} " in line

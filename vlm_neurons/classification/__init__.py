@@ -1,7 +1,9 @@
 """From a run to a class of every neuron, and what the classes rest on."""
 
 from vlm_neurons.classification.labelling import classify
-from vlm_neurons.classification.layers import statistics
+from vlm_neurons.classification.modality import modality_test
 from vlm_neurons.classification.robustness import confusion, sensitivity, sweep
+from vlm_neurons.classification.tables import clearest, statistics
+from vlm_neurons.classification.thresholds import Thresholds
 
-__all__ = ["classify", "confusion", "sensitivity", "statistics", "sweep"]
+__all__ = ["Thresholds", "classify", "clearest", "confusion", "modality_test", "sensitivity", "statistics", "sweep"]

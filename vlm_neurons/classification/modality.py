@@ -1,4 +1,4 @@
-"""Labels from a test over images, with error rates: `classify(run, method="image-test")`.
+"""The modality test: labels from a test over images, with error rates.
 
 Thresholds on the top samples give a label to everything. Here a neuron is visual if, over all images of the data, its
 mean activation at visual tokens exceeds that at text tokens by more than a margin, beyond what chance would do.
@@ -29,17 +29,20 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Float
 
+from vlm_neurons.classification.tables import neuron_rows
+from vlm_neurons.scanning import Run
 from vlm_neurons.stats import false_discovery
-from vlm_neurons.units import Neuron
+from vlm_neurons.tokens import MODALITIES, NOT_APPLICABLE
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
 
-    from vlm_neurons.scanning import Run
     from vlm_neurons.scanning.moments import Moments
 
 Array = np.ndarray
-CLASSES = ("visual", "text", "multimodal")
+CLASSES = MODALITIES[:3]  # what can be shown; the fourth is unknown
 MIN_ACTIVE = 100  # images in which some modality has to be active
 MIN_BOTH = 20  # ... and each of them for "multimodal"
 CONFIDENT_Q = 0.001
@@ -137,11 +140,11 @@ def _interval(means: Array, n: int, index: Array, critical: float) -> tuple[Arra
     return end(-1.0), end(1.0)
 
 
-def labels_of(moments: Moments, tested: Tested, q: Float[Array, "d"], alpha: float) -> tuple[Array, Array]:
+def labels_of(moments: Moments, tested: Tested, q: Float[Array, "d"], fdr: float) -> tuple[Array, Array]:
     """Label and, for the unknown, the reason (`"inactive"` or `"undecided"`)."""
     active = moments.active.numpy()
     best = tested.p_classes.argmin(1)
-    decided = (q <= alpha) & ((best != 2) | (active.min(1) >= MIN_BOTH))
+    decided = (q <= fdr) & ((best != 2) | (active.min(1) >= MIN_BOTH))
     label = np.where(decided, np.array(CLASSES, dtype=object)[best], "unknown")
     reason = np.where(decided, "", np.where(eligible(moments), "undecided", "inactive"))
     return label, reason
@@ -152,11 +155,38 @@ def eligible(moments: Moments) -> Array:
     return moments.active.numpy().max(1, initial=0) >= MIN_ACTIVE
 
 
-def table_of(run: Run, delta: float = 0.2, alpha: float = 0.05, correction: Literal["bh", "by"] = "bh") -> pd.DataFrame:
-    """The table of `classify(run, method="image-test")`; see there."""
+def modality_test(
+    run: Run | str | Path, fdr: float = 0.05, delta: float = 0.2, correction: Literal["bh", "by"] = "bh"
+) -> pd.DataFrame:
+    """Label every neuron of a scan by a test over all its images, with a controlled rate of false labels.
+
+    Needs neither model nor data, and writes nothing; `vlm_neurons.classification.modality` explains the test.
+
+    Args:
+        run: a finished scan, or its directory.
+        fdr: false-discovery rate among the neurons that get a label.
+        delta: margin of the modality index: beyond it a neuron is visual or text, within it multi-modal.
+        correction: `"bh"` (Benjamini-Hochberg) or `"by"` (Benjamini-Yekutieli: safe under any dependence).
+
+    Returns:
+        One row per neuron and pole, in the order of the scan, which begins as that of `classify`: `neuron`, `site`,
+        `hook`, `layer`, `index`, `pole`; then `modality_index` (M, -1 text ... 1 visual) with its 95 % interval
+        `index_low`, `index_high` (Fieller), `p`, `q` (false-discovery rate; NaN for neurons that were not tested),
+        `pvalue_visual`, `pvalue_text`, `pvalue_multimodal`, `label`, `reason` of the unknown (`"inactive"`: active in
+        fewer than 100 images in both modalities; `"undecided"`), `confident` (q <= 0.001), `tie` (always False),
+        `active_visual`, `active_text` (images) and `n_images`. `.attrs["parameters"]` holds the settings.
+
+    Raises:
+        ValueError: a rate or margin outside 0 ... 1, or an unknown correction.
+
+    >>> tested = vn.modality_test(run).set_index("neuron")
+    >>> tested.loc[["L0N357", "L2N304"], ["label", "reason"]].to_numpy().tolist()  # a test may abstain
+    [['text', ''], ['unknown', 'undecided']]
+    """
     import pandas as pd
 
-    for name, value in (("delta", delta), ("alpha", alpha)):
+    run = run if isinstance(run, Run) else Run.load(run)
+    for name, value in (("delta", delta), ("fdr", fdr)):
         if not isinstance(value, Real) or not 0 < value < 1:
             raise ValueError(f"{name}={value!r}: choose a number between 0 and 1")
     if correction not in ("bh", "by"):
@@ -174,37 +204,34 @@ def table_of(run: Run, delta: float = 0.2, alpha: float = 0.05, correction: Lite
             here = eligible(m)
             q_here[here] = q[used : used + here.sum()]
             used += int(here.sum())
-        parts.append(_rows(column, m, t, q_here, alpha))
+        parts.append(_rows(column, m, t, q_here, fdr))
     table = pd.concat(parts, ignore_index=True)
-    table.attrs["parameters"] = {"method": "image-test", "delta": delta, "alpha": alpha, "correction": correction}
+    settings = {"fdr": float(fdr), "delta": float(delta), "correction": correction}
+    table.attrs["parameters"] = {"method": "modality-test", **settings}
     return table
 
 
-def _rows(
-    column: dict[str, Any], moments: Moments | None, tested: Tested | None, q: Array, alpha: float
-) -> pd.DataFrame:
-    import pandas as pd
-
+def _rows(column: dict[str, Any], moments: Moments | None, tested: Tested | None, q: Array, fdr: float) -> pd.DataFrame:
     d = column["d"]
-    before, after = Neuron(column["hook"], 0, column["pole"]).id.rsplit("0", 1)
-    rows: dict[str, Any] = {
-        "neuron": [f"{before}{i}{after}" for i in range(d)],
-        **{name: column[name] for name in ("site", "hook", "layer")},
-        "index": np.arange(d),
-        "pole": column["pole"],
-    }
     if moments is None or tested is None:
         nan = np.full(d, np.nan)
         p_classes, found = np.full((d, 3), np.nan), [nan, nan, nan, nan]
-        label, reason = np.full(d, "not_applicable", dtype=object), np.full(d, "", dtype=object)
+        label, reason = np.full(d, NOT_APPLICABLE, dtype=object), np.full(d, "", dtype=object)
         active, n_images = np.zeros((d, 2), dtype=int), 0
     else:
         p_classes, found = tested.p_classes, [tested.index, tested.low, tested.high, tested.p]
-        label, reason = labels_of(moments, tested, q, alpha)
+        label, reason = labels_of(moments, tested, q, fdr)
         active, n_images = moments.active.numpy(), int(moments.n_images)
-    known = np.isin(label, CLASSES)
-    rows |= dict(zip(("modality_index", "index_low", "index_high", "p"), found, strict=True)) | {"q": q}
-    rows |= {f"pvalue_{name}": p_classes[:, i] for i, name in enumerate(CLASSES)}
-    rows |= {"label": label, "reason": reason, "confident": known & (q <= CONFIDENT_Q), "tie": False}
-    rows |= {"active_visual": active[:, 0], "active_text": active[:, 1], "n_images": n_images}
-    return pd.DataFrame(rows)
+    return neuron_rows(
+        column,
+        **dict(zip(("modality_index", "index_low", "index_high", "p"), found, strict=True)),
+        q=q,
+        **{f"pvalue_{name}": p_classes[:, i] for i, name in enumerate(CLASSES)},
+        label=label,
+        reason=reason,
+        confident=np.isin(label, CLASSES) & (q <= CONFIDENT_Q),
+        tie=False,
+        active_visual=active[:, 0],
+        active_text=active[:, 1],
+        n_images=n_images,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, astuple, fields
 from itertools import product
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -12,17 +13,17 @@ import torch
 from torch import Tensor
 
 from vlm_neurons._checks import check_columns
-from vlm_neurons.classification.labelling import LABELS, PAPER, check_thresholds, normalise, sample_classes
-from vlm_neurons.classification.layers import NOT_APPLICABLE
-from vlm_neurons.scanning.run import Run
-from vlm_neurons.scanning.state import TopSamples
+from vlm_neurons.classification.thresholds import Thresholds, normalise, sample_classes
+from vlm_neurons.scanning import Run, TopSamples
+from vlm_neurons.tokens import MODALITIES, NOT_APPLICABLE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
 
-NAMES = ("t_visual", "n_visual", "t_text", "n_text")
+_PAPER = Thresholds()
+NAMES = tuple(field.name for field in fields(Thresholds))
 
 
 def sweep(
@@ -50,7 +51,7 @@ def sweep(
     Raises:
         ValueError: no values to try, a threshold outside 0 ... 10, or a count beyond what the scan kept.
 
-    >>> found = vn.sweep(run, t_visual=[2, 4, 8], n_visual=[4], t_text=[3], n_text=[2])
+    >>> found = vn.classification.sweep(run, t_visual=[2, 4, 8], n_visual=[4], t_text=[3], n_text=[2])
     >>> found[["t_visual", "visual", "same_as_paper"]].round(1)  # fewer neurons are visual
        t_visual  visual  same_as_paper
     0         2     0.2            1.0
@@ -61,19 +62,19 @@ def sweep(
 
     run = run if isinstance(run, Run) else Run.load(run)
     axes = [_axis(*given) for given in zip(NAMES, (t_visual, n_visual, t_text, n_text), strict=True)]
-    combinations: list[tuple[Any, ...]] = list(product(*axes))
-    for t_v, n_v, t_t, n_t in combinations:
-        check_thresholds(run, t_v, n_v, t_t, n_t)
+    combinations = [Thresholds(*one) for one in product(*axes)]
+    for one in combinations:
+        one.check(run)
     kept = run.info["parameters"]
-    with_paper = kept["n_visual"] >= PAPER[1] and kept["n_text"] >= PAPER[3]
-    labels = _labels(run, [*combinations, PAPER] if with_paper else combinations)
+    with_paper = kept["n_visual"] >= _PAPER.n_visual and kept["n_text"] >= _PAPER.n_text
+    labels = _labels(run, [*combinations, _PAPER] if with_paper else combinations)
     rows = []
     for number, one in enumerate(combinations):
         near = [labels[i] for i, other in enumerate(combinations) if _adjacent(one, other, axes)]
         shares = np.bincount(labels[number], minlength=4) / max(len(labels[number]), 1)
         rows.append(
-            dict(zip(NAMES, one, strict=True))
-            | dict(zip(LABELS, shares.tolist(), strict=True))
+            asdict(one)
+            | dict(zip(MODALITIES, shares.tolist(), strict=True))
             | {
                 "same_as_paper": float((labels[number] == labels[-1]).mean()) if with_paper else np.nan,
                 "same_as_neighbours": float(np.mean([(labels[number] == n).mean() for n in near])) if near else np.nan,
@@ -89,12 +90,13 @@ def _axis(name: str, values: Any) -> list[Any]:
     return sorted(set(found))
 
 
-def _adjacent(one: Sequence[float], other: Sequence[float], axes: Sequence[Sequence[float]]) -> bool:
-    steps = [abs(axis.index(a) - axis.index(b)) for axis, a, b in zip(axes, one, other, strict=True)]
+def _adjacent(one: Thresholds, other: Thresholds, axes: Sequence[Sequence[float]]) -> bool:
+    pairs = zip(axes, astuple(one), astuple(other), strict=True)
+    steps = [abs(axis.index(a) - axis.index(b)) for axis, a, b in pairs]
     return sum(steps) == 1
 
 
-def _labels(run: Run, combinations: Sequence[tuple[float, ...]]) -> list[np.ndarray]:
+def _labels(run: Run, combinations: Sequence[Thresholds]) -> list[np.ndarray]:
     """Class numbers of all neurons that see both modalities, for every combination."""
     found: list[list[np.ndarray]] = [[] for _ in combinations]
     for column in run.info["columns"]:
@@ -102,25 +104,25 @@ def _labels(run: Run, combinations: Sequence[tuple[float, ...]]) -> list[np.ndar
             continue
         state = run.top(column["hook"], column["pole"])
         there = state.sample_ids >= 0
-        sees = {(t, n): _exceeds(state, "visual", t, n) for t, n in {(c[0], c[1]) for c in combinations}}
-        reads = {(t, n): _exceeds(state, "text", t, n) for t, n in {(c[2], c[3]) for c in combinations}}
-        for labels, (t_v, n_v, t_t, n_t) in zip(found, combinations, strict=True):
-            s, r = sees[t_v, n_v], reads[t_t, n_t]
+        sees = {(t, n): _exceeds(state, "visual", t, n) for t, n in {(c.t_visual, c.n_visual) for c in combinations}}
+        reads = {(t, n): _exceeds(state, "text", t, n) for t, n in {(c.t_text, c.n_text) for c in combinations}}
+        for labels, rule in zip(found, combinations, strict=True):
+            s, r = sees[rule.t_visual, rule.n_visual], reads[rule.t_text, rule.n_text]
             counts = torch.stack([(x & there).sum(1) for x in (s & ~r, r & ~s, s & r, ~s & ~r)], 1)
             labels.append(counts.numpy().argmax(1))  # numpy's argmax takes the first of equals, as `classify`
     return [np.concatenate([np.zeros(0, int), *labels]) for labels in found]
 
 
-def _exceeds(state: TopSamples, kind: str, threshold: float, n: float) -> Tensor:
-    return normalise(getattr(state, kind)[..., int(n) - 1], state.peak) > threshold
+def _exceeds(state: TopSamples, kind: str, threshold: float, n: int) -> Tensor:
+    return normalise(getattr(state, kind)[..., n - 1], state.peak) > threshold
 
 
 def sensitivity(
     run: Run | str | Path,
-    t_visual: float = PAPER[0],
-    n_visual: int = PAPER[1],
-    t_text: float = PAPER[2],
-    n_text: int = PAPER[3],
+    t_visual: float = _PAPER.t_visual,
+    n_visual: int = _PAPER.n_visual,
+    t_text: float = _PAPER.t_text,
+    n_text: int = _PAPER.n_text,
 ) -> pd.DataFrame:
     """How the labels change with choices that the paper leaves open.
 
@@ -142,14 +144,14 @@ def sensitivity(
         not set the scale; the same as the default where the scan kept one value each); `"site post"` or
         `"site gate"` (the same layer and number at the other site, where both were scanned; compared with pole +).
 
-    >>> same = vn.sensitivity(run).set_index("choice").same
+    >>> same = vn.classification.sensitivity(run).set_index("choice").same
     >>> bool(same["maximum over all tokens"] > 0.95), bool(same["maximum of the second sample"] > 0.95)
     (True, True)
     """
     import pandas as pd
 
     run = run if isinstance(run, Run) else Run.load(run)
-    rule = check_thresholds(run, t_visual, n_visual, t_text, n_text)
+    rule = Thresholds(t_visual, n_visual, t_text, n_text).check(run)
     labels: dict[tuple[str, str, str], dict[int, np.ndarray]] = {}
     for column in run.info["columns"]:
         if column["indexed_by"] != "row":
@@ -163,7 +165,7 @@ def sensitivity(
         }
         for choice, peak in peaks.items():
             peak = torch.where(peak > 0, peak, state.peak)
-            here = sample_classes(state, *rule, peak=peak).sum(1).numpy().argmax(1)
+            here = sample_classes(state, rule, peak).sum(1).numpy().argmax(1)
             labels.setdefault((column["site"], column["pole"], choice), {})[column["layer"]] = here
     for site, other in (("gate", "post"), ("post", "gate")):
         mine, theirs = labels.get((site, "+", "default"), {}), labels.get((other, "+", "default"), {})
@@ -175,7 +177,7 @@ def sensitivity(
         default = np.concatenate([labels[site, pole, "default"][layer] for layer in layers])
         shares = np.bincount(found, minlength=4) / max(len(found), 1)
         row = {"site": site, "pole": pole, "choice": choice, "n": len(found), "same": float((found == default).mean())}
-        rows.append(row | dict(zip(LABELS, shares.tolist(), strict=True)))
+        rows.append(row | dict(zip(MODALITIES, shares.tolist(), strict=True)))
     return pd.DataFrame(rows)
 
 
@@ -197,7 +199,7 @@ def confusion(table: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     >>> import pandas as pd
     >>> one = pd.DataFrame({"neuron": ["L0N0", "L0N1", "L0N2", "L0N3"], "label": ["visual", "visual", "text", "text"]})
     >>> other = one.assign(label=["visual", "visual", "text", "unknown"])
-    >>> counts = vn.confusion(one, other)
+    >>> counts = vn.classification.confusion(one, other)
     >>> int(counts.loc["text", "unknown"]), counts.attrs["agreement"]
     (1, 0.75)
     """
@@ -210,7 +212,7 @@ def confusion(table: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     if joined.empty:
         raise ValueError("the tables have no classified neuron in common: compare tables of the same sites")
     counts = pd.crosstab(joined["label"], joined["label_other"])
-    counts = counts.reindex(index=list(LABELS), columns=list(LABELS), fill_value=0)
+    counts = counts.reindex(index=list(MODALITIES), columns=list(MODALITIES), fill_value=0)
     shares = counts.to_numpy() / len(joined)
     agreement, chance = float(np.trace(shares)), float(shares.sum(0) @ shares.sum(1))
     counts.attrs["agreement"] = agreement

@@ -134,7 +134,7 @@ def clearest_of_classes(run: Run, n: int, labels: Sequence[str] = SEEING) -> lis
     """
     import pandas as pd
 
-    from vlm_neurons.classification.clearest import clearest
+    from vlm_neurons.classification import clearest
 
     file = run.path / "neurons.parquet"
     if not file.is_file():

@@ -20,6 +20,10 @@ DEMO_MODEL = "tiny-llava-scenes"
 DEMO_SITES = ["gate", "post", "projector"]
 DEMO_SCENES = 1000
 DEMO_NEURONS = 20  # of each class
+OPTIONS_OF = {  # of the methods of `classify`
+    "thresholds": ("t_visual", "n_visual", "t_text", "n_text"),
+    "modality-test": ("fdr", "delta", "correction"),
+}
 _LLAVA = "llava-hf/llava-1.5-7b-hf"
 
 
@@ -47,7 +51,7 @@ def demo(args: argparse.Namespace) -> None:
     """Scan, classify, explain, simulate, score and report the embedded model on its own world."""
     from vlm_neurons.autointerp.explaining import explain as explain_neurons
     from vlm_neurons.autointerp.scoring import score as score_explanations
-    from vlm_neurons.classification.labelling import classify as label
+    from vlm_neurons.classification import classify as label
     from vlm_neurons.cli.explain import clearest_of_classes, evidence_of
     from vlm_neurons.cli.score import show as show_scores
     from vlm_neurons.reporting import report as write
@@ -55,7 +59,9 @@ def demo(args: argparse.Namespace) -> None:
 
     model, data = _model(args, DEMO_MODEL), scenes(DEMO_SCENES, seed=0)
     run = _scan(model, data, args, site=DEMO_SITES, batch_size=32, block_size=256)
-    _show(run, label(run))
+    table = label(run)
+    run.save(table)
+    _show(run, table)
     evidence = evidence_of(run, clearest_of_classes(run, DEMO_NEURONS), lambda: model, data, seed=0)
     explanations = explain_neurons(evidence, out=run)
     show_scores(score_explanations(explanations, evidence, out=run))
@@ -85,18 +91,23 @@ def scan(args: argparse.Namespace) -> None:
 
 def classify(args: argparse.Namespace) -> None:
     """Classify a finished scan."""
-    from vlm_neurons.classification.labelling import classify as label
+    from vlm_neurons import classification
     from vlm_neurons.scanning import Run
 
     run = Run.load(args.run)
-    table = label(
-        run, method=args.method, t_visual=args.t_visual, n_visual=args.n_visual, t_text=args.t_text, n_text=args.n_text,
-        delta=args.delta, alpha=args.alpha, correction=args.correction,
-    )  # fmt: skip
+    names = OPTIONS_OF[args.method]
+    for method, others in OPTIONS_OF.items():
+        for name in others:
+            if method != args.method and getattr(args, name) is not None:
+                raise ValueError(
+                    f"--{name.replace('_', '-')} is of --method {method}; {args.method} has no such number"
+                )
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     default = args.method == "thresholds"
+    table = (classification.classify if default else classification.modality_test)(run, **given)
+    file = run.save(table)
     _show(run, table, "classes_by_layer.svg" if default else f"classes_by_layer-{args.method}.svg")
-    file = "neurons.parquet" if default else f"labels-{args.method}.parquet"
-    say(f"table: {run.path / file}   next: vlm-neurons report {args.run}")
+    say(f"table: {file}   next: vlm-neurons report {args.run}")
 
 
 def explain(args: argparse.Namespace) -> None:
@@ -193,16 +204,14 @@ def _parser() -> argparse.ArgumentParser:
     p = _command(commands, "classify", classify, "label every neuron of a finished scan",
                  "vlm-neurons classify runs/photos --t-visual 3")  # fmt: skip
     p.add_argument("run", help="run directory")
-    p.add_argument(
-        "--t-visual", type=float, default=2.0, help="threshold on visual tokens, 0-10 (default: %(default)s)"
-    )
-    p.add_argument("--n-visual", type=_positive, default=4, help="visual tokens above it (default: %(default)s)")
-    p.add_argument("--t-text", type=float, default=3.0, help="threshold on text tokens, 0-10 (default: %(default)s)")
-    p.add_argument("--n-text", type=_positive, default=2, help="text tokens above it (default: %(default)s)")
-    p.add_argument("--method", default="thresholds", help="thresholds or image-test (default: %(default)s)")
-    p.add_argument("--delta", type=float, default=0.2, help="image-test: margin of the index (default: %(default)s)")
-    p.add_argument("--alpha", type=float, default=0.05, help="image-test: false-discovery rate (default: %(default)s)")
-    p.add_argument("--correction", choices=["bh", "by"], default="bh", help="image-test (default: %(default)s)")
+    p.add_argument("--method", choices=[*OPTIONS_OF], default="thresholds", help="(default: %(default)s)")
+    p.add_argument("--t-visual", type=float, help="thresholds: what visual tokens have to exceed, 0-10 (default: 2)")
+    p.add_argument("--n-visual", type=_positive, help="thresholds: visual tokens above it (default: 4)")
+    p.add_argument("--t-text", type=float, help="thresholds: what text tokens have to exceed, 0-10 (default: 3)")
+    p.add_argument("--n-text", type=_positive, help="thresholds: text tokens above it (default: 2)")
+    p.add_argument("--fdr", type=float, help="modality-test: false-discovery rate (default: 0.05)")
+    p.add_argument("--delta", type=float, help="modality-test: margin of the index (default: 0.2)")
+    p.add_argument("--correction", choices=["bh", "by"], help="modality-test (default: bh)")
 
     from vlm_neurons.cli.explain import add_options
 

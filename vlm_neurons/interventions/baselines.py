@@ -119,11 +119,12 @@ def _row(check: str, condition: str, scores: Scores, intact: Scores, rng: np.ran
 
 def _classes(model: HookedVLM, data: ImageTextData, batch_size: int) -> dict[str, int]:
     """How many gate neurons each class has."""
-    from vlm_neurons.classification.labelling import LABELS, classify
+    from vlm_neurons.classification import classify
     from vlm_neurons.scanning import scan
+    from vlm_neurons.tokens import MODALITIES
 
     with tempfile.TemporaryDirectory() as folder:
         top_n = max(5, min(50, len(data) // 20))  # of few samples the top 50 would be all, and nearly all unknown
         run = scan(model, data, site="gate", top_n=top_n, batch_size=batch_size, out=folder, progress=False)
-        labels = classify(run, write=False)["label"]
-    return {label: int((labels == label).sum()) for label in LABELS}
+        labels = classify(run)["label"]
+    return {label: int((labels == label).sum()) for label in MODALITIES}

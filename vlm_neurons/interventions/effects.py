@@ -33,7 +33,7 @@ def class_groups(
     Args:
         table: what `classify` returns, of one site and with positive poles only taken.
         top: of every class only so many: those with the largest share of its own samples, then the largest peak
-            (labels of the image test: with the smallest q).
+            (labels of the modality test: with the smallest q).
         confident: only neurons whose class has more than 80 % of the top samples.
         by_layer: a group for every class and layer, `"visual, layer 0"`.
 
@@ -51,7 +51,7 @@ def class_groups(
         if top is not None:
             if f"p_{label}" in mine:
                 order = mine.sort_values([f"p_{label}", "peak"], ascending=False, kind="stable")
-            else:  # labels of the image test: the smallest q is the surest
+            else:  # labels of the modality test: the smallest q is the surest
                 order = mine.sort_values("q", kind="stable")
             mine = mine.loc[order.index[:top]]
         parts = mine.groupby("layer") if by_layer else [(None, mine)]

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from vlm_neurons.autointerp.explanation import Explanation
 from vlm_neurons.autointerp.simulations import Simulation
-from vlm_neurons.classification.clearest import clearest
-from vlm_neurons.classification.labelling import LABELS, NOT_APPLICABLE
+from vlm_neurons.classification import clearest
 from vlm_neurons.evidence import Evidence, Exemplar
 from vlm_neurons.reporting.results import LONGEST, Results, Score
+from vlm_neurons.tokens import MODALITIES, NOT_APPLICABLE
 from vlm_neurons.viz.cards.words import decimals, small
 from vlm_neurons.viz.layers import NAMES, site_name
 from vlm_neurons.viz.page import number, share_words, shortened, visible
@@ -58,7 +58,7 @@ class Shown:
     def label(self) -> str:
         """Class; `"not_applicable"` where it has none."""
         found = self.row.get("label", self.evidence.label if self.evidence else None)
-        return str(found) if found in LABELS else NOT_APPLICABLE
+        return str(found) if found in MODALITIES else NOT_APPLICABLE
 
 
 def choose(table: pd.DataFrame, results: Results, n: int) -> list[Shown]:
@@ -67,7 +67,7 @@ def choose(table: pd.DataFrame, results: Results, n: int) -> list[Shown]:
     extra = set(results.neurons)
     rows: dict[str, dict[str, Any]] = {}
     for _, part in table.groupby(["site", "pole"], sort=False):
-        for label in LABELS if part["label"].isin(LABELS).any() else (NOT_APPLICABLE,):
+        for label in MODALITIES if part["label"].isin(MODALITIES).any() else (NOT_APPLICABLE,):
             more = part[part["neuron"].isin(extra) & (part["label"] == label)]
             for found in (clearest(part, label, n), clearest(more, label, len(more)), more):
                 rows.update({r["neuron"]: r for r in found.to_dict("records") if r["neuron"] not in rows})

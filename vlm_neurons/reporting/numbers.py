@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlm_neurons.classification.labelling import statistics
-from vlm_neurons.reporting.story import Rule, Thresholds
+from vlm_neurons.classification import statistics
+from vlm_neurons.classification.thresholds import Thresholds
+from vlm_neurons.reporting.story import Dependence
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,8 +24,8 @@ FORMAT = 1
 def document(
     run: Run,
     table: pd.DataFrame,
-    rule: Rule | None,
-    thresholds: Thresholds | None,
+    rule: Thresholds | None,
+    thresholds: Dependence | None,
     scores: Sequence[dict[str, Any]],
     neurons: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:

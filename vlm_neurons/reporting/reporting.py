@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlm_neurons.classification.labelling import LABELS, classify
+from vlm_neurons.classification.thresholds import Thresholds
 from vlm_neurons.reporting.listing import Shown, choose, record, with_evidence
 from vlm_neurons.reporting.numbers import document
 from vlm_neurons.reporting.results import Results, classes
-from vlm_neurons.reporting.story import Rule, Thresholds, score_summary
+from vlm_neurons.reporting.story import Dependence, score_summary
 from vlm_neurons.reporting.writing import Story, write
 from vlm_neurons.scanning.run import Run, check_length
 from vlm_neurons.viz.closeup import close_ups
@@ -81,19 +82,18 @@ def report(
 
 def story(run: Run, table: pd.DataFrame, results: Results, shown: list[Shown]) -> Story:
     """All that the page tells, and its numbers."""
-    rule = _rule(run, table)
-    thresholds = Thresholds.of(run, rule)
+    rule = _rule(table)
+    thresholds = Dependence.of(run, rule)
     scores = score_summary(results.scores)
     numbers = document(run, table, rule, thresholds, scores, [record(s) for s in shown])
     return Story(run, table, rule, thresholds, shown, numbers)
 
 
-def _rule(run: Run, table: pd.DataFrame) -> Rule | None:
-    """The thresholds behind the table: what it says itself, else the defaults if they give the same shares."""
-    if "parameters" in table.attrs:
-        return Rule(**table.attrs["parameters"])
-    columns = [f"p_{label}" for label in LABELS]
-    return Rule() if table[columns].equals(classify(run, write=False)[columns]) else None
+def _rule(table: pd.DataFrame) -> Thresholds | None:
+    """The thresholds behind the table, if it says so itself."""
+    names = [field.name for field in fields(Thresholds)]
+    said = table.attrs.get("parameters", {})
+    return Thresholds(**{name: said[name] for name in names}) if set(names) <= set(said) else None
 
 
 def _model(run: Run, model: HookedVLM | None) -> HookedVLM:

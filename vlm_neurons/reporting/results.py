@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vlm_neurons.autointerp.explanation import Explanation, Log
 from vlm_neurons.autointerp.simulations import Simulation
 from vlm_neurons.autointerp.simulations import load as load_simulations
-from vlm_neurons.classification.labelling import classify
+from vlm_neurons.classification import classify
 from vlm_neurons.viz.cards.words import differ
 from vlm_neurons.viz.page import shortened
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Score = dict[str, Any]
 AGAIN = {  # what writes a file of the run directory
-    "neurons.parquet": "vn.classify(run)",
+    "neurons.parquet": "run.save(vn.classify(run))",
     "exemplars.parquet": "vn.gather_evidence(model, data, run, ...)",
     "simulations.parquet": "vn.score(..., out=run)",
     "scores.parquet": "vn.score(..., out=run)",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from vlm_neurons.classification.labelling import LABELS, PAPER
-from vlm_neurons.classification.robustness import sensitivity, sweep
+from vlm_neurons.classification import sensitivity, sweep
+from vlm_neurons.classification.thresholds import Thresholds
+from vlm_neurons.tokens import MODALITIES
 from vlm_neurons.viz.layers import NAMES, layers_svg, percent, shares, site_name
 from vlm_neurons.viz.page import number, share_words, visible
 
@@ -21,39 +22,29 @@ SWEEP = {"t_visual": (1.0, 2.0, 3.0, 4.0), "t_text": (2.0, 3.0, 4.0, 5.0)}
 
 
 @dataclass(frozen=True)
-class Rule:
-    """The thresholds that the classes come from; see `classify`."""
-
-    t_visual: float = PAPER[0]
-    n_visual: int = PAPER[1]
-    t_text: float = PAPER[2]
-    n_text: int = PAPER[3]
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """How much the classes depend on what was chosen by hand: numbers of `vn.sweep` and `vn.sensitivity`."""
+class Dependence:
+    """How much the classes depend on what was chosen by hand: numbers of `sweep` and `sensitivity`."""
 
     sweep: pd.DataFrame
     choices: pd.DataFrame
 
     @classmethod
-    def of(cls, run: Run, rule: Rule | None) -> Thresholds | None:
+    def of(cls, run: Run, rule: Thresholds | None) -> Dependence | None:
         """None where no neuron sees both pictures and text."""
         if not any(column["indexed_by"] == "row" for column in run.info["columns"]):
             return None
-        kept = run.info["parameters"]
-        n_visual, n_text = min(PAPER[1], kept["n_visual"]), min(PAPER[3], kept["n_text"])
-        used = rule or Rule(n_visual=n_visual, n_text=n_text)
+        kept, paper = run.info["parameters"], Thresholds()
+        n_visual, n_text = min(paper.n_visual, kept["n_visual"]), min(paper.n_text, kept["n_text"])
+        used = rule or Thresholds(n_visual=n_visual, n_text=n_text)
         return cls(
             sweep(run, **SWEEP, n_visual=(used.n_visual,), n_text=(used.n_text,)),
-            sensitivity(run, used.t_visual, used.n_visual, used.t_text, used.n_text),
+            sensitivity(run, **asdict(used)),
         )
 
 
 def sites(table: pd.DataFrame) -> list[pd.DataFrame]:
     """The parts of the table, by site and pole, whose neurons have a class."""
-    return [part for _, part in table.groupby(["site", "pole"], sort=False) if part["label"].isin(LABELS).any()]
+    return [part for _, part in table.groupby(["site", "pole"], sort=False) if part["label"].isin(MODALITIES).any()]
 
 
 def panel(part: pd.DataFrame) -> dict[str, Any]:
@@ -62,23 +53,23 @@ def panel(part: pd.DataFrame) -> dict[str, Any]:
     rows = []
     for _, row in shares(part).iterrows():
         n, n_ties = row["n"], int(part["tie"].sum() if row["layer"] == "all" else ties.get(row["layer"], 0))
-        counts = [*(row[label] for label in LABELS), n, row["confident"], n_ties]
-        written = [(f"{count:,}", "" if i == len(LABELS) else percent(count, n)) for i, count in enumerate(counts)]
+        counts = [*(row[label] for label in MODALITIES), n, row["confident"], n_ties]
+        written = [(f"{count:,}", "" if i == len(MODALITIES) else percent(count, n)) for i, count in enumerate(counts)]
         rows.append({"layer": row["layer"], "cells": written})
     first = part.iloc[0]
     return {"title": visible(site_name(first["site"], first["pole"])), "rows": rows, "svg": layers_svg(part)}
 
 
-def grid(thresholds: Thresholds) -> dict[str, Any]:
+def grid(thresholds: Dependence) -> dict[str, Any]:
     """The sweep as a square: a line per threshold of patches, a column per threshold of tokens."""
     table = thresholds.sweep
     lines = []
     for t_visual, part in table.groupby("t_visual"):
         cells = [
             {
-                "widths": [(label, f"{cell[label]:.4f}") for label in LABELS],
-                "words": ", ".join(f"{NAMES[label]} {share_words(cell[label])}" for label in LABELS),
-                "shares": [share_words(cell[label]) for label in LABELS],
+                "widths": [(label, f"{cell[label]:.4f}") for label in MODALITIES],
+                "words": ", ".join(f"{NAMES[label]} {share_words(cell[label])}" for label in MODALITIES),
+                "shares": [share_words(cell[label]) for label in MODALITIES],
                 "same": share_words(cell["same_as_paper"]),
             }
             for cell in part.sort_values("t_text").to_dict("records")
@@ -94,7 +85,7 @@ def grid(thresholds: Thresholds) -> dict[str, Any]:
     }
 
 
-def choices(thresholds: Thresholds) -> list[dict[str, Any]]:
+def choices(thresholds: Dependence) -> list[dict[str, Any]]:
     """What the labels would be under choices that the paper leaves open, in words."""
     return [
         {
@@ -102,7 +93,7 @@ def choices(thresholds: Thresholds) -> list[dict[str, Any]]:
             "choice": row["choice"],
             "n": f"{row['n']:,}",
             "same": share_words(row["same"]),
-            "shares": [share_words(row[label]) for label in LABELS],
+            "shares": [share_words(row[label]) for label in MODALITIES],
         }
         for row in thresholds.choices.to_dict("records")
     ]

@@ -6,15 +6,14 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from vlm_neurons.classification.labelling import normalise
+from vlm_neurons.classification.thresholds import Thresholds, normalise
 from vlm_neurons.evidence import Exemplar
-from vlm_neurons.reporting.story import Rule
 from vlm_neurons.viz.layers import NAMES
 
 _KINDS = {(True, False): "visual", (False, True): "text", (True, True): "multimodal", (False, False): "unknown"}
 
 
-def verdict(exemplar: Exemplar, peak: float, rule: Rule) -> str:
+def verdict(exemplar: Exemplar, peak: float, rule: Thresholds) -> str:
     """The class of a sample in words.
 
     Args:

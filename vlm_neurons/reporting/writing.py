@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from vlm_neurons._files import write_atomic
-from vlm_neurons.classification.labelling import LABELS, NOT_APPLICABLE
 from vlm_neurons.reporting import story as told
 from vlm_neurons.reporting.listing import Shown, file_name, line
 from vlm_neurons.reporting.numbers import dumps
 from vlm_neurons.reporting.verdict import verdict
+from vlm_neurons.tokens import MODALITIES, NOT_APPLICABLE
 from vlm_neurons.viz.cards.card import card_html
 from vlm_neurons.viz.cards.fragment import Fragment, policy, scripts, styles, template, template_text
 from vlm_neurons.viz.cards.plots import scores_svg
@@ -48,7 +48,7 @@ page = json.load(open("{json}"))
 shown = pd.DataFrame(page["neurons"])         # what this page shows
 table = pd.read_parquet("neurons.parquet")    # every neuron
 layers = vn.statistics(table)                 # counts and shares by layer, with intervals
-sweep, choices = vn.sweep("."), vn.sensitivity(".")
+sweep, choices = vn.classification.sweep("."), vn.classification.sensitivity(".")
 """
 
 
@@ -67,8 +67,8 @@ class Story:
 
     run: Run
     table: pd.DataFrame
-    rule: told.Rule | None
-    thresholds: told.Thresholds | None
+    rule: Thresholds | None
+    thresholds: told.Dependence | None
     shown: Sequence[Shown]
     numbers: dict[str, Any]
 
@@ -141,7 +141,7 @@ def _about(story: Story) -> dict[str, Any]:
         "summary": run.summary(),
         "n_neurons": told.n_neurons(story.table),
         "number": number,
-        "labels": LABELS,
+        "labels": MODALITIES,
         "names": NAMES,
         "rule": story.rule,
         "scanned": told.scanned(run, story.table),
@@ -177,7 +177,7 @@ def _options(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[Any, ..
     labels = Counter(n["label"] for n in lines)
     layers = Counter(n["layer"] for n in lines if n["layer"] != "")
     return {
-        "labels": [(k, NAMES.get(k, "no class"), labels[k]) for k in (*LABELS, NOT_APPLICABLE) if labels[k]],
+        "labels": [(k, NAMES.get(k, "no class"), labels[k]) for k in (*MODALITIES, NOT_APPLICABLE) if labels[k]],
         "sites": list(Counter(n["site"] for n in lines).items()),
         "layers": sorted(layers.items()),
     }
@@ -190,7 +190,7 @@ def _code(story: Story, out: Path) -> str:
     return lines
 
 
-def _card(shown: Shown, rule: told.Rule | None) -> Fragment:
+def _card(shown: Shown, rule: Thresholds | None) -> Fragment:
     if shown.evidence is None or not shown.evidence.exemplars:
         told_of = {"explained": explained(shown.explanation), "score": scored(shown.told)}
         return Fragment(

@@ -21,6 +21,10 @@ from vlm_neurons.scanning.state import TENSORS, TopSamples
 from vlm_neurons.units import Pole
 
 FORMAT = 3  # 1 had no moments, 2 none of third order
+# What decides the numbers: a run goes on only where all of this is the same.
+IDENTITY = ("format", "model", "data", "parameters", "columns", "rendered", "threads", "versions")
+# ... except these, which name or find a thing whose fingerprint is compared
+_NAMES = ("model.name", "data.source")
 Column = tuple[str, Pole]  # hook, pole
 LOGS = (".log", ".out", ".err")  # what schedulers write beside a run
 States = dict[Column, TopSamples]
@@ -65,6 +69,18 @@ def check_place(path: Path) -> None:
             f"{path} holds other files ({shown}) and no scan: choose a new or empty directory for the run, such as "
             f"{path / 'run'}. Nothing was changed"
         )
+
+
+def identity_of(info: dict[str, Any]) -> dict[str, Any]:
+    """The identity of a run as one level of names, such as `parameters.top_n`."""
+    flat: dict[str, Any] = {}
+    for name in IDENTITY:
+        value = info.get(name)
+        if isinstance(value, dict):
+            flat |= {f"{name}.{key}": v for key, v in value.items()}
+        else:
+            flat[name] = value
+    return {name: value for name, value in flat.items() if name not in _NAMES}
 
 
 def tensor_name(column: Column, name: str) -> str:

@@ -55,11 +55,12 @@ def scan(
 
     A run directory that is there already is gone on with: blocks that are done are not scanned again. Of several
     processes (`RANK` and `WORLD_SIZE` in the environment, as torchrun sets them, or SLURM's variables under srun) each
-    takes every WORLD_SIZE-th block, and the last one merges; `Run.merge` joins runs of machines that share no disk.
+    takes every WORLD_SIZE-th block, and the last one merges; `vlm_neurons.scanning.merge` joins runs of machines that
+    share no disk.
 
     Where all hooks are of the four sites, the forward pass is transformers' own with fused attention
     (`HookedVLM.fast_hooks`), else the bridge's; `scan.json` says which. They differ in last digits. In the same pass
-    the sums for `classify(method="image-test")` are gathered.
+    the sums for `vn.modality_test` are gathered.
 
     Args:
         model: what to scan.
@@ -76,7 +77,7 @@ def scan(
         workers: processes that decode and preprocess images (a DataLoader's); 0 does it in one thread beside the
             model. A fast GPU needs several: a photograph takes 10-20 ms of a core, its forward pass can take less.
         compiled: look at activations with code made by torch.compile; None does so on CUDA where it works. The same
-            values are kept; sums of the image test differ in last digits.
+            values are kept; sums of the modality test differ in last digits.
         progress: say on stderr what it will cost, how far it is, and what was skipped.
 
     Returns:

@@ -6,24 +6,38 @@ import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vlm_neurons._files import write_atomic
+from vlm_neurons.data import ImageTextData
 from vlm_neurons.scanning.blocks import open_block
 from vlm_neurons.scanning.run import Run
 from vlm_neurons.scanning.writing import differences, finish, start
 from vlm_neurons.synthetic import open_data
 
-if TYPE_CHECKING:
-    from vlm_neurons.data import ImageTextData
 
+def merge(runs: Sequence[str | Path | Run], out: str | Path, data: ImageTextData | str | Path | None = None) -> Run:
+    """One run out of several that did different blocks of the same scan, on machines that share no disk.
 
-def merge(runs: Sequence[Run], out: Path, data: ImageTextData | str | Path | None = None) -> Run:
-    """See `Run.merge`."""
-    from vlm_neurons.data import ImageTextData
+    On machine k of K scan with `RANK=k WORLD_SIZE=K` in the environment, into a directory of its own; bring the
+    directories together, and merge. The result is that of one process, tensor for tensor.
 
+    Args:
+        runs: the run directories. A block that several have is taken from the first.
+        out: where the whole run goes.
+        data: the data that was scanned, or what `synthetic.open_data` takes; by default it is opened from its source.
+
+    Raises:
+        ValueError: the runs differ in model, data or parameters (the message says in what), a block is in none of them
+            or torn, or the data is not where it was or not what was scanned.
+    """
+    if isinstance(runs, str | Path | Run):
+        raise ValueError(f"runs={str(getattr(runs, 'path', runs))!r} is one run: give a list of all its parts")
     if not runs:
         raise ValueError("no runs to merge")
+    return _merge([run if isinstance(run, Run) else Run.load(run) for run in runs], Path(out), data)
+
+
+def _merge(runs: list[Run], out: Path, data: ImageTextData | str | Path | None) -> Run:
     first = runs[0]
     for run in runs[1:]:
         if found := differences(first.info, run.info, first.path, run.path):

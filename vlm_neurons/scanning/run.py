@@ -5,19 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from vlm_neurons.scanning.blocks import (
-    FORMAT,
-    Column,
-    moments_of,
-    open_result,
-    state_of,
-)
+from vlm_neurons._checks import check_columns
+from vlm_neurons._files import write_atomic
+from vlm_neurons.data.sources import read_records
+from vlm_neurons.scanning.blocks import FORMAT, Column, identity_of, moments_of, open_result, state_of
 from vlm_neurons.scanning.moments import Moments
 from vlm_neurons.scanning.state import TopSamples
 from vlm_neurons.synthetic import open_data
@@ -28,10 +24,7 @@ if TYPE_CHECKING:
 
     from vlm_neurons.data import ImageTextData
 
-# What decides the numbers: a run goes on only where all of this is the same.
-IDENTITY = ("format", "model", "data", "parameters", "columns", "rendered", "threads", "versions")
-# ... except these, which name or find a thing whose fingerprint is compared
-_NAMES = ("model.name", "data.source")
+_TABLES = {"thresholds": "neurons.parquet", "modality-test": "modality-test.parquet"}  # file of a method's labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,29 +73,6 @@ class Run:
         if lacking := [key for key in ("model", "data", "parameters", "columns") if key not in keys]:
             raise ValueError(f"{file} is no scan.json of this package: it lacks {', '.join(lacking)}")
         return cls(path, info)
-
-    @staticmethod
-    def merge(runs: Sequence[str | Path | Run], out: str | Path, data: ImageTextData | str | Path | None = None) -> Run:
-        """One run out of several that did different blocks of the same scan, on machines that share no disk.
-
-        On machine k of K scan with `RANK=k WORLD_SIZE=K` in the environment, into a directory of its own; bring the
-        directories together, and merge. The result is that of one process, tensor for tensor.
-
-        Args:
-            runs: the run directories. A block that several have is taken from the first.
-            out: where the whole run goes.
-            data: the data that was scanned, or what `synthetic.open_data` takes; by default it is opened from its
-                source.
-
-        Raises:
-            ValueError: the runs differ in model, data or parameters (the message says in what), a block is in none of
-                them or torn, or the data is not where it was or not what was scanned.
-        """
-        from vlm_neurons.scanning.merging import merge
-
-        if isinstance(runs, str | Path | Run):
-            raise ValueError(f"runs={str(getattr(runs, 'path', runs))!r} is one run: give a list of all its parts")
-        return merge([run if isinstance(run, Run) else Run.load(run) for run in runs], Path(out), data)
 
     @property
     def columns(self) -> list[Column]:
@@ -174,8 +144,7 @@ class Run:
     def _check_column(self, hook: str, pole: Pole) -> None:
         if (hook, pole) not in self.columns:
             raise KeyError(f"{hook!r} pole {pole!r}: not scanned; this run has {self.scanned}")
-        if not self.complete:
-            raise FileNotFoundError(self._unfinished())
+        self._check_complete()
 
     @property
     def scanned(self) -> str:
@@ -199,20 +168,87 @@ class Run:
     def samples(self) -> pd.DataFrame:
         """Scanned samples: id, name, images (paths; None for one in memory), prompt, response, n_visual_tokens,
         n_text_tokens."""
-        import pandas as pd
-
-        if not self.complete:
-            raise FileNotFoundError(self._unfinished())
-        return pd.read_parquet(self.path / "samples.parquet")
+        self._check_complete()
+        return self._parquet("samples.parquet", "delete scan.safetensors, and the same scan call writes both anew")
 
     @cached_property
     def skipped(self) -> list[dict[str, Any]]:
         """Samples that were not scanned: id, name, reason, detail."""
-        if not self.complete:
-            raise FileNotFoundError(self._unfinished())
-        from vlm_neurons.data.sources import read_records
-
+        self._check_complete()
         return [record for _, record in read_records(self.path / "skipped.jsonl")]
+
+    def save(self, table: pd.DataFrame) -> Path:
+        """Make the labels of a table those of the run.
+
+        Args:
+            table: what `vn.classify` or `vn.modality_test` returned for this run, all of it.
+
+        Returns:
+            The file: `neurons.parquet`, or `modality-test.parquet`. Evidence, scores and report read the former.
+
+        Raises:
+            ValueError: it is another table, or has other neurons than the run.
+
+        >>> run.save(vn.classify(run)).name
+        'neurons.parquet'
+        """
+        check_columns("table", table, "neuron", "hook", "index", "pole", "label")
+        method = table.attrs.get("parameters", {}).get("method")
+        if method not in _TABLES:
+            raise ValueError(f"table= does not say how it was made (method {method!r}): pass the table of classify")
+        known = [(c["hook"], c["pole"]) for c in self.info["columns"] for _ in range(c["d"])]
+        if list(zip(table["hook"], table["pole"], strict=True)) != known:
+            raise ValueError(
+                f"table= has {len(table):,} neurons, {self.path} has {len(known):,}, or they are in another order: "
+                "save the whole table of classify for this run"
+            )
+        path = self.path / _TABLES[method]
+        write_atomic(path, lambda temporary: table.to_parquet(temporary, index=False))
+        return path
+
+    def table(self, method: Literal["thresholds", "modality-test"] = "thresholds") -> pd.DataFrame:
+        """The saved labels; `.attrs["parameters"]` says how they were made.
+
+        Raises:
+            FileNotFoundError: none were saved.
+            ValueError: an unknown method.
+
+        >>> run.table().attrs["parameters"]["t_visual"]
+        2.0
+        """
+        if method not in _TABLES:
+            raise ValueError(f"method={method!r}: choose from {', '.join(_TABLES)}")
+        made = "classify" if method == "thresholds" else "modality_test"
+        return self._parquet(_TABLES[method], f"run.save(vn.{made}(run)) writes it")
+
+    def explanations(self) -> pd.DataFrame:
+        """What `explain` wrote into the run, the last of every neuron.
+
+        Raises:
+            FileNotFoundError: there is nothing yet.
+        """
+        import pandas as pd
+
+        path = self.path / "explanations.jsonl"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is not there: vn.explain(evidence, out=run) writes it")
+        lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last end of a line was cut off by a crash
+        return pd.DataFrame({(row := json.loads(line))["neuron"]: row for line in lines}.values())
+
+    def scores(self) -> pd.DataFrame:
+        """What `score` wrote into the run.
+
+        Raises:
+            FileNotFoundError: there is nothing yet.
+        """
+        return self._parquet("scores.parquet", "vn.score(explanations, evidence, out=run) writes it")
+
+    def _parquet(self, name: str, remedy: str) -> pd.DataFrame:
+        import pandas as pd
+
+        if not (self.path / name).is_file():
+            raise FileNotFoundError(f"{self.path / name} is not there: {remedy}")
+        return pd.read_parquet(self.path / name)
 
     def open_data(self) -> ImageTextData:
         """The data that was scanned, from its source, with the responses that were scanned.
@@ -246,9 +282,10 @@ class Run:
                 f"command line --data ({error})"
             ) from error
 
-    def _unfinished(self) -> str:
-        missing = len(self.missing_blocks())
-        return f"{self.path} is not finished ({missing} of {self.n_blocks} blocks are missing); scan again to go on"
+    def _check_complete(self) -> None:
+        if not self.complete:
+            missing = f"{len(self.missing_blocks())} of {self.n_blocks} blocks are missing"
+            raise FileNotFoundError(f"{self.path} is not finished ({missing}); scan again to go on")
 
     def summary(self) -> str:
         """One sentence: how many samples were scanned, how many were skipped and why.
@@ -269,18 +306,6 @@ def _span(layers: list[int]) -> str:
         return f"layer {layers[0]}"
     whole = layers == list(range(layers[0], layers[-1] + 1))
     return f"layers {layers[0]}-{layers[-1]}" if whole else f"layers {', '.join(map(str, layers))}"
-
-
-def identity_of(info: dict[str, Any]) -> dict[str, Any]:
-    """The identity of a run as one level of names, such as `parameters.top_n`."""
-    flat: dict[str, Any] = {}
-    for name in IDENTITY:
-        value = info.get(name)
-        if isinstance(value, dict):
-            flat |= {f"{name}.{key}": v for key, v in value.items()}
-        else:
-            flat[name] = value
-    return {name: value for name, value in flat.items() if name not in _NAMES}
 
 
 def check_length(run: Run, data: ImageTextData) -> None:

@@ -15,13 +15,14 @@ from vlm_neurons._text import to_json
 from vlm_neurons.scanning.blocks import (
     FORMAT,
     check_place,
+    identity_of,
     moments_of,
     open_block,
     skipped_of,
     state_of,
     tensor_name,
 )
-from vlm_neurons.scanning.run import Run, identity_of
+from vlm_neurons.scanning.run import Run
 
 if TYPE_CHECKING:
     from vlm_neurons.data import ImageTextData

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from html import escape
 from typing import TYPE_CHECKING
 
-from vlm_neurons.classification.labelling import LABELS, NOT_APPLICABLE
+from vlm_neurons.tokens import MODALITIES, NOT_APPLICABLE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,26 +45,26 @@ def shares(table: pd.DataFrame) -> pd.DataFrame:
     """
     import pandas as pd
 
-    from vlm_neurons.classification.labelling import statistics
+    from vlm_neurons.classification import statistics
 
     _check(table)
     rows = []
     counted = statistics(table) if len(table) else table
     for (site, pole, layer), part in counted.groupby(["site", "pole", "layer"], sort=False):
-        if set(part["label"]) == set(LABELS):
+        if set(part["label"]) == set(MODALITIES):
             counts = dict(zip(part["label"], part["count"].astype(int), strict=True))
             n, confident = sum(counts.values()), int(part["confident"].sum())
             rows.append({"site": site, "pole": pole, "layer": layer, **counts, "n": n, "confident": confident})
-    return pd.DataFrame(rows, columns=["site", "pole", "layer", *LABELS, "n", "confident"])
+    return pd.DataFrame(rows, columns=["site", "pole", "layer", *MODALITIES, "n", "confident"])
 
 
 def _check(table: pd.DataFrame) -> None:
     missing = [name for name in ("site", "pole", "layer", "label", "confident") if name not in table]
     if missing:
         raise ValueError(f"table has no column {missing[0]!r}; pass what vn.classify returns")
-    strange = sorted(set(map(str, table["label"])) - {*LABELS, NOT_APPLICABLE})
+    strange = sorted(set(map(str, table["label"])) - {*MODALITIES, NOT_APPLICABLE})
     if strange:
-        raise ValueError(f"table has the label {strange[0]!r}; known are {', '.join((*LABELS, NOT_APPLICABLE))}")
+        raise ValueError(f"table has the label {strange[0]!r}; known are {', '.join((*MODALITIES, NOT_APPLICABLE))}")
 
 
 def percent(count: int, n: int) -> str:
@@ -117,18 +117,18 @@ def _panel(panel: pd.DataFrame, top: int) -> Iterator[str]:
     yield f'<text class="head" x="0" y="{top + 13}">{_safe(_short(site_name(first["site"], first["pole"])))}</text>'
     yield f'<text class="end" x="{WIDTH}" y="{top + 13}">{total["n"]:,} neurons</text>'
     x = 0.0
-    for label in LABELS:
+    for label in MODALITIES:
         words = f"{NAMES[label]} {percent(total[label], total['n'])}"
         yield f'<rect x="{x:g}" y="{top + 21}" width="10" height="10" rx="2" fill="{COLORS[label][0]}"/>'
         yield f'<text x="{x + 14:g}" y="{top + 30}">{_safe(words)}</text>'
         x += 24 + 6.1 * len(words)
     y = top + HEAD
     for _, row in layers.iterrows():
-        yield from _bar(f"layer {row['layer']}", dict(row[list(LABELS)]), y, str(row["layer"]))
+        yield from _bar(f"layer {row['layer']}", dict(row[list(MODALITIES)]), y, str(row["layer"]))
         y += ROW
     if len(layers) > 1:
         yield f'<line x1="0" x2="{WIDTH}" y1="{y + 1.5}" y2="{y + 1.5}" stroke="currentColor" stroke-opacity=".4"/>'
-        yield from _bar("all", dict(total[list(LABELS)]), y + 4, "all")
+        yield from _bar("all", dict(total[list(MODALITIES)]), y + 4, "all")
 
 
 def _bar(name: str, counts: dict[str, int], y: float, layer: str) -> Iterator[str]:
@@ -136,7 +136,7 @@ def _bar(name: str, counts: dict[str, int], y: float, layer: str) -> Iterator[st
     yield f'<text x="0" y="{y + 11.5:g}">{name}</text>'
     yield f'<text class="end" x="{WIDTH}" y="{y + 11.5:g}">{n:,}</text>'
     x = float(LEFT)
-    for label in LABELS:
+    for label in MODALITIES:
         width = BAR * counts[label] / n
         if not counts[label]:
             continue
@@ -172,7 +172,7 @@ def _in_words(counts: pd.DataFrame) -> str:
     sentences = []
     for (site, pole), panel in counts.groupby(["site", "pole"], sort=False):
         total = panel.iloc[-1]
-        listed = ", ".join(f"{percent(total[label], total['n'])} {NAMES[label]}" for label in LABELS)
+        listed = ", ".join(f"{percent(total[label], total['n'])} {NAMES[label]}" for label in MODALITIES)
         layers = f"{len(panel) - 1} layers" if len(panel) > 2 else "one layer"
         sentences.append(f"{site_name(site, pole)}; {total['n']:,} neurons in {layers}: {listed}.")
     return "Shares of the classes by layer. " + " ".join(sentences)

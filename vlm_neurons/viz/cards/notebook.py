@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from vlm_neurons._files import write_atomic
-from vlm_neurons.classification.labelling import PAPER
+from vlm_neurons.classification.thresholds import Thresholds
 from vlm_neurons.viz.cards.card import anchor_of, card_html
 from vlm_neurons.viz.cards.content import content, tops_of
 from vlm_neurons.viz.cards.doors import a_table, a_threshold, an_evidence
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from vlm_neurons.autointerp.simulations import Simulation
     from vlm_neurons.evidence import Evidence
     from vlm_neurons.viz.cards.content import Row
+
+_PAPER = Thresholds()
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +194,7 @@ def show_layers(table: pd.DataFrame) -> View:
     return _figure("Classes by layer", layers_svg(a_table(table, "table", "vn.classify")))
 
 
-def show_distribution(evidence: Evidence, t_visual: float = PAPER[0], t_text: float = PAPER[2]) -> View:
+def show_distribution(evidence: Evidence, t_visual: float = _PAPER.t_visual, t_text: float = _PAPER.t_text) -> View:
     """How often a neuron has which activation, at image patches and at text tokens, on the scale where its largest is
     10: for random samples and for its strongest ones, with the thresholds from which a place counts.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from vlm_neurons.classification.labelling import LABELS
+from vlm_neurons.tokens import MODALITIES
 from vlm_neurons.viz.cards.charts import OTHER, PATCH, SOFT, TOKEN, WIDTH, line, rect, svg, text
 from vlm_neurons.viz.cards.content import group_names
 from vlm_neurons.viz.cards.words import decimals
@@ -154,7 +154,7 @@ def _by_class(scores: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
             yield "all neurons", PATCH, scores
         return
     named = scores[key].fillna("without a class").astype(str)
-    order = [*LABELS, *sorted(set(named) - set(LABELS))]
+    order = [*MODALITIES, *sorted(set(named) - set(MODALITIES))]
     for label in order:
         rows = scores[named == label]
         if len(rows):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vlm_neurons.autointerp.explanation import Explanation
-from vlm_neurons.classification.labelling import LABELS
+from vlm_neurons.tokens import MODALITIES
 from vlm_neurons.viz.layers import NAMES
 from vlm_neurons.viz.page import counted, number, share_words, visible
 
@@ -64,15 +64,17 @@ def classes(row: Mapping[str, Any], label: str | None, peak: float) -> Classes:
     every = _number(row.get("peak_all_tokens"))
     if every > peak:
         notes.append(f"{number(every)} at template tokens")
-    known = label in LABELS and all(_number(row.get(f"p_{one}")) >= 0 for one in LABELS)
+    known = label in MODALITIES and all(_number(row.get(f"p_{one}")) >= 0 for one in MODALITIES)
     if known:
         notes.append("a tie" if row.get("tie") else "confident" if row.get("confident") else "not confident")
         if "n_samples" in row:
             notes.append(f"shares of its {row['n_samples']} top samples")
-    shares = tuple((one, NAMES[one], share_words(row[f"p_{one}"]), f"{row[f'p_{one}']:.4f}") for one in LABELS if known)
+    shares = tuple(
+        (one, NAMES[one], share_words(row[f"p_{one}"]), f"{row[f'p_{one}']:.4f}") for one in MODALITIES if known
+    )
     named = NAMES.get(label, {"not_applicable": "sees images only", "": ""}.get(label, visible(label)))
     return Classes(
-        label if label in LABELS else "", f"{named} {share_words(row[f'p_{label}'])}" if known else named, shares,
+        label if label in MODALITIES else "", f"{named} {share_words(row[f'p_{label}'])}" if known else named, shares,
         tuple(notes),
     )  # fmt: skip
 

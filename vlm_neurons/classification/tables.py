@@ -1,20 +1,31 @@
-"""Counts and shares of the classes by layer, with intervals: the numbers behind the paper's figure of layers."""
+"""Tables of neurons: how their rows begin, what they say by layer, and which rows show a class best."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vlm_neurons._checks import check_columns
 from vlm_neurons.stats import wilson
+from vlm_neurons.tokens import MODALITIES, NOT_APPLICABLE
+from vlm_neurons.units import Neuron
 
 if TYPE_CHECKING:
     import pandas as pd
 
-LABELS = ("visual", "text", "multimodal", "unknown")
-NOT_APPLICABLE = "not_applicable"
+
+def neuron_rows(column: dict[str, Any], **found: Any) -> pd.DataFrame:
+    """The rows of one hook and pole: which neurons they are, then what was found, a value or one for every neuron."""
+    import pandas as pd
+
+    d = column["d"]
+    # The index is the last number of an id: a frame around it saves building hundreds of thousands of Neurons.
+    before, after = Neuron(column["hook"], 0, column["pole"]).id.rsplit("0", 1)
+    named = {"neuron": [f"{before}{i}{after}" for i in range(d)], **{k: column[k] for k in ("site", "hook", "layer")}}
+    return pd.DataFrame(named | {"index": np.arange(d), "pole": column["pole"]} | found)
 
 
 def statistics(table: pd.DataFrame) -> pd.DataFrame:
@@ -51,7 +62,7 @@ def statistics(table: pd.DataFrame) -> pd.DataFrame:
         layers = [(int(layer), here) for layer, here in part.groupby("layer")]  # type: ignore[call-overload]
         for layer, here in [*layers, ("all", part)]:
             classified = int((here["label"] != NOT_APPLICABLE).sum())
-            for label in LABELS if classified else (NOT_APPLICABLE,):
+            for label in MODALITIES if classified else (NOT_APPLICABLE,):
                 row = {"site": site, "pole": pole, "layer": layer, "label": label}
                 row |= _counts(here, label, classified)
                 depths = _depths(layers, label) if layer == "all" and label != NOT_APPLICABLE else {}
@@ -92,3 +103,34 @@ def _depths(layers: Sequence[tuple[int, pd.DataFrame]], label: str) -> dict[str,
         "concentration": 1 - entropy / float(np.log(len(layers))) + 0.0,
         "half_in": float((held < 0.5).sum() + 1),
     }
+
+
+def clearest(table: pd.DataFrame, label: str, n: int) -> pd.DataFrame:
+    """The neurons that show a class best.
+
+    Those with a positive peak, ordered by: no tie; share of the class among the top samples (`p_*`); number of top
+    samples; peak relative to the median peak of the layer; layer and index. So that the choice is varied, the first
+    pass takes at most `ceil(n / layers) + 1` of a layer; a second fills up where that leaves too few.
+
+    Args:
+        table: what `classify` returns, or a part of it.
+        label: `"visual"`, `"text"`, `"multimodal"`, `"unknown"`; `"not_applicable"` is ordered by peak alone.
+        n: at most so many.
+
+    Returns:
+        Rows of the table, the clearest first.
+    """
+    positive = table["peak"] > 0
+    median = table["peak"].where(positive).groupby([table["site"], table["pole"], table["layer"]]).transform("median")
+    rows = table.assign(_relative=table["peak"] / median)[positive & (table["label"] == label)]
+    if label == "not_applicable":
+        order, ascending = ["peak", "layer", "index"], [False, True, True]
+    else:
+        order = ["tie", f"p_{label}", "n_samples", "_relative", "layer", "index"]
+        ascending = [True, False, False, False, True, True]
+    rows = rows.sort_values(order, ascending=ascending, kind="stable").drop(columns="_relative")
+    per_layer = ceil(n / max(1, rows["layer"].nunique())) + 1
+    late = rows.groupby("layer").cumcount() >= per_layer
+    chosen = rows[~late].head(n)
+    missing = n - len(chosen)
+    return rows.loc[[*chosen.index, *rows[late].head(missing).index]] if missing > 0 else chosen

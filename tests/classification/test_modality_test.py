@@ -1,4 +1,4 @@
-"""The image-level test: equal to scipy's tests on stored images, and error rates that hold on simulated neurons."""
+"""The modality test: equal to scipy's tests on stored images, and error rates that hold on simulated neurons."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from scipy import stats
 
-from vlm_neurons.classification.labelling import classify, statistics
+from vlm_neurons.classification import modality_test, statistics
 from vlm_neurons.classification.modality import CLASSES, compare_modalities
 from vlm_neurons.scanning import Run, TopSamples
 from vlm_neurons.scanning.blocks import FORMAT, tensor_name
@@ -27,8 +27,8 @@ GATE, PROJECTOR = "blocks.0.mlp.hook_act", "vision_projector.hook_post"
 
 @pytest.fixture(scope="module")
 def simulation():
-    file = Path(__file__).parents[2] / "examples" / "simulate_image_test.py"
-    spec = importlib.util.spec_from_file_location("simulate_image_test", file)
+    file = Path(__file__).parents[2] / "examples" / "simulate_modality_test.py"
+    spec = importlib.util.spec_from_file_location("simulate_modality_test", file)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
@@ -122,7 +122,8 @@ def test_labels_reasons_and_columns(tmp_path):
     v[4, 50:], t[4, 50:] = 0, 0  # active in 50 images
     t[5], v[5] = 0, 0
     t[5, :15], v[5] = 1000, t[2]  # means are alike, text in 15 images only
-    table = classify(run_of(tmp_path, v, t), method="image-test")
+    run = run_of(tmp_path, v, t)
+    table = modality_test(run)
     gate = table[table["site"] == "gate"]
     assert gate["label"].tolist()[:3] == ["visual", "text", "multimodal"] and gate["confident"][:3].all()
     assert gate["label"].tolist()[3:5] == ["unknown"] * 2 and gate["reason"].tolist()[3:5] == ["undecided", "inactive"]
@@ -131,18 +132,31 @@ def test_labels_reasons_and_columns(tmp_path):
     assert ((gate["index_low"] <= gate["modality_index"]) & (gate["modality_index"] <= gate["index_high"])).all()
     projector = table[table["site"] == "projector"]
     assert (projector["label"] == "not_applicable").all() and projector["p"].isna().all()
-    stored = pd.read_parquet(tmp_path / "labels-image-test.parquet")
+    assert run.save(table) == tmp_path / "modality-test.parquet"
+    stored = run.table("modality-test")
     pd.testing.assert_frame_equal(stored, table, check_dtype=False)
+    assert stored.attrs["parameters"] == {"method": "modality-test", "fdr": 0.05, "delta": 0.2, "correction": "bh"}
     assert not (tmp_path / "neurons.parquet").exists()
     counts = statistics(table).set_index(["site", "layer", "label"])["count"]
     assert counts["gate", "all", "visual"] == 1 and counts["projector", "all", "not_applicable"] == 6
 
 
-@pytest.mark.parametrize("options", [{"delta": 0.0}, {"delta": 1.0}, {"alpha": 0}, {"correction": "holm"}])
+@pytest.mark.parametrize("spoil", [lambda t: t[1:], lambda t: t[::-1], lambda t: t.set_index("neuron"), pd.concat])
+def test_only_a_whole_table_of_the_run_is_saved(tmp_path, spoil):
+    run = run_of(tmp_path, np.ones((3, 9)), np.ones((3, 9)))
+    table = modality_test(run)
+    with pytest.raises(ValueError, match="table= "):
+        run.save(spoil([table.assign(), table.assign()] if spoil is pd.concat else table))
+    with pytest.raises(ValueError, match="does not say how it was made"):
+        run.save(pd.DataFrame(table.to_dict("list")))
+    assert [file.name for file in tmp_path.iterdir()] == ["scan.safetensors"]
+
+
+@pytest.mark.parametrize("options", [{"delta": 0.0}, {"delta": 1.0}, {"fdr": 0}, {"correction": "holm"}])
 def test_settings_without_meaning_are_refused(tmp_path, options):
     ones = np.ones((2, 9))
     with pytest.raises(ValueError, match=next(iter(options))):
-        classify(run_of(tmp_path, ones, ones), method="image-test", **options)
+        modality_test(run_of(tmp_path, ones, ones), **options)
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.02, 0.1])

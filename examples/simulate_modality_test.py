@@ -1,7 +1,7 @@
-"""Do the error rates of `classify(method="image-test")` hold? Simulated neurons with known preferences.
+"""Do the error rates of `modality_test` hold? Simulated neurons with known preferences.
 
-    python examples/simulate_image_test.py            # the table of the README, some minutes
-    python examples/simulate_image_test.py --small    # seconds
+    python examples/simulate_modality_test.py            # the table of the README, some minutes
+    python examples/simulate_modality_test.py --small    # seconds
 
 Activations are simulated token by token. Tokens of one image and modality share an effect of the image, so that they are
 correlated within images; the truth is set through the means.
