@@ -19,6 +19,7 @@ TARGET_B = {
     "patch and word of one concept, both F1 > .5": 4.0,
 }
 
+WRITTEN = "## What its neurons show\n"  # from here on the page is not measured but written
 INTRO = """---
 license: mit
 library_name: transformers
@@ -42,7 +43,10 @@ these measurements were used neither for training nor, in C, for choosing neuron
 
 
 def write_card(folder: Path, card: dict[str, Any]) -> None:
-    """Write README.md beside the model from the parts that were measured."""
+    """Write README.md beside the model from the parts that were measured; what people wrote below them stays."""
+    page = folder / "README.md"
+    old = page.read_text() if page.exists() else ""
+    written = old[old.index(WRITTEN) :] if WRITTEN in old else ""
     log = [json.loads(line) for line in (folder / "training.jsonl").read_text().splitlines()]
     seconds = sum(max(r["seconds"] for r in log if r["stage"] == stage) for stage in (1, 2))
     text = INTRO.format(minutes=seconds / 60)
@@ -55,7 +59,7 @@ def write_card(folder: Path, card: dict[str, Any]) -> None:
     ):
         if name in card:
             text += "\n" + section(card[name], card)
-    (folder / "README.md").write_text(text + _curve(log))
+    page.write_text(text + _curve(log) + (f"\n{written}" if written else ""))
 
 
 def _table(head: list[str], rows: list[list[Any]]) -> str:

@@ -1,0 +1,76 @@
+"""What the pages say holds: README's snippet prints what it says, names and files exist, links lead somewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+import vlm_neurons as vn
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("*/**/README.md"))]
+PAGES = [p for p in PAGES if not any(part.startswith(".") for part in p.relative_to(ROOT).parts)]
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """Fenced blocks of one language; "" is a block without one."""
+    parts = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return [text for name, text in parts if name == language]
+
+
+def same(said: str, printed: str) -> bool:
+    """Whether two words are equal, but for last digits, which depend on the processor."""
+    if not (NUMBER.fullmatch(said) and NUMBER.fullmatch(printed)):
+        return said == printed
+    return math.isclose(float(said), float(printed), rel_tol=0.03, abs_tol=0.021)
+
+
+def test_the_snippet_of_the_readme_prints_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (snippet,) = blocks(ROOT / "README.md", "python")
+    said = blocks(ROOT / "README.md", "")[-1].split()
+    monkeypatch.chdir(tmp_path)
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(compile(snippet, "README.md", "exec"), {"__name__": "__main__"})
+    printed = out.getvalue().split()
+    assert len(printed) == len(said) and all(map(same, said, printed)), out.getvalue()
+    assert (tmp_path / "card.html").is_file() and (tmp_path / "runs/mine/report.html").is_file()
+
+
+def test_the_readme_can_be_read_in_a_sitting():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 150 and len(blocks(ROOT / "README.md", "python")[0].splitlines()) <= 25
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_and_commands_of_a_page_lead_somewhere(page: Path):
+    text = page.read_text(encoding="utf-8")
+    for target, anchor in re.findall(r"\]\((?!http)([^)#\s]*)(?:#([^)\s]+))?\)", text):
+        file = page.parent / target if target else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), f"{target}#{anchor}"
+    for script in re.findall(r"python (examples/[\w/]+\.py)", text):
+        assert (ROOT / script).is_file(), script
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors of a page's headings, as viewers of Markdown make them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_names_in_the_code_of_a_page_exist(page: Path):
+    for code in blocks(page, "python"):
+        compile(code, str(page), "exec")
+    for name in re.findall(r"\bvn\.(\w+(?:\.\w+)*)", page.read_text(encoding="utf-8")):
+        found = vn
+        for part in name.split("."):
+            assert hasattr(found, part), f"vn.{name}"
+            found = getattr(found, part)
