@@ -1,4 +1,4 @@
-"""The wheel holds everything that a user needs: install it elsewhere, and run the embedded model from it."""
+"""The sdist and the wheel made from it hold what a user needs: both are checked, installed elsewhere, and run."""
 
 import os
 import subprocess
@@ -7,12 +7,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-NEEDED = ("vlm_neurons/hooks/__init__.py", "vlm_neurons/zoo/tiny-llava-scenes/model.safetensors",
-          "vlm_neurons/show/templates/report.html", "vlm_neurons/show/templates/card.html.jinja",
-          "vlm_neurons/show/fonts/DejaVuSans.ttf", "vlm_neurons/show/THIRD_PARTY_NOTICES.md",
-          "vlm_neurons/explaining/prompts/system.jinja",
-          "vlm_neurons/simulating/prompts/system.jinja",
-          "vlm_neurons/api/prices.json", "vlm_neurons/py.typed")  # fmt: skip
+ROOT = Path(__file__).parent.parent
 PROGRAM = """
 import vlm_neurons as vn, vlm_neurons.hooks
 assert "site" in vn.__file__, vn.__file__
@@ -20,12 +15,23 @@ model = vn.HookedVLM.from_pretrained("tiny-llava-scenes")
 print(model.generate(vn.scenes(1)[0].load_images(), ["Could you describe the image?"]))
 """
 
+
+def needed() -> set[str]:
+    """Every file of the package and of the hooks, under its name in the wheel."""
+    found = {f"vlm_neurons/hooks/{p.relative_to(ROOT / 'hooks')}" for p in (ROOT / "hooks").rglob("*")}
+    found |= {str(p.relative_to(ROOT)) for p in (ROOT / "vlm_neurons").rglob("*")}
+    folders = {str(p) for name in found for p in Path(name).parents}
+    return {name for name in found - folders if "__pycache__" not in name and not name.endswith((".pyc", "/"))}
+
+
 with tempfile.TemporaryDirectory() as folder:
-    subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, "."], check=True)
+    subprocess.run([sys.executable, "-m", "build", "-o", folder, str(ROOT)], check=True, stdout=subprocess.DEVNULL)
     (wheel,) = Path(folder).glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    missing = [name for name in NEEDED if name not in names]
-    assert not missing, f"{wheel.name} lacks {missing}"
+    (sdist,) = Path(folder).glob("*.tar.gz")
+    subprocess.run([sys.executable, "-m", "twine", "check", "--strict", wheel, sdist], check=True)
+    names = set(zipfile.ZipFile(wheel).namelist())
+    missing = needed() - names
+    assert not missing, f"{wheel.name} lacks {sorted(missing)}"
     size = wheel.stat().st_size / 2**20
     assert size < 8, f"{wheel.name} has {size:.1f} MiB"
     target = Path(folder) / "site"

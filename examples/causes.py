@@ -1,4 +1,4 @@
-"""Do the classes of the embedded model's neurons matter? Every table on this in the README comes from here.
+"""Do the classes of the embedded model's neurons matter? Every table on this in its card comes from here.
 
     python examples/causes.py runs/causes                      # everything, about half an hour on one core
     python examples/causes.py runs/causes --only effects       # or one part
@@ -117,7 +117,7 @@ def neurons(model: vn.HookedVLM, out: Path, args: Any) -> str:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """A table as README shows it."""
+    """A table as the card shows it."""
     rows = [list(map(str, table.columns)), ["---"] * len(table.columns)]
     rows += [["" if isinstance(v, float) and np.isnan(v) else str(v) for v in row] for row in table.to_numpy().tolist()]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"

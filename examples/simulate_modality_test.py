@@ -1,6 +1,6 @@
 """Do the error rates of `modality_test` hold? Simulated neurons with known preferences.
 
-    python examples/simulate_modality_test.py            # the table of the README, some minutes
+    python examples/simulate_modality_test.py            # the tables of classification/README.md, some minutes
     python examples/simulate_modality_test.py --small    # seconds
 
 Activations are simulated token by token. Tokens of one image and modality share an effect of the image, so that they are

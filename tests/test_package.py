@@ -3,12 +3,17 @@
 import importlib
 import inspect
 import pkgutil
+import re
 import resource
 import subprocess
 import sys
+import tomllib
 from importlib.resources import files
+from pathlib import Path
 
 import vlm_neurons as vn
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_every_public_name_stays_what_it_is_whatever_modules_were_imported_before():
@@ -53,3 +58,15 @@ def test_the_notices_of_what_is_shipped_come_with_the_package():
 
 def test_an_unknown_name_is_an_attribute_error():
     assert not hasattr(vn, "no_such_thing")
+
+
+def test_every_folder_with_code_is_shipped():
+    shipped = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    rooms = {".".join(file.parent.relative_to(ROOT).parts) for file in ROOT.glob("vlm_neurons/**/*.py")}
+    assert sorted(shipped) == sorted({*rooms, "vlm_neurons.hooks"})
+
+
+def test_the_citation_is_of_this_version():
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.findall(r"^version: (.*)$", citation, re.MULTILINE) == [vn.__version__]
+    assert f"\n## {vn.__version__.partition('.dev')[0]} " in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

@@ -17,7 +17,7 @@ often rare and now and then very strong: its mean is underestimated most of the 
 modality far too often. The correction alone calls too much where both modalities are that skewed. The three regions
 exclude each other: at any true M at most two of the three claims can be wrong and have a chance to be made (on an edge
 the margin rules out the third), hence p = min(1, 2 min(p_v, p_t, p_m)). Tokens of one image are correlated; that does
-no harm, as no token is ever a unit. The README has the rates of wrong claims that come out in simulations.
+no harm, as no token is ever a unit. The page of this room has the rates of wrong claims that come out in simulations.
 """
 
 from __future__ import annotations
