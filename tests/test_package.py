@@ -70,3 +70,12 @@ def test_the_citation_is_of_this_version():
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert re.findall(r"^version: (.*)$", citation, re.MULTILINE) == [vn.__version__]
     assert f"\n## {vn.__version__.partition('.dev')[0]} " in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_rooms_are_reached_as_attributes_without_an_import():
+    code = """
+import vlm_neurons as vn
+assert vn.explainers.DissectionExplainer and vn.simulators.ConceptSimulator and vn.scorers
+assert vn.sites.names() and vn.scanning.merge and vn.interventions.logit_lens and {"sites", "explainers"} <= {*dir(vn)}
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

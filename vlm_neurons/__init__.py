@@ -82,19 +82,31 @@ _EXPORTS = {
     "TokenKind": "tokens",
 }
 
+# rooms that are reached as attributes -> module
+_ROOMS = {
+    **{
+        name: name
+        for name in ("classification", "concepts", "interventions", "models", "planted", "scanning", "sites", "viz")
+    },
+    **{name: f"autointerp.{name}" for name in ("explainers", "scorers", "simulators")},
+}
+
 __all__ = [*_EXPORTS, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _EXPORTS:
+    if name in _ROOMS:
+        value: Any = import_module(f"{__name__}.{_ROOMS[name]}")
+    elif name in _EXPORTS:
+        value = getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_EXPORTS})
+    return sorted({*globals(), *_EXPORTS, *_ROOMS})
 
 
 if TYPE_CHECKING:
