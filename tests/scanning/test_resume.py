@@ -295,18 +295,18 @@ def test_a_torn_result_and_one_of_another_run_are_refused_and_can_be_made_anew(t
     assert_same(scan(model, data, **SETTINGS, out=out, progress=False), whole)
 
 
-@pytest.mark.parametrize("format", [1, 2])
+@pytest.mark.parametrize("format", [1, 2, 3])
 def test_an_earlier_format_is_refused(tmp_path, model, data, whole, format):
     out = copy_of(whole, tmp_path)
     info = json.loads((out / "scan.json").read_text())
     (out / "scan.json").write_text(json.dumps({**info, "format": format}))
-    with pytest.raises(ValueError, match=f"format {format}, this version reads 3"):
+    with pytest.raises(ValueError, match=f"format {format}, this version reads 4"):
         Run.load(out)
     assert_refused(f"format {format}", out, model, data)
     (out / "scan.json").write_text("[]")
     with pytest.raises(ValueError, match=r"no scan\.json of this package"):
         Run.load(out)
-    (out / "scan.json").write_text('{"format": 3, "data": {}}')
+    (out / "scan.json").write_text('{"format": 4, "data": {}}')
     with pytest.raises(ValueError, match=r"scan\.json is no .*lacks model, parameters, columns"):
         Run.load(out)
     with pytest.raises(FileNotFoundError, match="no run directory"):

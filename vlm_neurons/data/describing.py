@@ -56,11 +56,16 @@ def describe(
     >>> unsaid[0].response, said[0].response.split(".")[0]
     (None, 'a large purple cross and a small pink cross')
     """
+    from vlm_neurons.models import is_dated, on_day
+
     out = Path(out)
-    writer = {"model": f"{model.name} {model.fingerprint()[:16]}", "max_new_tokens": max_new_tokens}
+    writer: dict[str, Any] = {"model": f"{model.name} {model.fingerprint()[:16]}", "max_new_tokens": max_new_tokens}
+    if is_dated(model.processor):
+        writer["day"] = _day_of(out) or model.day
     done = _finished_lines(out, data, prompt, writer)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=len(data), initial=len(done), unit="sample", desc="describe", disable=not progress) as bar:
+    bar = tqdm(total=len(data), initial=len(done), unit="sample", desc="describe", disable=not progress)
+    with bar, on_day(model, writer.get("day", model.day)):
         for start in range(len(done), len(data), batch_size):
             chunk = [data[i] for i in range(start, min(start + batch_size, len(data)))]
             records = _describe_chunk(model, chunk, prompt, writer)
@@ -107,6 +112,13 @@ def _line(sample: Sample, prompt: str, record: dict[str, Any], base: Path) -> di
     if len(paths) == len(sample.images):
         line["image"] = None if not paths else paths[0] if len(paths) == 1 else paths
     return {**line, "prompt": sample.question(prompt), **record}
+
+
+def _day_of(out: Path) -> str | None:
+    """The day that the chat template was told when the file was begun."""
+    whole = out.read_bytes() if out.is_file() else b""
+    records = (record for _, record in read_records(out, whole[: whole.rfind(b"\n") + 1]))
+    return next((r["generated_by"].get("day") for r in records if isinstance(r.get("generated_by"), dict)), None)
 
 
 def _relative(path: str, base: Path) -> str:

@@ -12,6 +12,7 @@ from vlm_neurons._checks import check_columns, whole
 from vlm_neurons.evidence.evidence import Evidence
 from vlm_neurons.evidence.exemplars import Exemplar, Seen, assign, draw
 from vlm_neurons.evidence.looking import Activations, Look, look
+from vlm_neurons.models import on_day
 from vlm_neurons.scanning import Run
 from vlm_neurons.scanning.run import check_length
 from vlm_neurons.units import Neuron, parse_neurons
@@ -141,7 +142,8 @@ def _look_at(
     rows, size = run.samples.set_index("id"), int(run.info["parameters"]["batch_size"])
     looked: dict[int, tuple[Seen, dict[str, Activations]]] = {}
     ids = sorted(wanted)
-    with tqdm(total=len(ids), desc="evidence", unit="sample", disable=not progress) as bar:
+    bar = tqdm(total=len(ids), desc="evidence", unit="sample", disable=not progress)
+    with bar, on_day(model, run.info["day"]):
         for chunk in (ids[i : i + size] for i in range(0, len(ids), size)):
             samples = [
                 Look(i, str(row["name"]), one.load_images(), row["prompt"], row["response"], wanted[i], one.truth)

@@ -8,5 +8,6 @@ from __future__ import annotations
 from vlm_neurons.models.batch import Batch
 from vlm_neurons.models.errors import HookNeverFires, RowError
 from vlm_neurons.models.hooked import HookedVLM
+from vlm_neurons.models.template import is_dated, on_day
 
-__all__ = ["Batch", "HookNeverFires", "HookedVLM", "RowError"]
+__all__ = ["Batch", "HookNeverFires", "HookedVLM", "RowError", "is_dated", "on_day"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -46,6 +47,7 @@ class HookedVLM(OverBridge):
         config: the Hugging Face config.
         family: the supported family that it belongs to.
         name: what the model is called in records.
+        day: ISO date that chat templates with a date in them are told; the day on which the model was made.
 
     Raises:
         ValueError: the family, tower or backbone is not supported (named, with the list of those that are).
@@ -71,6 +73,7 @@ class HookedVLM(OverBridge):
         self.family: Family = family_of(self.config)
         self.name = name or getattr(self.config, "_name_or_path", "") or self.family.name
         self.words = words_of(processor, self.config)
+        self.day = date.today().isoformat()
         self._twin: Twin | None = None
         if given_bridge:
             guards.check_mode(model)  # type: ignore[arg-type]
@@ -143,7 +146,7 @@ class HookedVLM(OverBridge):
         >>> batch.mask("visual").sum(1).tolist(), batch.mask("text").sum(1).tolist()  # the second row has no picture
         ([64, 0], [3, 2])
         """
-        return prepare(self.processor, self.config, self.words, images, prompts, responses, padding_side)
+        return prepare(self.processor, self.config, self.words, images, prompts, responses, padding_side, self.day)
 
     def bind(self, batch: Batch) -> BoundVLM:
         """The model with this batch's images bound, for tools that pass tokens only.

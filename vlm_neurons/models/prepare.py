@@ -25,6 +25,7 @@ def prepare(
     prompts: Sequence[str] | str,
     responses: Sequence[str | None] | str | None = None,
     padding_side: Literal["left", "right"] | None = None,
+    day: str | None = None,
 ) -> Batch:
     """Make a batch; see `HookedVLM.prepare`."""
     entries, prompt_list, response_list = _rows(images, prompts, responses)
@@ -35,7 +36,7 @@ def prepare(
         _check_text(words, row, prompt, response)
     pixels = process_images(processor, config, entries)
     rendered = [
-        render(processor, words.image_token, prompt, pixels.rows.count(row), response)
+        render(processor, words.image_token, prompt, pixels.rows.count(row), response, day)
         for row, (prompt, response) in enumerate(zip(prompt_list, response_list, strict=True))
     ]
     tokens = _tokenise(words, rendered, pixels)

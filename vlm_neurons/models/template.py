@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 # Stands for the response while the chat template is probed: letters only, so that no template trims or escapes it.
 _PROBE = "qzResponseStandsHerezq"
+
+
+# of strftime: letters, and those that the C library writes without a leading zero
+_DIRECTIVES = (*"aAbBcdeFGHIjmMpSuUVwWxXyY", *(f"-{letter}" for letter in "deHIjmMSUVWy"))
 
 
 @dataclass(frozen=True)
@@ -24,8 +31,12 @@ class Rendered:
     end: int
 
 
-def render(processor: Any, image_token: str, prompt: str, n_images: int, response: str | None) -> Rendered:
+def render(
+    processor: Any, image_token: str, prompt: str, n_images: int, response: str | None, day: str | None = None
+) -> Rendered:
     """Render one row.
+
+    A chat template that writes today's date (Mistral's and Llama's do) is told `day`, an ISO date; None is today.
 
     With a chat template: a user message (the images, then the prompt) and, if there is a response, an assistant
     message; else the generation prompt. Without one, LLaVA-1.5's (Xu, Lan, Lu 2025, section 3.2, second hand):
@@ -35,7 +46,7 @@ def render(processor: Any, image_token: str, prompt: str, n_images: int, respons
         ValueError: the template loses or changes the response, so that its characters cannot be told.
     """
     if getattr(processor, "chat_template", None):
-        return _chat(processor, prompt, n_images, response)
+        return _chat(processor, prompt, n_images, response, day)
     before = f"USER: {(image_token + chr(10)) * n_images}{prompt}\nASSISTANT:"
     if response is None:
         return Rendered(before, len(before), len(before))
@@ -43,16 +54,17 @@ def render(processor: Any, image_token: str, prompt: str, n_images: int, respons
     return Rendered(f"{before} {response}", start, start + len(response))
 
 
-def _chat(processor: Any, prompt: str, n_images: int, response: str | None) -> Rendered:
+def _chat(processor: Any, prompt: str, n_images: int, response: str | None, day: str | None) -> Rendered:
+    given = {"tokenize": False, **_dated(processor.chat_template, day)}
     content = [*({"type": "image"} for _ in range(n_images)), {"type": "text", "text": prompt}]
     messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
     if response is None:
-        text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        text = processor.apply_chat_template(messages, add_generation_prompt=True, **given)
         return Rendered(text, len(text), len(text))
 
     def with_answer(answer: str) -> str:
         reply = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
-        return processor.apply_chat_template([*messages, reply], add_generation_prompt=False, tokenize=False)
+        return processor.apply_chat_template([*messages, reply], add_generation_prompt=False, **given)
 
     # What stands before and after the response does not depend on it. Searching for the response itself would find
     # the wrong place where the prompt contains it.
@@ -70,3 +82,36 @@ def _chat(processor: Any, prompt: str, n_images: int, response: str | None) -> R
         "the chat template changes the response, so its tokens cannot be told from the template's. "
         "Set processor.chat_template = None for LLaVA-1.5's form, or pass a template that keeps the text"
     )
+
+
+def _dated(template: str | dict[str, str], day: str | None) -> dict[str, str]:
+    """`chat_template=` whose `strftime_now` tells the day; empty for a template that asks for none.
+
+    A macro, because transformers turns functions among the template's variables into text.
+    """
+    text = _text(template)
+    if "strftime_now" not in text:
+        return {}
+    at = date.fromisoformat(day) if day else date.today()
+    told = "".join(f"|replace('%{c}', '{at.strftime('%' + c)}')" for c in _DIRECTIVES)
+    # a template's first newline after a block is dropped by transformers' settings, so this one is
+    return {"chat_template": "{% macro strftime_now(format) %}{{ format" + told + " }}{% endmacro %}\n" + text}
+
+
+def _text(template: str | dict[str, str] | None) -> str:
+    return template or "" if isinstance(template, str | None) else template.get("default", "")
+
+
+def is_dated(processor: Any) -> bool:
+    """Whether prompts have the day in them."""
+    return "strftime_now" in _text(getattr(processor, "chat_template", None))
+
+
+@contextmanager
+def on_day(model: Any, day: str) -> Iterator[None]:
+    """Let chat templates say this day: what goes on with a run, or looks at its samples again, needs its prompts."""
+    before, model.day = model.day, day
+    try:
+        yield
+    finally:
+        model.day = before

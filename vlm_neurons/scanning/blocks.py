@@ -20,11 +20,7 @@ from vlm_neurons.scanning.moments import MOMENTS, Moments
 from vlm_neurons.scanning.state import TENSORS, TopSamples
 from vlm_neurons.units import Pole
 
-FORMAT = 3  # 1 had no moments, 2 none of third order
-# What decides the numbers: a run goes on only where all of this is the same.
-IDENTITY = ("format", "model", "data", "parameters", "columns", "rendered", "threads", "versions")
-# ... except these, which name or find a thing whose fingerprint is compared
-_NAMES = ("model.name", "data.source")
+FORMAT = 4  # 1 had no moments, 2 none of third order, 3 no day
 Column = tuple[str, Pole]  # hook, pole
 LOGS = (".log", ".out", ".err")  # what schedulers write beside a run
 States = dict[Column, TopSamples]
@@ -71,18 +67,6 @@ def check_place(path: Path) -> None:
         )
 
 
-def identity_of(info: dict[str, Any]) -> dict[str, Any]:
-    """The identity of a run as one level of names, such as `parameters.top_n`."""
-    flat: dict[str, Any] = {}
-    for name in IDENTITY:
-        value = info.get(name)
-        if isinstance(value, dict):
-            flat |= {f"{name}.{key}": v for key, v in value.items()}
-        else:
-            flat[name] = value
-    return {name: value for name, value in flat.items() if name not in _NAMES}
-
-
 def tensor_name(column: Column, name: str) -> str:
     """Name of a tensor in a block or in `scan.safetensors`.
 
@@ -100,6 +84,7 @@ def write_block(
     skipped: Iterable[Skip],
     block: int,
     run: str,
+    made_with: str,
 ) -> None:
     """Store what a block of sample ids gave.
 
@@ -111,6 +96,7 @@ def write_block(
         skipped: samples of the block that were not scanned.
         block: number of the block.
         run: digest of the run's identity, so that a block of another run is never merged.
+        made_with: threads and versions, as JSON.
     """
     tensors = {f"samples/{name}": tensor for name, tensor in samples.items()}
     parts: list[tuple[Column, TopSamples | Moments]] = [*states.items(), *moments.items()]
@@ -120,6 +106,7 @@ def write_block(
         "format": str(FORMAT),
         "run": run,
         "block": str(block),
+        "made_with": made_with,
         "skipped": json.dumps([asdict(s) for s in skipped]),
     }
     write_atomic(path, lambda temporary: save_file(tensors, temporary, metadata))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +13,12 @@ from tqdm import tqdm
 
 from vlm_neurons._checks import whole_number
 from vlm_neurons.data import DEFAULT_PROMPT, ImageTextData, describe
+from vlm_neurons.models import on_day
 from vlm_neurons.scanning.arguments import check_model_and_prompt, hooks_of
-from vlm_neurons.scanning.blocks import FORMAT, Skip, States, check_place, claimed, open_block, write_block
+from vlm_neurons.scanning.blocks import Skip, States, check_place, claimed, open_block, write_block
 from vlm_neurons.scanning.cost import SHARE, TIMED, measure, seconds_per_sample
 from vlm_neurons.scanning.fused import Fused, choose
+from vlm_neurons.scanning.identity import day_of, describe_scan, made_with
 from vlm_neurons.scanning.loading import Loaded, ahead, chunks_of, known_skips, load
 from vlm_neurons.scanning.place import place
 from vlm_neurons.scanning.recorder import ColumnInfo, Recorder, measure_columns
@@ -105,22 +105,46 @@ def scan(
     sites, hooks = hooks_of(model, site)
     console = Console(stderr=True, quiet=not progress, soft_wrap=True, markup=False)
     data = data if isinstance(data, ImageTextData) else open_data(data)
-    data = _with_responses(model, data, out, prompt, batch_size, world, progress)
+    parameters = {
+        "sites": sites, "hooks": hooks, "top_n": top_n, "n_visual": n_visual, "n_text": n_text,
+        "batch_size": batch_size, "block_size": block_size, "prompt": prompt,
+    }  # fmt: skip
+    with on_day(model, day_of(out, model)):  # a date in prompts is that of the run's first call
+        data = _with_responses(model, data, out, prompt, batch_size, world, progress)
+        job, first = _begin(model, data, out, parameters, compiled, workers, console)
+        if job.run.complete:
+            job.run.open_result()  # refuses what is not this run's
+        else:
+            _scan_share(job, first, rank, world, console, progress)
+    console.print(_done(job.run) if job.run.complete else "Done here; other processes go on.")
+    return job.run
+
+
+def _begin(
+    model: HookedVLM,
+    data: ImageTextData,
+    out: Path,
+    parameters: dict[str, Any],
+    compiled: bool | None,
+    workers: int,
+    console: Console,
+) -> tuple[_Job, Batch]:
+    """The run directory, begun or found, what its blocks share, and the first batch."""
+    prompt, hooks = parameters["prompt"], parameters["hooks"]
     known = known_skips(data, prompt)
     first = _first_batch(model, data, prompt, known)
     fast = set(hooks) <= model.fast_hooks
     columns = measure_columns(model, hooks, first, fast)
-    fused = choose(compiled, columns, first.kinds[:1].repeat(batch_size, 1), n_visual, n_text, console.print)
-    parameters = {
-        "sites": sites, "hooks": hooks, "top_n": top_n, "n_visual": n_visual, "n_text": n_text,
-        "batch_size": batch_size, "block_size": block_size, "prompt": prompt, "compiled": fused is not None,
-    }  # fmt: skip
-    run = start(out, _info(model, data, parameters, columns, first, fast))
-    if run.complete:
-        run.open_result()  # refuses what is not this run's
-        console.print(_done(run))
-        return run
-    job = _Job(model, data, run, columns, known, prompt, fast, workers, fused)
+    kinds = first.kinds[:1].repeat(parameters["batch_size"], 1)
+    fused = choose(compiled, columns, kinds, parameters["n_visual"], parameters["n_text"], console.print)
+    info = describe_scan(model, data, {**parameters, "compiled": fused is not None}, columns, first, fast)
+    run = start(out, info)
+    return _Job(model, data, run, columns, known, prompt, fast, workers, fused, made_with=made_with(info)), first
+
+
+def _scan_share(job: _Job, first: Batch, rank: int, world: int, console: Console, progress: bool) -> None:
+    """Scan this process's blocks, and merge all where they are the last."""
+    run = job.run
     mine = [b for b in job.missing() if b % world == rank]
     _say_cost(console, job, mine, first)
     try:
@@ -131,9 +155,7 @@ def scan(
         )
         raise
     if not run.complete and not run.missing_blocks():
-        finish(run, data, prompt)
-    console.print(_done(run) if run.complete else "Done here; other processes go on.")
-    return run
+        finish(run, job.data, job.prompt)
 
 
 def _done(run: Run) -> str:
@@ -180,38 +202,6 @@ def _first_batch(model: HookedVLM, data: ImageTextData, prompt: str, known: dict
     raise ValueError(f"none of the {len(data)} samples can be scanned. {shown}")
 
 
-def _info(
-    model: HookedVLM,
-    data: ImageTextData,
-    parameters: dict[str, Any],
-    columns: list[ColumnInfo],
-    first: Batch,
-    fast: bool,
-) -> dict[str, Any]:
-    """Content of `scan.json`."""
-    return {
-        "format": FORMAT,
-        "model": {
-            "name": model.name,
-            "family": model.family.name,
-            "fingerprint": model.fingerprint(),
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "device": model.device.type,
-            "forward": "transformers, fused attention" if fast else "bridge",
-        },
-        "data": {"source": data.source, "fingerprint": data.fingerprint(), "n": len(data)},
-        "parameters": parameters,
-        "columns": [column.record() for column in columns],
-        "rendered": first.texts[0],
-        "threads": torch.get_num_threads(),
-        "versions": {
-            name.replace("-", "_"): version(name)
-            for name in ("vlm-neurons", "torch", "transformers", "transformer-lens")
-        },
-        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
-
-
 def _say_cost(console: Console, job: _Job, mine: list[int], first: Batch) -> None:
     """Time a few batches, print what the scan will cost, and refuse if the disk is too small for it."""
     run, n = job.run, sum(len(job.ids(block)) for block in mine)
@@ -247,6 +237,7 @@ class _Job:
     fast: bool
     workers: int = 0
     fused: Fused | None = None
+    made_with: str = field(kw_only=True)
     before: States = field(default_factory=dict)
 
     def missing(self) -> list[int]:
@@ -304,5 +295,5 @@ class _Job:
         assert len(counts["id"]) + len(skipped) == sum(map(len, chunks)), "every sample is scanned or skipped, once"
         samples = {name: torch.tensor(values, dtype=torch.int32) for name, values in counts.items()}
         path = self.run.block_path(block)
-        write_block(path, recorder.states, recorder.moments, samples, skipped, block, self.run.identity)
+        write_block(path, recorder.states, recorder.moments, samples, skipped, block, self.run.identity, self.made_with)
         self.remember(recorder.states)

@@ -10,8 +10,9 @@ from pathlib import Path
 from vlm_neurons._files import write_atomic
 from vlm_neurons.data import ImageTextData
 from vlm_neurons.scanning.blocks import open_block
+from vlm_neurons.scanning.identity import differences
 from vlm_neurons.scanning.run import Run
-from vlm_neurons.scanning.writing import differences, finish, start
+from vlm_neurons.scanning.writing import finish, start
 from vlm_neurons.synthetic import open_data
 
 

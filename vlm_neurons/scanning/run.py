@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from vlm_neurons._checks import check_columns
 from vlm_neurons._files import write_atomic
 from vlm_neurons.data.sources import read_records
-from vlm_neurons.scanning.blocks import FORMAT, Column, identity_of, moments_of, open_result, state_of
+from vlm_neurons.scanning.blocks import FORMAT, Column, moments_of, open_result, state_of
+from vlm_neurons.scanning.identity import identity_of
 from vlm_neurons.scanning.moments import Moments
 from vlm_neurons.scanning.state import TopSamples
 from vlm_neurons.synthetic import open_data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +16,13 @@ from vlm_neurons._text import to_json
 from vlm_neurons.scanning.blocks import (
     FORMAT,
     check_place,
-    identity_of,
     moments_of,
     open_block,
     skipped_of,
     state_of,
     tensor_name,
 )
+from vlm_neurons.scanning.identity import differences, noteworthy
 from vlm_neurons.scanning.run import Run
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ def start(path: Path, info: dict[str, Any]) -> Run:
 
     Raises:
         ValueError: the directory holds a run of another model, other data or other parameters; nothing is changed.
+
+    Warns:
+        UserWarning: threads or versions differ where that decides no number.
     """
     check_place(path)
     file = path / "scan.json"
@@ -45,18 +49,9 @@ def start(path: Path, info: dict[str, Any]) -> Run:
             f"{path} holds another scan; {found}. Make these the same to go on with it, or choose another directory. "
             "Nothing was changed."
         )
+    if found := noteworthy(run.info, info):
+        warnings.warn(f"{path} was begun with other {found}. Its blocks say which they were made with", stacklevel=3)
     return run
-
-
-def differences(a: dict[str, Any], b: dict[str, Any], at_a: object, at_b: object) -> str:
-    """What differs between the identities of two runs, in words; empty where nothing does."""
-    there, here = identity_of(a), identity_of(b)
-    found = {name for name in {*there, *here} if there.get(name) != here.get(name)}
-    if "parameters.sites" in found:
-        found -= {"parameters.hooks"}  # follow from the sites, by the page
-    if len(found) > 1:
-        found -= {"columns"}  # follow from the rest
-    return "; ".join(f"{name}: {there.get(name)!r} {at_a}, {here.get(name)!r} {at_b}" for name in sorted(found))
 
 
 def finish(run: Run, data: ImageTextData, prompt: str) -> None:
@@ -77,7 +72,8 @@ def finish(run: Run, data: ImageTextData, prompt: str) -> None:
             for file in files[1:]:
                 merged.merge(read(file, column))
             tensors |= {tensor_name(column, name): tensor for name, tensor in merged.tensors().items()}
-    metadata = {"format": str(FORMAT), "run": run.identity}
+    made = sorted({file.metadata()["made_with"] for file in files})
+    metadata = {"format": str(FORMAT), "run": run.identity, "made_with": f"[{', '.join(made)}]"}
     write_atomic(run.path / "scan.safetensors", lambda temporary: save_file(tensors, temporary, metadata))
 
 
