@@ -20,7 +20,7 @@ from vlm_neurons.autointerp.simulations import save as save_simulations
 from vlm_neurons.autointerp.simulators.protocol import Prediction
 from vlm_neurons.classification import classify
 from vlm_neurons.data import ImageTextData
-from vlm_neurons.evidence import Evidence, gather_evidence
+from vlm_neurons.evidence import Evidence, Exemplar, gather_evidence
 from vlm_neurons.evidence import save as save_evidence
 from vlm_neurons.models import HookedVLM
 from vlm_neurons.reporting import report
@@ -72,8 +72,14 @@ def make(folder: Path) -> Made:
     )  # fmt: skip
     table = classify(run)
     run.save(table)
-    page = report(run, model=model, data=data).read_text(encoding="utf-8")
+    page = report(run, out=run, model=model, data=data).read_text(encoding="utf-8")
     return Made(model, data, run, table, page)
+
+
+def strongest(made: Made, neurons: list[str], n: int = 3) -> dict[str, list[Exemplar]]:
+    """What some neurons did on their top samples."""
+    found = gather_evidence(made.model, made.data, made.run, neurons, n_top=n, n_spare=0, progress=False)
+    return {name: [e for e in one.exemplars if e.group == "top"] for name, one in found.items()}
 
 
 def rgb(image: Image.Image) -> np.ndarray:
@@ -124,7 +130,7 @@ def tell(made: Made, path: Path) -> Told:
     save_simulations(simulations, path)
     table = pd.DataFrame(scores)
     table.to_parquet(path / "scores.parquet", index=False)
-    page = report(path, n_neurons=0)
+    page = report(path, out=path, n_neurons=0)
     return Told(path, page, json.loads(page.with_suffix(".json").read_text(encoding="utf-8")), table)
 
 

@@ -14,7 +14,7 @@ import nbformat
 import pytest
 from PIL import Image, ImageColor
 
-from vlm_neurons.viz.layers import COLORS
+from vlm_neurons.viz.colours import COLORS
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SCRIPTS = sorted(p for p in (EXAMPLES / "notebooks").glob("*.py") if p.stem != "execute")

@@ -65,5 +65,5 @@ def test_every_label_and_probability_of_photographs_equals_brute_force(photograp
 def test_the_page_about_photographs_shows_them(photographs, tmp_path):
     model = vn.HookedVLM.from_pretrained("tiny-llava-scenes")
     run = vn.scan(model, photographs, site="projector", out=tmp_path / "run", progress=False, **PARAMETERS)
-    page = vn.report(run).read_text()
+    page = vn.report(run, out=run).read_text()
     assert "flower.jpg" in page and "astronaut.png" in page

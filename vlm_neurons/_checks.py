@@ -65,3 +65,31 @@ def check_columns(name: str, table: Any, *columns: str) -> None:
     lacking = [column for column in columns if column not in getattr(table, "columns", ())]
     if lacking:
         raise ValueError(f"{name}= is {type(table).__name__} without {', '.join(lacking)}: pass the table of classify")
+
+
+def of_kind(name: str, given: object, kind: type, remedy: str) -> None:
+    """Refuse what is of another kind, told in words.
+
+    >>> of_kind("table", [1], dict, "give a dict")
+    Traceback (most recent call last):
+    TypeError: table=a list: give a dict
+    """
+    if not isinstance(given, kind):
+        raise TypeError(f"{name}={_short(given)}: {remedy}")
+
+
+def on_scale(least: float, most: float, remedy: str, **options: object) -> None:
+    """Refuse options that are not numbers between two.
+
+    >>> on_scale(0, 10, "give a number from 0 to 10", t_text="2")
+    Traceback (most recent call last):
+    ValueError: t_text='2': give a number from 0 to 10
+    """
+    for name, value in options.items():
+        if isinstance(value, bool) or not isinstance(value, Real) or not least <= float(value) <= most:
+            raise ValueError(f"{name}={_short(value)}: {remedy}")
+
+
+def _short(given: object) -> str:
+    """Numbers and words as they are, other things by their kind."""
+    return repr(given)[:80] if isinstance(given, str | int | float) or given is None else f"a {type(given).__name__}"

@@ -25,8 +25,7 @@ from transformer_lens import patching
 import vlm_neurons as vn
 from vlm_neurons.hooks import patch
 from vlm_neurons.synthetic.pairs import color_pairs
-from vlm_neurons.viz.cards.raster import raster
-from vlm_neurons.viz.heatmap import heat_map_svg
+from vlm_neurons.viz.heat_map import heat_map
 
 out = Path(sys.argv[1] if len(sys.argv) > 1 and "ipykernel" not in sys.modules else "runs/patching")
 out.mkdir(parents=True, exist_ok=True)
@@ -79,9 +78,9 @@ with torch.no_grad():
         ("MLP output", patching.get_act_patch_mlp_out),
     ):
         maps[name] = tool(model.bind(corrupt), corrupt.input_ids, cache, recovered).numpy()
-        svg = heat_map_svg(maps[name], corrupt, title=f"{name}: share of the colour recovered")
-        (out / f"{name.split()[0].lower()}.svg").write_text(svg, encoding="utf-8")
-        display(raster(svg))
+        figure = heat_map(maps[name], corrupt, title=f"{name}: share of the colour recovered")
+        figure.savefig(out / f"{name.split()[0].lower()}.svg")
+        display(figure)
 
 # %% [markdown]
 # ## All object patches at once

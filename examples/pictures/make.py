@@ -18,8 +18,8 @@ from vlm_neurons.autointerp import simulators as simulating
 from vlm_neurons.autointerp.explanation import Log
 from vlm_neurons.autointerp.scoring import load_scores
 from vlm_neurons.evidence import load
-from vlm_neurons.viz.cards.card import card_html
-from vlm_neurons.viz.cards.fragment import document
+from vlm_neurons.viz.card_html import card_html
+from vlm_neurons.viz.html_pages import document
 
 WIDTH, HEIGHT = 470, 1150
 BROWSER = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",

@@ -87,7 +87,7 @@ def test_neurons_of_every_class_that_has_any_are_shown_with_their_shares(made: M
 def test_counts_above_threshold_agree_with_the_shares(made: Made) -> None:
     run = scan(made.model, made.data, top_n=3, batch_size=1, out=made.run.path.parent / "three", progress=False)
     table = classify(run).set_index("neuron")
-    page = report(run, model=made.model, data=made.data, n_neurons=10).read_text(encoding="utf-8")
+    page = report(run, out=run, model=made.model, data=made.data, n_neurons=10).read_text(encoding="utf-8")
     cards = re.findall(r'<article class="vn-card" id="(.*?)"(.*?)</article>', page, re.S)
     assert cards
     for neuron, card in cards:
@@ -139,7 +139,7 @@ def test_what_cannot_be_found_again_is_asked_for_by_name(made: Made, tmp_path: P
     with pytest.raises(ValueError, match="3 samples"):
         report(made.run, out=tmp_path / "x.html", model=made.model, data=fewer)
     with pytest.raises(ValueError, match="n_neurons"):
-        report(made.run, n_neurons=-1)
+        report(made.run, out=tmp_path / "x.html", n_neurons=-1)
     assert not (tmp_path / "x.html").exists()
 
 

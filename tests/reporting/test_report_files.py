@@ -11,17 +11,16 @@ import pytest
 import seeds
 import tiny
 from driver import Tab, browser
-from hostile import Made, Told
+from hostile import Made, Told, strongest
 from PIL import Image
 from test_report_in_use import audit
 
 from vlm_neurons.data import ImageTextData
 from vlm_neurons.evidence import Evidence
-from vlm_neurons.reporting import report, writing
-from vlm_neurons.reporting.listing import Shown, file_name, record
-from vlm_neurons.reporting.writing import MARKER, Story, write
+from vlm_neurons.reporting import page_files, report
+from vlm_neurons.reporting.neuron_list import Shown, file_name, record
+from vlm_neurons.reporting.page_files import MARKER, Story, write
 from vlm_neurons.scanning import scan
-from vlm_neurons.viz import close_ups
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +32,7 @@ def opened() -> Iterator[Tab]:
 @pytest.fixture
 def many(told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The report with a file per neuron."""
-    monkeypatch.setattr(writing, "MOST_NEURONS", 3)
+    monkeypatch.setattr(page_files, "MOST_NEURONS", 3)
     return report(told.run, out=tmp_path / "a report #1.html", n_neurons=0)
 
 
@@ -94,10 +93,10 @@ def test_a_new_report_replaces_its_folder_and_never_another(
     (folder / "stale.html").write_text("old")
     report(told.run, out=many, n_neurons=0)
     assert {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
-    monkeypatch.setattr(writing, "MOST_NEURONS", 250)
+    monkeypatch.setattr(page_files, "MOST_NEURONS", 250)
     report(told.run, out=many, n_neurons=0)
     assert not folder.exists()
-    monkeypatch.setattr(writing, "MOST_BYTES", 1000)
+    monkeypatch.setattr(page_files, "MOST_BYTES", 1000)
     mine = tmp_path / "b_files" / "thesis.txt"
     mine.parent.mkdir()
     mine.write_text("mine")
@@ -109,7 +108,7 @@ def test_a_new_report_replaces_its_folder_and_never_another(
 
 def test_250_neurons_open_in_under_two_seconds(made: Made, opened: Tab, tmp_path: Path) -> None:
     rows = made.table[made.table["peak"] > 0].head(250).to_dict("records")
-    close = close_ups(made.model, made.data, made.run, [r["neuron"] for r in rows], 3)
+    close = strongest(made, [r["neuron"] for r in rows], 3)
     shown = []
     for row in rows:
         evidence = Evidence(row["neuron"], row["peak"], tuple(close[row["neuron"]]))
@@ -151,7 +150,7 @@ def test_what_a_photograph_says_of_place_and_time_stays_behind(
     text = page.read_text(encoding="utf-8")
     assert b"secret" not in decoded(text) and "secret" not in text
     assert b"PNG" in decoded(text)
-    monkeypatch.setattr(writing, "MOST_NEURONS", 1)
+    monkeypatch.setattr(page_files, "MOST_NEURONS", 1)
     report(run, out=tmp_path / "two.html", model=made.model, data=data, n_neurons=2)
     pictures = list((tmp_path / "two_files" / "images").iterdir())
     assert pictures and not any(b"secret" in p.read_bytes() for p in pictures)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from browser import look
-from hostile import HOSTILE, Made, rgb
+from hostile import HOSTILE, Made, rgb, strongest
 
-from vlm_neurons.viz import close_ups
-from vlm_neurons.viz.page import visible
-from vlm_neurons.viz.pictures import HEAT_OPACITY, cividis
+from vlm_neurons.viz.colours import HEAT_OPACITY, cividis
+from vlm_neurons.viz.wording import visible
 
 OPEN = "document.querySelectorAll('details').forEach(d => d.open = true);"
 BOX = "const box = e => {const r = e.getBoundingClientRect(); return [r.left, r.top, r.width, r.height]};"
@@ -46,7 +45,7 @@ def test_every_token_is_there_and_inside_its_card(made: Made) -> None:
         id: card.id, card: box(card), figures: [...card.querySelectorAll('.vn-exemplar')].map(f =>
             [...f.querySelectorAll('.vn-token')].map(t => [t.textContent, Number(t.dataset.index), ...box(t)]))}}))"""
     cards = look(made.page, probe).result
-    shown = close_ups(made.model, made.data, made.run, [c["id"] for c in cards])
+    shown = strongest(made, [c["id"] for c in cards])
     n_tokens = 0
     for card in cards:
         left, _, width, _ = card["card"]
@@ -71,7 +70,7 @@ def test_the_heat_lies_on_the_patch_that_the_model_says(made: Made) -> None:
              box(p.querySelector('.vn-best')), p.querySelector('img').alt]))}}))"""
     seen = look(made.page, probe)
     screen = rgb(seen.screenshot)
-    shown = close_ups(made.model, made.data, made.run, [c["id"] for c in seen.result])
+    shown = strongest(made, [c["id"] for c in seen.result])
     n = 0
     for card in seen.result:
         close = shown[card["id"]]

@@ -15,7 +15,7 @@ from browser import CSP
 from driver import Tab, browser
 from hostile import HOSTILE, Told
 
-from vlm_neurons.viz.page import visible
+from vlm_neurons.viz.wording import visible
 
 AXE = (Path(axe_core_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
 LINES = "[...document.querySelectorAll('#list tbody tr')].filter(r => !r.hidden).map(r => r.dataset.n)"

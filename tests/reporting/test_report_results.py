@@ -21,10 +21,10 @@ from vlm_neurons.autointerp.explanation import Explanation, Log
 from vlm_neurons.classification import sensitivity, statistics, sweep
 from vlm_neurons.evidence import load
 from vlm_neurons.reporting import report
-from vlm_neurons.reporting.listing import Shown, line
-from vlm_neurons.reporting.listing import record as record_of
-from vlm_neurons.viz.cards.words import decimals
-from vlm_neurons.viz.page import number, share_words, visible
+from vlm_neurons.reporting.neuron_list import Shown, line
+from vlm_neurons.reporting.neuron_list import record as record_of
+from vlm_neurons.scanning import Run
+from vlm_neurons.viz.wording import decimals, number, share_words, visible
 
 
 def same(found: list[dict], table: pd.DataFrame) -> None:
@@ -92,7 +92,7 @@ def test_a_score_and_a_simulation_of_an_earlier_explanation_are_left_out_and_tol
     scored = [n for n in told.numbers["neurons"] if n["score"]["r"] is not None and not n["explanation"]["failure"]]
     neuron, before = scored[0]["neuron"], scored[0]["explanation"]["text"]
     Log(tmp_path / "run" / "explanations.jsonl").append([Explanation(neuron, "purple elephants")])
-    page = report(tmp_path / "run", n_neurons=0)
+    page = report(tmp_path / "run", out=tmp_path / "run", n_neurons=0)
     numbers = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
     shown = {n["neuron"]: n for n in numbers["neurons"]}
     words = f"the score is of an earlier explanation: “{before}”; the simulation is of an earlier"
@@ -135,13 +135,21 @@ def test_same_results_same_bytes(told: Told, tmp_path: Path) -> None:
 
 
 def test_a_page_that_cannot_be_written_is_refused_with_the_remedy(told: Told, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=re.escape(f"is a directory: name the page in it, such as '{tmp_path}/report")):
-        report(told.run, out=tmp_path, n_neurons=0)
     with pytest.raises(ValueError, match=r"call the page a\.html"):
         report(told.run, out=tmp_path / "a.json", n_neurons=0)
     with pytest.raises(ValueError, match="pass model=, or n_neurons=0"):
         report(told.run, out=tmp_path / "a.html")  # the clearest are more than those with evidence
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_page_is_written_where_it_is_told_to_be(told: Told, made: Made, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="out"):
+        report(told.run, n_neurons=0)  # type: ignore[call-arg]
+    assert report(told.run, out=tmp_path, n_neurons=0) == tmp_path / "report.html"
+    assert report(told.run, out=str(tmp_path / "page.html"), n_neurons=0) == tmp_path / "page.html"
+    shutil.copytree(told.run, tmp_path / "run")
+    assert report(told.run, out=Run.load(tmp_path / "run"), n_neurons=0) == tmp_path / "run" / "report.html"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["page.html", "page.json", "report.html", "report.json", "run"]
 
 
 @pytest.mark.parametrize(
@@ -163,7 +171,7 @@ def test_a_damaged_file_of_the_run_is_named_with_what_writes_it_again(
         file.write_bytes(damage)
         remedy = rf"^{re.escape(str(file))} cannot be read: .*Move it away; vn\.{again}\(.* writes it again$"
         with pytest.raises(ValueError, match=re.compile(remedy, re.S)):
-            report(tmp_path / "run", n_neurons=0)
+            report(tmp_path / "run", out=tmp_path / "run", n_neurons=0)
 
 
 def test_a_damaged_line_of_the_explanations_is_named_with_the_remedy(told: Told, tmp_path: Path) -> None:
@@ -171,7 +179,7 @@ def test_a_damaged_line_of_the_explanations_is_named_with_the_remedy(told: Told,
     file = tmp_path / "run" / "explanations.jsonl"
     file.write_bytes(b"\xff\xfe nonsense\n" + file.read_bytes())
     with pytest.raises(ValueError, match=rf"^{re.escape(str(file))}, line 1: no explanation .*; remove it$"):
-        report(tmp_path / "run", n_neurons=0)
+        report(tmp_path / "run", out=tmp_path / "run", n_neurons=0)
 
 
 def test_evidence_of_another_run_is_not_taken_for_this_one(made: Made, told: Told, tmp_path: Path) -> None:
@@ -181,7 +189,7 @@ def test_evidence_of_another_run_is_not_taken_for_this_one(made: Made, told: Tol
     info["threads"] += 1  # part of what identifies a run
     (path / "scan.json").write_text(json.dumps(info), encoding="utf-8")
     with pytest.raises(ValueError, match="pass model="):
-        report(path, n_neurons=0)
+        report(path, out=path, n_neurons=0)
 
 
 def test_the_page_says_why_scores_by_modality_count_otherwise_than_scores_by_class(told: Told) -> None:

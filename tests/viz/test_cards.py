@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import seeds
 from hostile import HOSTILE
+from matplotlib.figure import Figure
 from neurons_shown import evidence, hostile, row, score, simulation
 from PIL import Image, ImageColor
 from test_layers import random_table
@@ -21,23 +22,28 @@ from vlm_neurons.autointerp.explanation import Explanation, Failure
 from vlm_neurons.evidence import Evidence
 from vlm_neurons.viz import (
     compare_neurons,
-    layers_svg,
     show_distribution,
     show_layers,
     show_neuron,
     show_scores,
     to_circuitsvis,
 )
-from vlm_neurons.viz.cards import card_html, styles
-from vlm_neurons.viz.cards.charts import rect, svg
-from vlm_neurons.viz.cards.content import choose, tops_of
-from vlm_neurons.viz.cards.raster import raster
-from vlm_neurons.viz.cards.sheet import Sheet
-from vlm_neurons.viz.cards.static import MARGIN, SCALE
-from vlm_neurons.viz.cards.tokens import strip
-from vlm_neurons.viz.layers import COLORS
-from vlm_neurons.viz.page import number
-from vlm_neurons.viz.pictures import cividis
+from vlm_neurons.viz.card_charts import along, segments
+from vlm_neurons.viz.card_content import choose, tops_of
+from vlm_neurons.viz.card_figure import CHART, MARGIN
+from vlm_neurons.viz.card_html import card_html
+from vlm_neurons.viz.colours import COLORS, cividis
+from vlm_neurons.viz.drawing import DPI, pixels, svg
+from vlm_neurons.viz.figures import layers_figure
+from vlm_neurons.viz.html_pages import styles
+from vlm_neurons.viz.wording import number
+
+SCALE = DPI / 72  # pixels a unit
+
+
+def told_by(view: Any) -> str:
+    """The words of its figure."""
+    return " ".join(text.get_text() for axes in view.static().axes for text in axes.texts)
 
 
 def text_of(view: Any) -> str:
@@ -92,11 +98,11 @@ def test_a_card_takes_a_neuron_without_text_and_one_without_images() -> None:
     assert "vn-strip" in reads.html and 'class="vn-map"' not in reads.html and "patches" not in _scales(reads.html)
     assert "vn-hide" not in reads.html  # there is no heat to hide
     for one in (made.only("picture"), words):
-        assert show_neuron(one).static().width == 1600
+        assert pixels(show_neuron(one).static()).width == 1600
 
 
 def test_a_picture_of_a_card_names_the_classes_beside_their_colours() -> None:
-    picture = np.asarray(show_neuron(evidence(seeds.rng()), row("L3N17")).static())
+    picture = np.asarray(pixels(show_neuron(evidence(seeds.rng()), row("L3N17")).static()))
     for color, _ in COLORS.values():
         rows = np.where((picture == ImageColor.getrgb(color)).all(-1).any(1))[0]
         gap = np.diff(rows[rows < 300]).max()
@@ -117,10 +123,7 @@ def test_a_sink_does_not_stretch_the_colour_scale_and_is_named_as_one() -> None:
     assert "50; template, not counted; draws activation whatever the content (sink)" in card_html(made).html
 
 
-def test_the_marks_of_sinks_are_explained_where_there_are_sinks_and_only_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[str] = []
-    write = Sheet.write
-    monkeypatch.setattr(Sheet, "write", lambda self, words, *how: written.append(words) or write(self, words, *how))
+def test_the_marks_of_sinks_are_explained_where_there_are_sinks_and_only_there() -> None:
     made = evidence(seeds.rng())
     calm = tuple(replace(e, seen=replace(e.seen, token_sinks=e.seen.token_sinks & False)) for e in made.exemplars)
     hot = tuple(replace(e, seen=replace(e.seen, patch_sinks=tuple(s | True for s in e.seen.patch_sinks))) for e in calm)
@@ -132,17 +135,13 @@ def test_the_marks_of_sinks_are_explained_where_there_are_sinks_and_only_there(m
     for one, tokens, patches in cases:
         legend = unescape(re.sub("<[^>]+>", "", _scales(card_html(one).html)))
         assert ("dotted: sink, not counted" in legend) == tokens and ("sink patch, not counted" in legend) == patches
-        written.clear()
-        show_neuron(one).static()
-        told = " ".join(written)
+        told = told_by(show_neuron(one))
         assert ("dotted: sink, not counted" in told) == tokens and ("sink patch, not counted" in told) == patches
-    assert (_tokens_of(made) != _tokens_of(replace(made, exemplars=calm))).any()  # the mark stands under the token
-
-
-def _tokens_of(made: Evidence) -> np.ndarray:
-    sheet, e = Sheet(), made.exemplars[0]
-    sheet.tokens(strip(e.seen, e.token_acts, 1))
-    return np.asarray(sheet.finished())
+    dots = [
+        [line for line in show_neuron(one).static().axes[0].lines if line.get_linestyle() == ":"]
+        for one in (made, replace(made, exemplars=calm))
+    ]
+    assert len(dots[0]) == len(made.exemplars) and dots[1] == []  # the mark stands under the token
 
 
 def test_rows_and_simulations_of_another_neuron_are_refused() -> None:
@@ -211,9 +210,9 @@ def test_what_is_not_meant_is_refused_with_what_to_give() -> None:
 def test_an_infinite_score_is_none() -> None:
     rows = pd.DataFrame({"neuron": ["a", "b"], "r": [0.5, np.inf], "r_low": [-np.inf, 0.1], "r_high": [0.6, np.inf]})
     view = show_scores(rows)
-    assert "2 neurons, median r .50, 1 without a score" in text_of(view) and view.static().height > 100
+    assert "2 neurons, median r .50, 1 without a score" in text_of(view) and pixels(view.static()).height > 100
     card = show_neuron(evidence(seeds.rng()), score=score("L3N17", r=-np.inf))
-    assert "No score: " in text_of(card) and card.static().height > 100
+    assert "No score: " in text_of(card) and pixels(card.static()).height > 100
 
 
 def test_a_token_of_a_million_characters_is_shown_by_its_beginning() -> None:
@@ -221,7 +220,7 @@ def test_a_token_of_a_million_characters_is_shown_by_its_beginning() -> None:
     made = Evidence.from_arrays("wide", tokens=[[long, " cat"]], token_acts=[[1.0, 0.5]], names=[long])
     card = show_neuron(made)
     assert len(card.fragment.html) < 20_000 and "the first of its 1,000,000 characters" in card.fragment.html
-    assert "x" * 199 + "…" in text_of(card) and " cat" in text_of(card) and card.static().height < 2000
+    assert "x" * 199 + "…" in text_of(card) and " cat" in text_of(card) and pixels(card.static()).height < 2000
 
 
 def test_half_a_character_in_any_text_does_not_keep_a_card_from_being_saved(tmp_path: Path) -> None:
@@ -257,7 +256,7 @@ def test_a_null_tells_on_how_many_explanations_it_rests() -> None:
 
 def test_a_very_tall_picture_does_not_make_an_endless_card() -> None:
     tall = Evidence.from_arrays("tall", images=[Image.new("RGB", (10, 1000))], patch_acts=[np.ones((100, 1))])
-    assert show_neuron(tall).static().height < 2000
+    assert pixels(show_neuron(tall).static()).height < 2000
 
 
 def test_every_view_shows_in_a_notebook_and_is_saved_as_page_and_as_picture(tmp_path: Path) -> None:
@@ -270,7 +269,10 @@ def test_every_view_shows_in_a_notebook_and_is_saved_as_page_and_as_picture(tmp_
         assert view.fragment.html in view._repr_html_()
         assert view.fragment.html in view.save(tmp_path / "view.html").read_text(encoding="utf-8")
         with Image.open(view.save(tmp_path / "view.png")) as picture:
-            assert picture.size == view.static().size and len(set(view.static().convert("L").getdata())) > 10
+            shown = pixels(view.static())
+            assert picture.size == shown.size and len(set(shown.convert("L").getdata())) > 10
+        assert view.static()._repr_png_() == (tmp_path / "view.png").read_bytes()  # what a notebook shows
+        assert isinstance(view.static(), Figure)
 
 
 def test_a_card_has_samples_of_every_strength_and_a_colour_bar_with_its_maximum_for_each_modality() -> None:
@@ -329,16 +331,16 @@ def test_the_picture_has_its_brightest_heat_at_the_strongest_patch(tmp_path: Pat
     seen = replace(e.seen, images=(black,), boxes=e.seen.boxes)
     only = replace(made, exemplars=(replace(e, seen=seen, patch_acts=(values,)),), label=None)
     picture = Image.open(show_neuron(only).save(tmp_path / "card.png")).convert("RGB")
-    pixels = np.asarray(picture).astype(int)
+    drawn = np.asarray(picture).astype(int)
     # the plain picture is black, 188 units wide, and the heat stands four units to its right
     width = (380 - 4) / 2
-    rows, columns = np.where((pixels == 0).all(-1) & (np.arange(pixels.shape[1]) < (MARGIN + width) * SCALE))
+    rows, columns = np.where((drawn == 0).all(-1) & (np.arange(drawn.shape[1]) < (MARGIN + width) * SCALE))
     top, left = int(rows.min()), int(columns.min()) + round((width + 4) * SCALE)
     n_rows, n_columns = values.shape
     centres = np.array(
         [
             [
-                pixels[
+                drawn[
                     round(top + (r + 0.5) * width * SCALE / n_rows), round(left + (c + 0.5) * width * SCALE / n_columns)
                 ]
                 for c in range(n_columns)
@@ -356,30 +358,31 @@ def test_pictures_of_hostile_and_endless_texts_are_drawn() -> None:
     parts = hostile(seeds.rng())
     parts["explanation"] = replace(parts["explanation"], text="x" * 3000, description="long " * 900)
     parts["simulation"] = replace(parts["simulation"], explanation="x" * 3000)
-    picture = show_neuron(**parts).static()
-    pixels = np.asarray(picture)
-    assert picture.width == 1600 and (pixels[:, :8] == 255).all() and (pixels[:, -8:] == 255).all()  # margins stay free
-    assert (pixels < 100).any()
+    picture = pixels(show_neuron(**parts).static())
+    drawn = np.asarray(picture)
+    assert picture.width == 1600 and (drawn[:, :8] == 255).all() and (drawn[:, -8:] == 255).all()  # margins stay free
+    assert (drawn < 100).any()
 
 
-def test_a_chart_and_its_picture_agree_on_where_things_are() -> None:
-    rng = seeds.rng()
-    x, y, width, height = rng.uniform(5, 40, 4).round(1).tolist()
-    drawn = np.asarray(raster(svg(100, 100, "", [rect(x, y, width, height, "#0072B2")]), scale=3)).astype(int)
-    inside = drawn[round(3 * (y + height / 2)), round(3 * (x + width / 2))]
-    assert inside.tolist() == [0x00, 0x72, 0xB2]
-    blue = np.argwhere((drawn == inside).all(-1)) / 3
-    assert [*blue.min(0), *blue.max(0)] == pytest.approx([y, x, y + height, x + width], abs=0.7)
+def test_the_sequence_of_a_figure_has_a_bar_for_every_place_as_tall_as_its_value() -> None:
+    made = evidence(seeds.rng())
+    e, _ = choose(made, 3)
+    parts = segments(e)
+    values = along(e, parts)
+    bars = [bar for group in show_neuron(made).static().axes[0].containers for bar in group]
+    heights = np.array([-bar.get_height() for bar in bars])
+    assert len(bars) == len(values) == sum(n for *_, n in parts)
+    np.testing.assert_allclose(heights, CHART * np.clip(np.nan_to_num(values), 0, None) / np.nanmax(values), atol=1e-4)
+    assert np.allclose(np.diff([bar.get_x() for bar in bars]), bars[0].get_width())
 
 
 def test_the_picture_of_the_layers_has_every_bar_in_its_colour() -> None:
     table = random_table(3, 60).assign(label="visual")
-    pixels = np.asarray(show_layers(table).static())
-    share = (pixels == [0x00, 0x72, 0xB2]).all(-1).mean(1)
+    drawn = np.asarray(pixels(show_layers(table).static()))
+    share = (drawn == [0x00, 0x72, 0xB2]).all(-1).mean(1)
     assert (share > 0.6).sum() > 3 * 20  # rows of pixels of three bars, and of the one of all layers
-    assert (
-        show_layers(table).fragment.html.count("</svg>") == 1 and layers_svg(table) in show_layers(table).fragment.html
-    )
+    html = show_layers(table).fragment.html
+    assert html.count("</svg>") == 1 and svg(layers_figure(table)) in html
 
 
 def test_the_distribution_counts_what_is_above_the_thresholds() -> None:
@@ -415,7 +418,9 @@ def test_scores_are_counted_by_class_with_those_that_are_missing() -> None:
     text = text_of(view)
     assert "10 neurons, median r .45, their null .03, 60 % with q < .05" in text
     assert "1 neuron, 1 without a score" in text and HOSTILE[0] in text
-    assert view.fragment.html.count('fill="#0072B2"') == 10
+    squares = view.static().axes[1].collections[-1]  # of the class that comes first
+    assert squares.get_offsets()[:, 1].tolist() == pytest.approx(sorted((0.1 * i for i in range(10)), reverse=True))
+    assert squares.get_alpha().tolist() == [1] * 6 + [0.45] * 4
     assert "No scores" in text_of(show_scores(pd.DataFrame({"r": [], "label": []})))
 
 
@@ -429,7 +434,7 @@ def test_compared_neurons_share_their_scales() -> None:
     html = compare_neurons(small, show_neuron(large, explanation="red")).fragment.html
     scales = re.findall(r'class="vn-scales">(.*?)</div>', html, re.S)
     assert len(scales) == 2 and scales[0] == scales[1] and f"{number(tops_of(large)[0])}</span>" in scales[0]
-    assert compare_neurons(small, large).static().width == 3200
+    assert pixels(compare_neurons(small, large).static()).width == 3200
 
 
 def test_tokens_for_circuitsvis_read_as_they_are_with_finite_values_and_bounds() -> None:

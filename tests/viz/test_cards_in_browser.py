@@ -19,11 +19,11 @@ from test_report_in_use import audit
 
 from vlm_neurons.autointerp.explanation import Explanation
 from vlm_neurons.viz import compare_neurons, show_distribution, show_layers, show_neuron, show_scores, to_circuitsvis
-from vlm_neurons.viz.cards.card import card_html
-from vlm_neurons.viz.cards.charts import WIDTH
-from vlm_neurons.viz.cards.content import choose
-from vlm_neurons.viz.cards.fragment import bundle_text, document
-from vlm_neurons.viz.page import visible
+from vlm_neurons.viz.card_charts import WIDTH
+from vlm_neurons.viz.card_content import choose
+from vlm_neurons.viz.card_html import card_html
+from vlm_neurons.viz.html_pages import bundle_text, document
+from vlm_neurons.viz.wording import visible
 
 DRAWN = "[...document.querySelectorAll('.vn-strip')].every(e => e.dataset.state === 'drawn')"
 SPANS = "[...e.querySelectorAll(e.classList.contains('vn-drawn') ? '.colored-tokens > span' : '.vn-token')]"

@@ -9,7 +9,7 @@ import pandas as pd
 import seeds
 
 from vlm_neurons.classification import clearest
-from vlm_neurons.viz.layers import MODALITIES
+from vlm_neurons.tokens import MODALITIES
 
 
 def random_table(rng: np.random.Generator) -> pd.DataFrame:

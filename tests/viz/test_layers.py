@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 
@@ -12,8 +13,11 @@ import pytest
 import seeds
 from rich.console import Console
 
-from vlm_neurons.viz import layer_tables, layers_svg
-from vlm_neurons.viz.layers import BAR, MODALITIES, NAMES, percent
+from vlm_neurons.tokens import MODALITIES
+from vlm_neurons.viz import layer_tables
+from vlm_neurons.viz.drawing import svg
+from vlm_neurons.viz.figures import layers_figure
+from vlm_neurons.viz.wording import NAMES, percent
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -32,71 +36,80 @@ def random_table(n_layers: int, d: int, site: str = "gate", pole: str = "+") -> 
     )  # fmt: skip
 
 
+def drawn(table: pd.DataFrame) -> str:
+    return svg(layers_figure(table))
+
+
 def test_a_share_below_one_percent_keeps_the_figure_well_formed() -> None:
     table = random_table(2, 400).assign(label="unknown")
     table.loc[[0, 400], "label"] = "visual"
-    assert "&lt;1 %" in layers_svg(table)
-    ElementTree.fromstring(layers_svg(table))
+    assert "&lt;1 %" in drawn(table)
+    ElementTree.fromstring(drawn(table))
 
 
 @pytest.mark.parametrize("n_layers", [1, 4, 32])
 def test_every_bar_is_as_long_as_its_share_and_says_its_count(n_layers: int) -> None:
     tables = [random_table(n_layers, 97), random_table(n_layers, 60, "post"), random_table(n_layers, 60, "post", "-")]
-    root = ElementTree.fromstring(layers_svg(pd.concat(tables)))
-    counted: list[Counter[tuple[str, str]]] = [Counter() for _ in tables]
-    width: list[Counter[str]] = [Counter() for _ in tables]
-    place = -1
-    for element in root:
-        if element.get("class") == "head":
-            place += 1
-        if element.get("data-label"):
-            key = (element.get("data-layer"), element.get("data-label"))
-            counted[place][key] = int(element.get("data-count"))
-            bar = element.find(f"{SVG}rect")
-            width[place][key[0]] += float(bar.get("width"))
-            n = len(tables[place]) if key[0] == "all" else len(tables[place]) // n_layers
-            assert float(bar.get("width")) == pytest.approx(BAR * counted[place][key] / n, abs=0.01)
-            title = element.find(f"{SVG}title").text
-            assert f"{counted[place][key]:,} of {n:,} neurons {NAMES[key[1]]}" in title
-    for table, found, total in zip(tables, counted, width, strict=True):
-        expected = Counter(zip(table["layer"].astype(str), table["label"], strict=True))
+    figure = layers_figure(pd.concat(tables))
+    panels = figure.axes[1:]
+    assert len(panels) == len(tables)
+    tips = [e.text for e in ElementTree.fromstring(svg(figure)).iter(f"{SVG}title")]
+    for table, axes in zip(tables, panels, strict=True):
+        names = [label.get_text() for label in axes.get_yticklabels()]
+        found: Counter[tuple[str, str]] = Counter()
+        for bars in axes.containers:
+            (bar,) = bars
+            name, label = names[round(bar.get_y() + bar.get_height() / 2)], bars.get_label()
+            n = len(table) if name == "all" else len(table) // n_layers
+            count = round(bar.get_width() * n / 100)
+            assert bar.get_width() == pytest.approx(100 * count / n)
+            found[name, label] = count
+            assert tips.pop(0).startswith(f"{name}: {count:,} of {n:,} neurons {NAMES[label]}")
+        expected = Counter(zip("layer " + table["layer"].astype(str), table["label"], strict=True))
         if n_layers > 1:
             expected += Counter(("all", label) for label in table["label"])
-        else:
-            found = Counter({k: v for k, v in found.items() if k[0] != "all"})
         assert found == expected
-        assert all(v == pytest.approx(BAR, abs=0.05) for v in total.values())
+    assert tips == []
 
 
 def test_bars_of_a_layer_lie_side_by_side_inside_the_picture() -> None:
-    root = ElementTree.fromstring(layers_svg(random_table(32, 50)))
-    width, height = (float(v) for v in root.get("viewBox").split()[2:])
-    ends: dict[str, float] = {}
-    for group in root.iter(f"{SVG}g"):
-        bar = group.find(f"{SVG}rect")
-        x, right = float(bar.get("x")), float(bar.get("x")) + float(bar.get("width"))
-        assert x == pytest.approx(ends.get(group.get("data-layer"), x), abs=0.02)
-        assert right <= width and float(bar.get("y")) + float(bar.get("height")) <= height
-        ends[group.get("data-layer")] = right
+    axes = layers_figure(random_table(32, 50)).axes[1]
+    ends: dict[float, float] = {}
+    for (bar,) in axes.containers:
+        assert bar.get_x() == pytest.approx(ends.get(bar.get_y(), 0), abs=1e-6)
+        ends[bar.get_y()] = bar.get_x() + bar.get_width()
+    assert list(ends.values()) == pytest.approx([100] * 33) and axes.get_xlim() == (0, 100)
 
 
 def test_the_figure_says_in_words_what_it_shows() -> None:
     table = random_table(3, 40)
-    root = ElementTree.fromstring(layers_svg(table))
+    root = ElementTree.fromstring(drawn(table))
+    assert root.get("role") == "img"
     for label in MODALITIES:
         words = f"{percent((table['label'] == label).sum(), len(table))} {NAMES[label]}"
-        assert words in root.find(f"{SVG}desc").text and words in root.get("aria-label")
+        assert words in root.get("aria-label")
 
 
 def test_hostile_site_names_are_text() -> None:
-    table = random_table(2, 9, site='</text><script>alert(1)</script>"&\x00\ufffe')
-    root = ElementTree.fromstring(layers_svg(table))
-    assert not list(root.iter(f"{SVG}script"))
+    name = '</text><script>alert(1)</script>"&$x$\x00\ufffe'
+    root = ElementTree.fromstring(drawn(random_table(2, 9, site=name)))
+    assert not list(root.iter(f"{SVG}script")) and name[:29] in "".join(root.itertext())
+    assert not any("url(" in value and "#" not in value for e in root.iter() for value in e.attrib.values())
+
+
+def test_figures_on_one_page_share_no_ids_and_carry_no_style_sheet_or_date() -> None:
+    pieces = [drawn(random_table(2, 9)), drawn(random_table(3, 9))]
+    ids = [i for piece in pieces for i in re.findall(r' id="([^"]*)"', piece)]
+    assert len(ids) == len(set(ids))
+    for piece in pieces:
+        used = re.findall(r'url\(#([^)]*)\)|href="#([^"]*)"', piece)
+        assert {a or b for a, b in used} <= set(re.findall(r' id="([^"]*)"', piece))
+        assert "<style" not in piece and "<metadata" not in piece and "<text" in piece
 
 
 def test_neurons_without_class_give_a_figure_that_says_so() -> None:
     table = random_table(2, 9, site="projector").assign(label="not_applicable")
-    assert "No neuron has a class" in "".join(ElementTree.fromstring(layers_svg(table)).itertext())
+    assert "No neuron has a class" in "".join(ElementTree.fromstring(drawn(table)).itertext())
     assert layer_tables(table) == []
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import seeds
 from PIL import Image
 
-from vlm_neurons.viz.page import LONGEST, joints, visible
-from vlm_neurons.viz.pictures import cividis, data_uri, heat
+from vlm_neurons.viz.colours import cividis, data_uri, heat
+from vlm_neurons.viz.wording import LONGEST, joints, visible
 
 
 def decoded(uri: str) -> tuple[bytes, Image.Image]:

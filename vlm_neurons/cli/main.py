@@ -65,7 +65,7 @@ def demo(args: argparse.Namespace) -> None:
     evidence = evidence_of(run, clearest_of_classes(run, DEMO_NEURONS), lambda: model, data, seed=0)
     explanations = explain_neurons(evidence, out=run)
     show_scores(score_explanations(explanations, evidence, out=run))
-    say(f"run directory: {run.path}\nreport: {write(run.path, model=model)}")
+    say(f"run directory: {run.path}\nreport: {write(run, out=run, model=model)}")
 
 
 def describe(args: argparse.Namespace) -> None:
@@ -131,7 +131,7 @@ def report(args: argparse.Namespace) -> None:
 
     model = _model(args) if args.model else None
     data = open_data(args.data) if args.data else None
-    say(f"report: {write(args.run, out=args.out, model=model, data=data, n_neurons=args.n_neurons)}")
+    say(f"report: {write(args.run, out=args.out or args.run, model=model, data=data, n_neurons=args.n_neurons)}")
 
 
 def _model(args: argparse.Namespace, name: str | None = None) -> HookedVLM:
@@ -157,7 +157,9 @@ def _scan(model: HookedVLM, data: ImageTextData, args: argparse.Namespace, **opt
 
 def _show(run: Run, table: pd.DataFrame, name: str = "classes_by_layer.svg") -> None:
     """Print counts and shares per layer, and write the figure of classes by layer."""
-    from vlm_neurons.viz import layer_tables, layers_svg
+    from vlm_neurons.viz import layer_tables
+    from vlm_neurons.viz.drawing import svg
+    from vlm_neurons.viz.figures import layers_figure
 
     for one in layer_tables(table):
         one.title = safe(one.title)
@@ -165,7 +167,7 @@ def _show(run: Run, table: pd.DataFrame, name: str = "classes_by_layer.svg") -> 
     if run.skipped:
         say(f"{len(run.skipped)} samples were skipped; {run.path / 'skipped.jsonl'} says why", stderr=False)
     figure = run.path / name
-    figure.write_text(layers_svg(table), encoding="utf-8")
+    figure.write_text(svg(layers_figure(table, "Classes by layer"), alone=True), encoding="utf-8")
     say(f"figure: {figure}", stderr=False)
 
 

@@ -1,5 +1,5 @@
 """A page about a run."""
 
-from vlm_neurons.reporting.reporting import report
+from vlm_neurons.reporting.run_report import report
 
 __all__ = ["report"]

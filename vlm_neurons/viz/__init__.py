@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from vlm_neurons.viz.cards import (
+from vlm_neurons.viz.class_counts import layer_tables
+from vlm_neurons.viz.token_strips import to_circuitsvis
+from vlm_neurons.viz.views import (
     NeuronCard,
     View,
     compare_neurons,
@@ -10,19 +12,13 @@ from vlm_neurons.viz.cards import (
     show_layers,
     show_neuron,
     show_scores,
-    to_circuitsvis,
 )
-from vlm_neurons.viz.closeup import close_ups
-from vlm_neurons.viz.layers import layers_svg
-from vlm_neurons.viz.terminal import layer_tables
 
 __all__ = [
     "NeuronCard",
     "View",
-    "close_ups",
     "compare_neurons",
     "layer_tables",
-    "layers_svg",
     "show_distribution",
     "show_layers",
     "show_neuron",

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
 
 from vlm_neurons.autointerp.explanation import Explanation
 from vlm_neurons.autointerp.simulations import Simulation
 from vlm_neurons.classification import clearest
+from vlm_neurons.classification.thresholds import Thresholds, normalise
 from vlm_neurons.evidence import Evidence, Exemplar
-from vlm_neurons.reporting.results import LONGEST, Results, Score
+from vlm_neurons.reporting.run_results import LONGEST, Results, Score
 from vlm_neurons.tokens import MODALITIES, NOT_APPLICABLE
-from vlm_neurons.viz.cards.words import decimals, small
-from vlm_neurons.viz.layers import NAMES, site_name
-from vlm_neurons.viz.page import number, share_words, shortened, visible
+from vlm_neurons.viz.wording import NAMES, decimals, number, share_words, shortened, site_name, small, visible
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SECTIONS = ("scanned", "layers", "thresholds", "scores", "neurons", "numbers", "made", "list", "filters")
+_KINDS = {(True, False): "visual", (False, True): "text", (True, True): "multimodal", (False, False): "unknown"}
 STRONGEST = 3  # samples of a neuron whose names and texts can be searched
 
 
@@ -81,14 +85,13 @@ def choose(table: pd.DataFrame, results: Results, n: int) -> list[Shown]:
     ]  # fmt: skip
 
 
-def with_evidence(shown: Iterable[Shown], found: dict[str, list[Exemplar]]) -> list[Shown]:
-    """The same neurons; those of `found` get their exemplars as evidence."""
-    return [
-        replace(s, evidence=Evidence(s.neuron, float(s.row["peak"]), tuple(found[s.neuron]), str(s.row["label"])))
-        if s.neuron in found
-        else s
-        for s in shown
-    ]
+def with_evidence(shown: Iterable[Shown], found: Mapping[str, Evidence]) -> list[Shown]:
+    """The same neurons; those of `found` get their strongest exemplars as evidence."""
+    return [replace(s, evidence=_strongest(found[s.neuron])) if s.neuron in found else s for s in shown]
+
+
+def _strongest(evidence: Evidence) -> Evidence:
+    return replace(evidence, exemplars=tuple(e for e in evidence.exemplars if e.group == "top"))
 
 
 def anchors(neurons: Sequence[str]) -> list[str]:
@@ -201,3 +204,24 @@ def _words(shown: Shown) -> Iterator[str]:
     for e in shown.evidence.exemplars[:STRONGEST] if shown.evidence else ():
         yield visible(e.seen.name)
         yield visible("".join(t for t, is_text in zip(e.seen.tokens, e.seen.is_text, strict=True) if is_text))
+
+
+def verdict(exemplar: Exemplar, peak: float, rule: Thresholds) -> str:
+    """The class of a sample in words.
+
+    Args:
+        exemplar: a neuron on the sample.
+        peak: the activation that is mapped to 10.
+        rule: the thresholds.
+    """
+    sees = sum(_over(p, peak, rule.t_visual) for p in exemplar.patch_acts)
+    reads = _over(exemplar.token_acts[exemplar.scored_tokens(sinks=True)], peak, rule.t_text)
+    label = _KINDS[sees >= rule.n_visual, reads >= rule.n_text]
+    patches, tokens = "patch" if sees == 1 else "patches", "token" if reads == 1 else "tokens"
+    return f"{NAMES[label]} sample: {sees} {patches}, {reads} {tokens} above threshold"
+
+
+def _over(values: Float[np.ndarray, "*n"], peak: float, threshold: float) -> int:
+    """How many activations exceed a threshold, by the arithmetic of `classify`."""
+    scaled = normalise(torch.from_numpy(values.astype(np.float32)).reshape(1, -1), torch.tensor([peak]))
+    return int((scaled > threshold).sum())

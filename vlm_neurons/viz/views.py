@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
+from vlm_neurons._checks import of_kind, on_scale
 from vlm_neurons._files import write_atomic
 from vlm_neurons.classification.thresholds import Thresholds
-from vlm_neurons.viz.cards.card import anchor_of, card_html
-from vlm_neurons.viz.cards.content import content, tops_of
-from vlm_neurons.viz.cards.doors import a_table, a_threshold, an_evidence
-from vlm_neurons.viz.cards.fragment import Fragment, document, scripts, styles, template_text
-from vlm_neurons.viz.cards.plots import distribution_svg, scores_svg
-from vlm_neurons.viz.cards.static import card_picture, figure_picture
-from vlm_neurons.viz.layers import layers_svg
-from vlm_neurons.viz.page import visible
+from vlm_neurons.viz.card_content import an_evidence, content, tops_of
+from vlm_neurons.viz.card_html import anchor_of, card_html
+from vlm_neurons.viz.html_pages import Fragment, document, scripts, styles, template_text
+from vlm_neurons.viz.wording import visible
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
     from vlm_neurons.autointerp.explanation import Explanation
     from vlm_neurons.autointerp.simulations import Simulation
     from vlm_neurons.evidence import Evidence
-    from vlm_neurons.viz.cards.content import Row
+    from vlm_neurons.viz.card_content import Content, Row
+    from vlm_neurons.viz.drawing import Drawing
 
 _PAPER = Thresholds()
 
@@ -40,12 +38,12 @@ class View:
     Attributes:
         title: of a page of it.
         fragment: it as a piece of a page.
-        draw: it as a picture.
+        draw: it as a figure of matplotlib.
     """
 
     title: str
     fragment: Fragment
-    draw: Callable[[], Image.Image]
+    draw: Callable[[], Figure]
 
     def __repr__(self) -> str:
         return f"<{visible(self.title)}; .save('x.html'), .save('x.png') and .static() show it outside a notebook>"
@@ -72,14 +70,18 @@ class View:
         if path.suffix.lower() not in (".html", ".png"):
             raise ValueError(f"{path.name}: name a file that ends with .html or .png")
         if path.suffix.lower() == ".png":
-            write_atomic(path, lambda temporary: self.static().save(temporary, "PNG"))
+            from vlm_neurons.viz.drawing import png
+
+            picture = png(self.static())
+            write_atomic(path, lambda temporary: temporary.write_bytes(picture) and None)
         else:
             page = document([self.fragment], self.title)
             write_atomic(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
         return path
 
-    def static(self) -> Image.Image:
-        """A picture of it, two pixels a unit, for viewers that strip scripts and styles."""
+    def static(self) -> Figure:
+        """It as a figure of matplotlib, to be changed and saved like any other; a notebook shows it as a picture, also
+        where viewers strip scripts and styles."""
         return self.draw()
 
 
@@ -94,8 +96,7 @@ class NeuronCard(View):
     >>> card = vn.show_neuron(evidence["L2N304"], table, explanations["L2N304"], simulations["L2N304"], scores)
     >>> card.save("card.html").name, "pink regions" in card.fragment.html
     ('card.html', True)
-    >>> card.static().width
-    1600
+    >>> card.static().savefig("card.pdf")
     """
 
     evidence: Evidence
@@ -140,7 +141,7 @@ def show_neuron(
 def _card(evidence: Evidence, told: dict[str, Any], tops: tuple[float, float] | None, anchor: str | None) -> NeuronCard:
     shown = content(evidence, **told, tops=tops)
     piece = card_html(evidence, **told, tops=tops, anchor=anchor)
-    return NeuronCard(f"Neuron {evidence.neuron}", piece, lambda: card_picture(shown), evidence, told)
+    return NeuronCard(f"Neuron {evidence.neuron}", piece, lambda: _drawn([shown]), evidence, told)
 
 
 def compare_neurons(a: Evidence | NeuronCard, b: Evidence | NeuronCard) -> View:
@@ -172,7 +173,8 @@ def compare_neurons(a: Evidence | NeuronCard, b: Evidence | NeuronCard) -> View:
     first = cards[0].fragment
     images = {name: address for card in cards for name, address in card.fragment.images.items()}
     piece = Fragment(html, first.css, first.js, images, any(card.fragment.circuitsvis for card in cards))
-    return View(" and ".join(c.title for c in cards), piece, lambda: _beside([c.static() for c in cards]))
+    shown = [content(evidence, **told, tops=tops) for evidence, told in pairs]
+    return View(" and ".join(c.title for c in cards), piece, lambda: _drawn(shown))
 
 
 def show_layers(table: pd.DataFrame) -> View:
@@ -191,7 +193,12 @@ def show_layers(table: pd.DataFrame) -> View:
     >>> "visual 75 %" in view.fragment.html
     True
     """
-    return _figure("Classes by layer", layers_svg(a_table(table, "table", "vn.classify")))
+    import pandas as pd
+
+    from vlm_neurons.viz.figures import layers_figure
+
+    of_kind("table", table, pd.DataFrame, "give the table that vn.classify returns")
+    return _view("Classes by layer", partial(layers_figure, table))
 
 
 def show_distribution(evidence: Evidence, t_visual: float = _PAPER.t_visual, t_text: float = _PAPER.t_text) -> View:
@@ -211,8 +218,12 @@ def show_distribution(evidence: Evidence, t_visual: float = _PAPER.t_visual, t_t
     >>> view.title, view.save("activations.png").name
     ('Activations of L2N304', 'activations.png')
     """
-    thresholds = a_threshold(t_visual, "t_visual"), a_threshold(t_text, "t_text")
-    return _figure(f"Activations of {an_evidence(evidence).neuron}", distribution_svg(evidence, *thresholds))
+    from vlm_neurons.viz.figures import distribution_figure
+
+    on_scale(0, 10, "give a number from 0 to 10, where 10 is the neuron's largest activation", t_visual=t_visual,
+             t_text=t_text)  # fmt: skip
+    neuron = an_evidence(evidence).neuron
+    return _view(f"Activations of {neuron}", partial(distribution_figure, evidence, float(t_visual), float(t_text)))
 
 
 def show_scores(scores: pd.DataFrame) -> View:
@@ -229,23 +240,27 @@ def show_scores(scores: pd.DataFrame) -> View:
     >>> "1 neuron, median r .95" in view.fragment.html  # the one text neuron
     True
     """
-    if "r" not in a_table(scores, "scores", "vn.score"):
+    import pandas as pd
+
+    from vlm_neurons.viz.figures import scores_figure
+
+    of_kind("scores", scores, pd.DataFrame, "give the table that vn.score returns")
+    if "r" not in scores:
         raise ValueError(f"scores has no column 'r' but {', '.join(map(str, scores))}; pass what vn.score returns")
-    return _figure("Scores against their nulls", scores_svg(scores))
+    return _view("Scores against their nulls", partial(scores_figure, scores))
 
 
-def _figure(title: str, svg: str) -> View:
-    html = f'<section class="vn-view"><h3>{escape(visible(title))}</h3>{svg}</section>'
-    return View(title, Fragment(html, template_text("card.css")), lambda: figure_picture(visible(title), svg))
+def _view(title: str, draw: Callable[..., Drawing]) -> View:
+    from vlm_neurons.viz.drawing import svg
+
+    html = f'<section class="vn-view"><h3>{escape(visible(title))}</h3>{svg(draw())}</section>'
+    return View(title, Fragment(html, template_text("card.css")), partial(draw, title=visible(title)))
 
 
-def _beside(pictures: list[Image.Image]) -> Image.Image:
-    whole = Image.new("RGB", (sum(p.width for p in pictures), max(p.height for p in pictures)), "#ffffff")
-    x = 0
-    for picture in pictures:
-        whole.paste(picture, (x, 0))
-        x += picture.width
-    return whole
+def _drawn(shown: Sequence[Content]) -> Figure:
+    from vlm_neurons.viz.card_figure import card_figure, cards_figure
+
+    return card_figure(shown[0]) if len(shown) == 1 else cards_figure(shown)
 
 
 _carrier: dict[str, Any] = {}  # the notebook cell whose output has the bundle, and in which of its runs

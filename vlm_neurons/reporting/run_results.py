@@ -12,8 +12,8 @@ from vlm_neurons.autointerp.explanation import Explanation, Log
 from vlm_neurons.autointerp.simulations import Simulation
 from vlm_neurons.autointerp.simulations import load as load_simulations
 from vlm_neurons.classification import classify
-from vlm_neurons.viz.cards.words import differ
-from vlm_neurons.viz.page import shortened
+from vlm_neurons.viz.rows_in_words import differ
+from vlm_neurons.viz.wording import shortened
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,23 +1,28 @@
-"""The parts of the report that are about the run as a whole: what was scanned, classes, thresholds, scores."""
+"""What a report says of the run as a whole: what was scanned, classes, thresholds, scores; and its JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from vlm_neurons.classification import sensitivity, sweep
+import numpy as np
+
+from vlm_neurons.classification import sensitivity, statistics, sweep
 from vlm_neurons.classification.thresholds import Thresholds
 from vlm_neurons.tokens import MODALITIES
-from vlm_neurons.viz.layers import NAMES, layers_svg, percent, shares, site_name
-from vlm_neurons.viz.page import number, share_words, visible
+from vlm_neurons.viz.class_counts import shares
+from vlm_neurons.viz.wording import NAMES, number, percent, share_words, site_name, visible
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from vlm_neurons.reporting.results import Score
+    from vlm_neurons.reporting.run_results import Score
     from vlm_neurons.scanning.run import Run
 
+FORMAT = 1  # of the JSON
 SWEEP = {"t_visual": (1.0, 2.0, 3.0, 4.0), "t_text": (2.0, 3.0, 4.0, 5.0)}
 
 
@@ -49,6 +54,9 @@ def sites(table: pd.DataFrame) -> list[pd.DataFrame]:
 
 def panel(part: pd.DataFrame) -> dict[str, Any]:
     """The figure of one site and pole, and the data table under it."""
+    from vlm_neurons.viz.drawing import svg
+    from vlm_neurons.viz.figures import layers_figure
+
     ties = part[part["tie"]].groupby("layer").size()
     rows = []
     for _, row in shares(part).iterrows():
@@ -57,7 +65,7 @@ def panel(part: pd.DataFrame) -> dict[str, Any]:
         written = [(f"{count:,}", "" if i == len(MODALITIES) else percent(count, n)) for i, count in enumerate(counts)]
         rows.append({"layer": row["layer"], "cells": written})
     first = part.iloc[0]
-    return {"title": visible(site_name(first["site"], first["pole"])), "rows": rows, "svg": layers_svg(part)}
+    return {"title": visible(site_name(first["site"], first["pole"])), "rows": rows, "svg": svg(layers_figure(part))}
 
 
 def grid(thresholds: Dependence) -> dict[str, Any]:
@@ -161,3 +169,56 @@ def provenance(run: Run) -> Iterator[tuple[str, str]]:
         facts["scanned"] = info["created"]
     for name, value in facts.items():
         yield visible(name), visible(str(value))
+
+
+def document(
+    run: Run,
+    table: pd.DataFrame,
+    rule: Thresholds | None,
+    thresholds: Dependence | None,
+    scores: Sequence[dict[str, Any]],
+    neurons: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
+    """Everything that the page shows as a number.
+
+    Args:
+        run: the run.
+        table: its classification.
+        rule: the thresholds behind it, where they are known.
+        thresholds: what other thresholds would give.
+        scores: summary by modality.
+        neurons: `record` of every neuron that is shown.
+    """
+    return {
+        "format": FORMAT,
+        "run": run.identity,
+        "model": run.info["model"],
+        "data": run.info["data"],
+        "parameters": run.info["parameters"],
+        "versions": run.info["versions"],
+        "n_samples": len(run.samples),
+        "skipped": run.skipped,
+        "rule": None if rule is None else vars(rule),
+        "layers": statistics(table).to_dict("records"),
+        "sweep": [] if thresholds is None else thresholds.sweep.to_dict("records"),
+        "sensitivity": [] if thresholds is None else thresholds.choices.to_dict("records"),
+        "scores": list(scores),
+        "neurons": list(neurons),
+    }
+
+
+def dumps(numbers: dict[str, Any]) -> str:
+    """JSON without loss; what is no number becomes null. The same numbers give the same text."""
+    return json.dumps(_plain(numbers), indent=1, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

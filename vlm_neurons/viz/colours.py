@@ -9,6 +9,18 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+# Okabe and Ito 2008, told apart by colour-blind readers; grey for what is not known. The second colour is that of
+# letters on it, at a contrast of at least 5.
+COLORS = {
+    "visual": ("#0072B2", "#ffffff"),
+    "text": ("#E69F00", "#000000"),
+    "multimodal": ("#009E73", "#000000"),
+    "unknown": ("#9A9A9A", "#000000"),
+}
+
+PATCH, TOKEN = COLORS["visual"][0], COLORS["text"][0]  # of what belongs to pictures, and to text
+FRAME = "#D55E00"  # of the strongest patch
+
 # cividis (Nunez, Anderton, Renslow 2018): even steps of brightness for readers with and without colour blindness.
 _CIVIDIS = np.array(
     [

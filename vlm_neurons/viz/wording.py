@@ -1,4 +1,4 @@
-"""Words and numbers as pages show them."""
+"""Words and numbers as pages and figures show them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ import unicodedata
 from collections.abc import Sequence
 from math import isfinite
 
-from vlm_neurons.viz.layers import percent
-
+NAMES = {"visual": "visual", "text": "text", "multimodal": "multi-modal", "unknown": "unknown"}
+MEANINGS = {
+    "gate": "SiLU(gate)",
+    "post": "SiLU(gate) × up",
+    "projector": "hidden layer",
+    "vision": "MLPs of the tower",
+}
 # A modality's colour scale never ends below this share of the neuron's peak: noise must not look like a signal.
 FLOOR = 0.1
 LONGEST = 24  # characters that are kept on one line
@@ -45,6 +50,19 @@ def number(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
+def percent(count: int, n: int) -> str:
+    """A share as people read it: `"<1 %"` is not `"0 %"`.
+
+    >>> percent(1, 1000), percent(0, 5), percent(2, 3)
+    ('<1 %', '0 %', '67 %')
+    """
+    if n and 0 < count / n < 0.005:
+        return "<1 %"
+    if n and count < n and count / n >= 0.995:
+        return ">99 %"
+    return f"{100 * count / max(n, 1):.0f} %"
+
+
 def share_words(share: float) -> str:
     """A share as people read it.
 
@@ -52,6 +70,37 @@ def share_words(share: float) -> str:
     ('67 %', '<1 %', '–')
     """
     return "–" if share != share else percent(round(share * 10_000), 10_000)
+
+
+def decimals(value: float) -> str:
+    """A correlation as papers write it.
+
+    >>> decimals(0.4123), decimals(-0.05), decimals(1.0), decimals(float("nan"))
+    ('.41', '-.05', '1.00', 'unknown')
+    """
+    if value != value:
+        return "unknown"
+    text = f"{value:.2f}"
+    return "0" if text in ("0.00", "-0.00") else text.replace("0.", ".", 1) if abs(float(text)) < 1 else text
+
+
+def small(value: float) -> str:
+    """A probability or a rate of errors as papers write it.
+
+    >>> small(0.0004), small(0.0211), small(1.0)
+    ('<.001', '.021', '1.000')
+    """
+    return "<.001" if value < 0.001 else f"{value:.3f}".replace("0.", ".", 1)
+
+
+def site_name(site: str, pole: str = "+") -> str:
+    """A site in words.
+
+    >>> site_name("post", "-")
+    'post, negative side: SiLU(gate) × up'
+    """
+    words = f"{site}, negative side" if pole == "-" else str(site)
+    return f"{words}: {MEANINGS[site]}" if site in MEANINGS else words
 
 
 def shortened(words: str, most: int) -> str:

@@ -1,8 +1,8 @@
-"""Rows of the tables in words."""
+"""A neuron's rows of the tables and its explanation in words: class, score, what was said."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +10,7 @@ import numpy as np
 
 from vlm_neurons.autointerp.explanation import Explanation
 from vlm_neurons.tokens import MODALITIES
-from vlm_neurons.viz.layers import NAMES
-from vlm_neurons.viz.page import counted, number, share_words, visible
+from vlm_neurons.viz.wording import NAMES, counted, decimals, number, share_words, small, visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,27 +78,6 @@ def classes(row: Mapping[str, Any], label: str | None, peak: float) -> Classes:
     )  # fmt: skip
 
 
-def decimals(value: float) -> str:
-    """A correlation as papers write it.
-
-    >>> decimals(0.4123), decimals(-0.05), decimals(1.0), decimals(float("nan"))
-    ('.41', '-.05', '1.00', 'unknown')
-    """
-    if value != value:
-        return "unknown"
-    text = f"{value:.2f}"
-    return "0" if text in ("0.00", "-0.00") else text.replace("0.", ".", 1) if abs(float(text)) < 1 else text
-
-
-def small(value: float) -> str:
-    """A probability or a rate of errors as papers write it.
-
-    >>> small(0.0004), small(0.0211), small(1.0)
-    ('<.001', '.021', '1.000')
-    """
-    return "<.001" if value < 0.001 else f"{value:.3f}".replace("0.", ".", 1)
-
-
 @dataclass(frozen=True)
 class Scored:
     """A score in words, and the numbers of its picture.
@@ -121,6 +99,13 @@ class Scored:
     high: float = float("nan")
     null: float = float("nan")
     ceiling: float = float("nan")
+
+    def places(self, left: float, width: float) -> tuple[Callable[[float], float], float]:
+        """Of its numbers on a line from `left` on that ends with 1; and the number with which it begins, 0 or below."""
+        least = min(
+            0.0, *(float(np.floor(4 * v) / 4) for v in (self.r, self.low, self.null) if v == v and v is not None)
+        )
+        return lambda value: left + width * (value - least) / (1 - least), least
 
 
 def scored(row: Mapping[str, Any]) -> Scored | None:

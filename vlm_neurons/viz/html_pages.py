@@ -12,8 +12,8 @@ from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from vlm_neurons.viz.page import shortened, visible
-from vlm_neurons.viz.pictures import data_uri
+from vlm_neurons.viz.colours import data_uri
+from vlm_neurons.viz.wording import shortened, visible
 
 if TYPE_CHECKING:
     from jinja2 import Template

@@ -13,17 +13,15 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from vlm_neurons._files import write_atomic
-from vlm_neurons.reporting import story as told
-from vlm_neurons.reporting.listing import Shown, file_name, line
-from vlm_neurons.reporting.numbers import dumps
-from vlm_neurons.reporting.verdict import verdict
+from vlm_neurons.classification.thresholds import Thresholds
+from vlm_neurons.reporting import run_facts as told
+from vlm_neurons.reporting.neuron_list import Shown, file_name, line, verdict
+from vlm_neurons.reporting.run_facts import dumps
 from vlm_neurons.tokens import MODALITIES, NOT_APPLICABLE
-from vlm_neurons.viz.cards.card import card_html
-from vlm_neurons.viz.cards.fragment import Fragment, policy, scripts, styles, template, template_text
-from vlm_neurons.viz.cards.plots import scores_svg
-from vlm_neurons.viz.cards.words import decimals, explained, scored
-from vlm_neurons.viz.layers import NAMES
-from vlm_neurons.viz.page import number, share_words, visible
+from vlm_neurons.viz.card_html import card_html
+from vlm_neurons.viz.html_pages import Fragment, policy, scripts, styles, template, template_text
+from vlm_neurons.viz.rows_in_words import explained, scored
+from vlm_neurons.viz.wording import NAMES, decimals, number, share_words, visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -159,8 +157,11 @@ def _about(story: Story) -> dict[str, Any]:
 def _scores_svg(story: Story) -> str:
     import pandas as pd
 
+    from vlm_neurons.viz.drawing import svg
+    from vlm_neurons.viz.figures import scores_figure
+
     scores = [{"neuron": s.neuron, **s.score} for s in story.shown if s.score]
-    return scores_svg(pd.DataFrame(scores)) if scores else ""
+    return svg(scores_figure(pd.DataFrame(scores))) if scores else ""
 
 
 def _in_words(summary: Mapping[str, Any]) -> dict[str, str]:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from jaxtyping import Float
 
-from vlm_neurons.viz.cards.doors import a_simulation, an_evidence
-from vlm_neurons.viz.cards.maps import strongest_patch, top_of
-from vlm_neurons.viz.cards.words import Classes, Explained, Scored, classes, differ, explained, record, scored
-from vlm_neurons.viz.page import FLOOR, number, shortened, visible
+from vlm_neurons._checks import of_kind
+from vlm_neurons.autointerp.simulations import Simulation
+from vlm_neurons.viz.rows_in_words import Classes, Explained, Scored, classes, differ, explained, record, scored
+from vlm_neurons.viz.wording import FLOOR, number, shortened, visible
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from vlm_neurons.autointerp.explanation import Explanation
-    from vlm_neurons.autointerp.simulations import Simulation
     from vlm_neurons.evidence import Evidence, Exemplar
 
     Row: TypeAlias = pd.Series | pd.DataFrame | Mapping[str, Any] | None
@@ -108,7 +108,8 @@ def content(
         ValueError: no exemplars; a row, score or simulation of another neuron; a score or simulation of other words
             than the explanation's.
     """
-    simulation = a_simulation(simulation)
+    if simulation is not None:
+        of_kind("simulation", simulation, Simulation, "give that of one neuron, such as vn.simulate(...)['L0N1']")
     if not an_evidence(evidence).exemplars:
         raise ValueError(f"{evidence.neuron} has no exemplars to show; gather its evidence with more samples")
     if simulation is not None and simulation.neuron != evidence.neuron:
@@ -137,6 +138,21 @@ def _same_words(explanation: Explanation | str | None, text: Any, name: str, aga
             f"{name}= is of the explanation {shortened(text, 200)!r}, explanation= says {shortened(said, 200)!r}; "
             f"{again} the latter with vn.{again}, or pass the former as explanation="
         )
+
+
+def an_evidence(given: Any, name: str = "evidence") -> Evidence:
+    """What was given, if it is evidence of one neuron.
+
+    Raises:
+        TypeError: it is not; the message says where evidence comes from.
+    """
+    from vlm_neurons.evidence import Evidence
+
+    if isinstance(given, Mapping):
+        raise TypeError(f"{name}= is of {len(given)} neurons; give that of one, such as {name}['L0N1']")
+    source = "vn.gather_evidence(model, data, run, ['L0N1'])['L0N1']; vn.Evidence.from_arrays makes it from arrays"
+    of_kind(name, given, Evidence, f"give the evidence of a neuron, such as {source}")
+    return given
 
 
 def choose(evidence: Evidence, per_group: int) -> tuple[Exemplar, dict[str, list[Exemplar]]]:
@@ -200,6 +216,25 @@ def strongest_places(e: Exemplar) -> list[str]:
         )
         found.append(token if counted[at] > 0 else "no token is positive")
     return found
+
+
+def strongest_patch(values: Float[np.ndarray, "rows columns"]) -> tuple[int, int]:
+    """Row and column of the largest value, from 0.
+
+    >>> strongest_patch(np.array([[0.0, np.nan], [3.0, 1.0]]))
+    (1, 0)
+    """
+    row, column = divmod(int(np.nanargmax(values)), values.shape[1])
+    return row, column
+
+
+def top_of(values: Sequence[Float[np.ndarray, "*n"]], least: float) -> float:
+    """End of a colour scale: the largest value, at least `least`.
+
+    >>> top_of([np.array([1.0, np.nan]), np.array([])], 0.2)
+    1.0
+    """
+    return max([least, *(float(np.nanmax(v)) for v in values if v.size and not np.isnan(v).all())])
 
 
 def _simulated(evidence: Evidence, simulation: Simulation, n: int = 2) -> list[Exemplar]:

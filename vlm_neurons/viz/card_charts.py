@@ -1,4 +1,4 @@
-"""Small charts as SVG: rectangles, lines, paths and words only, so that `raster` can draw the same as a picture."""
+"""The charts of a card as SVG of our own: its script marks places in them, and a page has hundreds."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Float
 
 from vlm_neurons.evidence import Exemplar
-from vlm_neurons.viz.cards.words import Scored, decimals
-from vlm_neurons.viz.layers import COLORS
-from vlm_neurons.viz.page import number
+from vlm_neurons.viz.colours import PATCH, TOKEN
+from vlm_neurons.viz.rows_in_words import Scored
+from vlm_neurons.viz.wording import decimals, number
 
-PATCH, TOKEN, OTHER, SOFT = COLORS["visual"][0], COLORS["text"][0], "currentColor", "#808080"
+OTHER, SOFT = "currentColor", "#808080"
 WIDTH = 360  # drawing units: nearly a pixel each in a window of 400, so that words stay readable there
 HEIGHT, HEAD, FOOT = 64, 14, 17  # the same
 
@@ -34,10 +34,9 @@ def svg(width: float, height: float, words: str, parts: Sequence[str], kind: str
     )
 
 
-def text(x: float, y: float, words: str, kind: str = "", style: str = "") -> str:
-    """Words at a place; `kind` is `mid`, `end`, `head` or several of them."""
-    attributes = (f' class="{kind}"' if kind else "") + (f' style="{style}"' if style else "")
-    return f'<text x="{x:g}" y="{y:g}"{attributes}>{escape(words)}</text>'
+def text(x: float, y: float, words: str, kind: str = "") -> str:
+    """Words at a place; `kind` is `mid` or `end`."""
+    return f'<text x="{x:g}" y="{y:g}" class="{kind}">{escape(words)}</text>'
 
 
 def rect(x: float, y: float, width: float, height: float, fill: str, opacity: float = 1) -> str:
@@ -46,10 +45,9 @@ def rect(x: float, y: float, width: float, height: float, fill: str, opacity: fl
     return f'<rect x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{height:.2f}" fill="{fill}"{faint}/>'
 
 
-def line(x1: float, y1: float, x2: float, y2: float, stroke: str = "currentColor", dash: bool = False) -> str:
+def line(x1: float, y1: float, x2: float, y2: float, stroke: str = "currentColor") -> str:
     """A thin line."""
-    dashed = ' stroke-dasharray="4 3"' if dash else ""
-    return f'<line x1="{x1:.2f}" y1="{y1:.2f}" x2="{x2:.2f}" y2="{y2:.2f}" stroke="{stroke}"{dashed}/>'
+    return f'<line x1="{x1:.2f}" y1="{y1:.2f}" x2="{x2:.2f}" y2="{y2:.2f}" stroke="{stroke}"/>'
 
 
 def segments(e: Exemplar) -> list[tuple[str, int, int, int]]:
@@ -77,8 +75,8 @@ def sequence_svg(exemplar: Exemplar, simulated: Exemplar | None = None, width: f
         An SVG; `data-segments` says for the script what stands where.
     """
     parts = segments(exemplar)
-    real = _along(exemplar, parts)
-    other = _along(simulated, parts) if simulated is not None else np.zeros(0)
+    real = along(exemplar, parts)
+    other = along(simulated, parts) if simulated is not None else np.zeros(0)
     highest = 10.0 if simulated is not None else max(float(np.nanmax(real, initial=0.0)), 0.0) or 1.0
     step = width / max(1, len(real))
     drawn = list(_bars(real, parts, highest, step))
@@ -96,7 +94,8 @@ def sequence_svg(exemplar: Exemplar, simulated: Exemplar | None = None, width: f
     return found.replace("<svg ", f'<svg data-segments="{listed}" ', 1)
 
 
-def _along(exemplar: Exemplar, parts: Sequence[tuple[str, int, int, int]]) -> Float[np.ndarray, "pos"]:
+def along(exemplar: Exemplar, parts: Sequence[tuple[str, int, int, int]]) -> Float[np.ndarray, "pos"]:
+    """Activations in the order of `segments`."""
     found = [
         exemplar.patch_acts[place].ravel() if kind == "image" else exemplar.token_acts[first : first + n]
         for kind, place, first, n in parts
@@ -145,12 +144,7 @@ def _places(parts: Sequence[tuple[str, int, int, int]], step: float) -> Iterator
 def score_svg(score: Scored) -> str:
     """A score on the line from 0 (or below) to 1, with its interval, its null and its ceiling."""
     assert score.r is not None
-    numbers = [v for v in (score.r, score.low, score.null, 0.0) if v == v]
-    least = min(0.0, np.floor(min(numbers) * 4) / 4)
-
-    def x(value: float) -> float:
-        return 10 + 300 * (value - least) / (1 - least)
-
+    x, least = score.places(10, 300)
     parts = [line(x(least), 26, x(1), 26, SOFT)]
     parts += [line(x(v), 23, x(v), 29, SOFT) + text(x(v), 41, decimals(v), "mid") for v in {least, 0.0, 1.0}]
     if score.ceiling == score.ceiling:

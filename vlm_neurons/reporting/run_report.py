@@ -6,14 +6,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vlm_neurons._checks import whole
 from vlm_neurons.classification.thresholds import Thresholds
-from vlm_neurons.reporting.listing import Shown, choose, record, with_evidence
-from vlm_neurons.reporting.numbers import document
-from vlm_neurons.reporting.results import Results, classes
-from vlm_neurons.reporting.story import Dependence, score_summary
-from vlm_neurons.reporting.writing import Story, write
+from vlm_neurons.evidence import gather_evidence
+from vlm_neurons.reporting.neuron_list import Shown, choose, record, with_evidence
+from vlm_neurons.reporting.page_files import Story, write
+from vlm_neurons.reporting.run_facts import Dependence, document, score_summary
+from vlm_neurons.reporting.run_results import Results, classes
 from vlm_neurons.scanning.run import Run, check_length
-from vlm_neurons.viz.closeup import close_ups
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +26,7 @@ TOP = 3  # samples shown of a neuron without stored evidence
 
 def report(
     run: Run | str | Path,
-    out: str | Path | None = None,
+    out: Run | str | Path,
     model: HookedVLM | None = None,
     data: ImageTextData | None = None,
     n_neurons: int = 5,
@@ -42,7 +42,7 @@ def report(
     Args:
         run: a finished scan, or its directory; classified with the defaults if it is not yet. Explanations,
             simulations, scores and evidence are taken from the directory.
-        out: the page; by default `report.html` in the run directory.
+        out: the page, such as `"page.html"`; or a run or a directory, to have `report.html` in it.
         model: the model that was scanned, for neurons without stored evidence; by default loaded again by the name that
             the run recorded.
         data: the data that was scanned, for the same; by default opened again from the source that the run recorded.
@@ -54,7 +54,8 @@ def report(
 
     Raises:
         ValueError: model or data cannot be found again (the message says which to pass), or are not those scanned; or
-            `out` is a directory; or a file of the run directory cannot be read (the message says what writes it again).
+            `out` has the ending of the numbers; or a file of the run directory cannot be read (the message says what
+            writes it again).
         OSError: an image cannot be read any more.
 
     >>> page = vn.report(run, out="report.html", model=model, data=data, n_neurons=1)
@@ -62,11 +63,9 @@ def report(
     ('report.html', True)
     """
     run = run if isinstance(run, Run) else Run.load(run)
-    if not isinstance(n_neurons, int) or isinstance(n_neurons, bool) or n_neurons < 0:
-        raise ValueError(f"n_neurons={n_neurons!r}: a whole number from 0 on")
-    out = Path(out) if out is not None else run.path / "report.html"
-    if out.is_dir():
-        raise ValueError(f"out={str(out)!r} is a directory: name the page in it, such as {str(out / 'report.html')!r}")
+    whole(0, n_neurons=n_neurons)
+    out = out.path if isinstance(out, Run) else Path(out)
+    out = out / "report.html" if out.is_dir() else out
     if out.suffix == ".json":
         raise ValueError(
             f"out={str(out)!r}: the numbers get this ending; call the page {out.with_suffix('.html').name}"
@@ -75,7 +74,10 @@ def report(
     shown = choose(table, results, n_neurons)
     missing = [s.neuron for s in shown if s.evidence is None and s.row]
     if missing:
-        shown = with_evidence(shown, close_ups(_model(run, model), _data(run, data), run, missing, TOP))
+        found = gather_evidence(
+            _model(run, model), _data(run, data), run, missing, n_top=TOP, n_spare=0, progress=False
+        )
+        shown = with_evidence(shown, found)
     write(story(run, table, results, shown), out)
     return out
 

@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Float
 
 from vlm_neurons.tokens import TokenKind
-from vlm_neurons.viz.cards.doors import an_evidence
-from vlm_neurons.viz.page import joints, number, shortened, visible
-from vlm_neurons.viz.pictures import share_of
+from vlm_neurons.viz.card_content import an_evidence
+from vlm_neurons.viz.colours import share_of
+from vlm_neurons.viz.wording import joints, number, shortened, visible
 
 if TYPE_CHECKING:
     from vlm_neurons.evidence import Evidence, Exemplar, Seen
