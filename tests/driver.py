@@ -14,8 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import axe_core_python
 from browser import chromium, dead_proxy
 from PIL import Image
+
+AXE = (Path(axe_core_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
 
 
 class Tab:
@@ -154,3 +157,17 @@ def browser() -> Iterator[Tab]:
             process.wait(10)
             os.close(to_write)
             tab.close()
+
+
+def audit(tab: Tab, rules: str = "") -> list[str]:
+    """Serious and critical accessibility faults; of the cards the first and the last are looked at, for speed."""
+    tab.run("[...document.querySelectorAll('.vn-card')].slice(1, -1).forEach(e => e.remove())")
+    tab.run("document.querySelectorAll('details').forEach(d => d.open = true)")
+    tab.run(AXE + "; null")
+    found = tab.run(f"axe.run(document, {{resultTypes: ['violations'] {rules}}})")
+    assert len(found["passes"]) > 10 or rules
+    return [
+        f"{v['id']}: {v['nodes'][0]['html'][:200]} {v['nodes'][0].get('failureSummary', '')[:300]}"
+        for v in found["violations"]
+        if v["impact"] in ("serious", "critical")
+    ]

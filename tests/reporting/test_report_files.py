@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 import seeds
 import tiny
-from driver import Tab, browser
+from driver import Tab, audit, browser
 from hostile import Made, Told, strongest
 from PIL import Image
-from test_report_in_use import audit
 
 from vlm_neurons.data import ImageTextData
 from vlm_neurons.evidence import Evidence

@@ -8,16 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import axe_core_python
 import numpy as np
 import pytest
 from browser import CSP
-from driver import Tab, browser
+from driver import Tab, audit, browser
 from hostile import HOSTILE, Told
 
 from vlm_neurons.viz.wording import visible
 
-AXE = (Path(axe_core_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
 LINES = "[...document.querySelectorAll('#list tbody tr')].filter(r => !r.hidden).map(r => r.dataset.n)"
 CARDS = "[...document.querySelectorAll('#cards > *')].filter(c => !c.hidden).map(c => c.id)"
 
@@ -48,20 +46,6 @@ def fill(tab: Tab, where: str, value: str) -> None:
         f"(() => {{ const e = document.getElementById('{where}'); e.value = {json.dumps(value)};"
         "e.dispatchEvent(new Event('input', {bubbles: true})) })()"
     )
-
-
-def audit(tab: Tab, rules: str = "") -> list[str]:
-    """Serious and critical accessibility faults; of the cards the first and the last are looked at, for speed."""
-    tab.run("[...document.querySelectorAll('.vn-card')].slice(1, -1).forEach(e => e.remove())")
-    tab.run("document.querySelectorAll('details').forEach(d => d.open = true)")
-    tab.run(AXE + "; null")
-    found = tab.run(f"axe.run(document, {{resultTypes: ['violations'] {rules}}})")
-    assert len(found["passes"]) > 10 or rules
-    return [
-        f"{v['id']}: {v['nodes'][0]['html'][:200]} {v['nodes'][0].get('failureSummary', '')[:300]}"
-        for v in found["violations"]
-        if v["impact"] in ("serious", "critical")
-    ]
 
 
 @pytest.mark.parametrize("guarded", [True, False])

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 import seeds
 from browser import CSP
-from driver import Tab, browser
+from driver import Tab, audit, browser
 from hostile import HOSTILE
 from neurons_shown import evidence, hostile, row, score, simulation
-from test_report_in_use import audit
 
 from vlm_neurons.autointerp.explanation import Explanation
 from vlm_neurons.viz import compare_neurons, show_distribution, show_layers, show_neuron, show_scores, to_circuitsvis

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import seeds
 from driver import browser
 
 MADE = """
@@ -14,7 +15,7 @@ import vlm_neurons as vn
 from PIL import Image
 
 def made(name):
-    rng = seeds.rng()
+    rng = np.random.default_rng(SEED)
     return vn.Evidence.from_arrays(
         name, images=[Image.fromarray(rng.integers(0, 255, (30, 40, 3), np.uint8)) for _ in range(4)],
         patch_acts=[rng.normal(size=(3, 4)) for _ in range(4)],
@@ -58,7 +59,7 @@ def ran(client: Any, code: str, cell: str | None) -> str:
 @pytest.fixture(scope="module")
 def outputs(kernel: Any) -> list[str]:
     """What two cells show: two cards and a chart, one card."""
-    ran(kernel, MADE, "a")
+    ran(kernel, MADE.replace("SEED", str(seeds.number())), "a")
     first = "display(vn.show_neuron(made('L0N1'), explanation='red'))\ndisplay(vn.show_distribution(made('x')))\n"
     return [ran(kernel, first + "vn.show_neuron(made('L0N2'))", "b"), ran(kernel, "vn.show_neuron(made('L0N3'))", "c")]
 

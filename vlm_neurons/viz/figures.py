@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from vlm_neurons.evidence import Evidence
 
-WIDTH, LEFT = 380, 52  # of a figure, in units; where its axes begin
+WIDTH, LEFT = 366, 52  # of a figure, in units; where its axes begin
 LINE = 13.5  # of words
 BARS = WIDTH - LEFT - 46  # width of 100 %, beside the counts
 ROW, FIRST, BETWEEN = 17, 42, 20  # of bars: height, place of the first, space between panels
@@ -72,7 +72,7 @@ def layers_figure(table: pd.DataFrame, title: str = "") -> Drawing:
             said = f"{NAMES[label]} {percent(total[label], total['n'])}"
             words.scatter([x + 5], [top + 26], 60, COLORS[label][0], marker="s")
             write(words, x + 14, top + 30, said)
-            x += 26 + width_of(said)
+            x += 23 + width_of(said)
         _bars(panel(figure, LEFT, top + FIRST, BARS, ROW * _rows(part)), part)
     return figure
 
