@@ -44,7 +44,7 @@ def main() -> None:
     table = vn.classify(run)
     run.save(table)
     print(table.groupby(["site", "label"]).size().to_string())
-    print(vn.report(run, model=model, data=data))
+    print(vn.report(run, out=run, model=model, data=data))
 
 
 if __name__ == "__main__":

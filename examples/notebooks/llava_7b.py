@@ -92,4 +92,4 @@ vn.compare(
 # %% [markdown]
 # ## And then
 # `vn.modality_test(run)` for labels with a false-discovery rate; `vn.causal_effects` with matched controls
-# before saying that a class does anything; `vn.report(run)` for a page to share.
+# before saying that a class does anything; `vn.report(run, out=run)` for a page to share.

@@ -25,6 +25,7 @@ from transformer_lens import patching
 import vlm_neurons as vn
 from vlm_neurons.hooks import patch
 from vlm_neurons.synthetic.pairs import color_pairs
+from vlm_neurons.synthetic.render import coverage
 from vlm_neurons.viz.heat_map import heat_map
 
 out = Path(sys.argv[1] if len(sys.argv) > 1 and "ipykernel" not in sys.modules else "runs/patching")
@@ -87,7 +88,7 @@ with torch.no_grad():
 # One patch alone has little to say: the object covers several. `patch` puts in all of them.
 
 # %%
-covered = np.stack([vn.world.render.coverage(w)[0] for w in pairs.worlds]).reshape(N, -1)
+covered = np.stack([coverage(w)[0] for w in pairs.worlds]).reshape(N, -1)
 visual = corrupt.mask("visual")
 on = {"object patches": covered > 0.03, "background patches": covered <= 0.03}
 table = {}

@@ -96,9 +96,9 @@ cards["L3N3"].static()
 vn.show_distribution(evidence["L3N3"]).static()
 
 # %% [markdown]
-# `vn.report(run)` writes all of this, for many neurons, as one page that opens anywhere.
+# `vn.report(run, out=run)` writes all of this, for many neurons, as one page that opens anywhere.
 
 # %%
 assert {evidence[n].label for n in neurons} == {"visual", "text", "multimodal"}
 assert (scores.r > 0.5).all() and (scores.q < 0.05).all()
-vn.report(run)
+vn.report(run, out=run)

@@ -53,8 +53,8 @@ def layers_figure(table: pd.DataFrame, title: str = "") -> Drawing:
         A Figure with one axes a panel. Bars are as long as the class's share in percent.
 
     >>> figure = layers_figure(table)
-    >>> figure.axes[1].get_xlim()
-    (0.0, 100.0)
+    >>> [label.get_text() for label in figure.axes[1].get_yticklabels()]
+    ['layer 0', 'layer 1', 'layer 2', 'layer 3', 'all']
     """
     counts = shares(table)
     panels = [part for _, part in counts.groupby(["site", "pole"], sort=False)]
