@@ -26,7 +26,7 @@ def record(neurons: Neurons, into: dict[str, Any], append: bool = False) -> Hook
         IndexError: when run: the tensor has no such coordinate.
 
     >>> [name for name, _ in record(["L3N17", "L3N18-", "P0N5"], {})]
-    ['blocks.3.mlp.hook_act', 'vision_projector.hook_post']
+    ['blocks.3.mlp.hook_act', 'projector.0.hook_post']
     """
     return [(target.hook, _recorder(target, into, append)) for target in targets(neurons, "record")]
 

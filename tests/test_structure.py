@@ -30,7 +30,7 @@ FLOORS = [
     ["viz", "reporting", "cli", "__main__", ""],  # "": the package itself, which hands on public names
 ]
 # Words that only a family's module paths have: nothing outside models/adapters/ knows where a family keeps its layers.
-FAMILY_PATHS = ("multi_modal_projector", "language_model.layers", "vision_tower", "fc1", "linear_1")
+FAMILY_PATHS = ("multi_modal_projector", "language_model.", "vision_tower", "lm_head", "fc1", "fc2", "linear_1")
 
 CIRCLES_LEFT: list[set[str]] = [
     {"scanning.fused", "scanning.recorder"},
@@ -38,13 +38,7 @@ CIRCLES_LEFT: list[set[str]] = [
 UPWARDS_LEFT: set[tuple[str, str]] = set()
 LONG_LEFT: set[str] = set()
 HIDDEN_LEFT: set[str] = {"cli.explain", "cli.score"}
-FAMILIES_LEFT: set[str] = {
-    "models.bridge",
-    "models.fused",
-    "models.hook_map",
-    "interventions.readout",
-    "planted.weights",
-}
+FAMILIES_LEFT: set[str] = set()
 
 
 @cache

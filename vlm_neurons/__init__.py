@@ -23,6 +23,7 @@ __version__ = "0.2.0.dev0"
 _EXPORTS = {
     "HookedVLM": "models",
     "Batch": "models",
+    "families": "models",
     "ImageTextData": "data",
     "Sample": "data",
     "scenes": "synthetic",
@@ -155,6 +156,7 @@ if TYPE_CHECKING:
     from vlm_neurons.interventions import take_rows as take_rows
     from vlm_neurons.models import Batch as Batch
     from vlm_neurons.models import HookedVLM as HookedVLM
+    from vlm_neurons.models import families as families
     from vlm_neurons.reporting import report as report
     from vlm_neurons.scanning import Run as Run
     from vlm_neurons.scanning import scan as scan

@@ -21,7 +21,7 @@ from vlm_neurons.scanning.blocks import FORMAT, tensor_name
 from vlm_neurons.scanning.summarise import extremes, rows_by_kind, summarise
 from vlm_neurons.tokens import MODALITIES
 
-GATE, PROJECTOR = "blocks.0.mlp.hook_act", "vision_projector.hook_post"
+GATE, PROJECTOR = "blocks.0.mlp.hook_act", "projector.0.hook_post"
 
 
 def random_samples(n, d, dtype, low=-3, high=12):

@@ -22,7 +22,7 @@ from vlm_neurons.scanning.moments import Moments
 from vlm_neurons.stats import false_discovery
 
 KAPPA = 1.2 / 0.8
-GATE, PROJECTOR = "blocks.0.mlp.hook_act", "vision_projector.hook_post"
+GATE, PROJECTOR = "blocks.0.mlp.hook_act", "projector.0.hook_post"
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from vlm_neurons.hooks import ablate, add_direction, patch, record, scale
 GATE, POST, PROJECTOR, VISION = (
     "blocks.1.mlp.hook_act",
     "blocks.0.mlp.hook_post",
-    "vision_projector.hook_post",
-    "vision_encoder.encoder_layers.1.mlp.hook_post",
+    "projector.0.hook_post",
+    "vision.1.mlp.hook_post",
 )
 SITES = (GATE, POST, PROJECTOR, VISION, "blocks.1.hook_resid_pre")
 
@@ -83,10 +83,10 @@ def test_every_edit_equals_the_edit_by_hand_at_every_site_and_position_kind(mode
             if isinstance(where, str | tuple):
                 kinds = (where,) if isinstance(where, str) else where
                 mask = torch.stack([batch.mask(k) for k in kinds]).any(0)
-            if hook.startswith("vision"):
+            if hook.startswith(("vision", "projector")):
                 everywhere = torch.ones(old.shape[:2], dtype=torch.bool)
                 mask = everywhere if where is None else on_patches(batch, mask, old)
-            counted = mask if hook.startswith("vision") else mask & real
+            counted = mask if hook.startswith(("vision", "projector")) else mask & real
             m = mask[..., None]
             scaled, patched, mean = old.clone(), old.clone(), old.clone()
             scaled[..., i] = torch.where(m, old[..., i] * factors, old[..., i])

@@ -12,7 +12,7 @@ from torch import Tensor
 from vlm_neurons import HookedVLM, Neuron
 from vlm_neurons.hooks import ablate, record
 
-GATE, PROJECTOR = "blocks.0.mlp.hook_act", "vision_projector.hook_post"
+GATE, PROJECTOR = "blocks.0.mlp.hook_act", "projector.0.hook_post"
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import vlm_neurons as vn
 from vlm_neurons import HookedVLM
 from vlm_neurons.hooks import ablate, patch
 
-GATE, POST, PROJECTOR = "blocks.0.mlp.hook_act", "blocks.1.mlp.hook_post", "vision_projector.hook_post"
+GATE, POST, PROJECTOR = "blocks.0.mlp.hook_act", "blocks.1.mlp.hook_post", "projector.0.hook_post"
 UNITS = ["L0N3", "post:L1N7", "P0N2", "L1N40", "L0N5"]
 
 
@@ -177,14 +177,14 @@ def test_rows_and_caches_are_taken_with_their_own_images(model: HookedVLM, batch
     for row in range(3):
         alone, own = vn.take_rows(batch, [row]), vn.row_cache(cache, batch, row)
         real = batch.attention_mask[row].bool()
-        assert own["vision_projector.hook_post"].shape[0] == len(vn.images_of_row(batch, row))
+        assert own["projector.0.hook_post"].shape[0] == len(vn.images_of_row(batch, row))
         assert torch.equal(own["blocks.0.mlp.hook_act"], cache["blocks.0.mlp.hook_act"][row][real])
         assert own["blocks.0.attn.hook_pattern"].shape[1:] == (int(real.sum()),) * 2
-        _, single = model.run_with_cache(alone, names_filter=["vision_projector.hook_post", "blocks.1.mlp.hook_post"]
+        _, single = model.run_with_cache(alone, names_filter=["projector.0.hook_post", "blocks.1.mlp.hook_post"]
                                          if row < 2 else ["blocks.1.mlp.hook_post"])  # fmt: skip
         assert torch.allclose(single["blocks.1.mlp.hook_post"][0][real], own["blocks.1.mlp.hook_post"], atol=1e-5)
         if row < 2:
-            assert torch.allclose(single["vision_projector.hook_post"], own["vision_projector.hook_post"], atol=1e-5)
+            assert torch.allclose(single["projector.0.hook_post"], own["projector.0.hook_post"], atol=1e-5)
     with pytest.raises(IndexError, match="rows 0 to 2"):
         vn.row_cache(cache, batch, 3)
 

@@ -88,7 +88,7 @@ def test_a_file_where_a_folder_should_be_is_said(tmp_path: Path) -> None:
 
 
 def test_a_layer_that_is_not_there_is_said(model: vn.HookedVLM) -> None:
-    with pytest.raises(IndexError, match="the backbone has 4 layers"):
+    with pytest.raises(IndexError, match=r"layer 99 at site .gate.: there are 4 layers, 0 to 3"):
         vn.logit_lens(model, "L99N3")
 
 

@@ -10,6 +10,7 @@ import seeds
 import tiny
 from PIL import Image
 
+from vlm_neurons.models.adapters import adapter_of
 from vlm_neurons.models.adapters.geometry import layout
 from vlm_neurons.models.prepare import prepare
 from vlm_neurons.models.tokenizing import words_of
@@ -36,7 +37,7 @@ def batch_of(image: Image.Image, image_processor: Any) -> Any:
     processor = tiny.processor(tok)
     processor.image_processor = image_processor
     config = tiny.llava(tok).config
-    return prepare(processor, config, words_of(processor, config), [image], ["a"])
+    return prepare(processor, config, adapter_of(config), words_of(processor, config), [image], ["a"])
 
 
 @pytest.mark.parametrize("name", [n for n, _ in settings()])

@@ -14,6 +14,7 @@ from torch import Tensor
 from vlm_neurons import HookedVLM
 from vlm_neurons.hooks import ablate, record
 from vlm_neurons.models import HookNeverFires
+from vlm_neurons.models.adapters import adapter_of
 from vlm_neurons.models.bridge import extend, wrap
 
 WRONG = 0.05  # differences that count as a wrong number; parity is 1e-5 at worst
@@ -25,7 +26,7 @@ def models() -> tuple[HookedVLM, Any]:
     tok = tiny.tokenizer()
     hf = tiny.llava(tok)
     bare = wrap(copy.deepcopy(hf), tok, "LlavaForConditionalGeneration", "bare")
-    extend(bare)
+    extend(bare, adapter_of(hf.config))
     return HookedVLM(hf, tiny.processor(tok)), bare
 
 
@@ -165,7 +166,7 @@ def test_options_about_rows_and_positions_are_refused_for_image_hooks(
     models: tuple[HookedVLM, Any], batch: Any
 ) -> None:
     model, bare = models
-    hook = "vision_projector.hook_post"
+    hook = "projector.0.hook_post"
     _, wrong = bare.run_with_cache(batch.input_ids, names_filter=hook, pos_slice=slice(0, 5), **inputs(batch))
     assert wrong[hook].shape == (3, 5, 32)  # patches 0..4 of three images, not positions 0..4 of two rows
     with pytest.raises(ValueError, match=r"pos_slice.*batch\.image_rows"):
@@ -225,7 +226,7 @@ def test_compatibility_mode_is_refused(batch: Any) -> None:
 @torch.no_grad()
 def test_edits_in_vision_layers_that_cannot_matter_warn(models: tuple[HookedVLM, Any], batch: Any) -> None:
     model, bare = models
-    last, before = "vision_encoder.encoder_layers.2.mlp.hook_post", "vision_encoder.encoder_layers.1.mlp.hook_post"
+    last, before = "vision.2.mlp.hook_post", "vision.1.mlp.hook_post"
     unhooked = bare(batch.input_ids, **inputs(batch))
     wrong = bare.run_with_hooks(batch.input_ids, fwd_hooks=[(last, zero)], **inputs(batch))
     assert torch.equal(unhooked, wrong)  # "this layer does nothing" would be the wrong conclusion
@@ -276,7 +277,7 @@ def test_image_hooks_on_a_batch_without_images_are_no_error(models: tuple[Hooked
     seen: list[str] = []
     model.observe(
         batch,
-        {"vision_projector.hook_post": lambda t: seen.append("p"), "blocks.0.mlp.hook_act": lambda t: seen.append("g")},
+        {"projector.0.hook_post": lambda t: seen.append("p"), "blocks.0.mlp.hook_act": lambda t: seen.append("g")},
     )
     assert seen == ["g"]
     model.run_with_hooks(batch, fwd_hooks=ablate("P0N1"))

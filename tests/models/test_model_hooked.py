@@ -294,7 +294,7 @@ def test_the_hook_map_is_true_of_every_hook(tower: str) -> None:
         assert list(table[table["site"] == site]["hook"]) == model.site_hooks(site)
     assert "vision_projector.hook_projected" in table.attrs["never_fire"]
     assert set(table.attrs["never_fire"]).isdisjoint(table["hook"])
-    last = table[table["hook"] == "vision_encoder.encoder_layers.1.mlp.hook_post"].iloc[0]
+    last = table[table["hook"] == "vision.1.mlp.hook_post"].iloc[0]
     assert not last["affects_logits"]
     assert all(p.requires_grad for p in model.bridge.original_model.parameters())
 
@@ -329,11 +329,28 @@ def test_patch_activations_are_the_patches(model: vn.HookedVLM) -> None:
 
 def test_site_hooks_and_what_exists(model: vn.HookedVLM) -> None:
     assert model.site_hooks("gate") == ["blocks.0.mlp.hook_act", "blocks.1.mlp.hook_act"]
-    assert model.site_hooks("projector") == ["vision_projector.hook_post"]
+    assert model.site_hooks("projector") == ["projector.0.hook_post"]
     assert len(model.site_hooks("vision")) == 3
     assert model.site_hooks("blocks.1.hook_mlp_out") == ["blocks.1.hook_mlp_out"]
     with pytest.raises(ValueError, match=r"site 'gates': choose from gate, post, projector, vision, .*close: gate"):
         model.site_hooks("gates")
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [("projector.0.hook_post", "vision_projector.hook_post"),
+     ("vision.1.mlp.hook_post", "vision_encoder.encoder_layers.1.mlp.hook_post"),
+     ("blocks.1.mlp.hook_act", "blocks.1.mlp.act.hook_out")],
+)  # fmt: skip
+def test_transformerlens_own_names_stay_valid(model: vn.HookedVLM, ours: str, theirs: str) -> None:
+    batch = model.prepare([tiny.image()], "Hi", "A dog.")
+    _, cache = model.run_with_cache(batch, names_filter=[ours, theirs])
+    assert torch.equal(cache[ours], cache[theirs])
+    edits = [model.run_with_hooks(batch, fwd_hooks=[(name, lambda t, hook: 2 * t)]) for name in (ours, theirs)]
+    assert torch.equal(*edits) and not torch.allclose(edits[0], model(batch))
+    table = model.hook_map().set_index("hook")
+    shown = ["shape", "indexed_by", "affects_logits", "holds"]
+    assert table.loc[ours, shown].tolist() == table.loc[theirs, shown].tolist()
 
 
 def test_the_fingerprint_tells_models_apart_and_survives_wrapping() -> None:

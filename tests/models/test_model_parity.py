@@ -69,9 +69,9 @@ def raw_sites(reference: Any, batch: Any, **kwargs: Any) -> dict[str, torch.Tens
         elif path.endswith("mlp.down_proj"):
             handles.append(module.register_forward_pre_hook(keep_input(f"blocks.{layer}.mlp.hook_post")))
         elif path.endswith("multi_modal_projector.linear_2"):
-            handles.append(module.register_forward_pre_hook(keep_input("vision_projector.hook_post")))
+            handles.append(module.register_forward_pre_hook(keep_input("projector.0.hook_post")))
         elif path.endswith("mlp.fc2") and layer:  # SigLIP has a pooling head with an MLP, too
-            name = f"vision_encoder.encoder_layers.{layer}.mlp.hook_post"
+            name = f"vision.{layer}.mlp.hook_post"
             handles.append(module.register_forward_pre_hook(keep_input(name)))
     raw(reference, batch, **kwargs)
     for handle in handles:

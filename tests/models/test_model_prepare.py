@@ -10,8 +10,9 @@ import seeds
 import tiny
 import torch
 
-from vlm_neurons.models import RowError
-from vlm_neurons.models.prepare import prepare
+from vlm_neurons.models import Batch, RowError
+from vlm_neurons.models.adapters import adapter_of
+from vlm_neurons.models.prepare import prepare as prepare_as
 from vlm_neurons.models.template import render
 from vlm_neurons.models.tokenizing import words_of
 from vlm_neurons.tokens import TokenKind
@@ -53,6 +54,10 @@ def make(kind: str, template: str | None, **kwargs: Any) -> tuple[Any, Any, Any]
     processor = tiny.processor(tok, chat_template=template, **kwargs)
     config = tiny.llava(tok, tower=kwargs.get("tower", "clip")).config
     return processor, config, words_of(processor, config)
+
+
+def prepare(processor: Any, config: Any, words: Any, *rows: Any, **options: Any) -> Batch:
+    return prepare_as(processor, config, adapter_of(config), words, *rows, **options)
 
 
 def characters(words: Any, ids: list[int], text: str, counts: list[int]) -> list[tuple[int, int]]:

@@ -16,7 +16,7 @@ from vlm_neurons.scanning import Run, scan
 from vlm_neurons.tokens import MODALITIES, TokenKind
 
 SITES = ["gate", "post", "projector", "vision", "blocks.1.hook_mlp_out"]
-POST, PROJECTOR, MLP_OUT = "blocks.1.mlp.hook_post", "vision_projector.hook_post", "blocks.1.hook_mlp_out"
+POST, PROJECTOR, MLP_OUT = "blocks.1.mlp.hook_post", "projector.0.hook_post", "blocks.1.hook_mlp_out"
 WORDS = "the red blue dog cat train and people grass picture small two".split()  # noqa: SIM905
 
 
@@ -48,12 +48,12 @@ def record(model, data, hooks, batches, prompt="Could you describe the image?"):
         batch = model.prepare(
             [list(s.images) for s in samples], [s.prompt or prompt for s in samples], [s.response for s in samples]
         )
-        here = [h for h in hooks if batch.pixel_values is not None or "vision" not in h]
+        here = [h for h in hooks if batch.pixel_values is not None or not h.startswith(("vision", "projector"))]
         _, cache = model.run_with_cache(batch, names_filter=here)
         for hook in here:
             values = cache[hook].double()
             for row, i in enumerate(ids):
-                if "vision" in hook:
+                if hook.startswith(("vision", "projector")):
                     patches = model.patch_activations(hook, values)[batch.image_rows == row].flatten(0, 1)
                     everything[hook][i] = patches, [int(TokenKind.VISUAL)] * len(patches)
                 else:
@@ -89,7 +89,7 @@ def test_scan_and_labels_equal_brute_force_at_equal_batches(tmp_path, dtype):
             assert found.text[j].tolist() == [brute.kept(r, brute.TEXT, 2) for r in best]
             assert found.peak_all[j].item() == brute.peak(recordings, 1, 2, 3)
             row = table.loc[(hook, pole, j)]
-            if "vision" in hook:
+            if hook.startswith(("vision", "projector")):
                 assert row["label"] == "not_applicable" and np.isnan(row["p_visual"])
             else:
                 shares = brute.classify(recordings, 6, 2.0, 3, 3.0, 2)

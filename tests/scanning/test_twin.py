@@ -35,7 +35,7 @@ def batch_of(model, n=3):
 def assert_alike(model, batch, a, b):
     for hook in a:
         x, y = a[hook], b[hook]
-        if "vision" not in hook:
+        if not hook.startswith(("vision", "projector")):
             x, y = (t[batch.attention_mask.bool()] for t in (x, y))
         torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-4)
 
@@ -104,10 +104,12 @@ def test_a_quick_scan_equals_brute_force_at_equal_batches_and_moments_too(tmp_pa
             [s.prompt or "Could you describe the image?" for s in samples],
             [s.response for s in samples],
         )
-        hooks = [h for h, _ in run.columns if batch.pixel_values is not None or "vision" not in h]
+        hooks = [
+            h for h, _ in run.columns if batch.pixel_values is not None or not h.startswith(("vision", "projector"))
+        ]
         for hook, values in seen(model, batch, hooks, True).items():
             for row, i in enumerate(ids):
-                if "vision" in hook:
+                if hook.startswith(("vision", "projector")):
                     patches = model.patch_activations(hook, values)[batch.image_rows == row].flatten(0, 1)
                     everything.setdefault(hook, {})[i] = patches.double(), [2] * len(patches)
                 else:
@@ -122,11 +124,11 @@ def test_a_quick_scan_equals_brute_force_at_equal_batches_and_moments_too(tmp_pa
             assert found.visual[j].tolist() == [brute.kept(r, 2, 2) for r in best]
             assert found.text[j].tolist() == [brute.kept(r, 3, 2) for r in best]
             assert found.peak_all[j].item() == brute.peak(recordings, 1, 2, 3)
-            if "vision" in hook:
+            if hook.startswith(("vision", "projector")):
                 continue
             both = [r for r in recordings if r.of(2) and r.of(3)]
             v = [sum(max(x, 0) for x in r.of(2)) / len(r.of(2)) for r in both]
             assert run.moments(hook, pole).sums[j, 0].item() == pytest.approx(sum(v), rel=1e-5, abs=1e-9)
             assert int(run.moments(hook, pole).n_images) == len(both)
     with pytest.raises(KeyError, match="sees images only"):
-        run.moments("vision_projector.hook_post")
+        run.moments("projector.0.hook_post")

@@ -12,6 +12,7 @@ import torch
 
 from vlm_neurons.hooks import ablate
 from vlm_neurons.interventions.measures import Scores, measure, prepare_tasks
+from vlm_neurons.models.adapters import along, module_at
 from vlm_neurons.stats import bootstrap_means
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ PLACES = ("visual", "template", "text", None)
 
 @contextmanager
 def random_gates(model: HookedVLM, seed: int = 0) -> Iterator[HookedVLM]:
-    """Within this context every row of every gate_proj is a random direction of the same norm; the weights are put
-    back on leaving. What "selective" neurons it has, no training made.
+    """Within this context every row of every gate projection is a random direction of the same norm; the weights are
+    put back on leaving. What "selective" neurons it has, no training made.
 
     >>> with vn.random_gates(model):
     ...     model.generate(data[0].load_images(), [data[0].prompt], max_new_tokens=5)
@@ -37,15 +38,12 @@ def random_gates(model: HookedVLM, seed: int = 0) -> Iterator[HookedVLM]:
     generator = torch.Generator().manual_seed(seed)
     kept: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
     try:
-        for name, weight in model.bridge.original_model.named_parameters():
-            if "gate_proj" not in name:
-                continue
+        for _, path in along(model.bridge.original_model, model.adapter.mlps("gate").into):
+            weight = module_at(model.bridge.original_model, path).weight
             kept.append((weight, weight.data.clone()))
             new = torch.randn(weight.shape, generator=generator).to(weight.device)
             norm = weight.data.float().norm(dim=1, keepdim=True) / new.norm(dim=1, keepdim=True)
             weight.data.copy_(new * norm)
-        if not kept:
-            raise ValueError("this model has no gate_proj: random gates are for gated MLPs")
         yield model
     finally:
         for weight, old in kept:

@@ -49,7 +49,7 @@ def row_cache(cache: Mapping[str, Tensor], batch: Batch, row: int) -> dict[str, 
     >>> batch = model.prepare([[a, b], c], "Could you describe the image?")
     >>> _, cache = model.run_with_cache(batch)
     >>> row = vn.row_cache(cache, batch, 1)
-    >>> cache["vision_projector.hook_post"].shape[0], row["vision_projector.hook_post"].shape[0]  # images
+    >>> cache["projector.0.hook_post"].shape[0], row["projector.0.hook_post"].shape[0]  # images
     (3, 1)
     >>> len(row["blocks.0.hook_resid_pre"]) == int(batch.attention_mask[1].sum())  # no padding
     True
@@ -112,6 +112,7 @@ def take_rows(batch: Batch, rows: Sequence[int]) -> Batch:
         batch,
         **picked,
         pixel_values=batch.pixel_values[chosen] if batch.pixel_values is not None and chosen else None,
+        more={name: value[chosen] for name, value in batch.more.items()} if chosen else {},
         image_rows=torch.tensor([n for n, of in enumerate(images) for _ in of], dtype=torch.long, device=index.device),
         patch_index=patch_index,
         patches=tuple(patches),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -10,13 +10,17 @@ from torch import Tensor
 
 from vlm_neurons.hooks import Neurons
 from vlm_neurons.hooks.selecting import select
-from vlm_neurons.sites import site_of_hook
+from vlm_neurons.models.readout import norm_scale, norm_weight, unembedding, written_by
+from vlm_neurons.sites import at, site_of_hook
 from vlm_neurons.units import Neuron
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from vlm_neurons.models import Batch, HookedVLM
+
+
+WRITING = ("gate", "post", "projector")  # sites whose neurons write to the residual stream of the backbone
 
 
 def output_weights(model: HookedVLM, neurons: Neurons) -> Float[Tensor, "neuron d_model"]:
@@ -27,22 +31,19 @@ def output_weights(model: HookedVLM, neurons: Neurons) -> Float[Tensor, "neuron 
         ValueError: a neuron of the vision tower or of another hook, which does not write to the backbone.
     """
     chosen = [neuron for _, neuron in _single(neurons)]
-    hf: Any = model.bridge.original_model
     rows = []
     for neuron in chosen:
-        site, n_layers = neuron.site, len(hf.model.language_model.layers)
-        if site in ("gate", "post") and neuron.layer >= n_layers:
-            raise IndexError(f"{neuron.id}: the backbone has {n_layers} layers, 0 to {n_layers - 1}")
-        if site in ("gate", "post"):
-            weight = hf.model.language_model.layers[neuron.layer].mlp.down_proj.weight
-        elif site == "projector":
-            weight = hf.model.multi_modal_projector.linear_2.weight
-        else:
-            raise ValueError(f"{neuron.id} does not write to the backbone; sites gate, post and projector do")
-        if not 0 <= neuron.index < weight.shape[1]:
-            raise IndexError(f"{neuron.id}: there are {weight.shape[1]} neurons, 0 to {weight.shape[1] - 1}")
-        rows.append(weight[:, neuron.index] * (-1 if neuron.pole == "-" else 1))
-    return torch.stack(rows).detach()
+        site, layer = at(neuron.hook)
+        if site.name not in WRITING:
+            raise ValueError(f"{neuron.id} does not write to the backbone; sites {', '.join(WRITING)} do")
+        try:
+            directions = site.directions(lambda name, layer: written_by(model, name, layer), layer)
+        except IndexError as error:
+            raise IndexError(f"{neuron.id}: {error}") from None
+        if not 0 <= neuron.index < len(directions):
+            raise IndexError(f"{neuron.id}: there are {len(directions)} neurons, 0 to {len(directions) - 1}")
+        rows.append(directions[neuron.index] * (-1 if neuron.pole == "-" else 1))
+    return torch.stack(rows)
 
 
 def logit_lens(model: HookedVLM, neurons: Neurons, k: int = 8) -> pd.DataFrame:
@@ -114,15 +115,12 @@ def direct_logit_attribution(
     final = f"blocks.{model.n_layers - 1}.hook_resid_post"
     with torch.no_grad():
         _, cache = model.run_with_cache(batch, names_filter=[*hooks, final])
-    hf: Any = model.bridge.original_model
-    unembed = hf.lm_head.weight.float()
+    unembed = unembedding(model)
     direction = unembed[_token(model, token)] - (0 if against is None else unembed[_token(model, against)])
-    norm = hf.model.language_model.norm
     place = _places(batch, position)
-    resid = cache[final][place].float()
-    scale = (resid.pow(2).mean(-1, keepdim=True) + model.config.text_config.rms_norm_eps).sqrt()
+    scale = norm_scale(model, cache[final][place])
     written = output_weights(model, [Neuron(n.hook, n.index) for n in chosen]).float()
-    per_unit = (written * norm.weight.float()) @ direction
+    per_unit = (written * norm_weight(model)) @ direction
     activations = torch.stack([cache[_post_hook(n)][*place, n.index].float() for n in chosen], -1)
     return (activations * per_unit / scale).detach()
 
@@ -144,8 +142,7 @@ def _places(batch: Batch, position: int) -> tuple[Tensor, Tensor]:
 
 
 def _read(model: HookedVLM, vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
-    hf: Any = model.bridge.original_model
-    return ((vectors * hf.model.language_model.norm.weight.float()) @ hf.lm_head.weight.float().T).detach()
+    return (vectors * norm_weight(model)) @ unembedding(model).T
 
 
 def _single(neurons: Neurons) -> list[tuple[str, Neuron]]:

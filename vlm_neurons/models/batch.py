@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ class Batch:
         texts: what was tokenised, with one image token per image.
         spans: characters of `texts[row]` that a token covers, start and end; (0, 0) for tokens without characters,
             such as a BOS that the tokenizer adds.
+        more: what else the model is given with the pixels, one entry per image.
 
     >>> batch = model.prepare([data[0].load_images(), None], "What is it?", ["a large cross", "a size"])
     >>> len(batch), batch.image_rows.tolist(), batch.grids
@@ -56,6 +58,7 @@ class Batch:
     responses: tuple[str | None, ...]
     texts: tuple[str, ...]
     spans: Int[Tensor, "batch pos 2"]
+    more: Mapping[str, Tensor] = field(default_factory=dict)
     _tokenizer: Any = field(repr=False, default=None)
     _image_processor: Any = field(repr=False, default=None)
 
@@ -82,7 +85,18 @@ class Batch:
             for name, value in vars(self).items()
             if isinstance(value, Tensor) and value.device != torch.device(device)
         }
+        if any(value.device != torch.device(device) for value in self.more.values()):
+            moved["more"] = {name: value.to(device) for name, value in self.more.items()}
         return replace(self, **moved) if moved else self
+
+    @property
+    def image_inputs(self) -> dict[str, Tensor]:
+        """What the model is given of the images, by the names of its forward pass.
+
+        >>> list(batch.image_inputs)
+        ['pixel_values']
+        """
+        return {} if self.pixel_values is None else {"pixel_values": self.pixel_values, **self.more}
 
     def tokens(self, row: int) -> list[str]:
         """The tokens of a row as they read, blanks included; padding too.

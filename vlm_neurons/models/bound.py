@@ -92,16 +92,14 @@ class BoundVLM:
         tokens = tokens.to(batch.input_ids.device)
         if tokens.dim() == 1:
             tokens = tokens[None]
-        image = batch.kinds == int(TokenKind.VISUAL)
-        if tokens.shape != batch.input_ids.shape or not torch.equal(tokens == self.vlm.words.image_id, image):
+        image_id = self.vlm.words.image_id
+        if tokens.shape != batch.input_ids.shape or not torch.equal(tokens == image_id, batch.input_ids == image_id):
             raise ValueError(
                 f"tokens {tuple(tokens.shape)} do not fit the bound batch {tuple(batch.input_ids.shape)}: the shape "
                 "and the image positions have to be the same. Bind the batch that the tokens come from"
             )
         inputs: dict[str, Any] = {"attention_mask": batch.attention_mask, "use_cache": False}
-        if batch.pixel_values is not None:
-            inputs["pixel_values"] = batch.pixel_values
-        return tokens, {**inputs, **(kwargs or {})}
+        return tokens, {**inputs, **batch.image_inputs, **(kwargs or {})}
 
     @property
     def _n_images(self) -> int:
@@ -248,9 +246,7 @@ def generate_tokens(vlm: Runnable, batch: Batch, max_new_tokens: int) -> Tensor:
         bos_token_id=own.bos_token_id,
         pad_token_id=vlm.words.pad_id,
     )
-    inputs = {"attention_mask": batch.attention_mask}
-    if batch.pixel_values is not None:
-        inputs["pixel_values"] = batch.pixel_values
+    inputs = {"attention_mask": batch.attention_mask, **batch.image_inputs}
     with torch.no_grad(), running(batch):
         out = hf.generate(input_ids=batch.input_ids, generation_config=config, **inputs)
     return out[:, batch.input_ids.shape[1] :]

@@ -1,4 +1,4 @@
-"""A TransformerBridge with the two hook points that TransformerLens lacks.
+"""A TransformerBridge with the hook points that TransformerLens lacks, and the names that are the same in every family.
 
 `blocks.{i}.mlp.hook_act` is SiLU(gate_proj(x)), the neuron of Xu, Lan, Lu 2025; `vision_projector.hook_pre` and
 `hook_post` are the hidden neurons of the projector before and after its activation function.
@@ -9,14 +9,24 @@ same function serves a bridge that the user built.
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from vlm_neurons.models.adapters import Adapter, along, module_at
+from vlm_neurons.sites import named
+
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
-ACT_HOOK = "hook_act"
+# What TransformerLens calls the modules that hold a site's neurons, or would.
+_NAMES = {
+    "gate": "blocks.{i}.mlp.act",
+    "post": "blocks.{i}.mlp.out",
+    "projector": "vision_projector.out",
+    "vision": "vision.{i}.mlp.out",
+}
 
 
 def wrap(model: nn.Module, tokenizer: Any, architecture: str, name: str) -> TransformerBridge:
@@ -37,44 +47,45 @@ def wrap(model: nn.Module, tokenizer: Any, architecture: str, name: str) -> Tran
     return bridge
 
 
-def extend(bridge: TransformerBridge) -> None:
+def extend(bridge: TransformerBridge, adapter: Adapter) -> None:
     """Add the hook points to a bridge over a supported model, in place. Doing it twice does no harm."""
-    from transformer_lens.model_bridge.generalized_components import LinearBridge
-    from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
-
-    for i, block in enumerate(bridge.blocks):
-        _insert(bridge, f"blocks.{i}.mlp", block.mlp, {"act": GeneralizedComponent(name="act_fn")})
-        _alias(bridge, f"blocks.{i}.mlp", block.mlp, {ACT_HOOK: "act.hook_out"})
-    projector = bridge.vision_projector
-    linears = {"in": LinearBridge(name="linear_1"), "out": LinearBridge(name="linear_2")}
-    _insert(bridge, "vision_projector", projector, linears)
-    _alias(bridge, "vision_projector", projector, {"hook_pre": "in.hook_out", "hook_post": "out.hook_in"})
-    # TransformerLens reads the aliases of block components from this template, too.
-    template = bridge.adapter.components["blocks"].submodules["mlp"]
-    template.hook_aliases = {**template.hook_aliases, ACT_HOOK: "act.hook_out"}
+    for site, (_, path, is_output) in adapter.sites.items():
+        for i, place in along(bridge.original_model, path):
+            component = _attach(bridge, _NAMES[site].format(i=i), place)
+            _name(bridge, named(site).place(i), component.hook_out if is_output else component.hook_in)
+    if adapter.projector is not None:
+        _name(bridge, "vision_projector.hook_post", bridge._hook_registry[named("projector").place(0)])
+        into = _attach(bridge, "vision_projector.in", adapter.projector.into)
+        _name(bridge, "vision_projector.hook_pre", into.hook_out)
     driver = bridge._driver
     driver.supported_hook_points = frozenset(bridge._hook_registry) - driver.non_fireable_hook_points
     bridge.train(bridge.original_model.training)
 
 
-def _insert(bridge: TransformerBridge, path: str, parent: Any, components: dict[str, Any]) -> None:
-    """Put bridge components in the place of submodules of what `parent` wraps, as TransformerLens' set-up does."""
-    owner = parent.original_component
-    for key, component in components.items():
-        if key in parent._modules:
-            continue
-        component.set_original_component(getattr(owner, component.name))
-        setattr(owner, component.name, component)
-        parent.submodules = {**parent.submodules, key: component}
-        parent.add_module(key, component)
-        parent.real_components[key] = (component.name, component)
-        for name, point in component.get_hooks().items():
-            point.name = f"{path}.{key}.{name}"
-            bridge._hook_registry[point.name] = point
+def _name(bridge: TransformerBridge, hook: str, point: Any) -> None:
+    """Let a hook point be found under a name, and as an attribute where the bridge has such a module."""
+    bridge._hook_registry[hook] = point
+    parent, _, leaf = hook.rpartition(".")
+    with suppress(LookupError):
+        object.__setattr__(module_at(bridge, parent), leaf, point)  # not a submodule: it has its place already
 
 
-def _alias(bridge: TransformerBridge, path: str, component: Any, aliases: dict[str, str]) -> None:
-    component.hook_aliases = {**component.hook_aliases, **aliases}
-    component._register_aliases()
-    for alias, target in aliases.items():
-        bridge._hook_registry[f"{path}.{alias}"] = bridge._hook_registry[f"{path}.{target}"]
+def _attach(bridge: TransformerBridge, name: str, path: str) -> Any:
+    """The bridge component at a path of the Hugging Face model; put there, with hook points of this name, if
+    TransformerLens has none."""
+    from transformer_lens.model_bridge.generalized_components import LinearBridge
+    from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
+
+    parent, _, leaf = path.rpartition(".")
+    owner = module_at(bridge.original_model, parent)
+    owner = getattr(owner, "original_component", None) or owner  # what the forward pass reads
+    found = getattr(owner, leaf)
+    if isinstance(found, GeneralizedComponent):
+        return found
+    component = (LinearBridge if isinstance(found, nn.Linear) else GeneralizedComponent)(name=leaf)
+    component.set_original_component(found)
+    setattr(owner, leaf, component)
+    for hook, point in component.get_hooks().items():
+        point.name = f"{name}.{hook}"
+        bridge._hook_registry[point.name] = point
+    return component

@@ -9,7 +9,6 @@ as any other order of summation does.
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,20 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vlm_neurons.models.adapters import Adapter, along, module_at
 from vlm_neurons.models.batch import Batch
 from vlm_neurons.models.errors import HookNeverFires
 from vlm_neurons.models.guards import indexed_by_image
 from vlm_neurons.models.passes import running
 from vlm_neurons.sites import named
-
-# site -> (path of the module in the Hugging Face model, whether the neurons are its output rather than its input)
-_MODULES = {
-    "gate": (r"language_model\.layers\.(\d+)\.mlp\.act_fn$", True),
-    "post": (r"language_model\.layers\.(\d+)\.mlp\.down_proj$", False),
-    "projector": (r"multi_modal_projector\.linear_2$", False),
-    "vision": (r"vision_tower\..*encoder\.layers\.(\d+)\.mlp\.fc2$", False),
-}
-_RESIDUAL = re.compile(r"language_model\.layers\.(\d+)$")  # `blocks.{i}.hook_in`: shows attention sinks
 
 
 @dataclass(frozen=True)
@@ -39,11 +30,13 @@ class Twin:
 
     Attributes:
         model: the twin, with fused attention.
+        adapter: of its family.
         pairs: modules of the original and their twins; weights and buffers are taken from the former.
         points: hook name -> module of the twin, and whether its output is meant.
     """
 
     model: Any
+    adapter: Adapter
     pairs: tuple[tuple[nn.Module, nn.Module], ...]
     points: dict[str, tuple[nn.Module, bool]]
     _seen: list[tuple[int, int]] = field(default_factory=list)
@@ -67,7 +60,7 @@ class Twin:
         handles = [self._register(name, fn, fired) for name, fn in hooks.items()]
         try:
             with torch.no_grad(), running(batch):
-                self.model.model(**inputs_of(batch), use_cache=False)
+                module_at(self.model, self.adapter.body)(**inputs_of(batch, self.adapter.causal), use_cache=False)
         finally:
             for handle in handles:
                 handle.remove()
@@ -82,33 +75,31 @@ class Twin:
             twin._buffers.update(original._buffers)
 
     def _register(self, name: str, fn: Callable[[Tensor], None], fired: set[str]) -> Any:
-        module, is_output = self.points[name]
+        seen, is_output = self.points[name]
 
         def see(tensor: Tensor) -> None:
             fired.add(name)
             fn(tensor)
 
         if is_output:
-            return module.register_forward_hook(lambda module, args, output: see(output))
-        return module.register_forward_pre_hook(lambda module, args: see(args[0]))
+            return seen.register_forward_hook(lambda module, args, output: see(output))
+        return seen.register_forward_pre_hook(lambda module, args: see(args[0]))
 
 
-def inputs_of(batch: Batch) -> dict[str, Tensor]:
+def inputs_of(batch: Batch, causal: bool = True) -> dict[str, Tensor]:
     """What transformers is given for a batch.
 
-    Padding on the right needs no mask: no token looks to its right, and what padding holds is never read. Without a
-    mask attention can use its quickest form.
+    Where attention is causal, padding on the right needs no mask: no token looks to its right, and what padding holds
+    is never read. Without a mask attention can use its quickest form.
     """
-    inputs = {"input_ids": batch.input_ids}
+    inputs = {"input_ids": batch.input_ids, **batch.image_inputs}
     mask = batch.attention_mask
-    if bool((mask[:, 1:] > mask[:, :-1]).any()):  # padded on the left
+    if not causal or bool((mask[:, 1:] > mask[:, :-1]).any()):  # padded on the left
         inputs["attention_mask"] = mask
-    if batch.pixel_values is not None:
-        inputs["pixel_values"] = batch.pixel_values
     return inputs
 
 
-def make_twin(model: Any) -> Twin | None:
+def make_twin(model: Any, adapter: Adapter) -> Twin | None:
     """The twin of a Hugging Face model that nothing was done to yet.
 
     Returns:
@@ -121,18 +112,15 @@ def make_twin(model: Any) -> Twin | None:
     twin = copy.deepcopy(model, shared)
     twin.set_attn_implementation("sdpa")
     pairs = tuple(zip(model.modules(), twin.modules(), strict=True))
-    return Twin(twin, pairs, _points(twin))
+    return Twin(twin, adapter, pairs, _points(twin, adapter))
 
 
-def _points(model: nn.Module) -> dict[str, tuple[nn.Module, bool]]:
-    points = {}
-    for path, module in model.named_modules():
-        if match := _RESIDUAL.search(path):
-            points[f"blocks.{match[1]}.hook_in"] = module, False
-        for site, (pattern, is_output) in _MODULES.items():
-            if match := re.search(pattern, path):
-                hook = named(site).place(int(match[1]) if match.groups() else 0)
-                points[hook] = module, is_output
+def _points(model: nn.Module, adapter: Adapter) -> dict[str, tuple[nn.Module, bool]]:
+    # `blocks.{i}.hook_in` shows attention sinks
+    points = {f"blocks.{i}.hook_in": (module_at(model, path), False) for i, path in along(model, adapter.layers)}
+    for site, (_, held, is_output) in adapter.sites.items():
+        for i, path in along(model, held):
+            points[named(site).place(i)] = module_at(model, path), is_output
     return points
 
 

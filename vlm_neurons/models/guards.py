@@ -35,11 +35,11 @@ def indexed_by_image(hook: str) -> bool:
 
 def cannot_matter(hook: str, first_dead_layer: int) -> bool:
     """Whether a vision hook is past the last hidden state that the projector reads."""
-    parts = hook.split(".")
+    parts = hook.removeprefix("vision_encoder.encoder_layers.").removeprefix("vision.").split(".")
+    if parts[0].isdigit():
+        return int(parts[0]) >= first_dead_layer
     if parts[0] != "vision_encoder":
         return False
-    if parts[1] == "encoder_layers":
-        return int(parts[2]) >= first_dead_layer
     return parts[1] in ("post_layernorm", "hook_out")
 
 
@@ -88,9 +88,8 @@ class ForwardGuard:
         return bool(padded.any())
 
 
-def guard_of(bridge: TransformerBridge, image_id: int, pad_id: int, bos_id: int | None) -> ForwardGuard:
-    """The guard of a bridge; a bridge that is wrapped again keeps its own."""
-    inner: Any = bridge.original_model.model
+def guard_of(inner: nn.Module, image_id: int, pad_id: int, bos_id: int | None) -> ForwardGuard:
+    """The guard of a model's body; one that is wrapped again keeps its own."""
     for hook in inner._forward_pre_hooks.values():
         owner = getattr(hook, "__self__", None)
         if isinstance(owner, ForwardGuard):

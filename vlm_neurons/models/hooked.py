@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vlm_neurons.models import bound, guards
-from vlm_neurons.models.adapters.families import Family, family_of, feature_layers
+from vlm_neurons.models.adapters import Adapter, adapter_of, module_at
 from vlm_neurons.models.batch import Batch
 from vlm_neurons.models.bound import BoundVLM
 from vlm_neurons.models.bridge import extend, wrap
@@ -45,7 +45,7 @@ class HookedVLM(OverBridge):
         processor: as given.
         tokenizer: the processor's.
         config: the Hugging Face config.
-        family: the supported family that it belongs to.
+        adapter: what is known of its family.
         name: what the model is called in records.
         day: ISO date that chat templates with a date in them are told; the day on which the model was made.
 
@@ -55,7 +55,7 @@ class HookedVLM(OverBridge):
 
     Sites of neurons (`vlm_neurons.sites`) are hook points that fire and can be edited: `"gate"`
     `blocks.{i}.mlp.hook_act` = SiLU(gate_proj(x)), `"post"` `blocks.{i}.mlp.hook_post`, `"projector"`
-    `vision_projector.hook_post`, `"vision"` `vision_encoder.encoder_layers.{i}.mlp.hook_post`.
+    `projector.0.hook_post`, `"vision"` `vision.{i}.mlp.hook_post`.
 
     >>> model = vn.HookedVLM.from_pretrained("tiny-llava-scenes", device="cpu")
     >>> model
@@ -70,8 +70,8 @@ class HookedVLM(OverBridge):
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.config = hf_model.config
-        self.family: Family = family_of(self.config)
-        self.name = name or getattr(self.config, "_name_or_path", "") or self.family.name
+        self.adapter: Adapter = adapter_of(self.config)
+        self.name = name or getattr(self.config, "_name_or_path", "") or self.adapter.name
         self.words = words_of(processor, self.config)
         self.day = date.today().isoformat()
         self._twin: Twin | None = None
@@ -79,12 +79,13 @@ class HookedVLM(OverBridge):
             guards.check_mode(model)  # type: ignore[arg-type]
             self.bridge: TransformerBridge = model  # type: ignore[assignment]
         else:
-            self._twin = make_twin(hf_model.eval())  # before the model is changed
-            self.bridge = wrap(hf_model, self.tokenizer, self.family.architecture, self.name)
-        extend(self.bridge)
+            self._twin = make_twin(hf_model.eval(), self.adapter)  # before the model is changed
+            self.bridge = wrap(hf_model, self.tokenizer, self.adapter.architecture, self.name)
+        extend(self.bridge, self.adapter)
         self.bridge.processor = processor
-        self.first_dead_layer = max(feature_layers(self.config))
-        self._guard = guards.guard_of(self.bridge, self.words.image_id, self.words.pad_id, self.tokenizer.bos_token_id)
+        self.first_dead_layer = max(self.adapter.feature_layers(self.config))
+        body = module_at(hf_model, self.adapter.body)
+        self._guard = guards.guard_of(body, self.words.image_id, self.words.pad_id, self.tokenizer.bos_token_id)
         self._map: Any = None
         if self._twin is not None:
             self._twin.remember(self.bridge)
@@ -146,7 +147,8 @@ class HookedVLM(OverBridge):
         >>> batch.mask("visual").sum(1).tolist(), batch.mask("text").sum(1).tolist()  # the second row has no picture
         ([64, 0], [3, 2])
         """
-        return prepare(self.processor, self.config, self.words, images, prompts, responses, padding_side, self.day)
+        words = self.adapter, self.words
+        return prepare(self.processor, self.config, *words, images, prompts, responses, padding_side, self.day)
 
     def bind(self, batch: Batch) -> BoundVLM:
         """The model with this batch's images bound, for tools that pass tokens only.
@@ -285,7 +287,7 @@ class HookedVLM(OverBridge):
         """
         if not guards.indexed_by_image(hook):
             return tensor
-        return by_patch(self.config, hook, tensor)
+        return by_patch(self.adapter, self.config, hook, tensor)
 
     def site_hooks(self, site: str) -> list[str]:
         """Hook names of a site in order of layers, or `[site]` if it is the name of a hook.
@@ -301,10 +303,10 @@ class HookedVLM(OverBridge):
         `.attrs["never_fire"]` lists the hook points that exist and did not fire.
 
         >>> hooks = model.hook_map().set_index("hook")
-        >>> hooks.indexed_by["blocks.2.mlp.hook_act"], hooks.indexed_by["vision_projector.hook_post"]
+        >>> hooks.indexed_by["blocks.2.mlp.hook_act"], hooks.indexed_by["projector.0.hook_post"]
         ('row', 'image')
         >>> hooks.index[(hooks.site != "") & ~hooks.affects_logits].tolist()  # LLaVA reads the tower before this layer
-        ['vision_encoder.encoder_layers.0.mlp.hook_post']
+        ['vision.0.mlp.hook_post']
         """
         from vlm_neurons.models.hook_map import measure
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from vlm_neurons.models.adapters.families import family_of, tower_of
+from vlm_neurons.models.adapters import adapter_of
 
 
 def load(
@@ -25,7 +25,7 @@ def load(
         config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise _not_there(name, source, error) from error
-    family = family_of(config)  # before the weights are fetched
+    adapter = adapter_of(config)  # before the weights are fetched
     device = torch.device(device or (own_gpu() if torch.cuda.is_available() else "cpu"))
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
@@ -36,7 +36,7 @@ def load(
     spread = {} if device_map is None else {"device_map": device_map}
     try:
         # TransformerLens computes attention eagerly; asking for it here keeps transformers from warning about it.
-        model = getattr(transformers, family.architecture).from_pretrained(
+        model = getattr(transformers, adapter.architecture).from_pretrained(
             source, dtype=dtype, attn_implementation="eager", **spread
         )
         processor = load_processor(source, config)
@@ -77,21 +77,18 @@ def load_processor(source: str, config: Any) -> Any:
     """
     import transformers
 
+    adapter = adapter_of(config)
+    processor = getattr(transformers, adapter.processor)
     images = transformers.AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
     tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     try:
-        saved, _ = transformers.LlavaProcessor.get_processor_dict(source)
+        saved, _ = processor.get_processor_dict(source)
     except OSError:
         saved = {}
-    # Checkpoints saved before transformers 4.45 leave these out; the model's config says the same.
-    settings: dict[str, Any] = {
-        "patch_size": config.vision_config.patch_size,
-        "vision_feature_select_strategy": config.vision_feature_select_strategy,
-        "num_additional_image_tokens": tower_of(config).class_tokens,
-        "image_token": tokenizer.convert_ids_to_tokens(config.image_token_id),
-    }
+    settings: dict[str, Any] = adapter.processor_settings(config)
+    settings["image_token"] = tokenizer.convert_ids_to_tokens(config.image_token_id)
     settings |= {k: saved[k] for k in [*settings, "chat_template"] if saved.get(k) is not None}
-    return transformers.LlavaProcessor(image_processor=images, tokenizer=tokenizer, **settings)
+    return processor(image_processor=images, tokenizer=tokenizer, **settings)
 
 
 def _not_there(name: str, source: str, error: Exception) -> OSError:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 
 from vlm_neurons._text import not_utf8
+from vlm_neurons.models.adapters import Adapter
 from vlm_neurons.models.batch import Batch
 from vlm_neurons.models.errors import RowError
 from vlm_neurons.models.images import Images, Pixels, process_images
@@ -20,6 +21,7 @@ from vlm_neurons.tokens import TokenKind
 def prepare(
     processor: Any,
     config: Any,
+    adapter: Adapter,
     words: Words,
     images: Sequence[Images] | Images,
     prompts: Sequence[str] | str,
@@ -34,7 +36,7 @@ def prepare(
     side = padding_side or ("left" if all(r is None for r in response_list) else "right")
     for row, (prompt, response) in enumerate(zip(prompt_list, response_list, strict=True)):
         _check_text(words, row, prompt, response)
-    pixels = process_images(processor, config, entries)
+    pixels = process_images(processor, config, adapter, entries)
     rendered = [
         render(processor, words.image_token, prompt, pixels.rows.count(row), response, day)
         for row, (prompt, response) in enumerate(zip(prompt_list, response_list, strict=True))
@@ -96,7 +98,7 @@ def _tokenise(words: Words, rendered: list[Rendered], pixels: Pixels) -> list[_R
             raise RowError(row, f"the chat template puts {len(pieces) - 1} image tokens for {len(images)} images")
         parts = [pieces[0]]
         for image, piece in zip(images, pieces[1:], strict=True):
-            parts += [words.image_token * pixels.counts[image], piece]
+            parts += [words.image_token * pixels.count(image), piece]
         expanded.append("".join(parts))
     bos = words.tokenizer.bos_token
     encoded = words.tokenizer(
@@ -130,14 +132,15 @@ def _row(
     """Ids, spans and kinds of one row; `text` is the expanded text, which the offsets are about."""
     if words.max_tokens is not None and len(ids) > words.max_tokens:
         raise RowError(row, f"{len(ids)} tokens, the model takes {words.max_tokens}: shorten the text")
-    n_visual = sum(pixels.counts[i] for i in images)
+    n_visual = sum(pixels.count(i) for i in images)
     if ids.count(words.image_id) != n_visual:
         raise RowError(row, f"{ids.count(words.image_id)} image tokens for {n_visual} patches")
-    spans = _as_rendered(words, one, _true_spans(words, text, ids, offsets), [pixels.counts[i] for i in images])
+    spans = _as_rendered(words, one, _true_spans(words, text, ids, offsets), [pixels.count(i) for i in images])
+    looks = iter([patch for i in images for patch in pixels.placed[i].patches])
     kinds = []
     for token, (start, end) in zip(ids, spans, strict=True):
         if token == words.image_id:
-            kinds.append(int(TokenKind.VISUAL))
+            kinds.append(int(TokenKind.VISUAL if next(looks) is not None else TokenKind.TEMPLATE))
         elif token not in words.special_ids and max(start, one.start) < min(end, one.end):
             kinds.append(int(TokenKind.TEXT))
         else:
@@ -212,9 +215,8 @@ def _assemble(
     kinds = torch.full((n_rows, width), int(TokenKind.PAD))
     patch_index = torch.full((n_rows, width), -1)
     spans = torch.zeros((n_rows, width, 2), dtype=torch.long)
-    starts = [0]
-    for rows_, columns in pixels.grids:
-        starts.append(starts[-1] + rows_ * columns)
+    patches = [[p for p in one.patches if p is not None] for one in pixels.placed]
+    starts = [sum(map(len, patches[:i])) for i in range(len(patches) + 1)]
     for i, row in enumerate(rows):
         at = width - len(row.ids) if side == "left" else 0
         place = slice(at, at + len(row.ids))
@@ -231,13 +233,14 @@ def _assemble(
         pixel_values=pixels.values,
         image_rows=torch.tensor(pixels.rows, dtype=torch.long),
         patch_index=patch_index,
-        patches=pixels.patches,
+        patches=tuple(p for of_image in patches for p in of_image),
         images=pixels.images,
-        grids=pixels.grids,
+        grids=tuple(one.grid for one in pixels.placed),
         prompts=tuple(prompts),
         responses=tuple(responses),
         texts=tuple(r.text for r in rendered),
         spans=spans,
+        more=pixels.more,
         _tokenizer=words.tokenizer,
         _image_processor=processor.image_processor,
     )

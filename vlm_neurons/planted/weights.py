@@ -19,6 +19,7 @@ from torch import Tensor
 
 from vlm_neurons.concepts.concept import Concept
 from vlm_neurons.evidence.looking import Look, look
+from vlm_neurons.models.adapters import along, module_at
 from vlm_neurons.sites import named
 from vlm_neurons.stats import auroc
 from vlm_neurons.tokens import TokenKind
@@ -161,26 +162,20 @@ def probe(x: Float[Tensor, "place d"], on: Bool[Tensor, "place"], decay: float =
 
 def rows_of(model: HookedVLM, site: str, layer: int, index: int) -> dict[str, Tensor]:
     """Views of one neuron's weights: `"in"` and, where there are, `"up"`, `"bias"`; `"out"`."""
-    at = {"gate": f"language_model.layers.{layer}.mlp.", "post": f"language_model.layers.{layer}.mlp.",
-          "projector": "multi_modal_projector.", "vision": f"encoder.layers.{layer}.mlp."}[site]  # fmt: skip
-    names = {"gate_proj.weight": "in", "up_proj.weight": "up", "down_proj.weight": "out", "linear_1.weight": "in",
-             "linear_1.bias": "bias", "linear_2.weight": "out", "fc1.weight": "in", "fc1.bias": "bias",
-             "fc2.weight": "out"}  # fmt: skip
-    found: dict[str, Tensor] = {}
-    hf: Any = model.bridge.original_model
-    for full, parameter in hf.named_parameters():
-        name = full.replace("._original_component", "").replace("_original_component.", "")
-        if at not in name:
-            continue
-        role = names.get(name.split(at)[-1])
-        if role:
-            size = parameter.shape[1 if role == "out" else 0]
-            if not 0 <= index < size:
-                raise ValueError(f"index={index}: site {site!r} of {model.name} has {size} neurons, numbered from 0")
-            found[role] = parameter.data[:, index] if role == "out" else parameter.data[index]
-    if "in" not in found or "out" not in found:
+    mlps, hf = model.adapter.mlps(site), model.bridge.original_model
+    layers = dict(along(hf, mlps.out))
+    if layer not in layers:
         raise ValueError(f"{model.name} has no MLP weights for site {site!r}, layer {layer}")
-    return found
+    out = module_at(hf, layers[layer]).weight
+    if not 0 <= index < out.shape[1]:
+        raise ValueError(f"index={index}: site {site!r} of {model.name} has {out.shape[1]} neurons, numbered from 0")
+    into = module_at(hf, mlps.into.format(i=layer))
+    found = {"in": into.weight.data[index]}
+    if mlps.up is not None:
+        found["up"] = module_at(hf, mlps.up.format(i=layer)).weight.data[index]
+    if into.bias is not None:
+        found["bias"] = into.bias.data[index]
+    return found | {"out": out.data[:, index]}
 
 
 def measured(model: HookedVLM, data: Scenes, planted: Plant) -> Float[np.ndarray, "sample 8 8"]:

@@ -38,7 +38,7 @@ def describe_scan(
         "format": FORMAT,
         "model": {
             "name": model.name,
-            "family": model.family.name,
+            "family": model.adapter.name,
             "fingerprint": model.fingerprint(),
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": model.device.type,

@@ -42,9 +42,10 @@ class MLP(Coordinates):
     Attributes:
         name: `"gate"`, `"post"`, `"projector"` or `"vision"`.
         prefix: what starts an id, before the layer.
-        pattern: hook name with `{layer}`; a pattern without it has the one layer 0.
+        pattern: hook name with `{layer}`.
         indexed_by: see `Site`.
         signed: see `Site`; the tensor takes both signs by a large amount.
+        layered: False where layer 0 is the rule, so that a mask of neurons names no layer.
     """
 
     name: str
@@ -52,11 +53,7 @@ class MLP(Coordinates):
     pattern: str
     indexed_by: IndexedBy
     signed: bool = False
-
-    @property
-    def layered(self) -> bool:
-        """Whether there can be more than the layer 0."""
-        return "{layer}" in self.pattern
+    layered: bool = True
 
     def layers(self, points: Iterable[str]) -> list[int]:
         """Those whose hook is among the points."""
@@ -84,9 +81,7 @@ class MLP(Coordinates):
 
     def layer_of(self, place: str) -> int | None:
         """The layer of a hook of this site."""
-        before, found, after = self.pattern.partition("{layer}")
-        if not found:
-            return 0 if place == self.pattern else None
+        before, _, after = self.pattern.partition("{layer}")
         middle = place[len(before) : len(place) - len(after)]
         return int(middle) if place.startswith(before) and place.endswith(after) and middle.isdigit() else None
 
@@ -95,8 +90,6 @@ class MLP(Coordinates):
         found = re.fullmatch(rf"{self.prefix}(\d+)N(\d+)(-?)", id)
         if found is None:
             return None
-        if not self.layered and int(found[1]) != 0:
-            raise ValueError(f"{id!r}: site {self.name!r} has the one layer 0; write {self.prefix}0N{found[2]}")
         return Address(self.place(int(found[1])), int(found[2]), "-" if found[3] else "+")
 
     def id(self, address: Address) -> str:
@@ -109,8 +102,8 @@ MLPS = (
     MLP("gate", "L", "blocks.{layer}.mlp.hook_act", "row"),
     # SiLU(gate_proj(x)) * up_proj(x), the input of down_proj: TransformerLens' `mlp.hook_post`.
     MLP("post", "post:L", "blocks.{layer}.mlp.hook_post", "row", signed=True),
-    MLP("projector", "P", "vision_projector.hook_post", "image"),
-    MLP("vision", "V", "vision_encoder.encoder_layers.{layer}.mlp.hook_post", "image"),
+    MLP("projector", "P", "projector.{layer}.hook_post", "image", layered=False),
+    MLP("vision", "V", "vision.{layer}.mlp.hook_post", "image"),
 )
 
 

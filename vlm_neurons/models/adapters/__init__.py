@@ -1,1 +1,71 @@
-"""What is known of every family of models: one record and one geometry each."""
+"""The model families that are supported, one record and one geometry each: declared here, refused by name elsewhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vlm_neurons.models.adapters.adapter import Adapter, MLPs, Placed, along, module_at
+from vlm_neurons.models.adapters.llava import LLAVA
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["FAMILIES", "Adapter", "MLPs", "Placed", "adapter_of", "along", "families", "module_at", "supported"]
+
+FAMILIES: dict[str, Adapter] = {adapter.name: adapter for adapter in (LLAVA,)}
+
+
+def supported() -> str:
+    """One line for error messages."""
+    return "; ".join(
+        f"{a.name} ({a.architecture}) with a vision tower of {', '.join(a.towers)} and a backbone of "
+        f"{', '.join(a.backbones)}"
+        for a in FAMILIES.values()
+    )
+
+
+def families() -> pd.DataFrame:
+    """The families of models that are supported.
+
+    Returns:
+        One row each: `family` (Hugging Face `model_type`), `architecture`, `towers`, `backbones`, `sites` that it has
+        and `limits`.
+
+    >>> vn.families().set_index("family").sites["llava"]
+    'gate, post, projector, vision'
+    """
+    import pandas as pd
+
+    return pd.DataFrame(
+        [
+            {
+                "family": a.name,
+                "architecture": a.architecture,
+                "towers": ", ".join(a.towers),
+                "backbones": ", ".join(a.backbones),
+                "sites": ", ".join(a.sites),
+                "limits": a.limits,
+            }
+            for a in FAMILIES.values()
+        ]
+    )
+
+
+def adapter_of(config: Any) -> Adapter:
+    """The record of the family that a Hugging Face config belongs to.
+
+    Raises:
+        ValueError: the family, the tower, the backbone or the choice of features is not supported; the message
+            names it and lists what is.
+    """
+    kind = getattr(config, "model_type", type(config).__name__)
+    adapter = FAMILIES.get(kind)
+    if adapter is None:
+        raise ValueError(f"model family {kind!r} is not supported. Supported: {supported()}")
+    tower, backbone = config.vision_config.model_type, config.text_config.model_type
+    if tower not in adapter.towers:
+        raise ValueError(f"{kind} with the vision tower {tower!r} is not supported. Supported: {supported()}")
+    if backbone not in adapter.backbones:
+        raise ValueError(f"{kind} with the backbone {backbone!r} is not supported. Supported: {supported()}")
+    adapter.check(config)
+    return adapter

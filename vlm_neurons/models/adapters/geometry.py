@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vlm_neurons.models.adapters.adapter import Size
 from vlm_neurons.tokens import Box, Patch
-
-Size = tuple[int, int]  # height, width
 
 
 @dataclass(frozen=True)
