@@ -9,9 +9,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
-import seeds
-import torch
-from serving import served as served
+import shapes
+
+shapes.check_shapes()  # before anything imports the package
+
+import seeds  # noqa: E402
+import torch  # noqa: E402
+from serving import served as served  # noqa: E402
 
 torch.set_num_threads(1)
 

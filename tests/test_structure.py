@@ -10,6 +10,9 @@ import ast
 from functools import cache
 from pathlib import Path
 
+import pytest
+import torch
+
 import vlm_neurons as vn
 from vlm_neurons import hooks
 
@@ -153,3 +156,12 @@ def test_only_adapters_know_the_module_paths_of_a_family():
         if any(path in text for text in said for path in FAMILY_PATHS):
             knowing.add(name)
     assert {name for name in knowing if not name.startswith("models.adapters")} == FAMILIES_LEFT
+
+
+def test_shapes_in_signatures_are_checked_while_tests_run():
+    from jaxtyping import TypeCheckError
+
+    from vlm_neurons.scanning.state import order_keys
+
+    with pytest.raises(TypeCheckError, match="sample_ids"):
+        order_keys(torch.ones(3), torch.ones(4, dtype=torch.int64))

@@ -12,7 +12,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from scipy import ndimage
 
 from vlm_neurons.concepts.concept import Concept
@@ -150,7 +150,7 @@ def positions(grid: Sequence[int]) -> Maps:
     return {Concept("position", name): mask.astype(float) for name, mask in masks.items()}
 
 
-def means(values: Float[np.ndarray, "height width"], boxes: Float[np.ndarray, "rows columns 4"]) -> np.ndarray:
+def means(values: Float[np.ndarray, "height width"], boxes: Shaped[np.ndarray, "rows columns 4"]) -> np.ndarray:
     """Mean over every box, to the nearest pixel; 0 for a box without pixels.
 
     >>> means(np.eye(2), np.array([[[0, 0, 2, 1], [1, 1, 2, 2]]])).tolist()

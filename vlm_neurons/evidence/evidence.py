@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 
 from vlm_neurons.evidence.arrays import build
 from vlm_neurons.evidence.exemplars import SPLITS, Exemplar, Split
@@ -134,9 +135,9 @@ class Evidence:
         neuron: str,
         *,
         images: Sequence[Image.Image | None] | None = None,
-        patch_acts: Sequence[Float[np.ndarray, "rows columns"] | None] | None = None,
+        patch_acts: Sequence[ArrayLike | None] | None = None,
         tokens: Sequence[Sequence[str]] | None = None,
-        token_acts: Sequence[Float[np.ndarray, "token"]] | None = None,
+        token_acts: Sequence[ArrayLike] | None = None,
         names: Sequence[str] | None = None,
         sample_ids: Sequence[int] | None = None,
         peak: float | None = None,
@@ -152,10 +153,10 @@ class Evidence:
             neuron: what to call it.
             images: one per sample, as the model saw it; None for a sample without. Of samples with the same image the
                 strongest is kept, or the first random one, and a warning says how many: splits share no image.
-            patch_acts: activation at every patch of each image; NaN where there is none.
+            patch_acts: activation at every patch of each image (rows by columns); NaN where there is none.
             tokens: tokens of each sample's text, all of one tokenizer: blanks included, or with the signs of another
                 convention ("▁the", "Ġthe", "##ing"), which are turned into blanks.
-            token_acts: activation at each token.
+            token_acts: activation at each token (as many as tokens).
             names: name of each sample.
             sample_ids: id of each sample; its place if not given.
             peak: maximum over the data set, 0 or more; the maximum here if not given.

@@ -111,7 +111,7 @@ def image_means(
 
 def of_both(
     means: tuple[Float[Tensor, "row d"], Float[Tensor, "row d"]], rows: Sequence[RowTokens]
-) -> tuple[Float[Tensor, "row d"], Float[Tensor, "row d"]]:
+) -> tuple[Float[Tensor, "both d"], Float[Tensor, "both d"]]:
     """Of means of every sample, those of the samples that have both visual and text tokens."""
     both = _both(rows)
     if len(both) == len(rows):

@@ -228,7 +228,7 @@ def strongest_patch(values: Float[np.ndarray, "rows columns"]) -> tuple[int, int
     return row, column
 
 
-def top_of(values: Sequence[Float[np.ndarray, "*n"]], least: float) -> float:
+def top_of(values: Sequence[Float[np.ndarray, "..."]], least: float) -> float:
     """End of a colour scale: the largest value, at least `least`.
 
     >>> top_of([np.array([1.0, np.nan]), np.array([])], 0.2)

@@ -33,7 +33,7 @@ HEAT_OPACITY = 0.88  # leaves the outlines of the picture below visible
 _SMALL = 128 * 128  # pixels up to which a picture is stored without loss
 
 
-def cividis(share: Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "... 3"]:
+def cividis(share: float | Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "... 3"]:
     """Colours of values in [0, 1]; what is outside gets the colour at the end.
 
     >>> cividis(np.array(1.0)).tolist()
