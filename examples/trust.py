@@ -25,10 +25,10 @@ from tqdm import tqdm
 
 from vlm_neurons import planted, stats
 from vlm_neurons.autointerp.explanation import Failure
-from vlm_neurons.autointerp.scorers import measures
-from vlm_neurons.autointerp.scorers.pieces import Piece, pieces_of
-from vlm_neurons.autointerp.simulating import about_one, sides_of
-from vlm_neurons.autointerp.simulators import BASELINES, ConceptSimulator, Oracle, Prediction
+from vlm_neurons.autointerp.jobs import sides_for
+from vlm_neurons.autointerp.protocols import Prediction, Simulator
+from vlm_neurons.autointerp.scorers import Piece, measures, pieces_of
+from vlm_neurons.autointerp.simulators import BASELINES, ConceptSimulator, Oracle
 
 GROUPS = {
     "visual": ("color", "shape", "size", "position", "conjunction", "polysemantic"),
@@ -47,14 +47,18 @@ def made(group: str, n: int, seed: int) -> list[planted.Planted]:
     return planted.neurons(GROUPS[group], n=n, seed=seed)
 
 
-def pieces(p: planted.Planted, explanation: str, simulator) -> tuple[list[Piece], int]:  # type: ignore[no-untyped-def]
-    """Pieces of a neuron's test exemplars, and how many simulations failed."""
-    about = about_one(simulator)
-    own = about(p.evidence) if about else simulator
-    exemplars = p.evidence.split("test")
-    guesses = own.simulate(explanation, exemplars)
-    sides = sides_of(p.evidence, own)
-    return pieces_of(p.evidence, exemplars, guesses, sides), sum(g.failure is not None for g in guesses)
+def pieces(
+    p: planted.Planted, explanation: str, simulator: Simulator, lost: Sequence[bool] | None = None
+) -> list[Piece]:
+    """Pieces of a neuron's test exemplars, of all of its sides; without those that were lost."""
+    own, exemplars, found = simulator.for_neuron(p.evidence), p.evidence.split("test"), []
+    none = Prediction(failure=Failure("network", "lost"))
+    for side in sides_for(p.evidence, own):
+        guesses = own.simulate(explanation, exemplars, side)
+        if lost is not None:
+            guesses = [none if x else g for x, g in zip(lost, guesses, strict=True)]
+        found += pieces_of(p.evidence, exemplars, guesses, side)
+    return found
 
 
 def judge(n: int, seed: int) -> None:
@@ -74,11 +78,11 @@ def judge(n: int, seed: int) -> None:
     Console(width=150).print(table)
 
 
-def _all_scores(neurons: Sequence[planted.Planted], simulator) -> dict[tuple[str, str], np.ndarray]:  # type: ignore[no-untyped-def]
+def _all_scores(neurons: Sequence[planted.Planted], simulator: Simulator) -> dict[tuple[str, str], np.ndarray]:
     found: dict[tuple[str, str], list[float]] = {}
     for p in tqdm(neurons, desc=simulator.name):
         for kind in ("true", *FALSE):
-            there, _ = pieces(p, p.rule.explanations.get(kind, ""), simulator)
+            there = pieces(p, p.rule.explanations.get(kind, ""), simulator)
             for score, (measure, _) in SCORES.items():
                 found.setdefault((score, kind), []).append(measure(there))
     return {key: np.array(values, float) for key, values in found.items()}
@@ -107,7 +111,7 @@ def baselines(n: int, seed: int) -> None:
                       Oracle.of_planted(neurons)]  # fmt: skip
         cells = []
         for simulator in tqdm(simulators, desc=group):
-            every = [pieces(p, p.rule.explanations["true"], simulator)[0] for p in neurons]
+            every = [pieces(p, p.rule.explanations["true"], simulator) for p in neurons]
             r, w = ([f(x) for x in every] for f in (measures.pooled, measures.within))
             scored = np.isfinite(r).sum()
             cells.append(f"{np.nanmedian(r):.2f} / {np.nanmedian(w):.2f}" if np.isfinite(w).any() else
@@ -138,7 +142,7 @@ def synthetic(n: int, heavy: bool, skill: float, rng: np.random.Generator) -> li
             seen[2:5, 3:6] = 8
         real += rng.lognormal(-1.5, 1.0, (8, 8)) if heavy else rng.uniform(0, 1.5, (8, 8))
         found.append(
-            Piece(i, top, "visual", real, np.clip(seen + rng.normal(0, 1, (8, 8)), 0, 10), np.ones((8, 8), bool))
+            Piece(i, top, "picture", real, np.clip(seen + rng.normal(0, 1, (8, 8)), 0, 10), np.ones((8, 8), bool))
         )
     return found
 
@@ -168,13 +172,9 @@ def failures(n: int, seed: int) -> None:
     inside, dropped, zeros, whole = 0, [], [], []
     neurons = [p for group in GROUPS for p in made(group, max(1, n // 3), seed)]
     for p in tqdm(neurons):
-        exemplars, simulator = p.evidence.split("test"), ConceptSimulator()
-        sides = sides_of(p.evidence, simulator)
-        guesses = simulator.simulate(p.rule.explanations["true"], exemplars)
-        lost = rng.random(len(guesses)) < 0.2
-        none = Prediction(failure=Failure("network", "lost"))
-        part = pieces_of(p.evidence, exemplars, [none if x else g for x, g in zip(lost, guesses, strict=True)], sides)
-        every = pieces_of(p.evidence, exemplars, guesses, sides)
+        true, simulator = p.rule.explanations["true"], ConceptSimulator()
+        lost = rng.random(len(p.evidence.split("test"))) < 0.2
+        part, every = pieces(p, true, simulator, lost.tolist()), pieces(p, true, simulator)
         as_zero = [replace(x, simulated=x.simulated * (not lost[x.exemplar])) for x in every]
         low, high = measures.interval(every, rng)
         inside += low <= measures.pooled(part) <= high

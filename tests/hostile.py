@@ -14,10 +14,10 @@ import seeds
 import tiny
 from PIL import Image
 
-from vlm_neurons.autointerp.explanation import Explanation, Failure, Log
-from vlm_neurons.autointerp.simulations import Simulation
-from vlm_neurons.autointerp.simulations import save as save_simulations
-from vlm_neurons.autointerp.simulators.protocol import Prediction
+from vlm_neurons.autointerp.explanation import Explanation, Failure
+from vlm_neurons.autointerp.protocols import Prediction, Side, sides_of
+from vlm_neurons.autointerp.simulation import Simulation
+from vlm_neurons.autointerp.store import append_explanations, save_scores, save_simulations
 from vlm_neurons.classification import classify
 from vlm_neurons.data import ImageTextData
 from vlm_neurons.evidence import Evidence, Exemplar, gather_evidence
@@ -36,6 +36,7 @@ HOSTILE = [
     "<meta http-equiv=refresh content='0;url=http://evil.example/c'><link rel=stylesheet href=http://evil.example/d>",
     "&lt;b&gt; &amp; \u202eright to left\u2066 \x00\x1b[31m \U0001f980 \n\n\t three  blanks",
 ]
+SIMULATOR = HOSTILE[3]
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Told:
         run: the run directory.
         page: the report in it.
         numbers: the JSON beside it.
-        scores: what `scores.parquet` holds.
+        scores: the table of scores in it.
     """
 
     run: Path
@@ -118,47 +119,49 @@ def tell(made: Made, path: Path) -> Told:
     )  # fmt: skip
     save_evidence({"probe": probe}, path / "evidence")
     evidence[probe.neuron] = probe
-    explanations, simulations, scores = [], {}, []
+    explanations, simulations, scores = [], [], []
     for i, one in enumerate(evidence.values()):
         text = HOSTILE[i % len(HOSTILE)]
         failure = Failure(text, text) if i % 5 == 4 else None
         said = "" if failure else f"{text} {i}"
         explanations.append(Explanation(one.neuron, said, text, explainer=text, model=text, failure=failure))
-        simulations[one.neuron] = simulation(one, said, text, rng)
-        scores.append(score_row(one, text, rng, i) | {"explanation": said})
-    Log(path / "explanations.jsonl").append(explanations)
+        for side in sides_of(one):
+            simulations.append(simulation(one, said, side, text, rng))
+            scores.append(score_row(one, side, text, rng, i) | {"explanation": said})
+    append_explanations(path, explanations)
     save_simulations(simulations, path)
-    table = pd.DataFrame(scores)
-    table.to_parquet(path / "scores.parquet", index=False)
+    table = save_scores(pd.DataFrame(scores), path, SIMULATOR, "x")
     page = report(path, out=path, n_neurons=0)
     return Told(path, page, json.loads(page.with_suffix(".json").read_text(encoding="utf-8")), table)
 
 
-def simulation(evidence: Evidence, explanation: str, text: str, rng: np.random.Generator) -> Simulation:
-    """Random predictions, one of them a failure."""
+def simulation(evidence: Evidence, explanation: str, side: Side, text: str, rng: np.random.Generator) -> Simulation:
+    """Random predictions of one side, one of them a failure."""
     test = evidence.split("test")
     predictions = [
-        Prediction(
-            tuple(rng.random(p.shape).astype(np.float32) * 10 for p in e.patch_acts),
-            np.where(e.seen.is_text, rng.random(len(e.token_acts)) * 10, np.nan).astype(np.float32),
+        Prediction(tuple(rng.random(p.shape).astype(np.float32) * 10 for p in e.patch_acts))
+        if side == "picture"
+        else Prediction(
+            token_acts=np.where(e.seen.is_text, rng.random(len(e.token_acts)) * 10, np.nan).astype(np.float32)
         )
         for e in test
     ]
     predictions[-1:] = [Prediction(failure=Failure(text, text))]
     samples = tuple(e.seen.sample for e in test)
-    return Simulation(evidence.neuron, explanation, text, ("visual", "text"), samples, tuple(predictions), "x")
+    return Simulation(evidence.neuron, side, explanation, SIMULATOR, samples, tuple(predictions), made_by="x")
 
 
-def score_row(evidence: Evidence, text: str, rng: np.random.Generator, i: int) -> dict[str, Any]:
+def score_row(evidence: Evidence, side: Side, text: str, rng: np.random.Generator, i: int) -> dict[str, Any]:
     """A row of the score table with random numbers; every fourth has no score."""
     numbers = "r r_low r_high r_between r_within r_sample r_null p p_within q ceiling auroc iou spearman detection"
     row: dict[str, Any] = {name: float(rng.uniform(-0.2, 1)) for name in numbers.split()}
+    row["p"] = abs(row["p"])
     row["r_low"], row["r"], row["r_high"] = sorted([row["r_low"], row["r"], row["r_high"]])
     if i % 4 == 3:
-        row |= {"r": np.nan, "r_low": np.nan, "r_high": np.nan, "q": np.nan}
-    modality = ("visual", "text", "multimodal")[i % 3]
+        row |= {"r": np.nan, "r_low": np.nan, "r_high": np.nan, "p": np.nan}
     return row | {
-        "neuron": evidence.neuron, "explanation": text, "explainer": text, "simulator": text, "label": evidence.label,
-        "layer": 0, "modality": modality, "n_null": 3, "r_empty": np.nan, "n_images": 8, "n_exemplars": 8,
-        "n_failed": 1, "approximate": True, "note": text if i % 4 == 3 else "",
+        "neuron": evidence.neuron, "side": side, "explanation": text, "explainer": text, "simulator": SIMULATOR,
+        "made_by": "x", "label": evidence.label, "layer": 0, "r_of_other_side": np.nan, "n_null": 3,
+        "r_empty": np.nan, "n_images": 8, "n_exemplars": 8, "n_failed": 1, "approximate": True,
+        "note": text if i % 4 == 3 else "",
     }  # fmt: skip

@@ -10,8 +10,8 @@ import tiny
 from hostile import HOSTILE
 
 from vlm_neurons.autointerp.explanation import Explanation, Failure
-from vlm_neurons.autointerp.simulations import Simulation
-from vlm_neurons.autointerp.simulators import Prediction
+from vlm_neurons.autointerp.protocols import SIDES, Prediction, Side
+from vlm_neurons.autointerp.simulation import Simulation
 from vlm_neurons.evidence import Evidence, Exemplar, Seen
 from vlm_neurons.evidence.arrays import tiles
 from vlm_neurons.tokens import TokenKind
@@ -67,16 +67,18 @@ def evidence(
     return Evidence(neuron, drawn[0].peak, tuple(ordered), "multimodal", 0, {})
 
 
-def simulation(rng: np.random.Generator, of: Evidence, explanation: str = "red") -> Simulation:
-    """Random predictions of its test exemplars."""
+def simulation(rng: np.random.Generator, of: Evidence, explanation: str = "red") -> dict[tuple[str, Side], Simulation]:
+    """Random predictions of its test exemplars, on both sides."""
     test = of.split("test")
-    made = [
-        Prediction(tuple(rng.uniform(0, 10, p.shape) for p in e.patch_acts), rng.uniform(0, 10, len(e.token_acts)))
-        for e in test
-    ]
-    return Simulation(
-        of.neuron, explanation, "drawn", ("visual", "text"), tuple(e.seen.sample for e in test), tuple(made)
-    )
+    samples = tuple(e.seen.sample for e in test)
+    made: dict[Side, list[Prediction]] = {
+        "picture": [Prediction(tuple(rng.uniform(0, 10, p.shape) for p in e.patch_acts)) for e in test],
+        "text": [Prediction(token_acts=rng.uniform(0, 10, len(e.token_acts))) for e in test],
+    }
+    return {
+        (of.neuron, side): Simulation(of.neuron, side, explanation, "drawn", samples, tuple(made[side]))
+        for side in SIDES
+    }
 
 
 def row(neuron: str, **other: Any) -> dict[str, Any]:
@@ -101,12 +103,15 @@ def hostile(rng: np.random.Generator) -> dict[str, Any]:
         for i, e in enumerate(plain.exemplars)
     ]
     simulated = simulation(rng, plain, HOSTILE[1])
-    broken = replace(simulated.predictions[-1], patch_acts=(), token_acts=None, failure=Failure(HOSTILE[2], HOSTILE[4]))
+    broken = Prediction(failure=Failure(HOSTILE[2], HOSTILE[4]))
     told = Explanation(name, HOSTILE[1], HOSTILE[2], 0.5, HOSTILE[3], HOSTILE[4])
     return {
         "evidence": replace(plain, exemplars=tuple(exemplars), label=HOSTILE[5]),
         "row": row(name, label=HOSTILE[5], n_samples=HOSTILE[6]),
         "explanation": told,
-        "simulation": replace(simulated, simulator=HOSTILE[4], predictions=(*simulated.predictions[:-1], broken)),
+        "simulation": {
+            key: replace(one, simulator=HOSTILE[4], predictions=(*one.predictions[:-1], broken))
+            for key, one in simulated.items()
+        },
         "score": score(name, simulator=HOSTILE[5], note=HOSTILE[0]),
     }

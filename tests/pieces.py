@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import seeds
 
-from vlm_neurons.autointerp.scorers.pieces import Piece
-from vlm_neurons.autointerp.simulators import Job, Prediction, Simulates
+from vlm_neurons.autointerp.scorers.aligned import Piece
+from vlm_neurons.autointerp.simulators import Job, Prediction, Simulator
 
 RNG = seeds.rng()
 
@@ -22,7 +22,7 @@ def blob(rng: np.random.Generator, shape: tuple[int, int] = (8, 8)) -> np.ndarra
 
 
 def piece(i: int, real: np.ndarray, simulated: np.ndarray, top: bool = True, counts: np.ndarray | None = None) -> Piece:
-    side = "visual" if real.ndim == 2 else "text"
+    side = "picture" if real.ndim == 2 else "text"
     return Piece(i, top, side, real, simulated, np.ones(real.shape, bool) if counts is None else counts)
 
 
@@ -41,7 +41,7 @@ def random_pieces(n: int, rng: np.random.Generator, text: bool = False) -> list[
     return found
 
 
-class Answers(Simulates):
+class Answers(Simulator):
     """Gives whatever it is told to."""
 
     name = "mine"

@@ -21,7 +21,7 @@ SCAN = ["scan", "--model", "tiny-llava-scenes", "--batch-size", "4"]
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("cli") / "run"
-    assert main([*SCAN, "--data", "scenes:n=60,seed=3", "--out", str(out), "--site", "gate", "projector"]) == 0
+    assert main([*SCAN, "--data", "scenes:n=60,seed=3", "--out", str(out), "--site", "gate,projector"]) == 0
     return out
 
 
@@ -83,6 +83,24 @@ def test_bad_input_is_one_line_that_names_it_and_exit_code_1(arguments, named, t
     assert main([str(tmp_path / "out") if a == "OUT" else a for a in arguments]) == 1
     error = capsys.readouterr().err
     assert named in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            [*SCAN, "--data", "scenes:n=2,seed=0", "--out", "x", "--site", "gate", "post"],
+            "unrecognized arguments: post",
+        ),
+        ([*SCAN, "--data", "scenes:n=2,seed=0", "--out", "x", "--site", "gate,"], "'gate,': write names with commas"),
+        (["explain", "x", "--price", "1"], "1: two numbers with a comma between them, such as 2.5,10"),
+        (["score", "x", "--price", "1,two"], "1,two: two numbers with a comma"),
+    ],
+)
+def test_lists_are_written_with_commas(arguments, words, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 2 and words in capsys.readouterr().err
 
 
 def test_data_that_moved_can_be_named_again(tmp_path, capsys):

@@ -10,6 +10,7 @@ import pytest
 import runs
 
 import vlm_neurons as vn
+from vlm_neurons.autointerp.explanation import says_nothing
 from vlm_neurons.cli.main import main
 from vlm_neurons.cli.output import safe
 
@@ -79,7 +80,10 @@ def test_score_counts_as_explained_what_explain_does(where: str, capsys: pytest.
     capsys.readouterr()
     assert main(["score", where, "--simulator", "position-prior"]) == 0
     (row,) = (line.split() for line in capsys.readouterr().out.splitlines() if line.split()[:1] == ["all"])
-    assert row[:3] == ["all", "4", "1"]
+    table = vn.Run.load(where).scores()
+    explained = table[[not says_nothing(text) for text in table["explanation"]]]
+    assert row[:3] == ["all", str(len(table)), str(len(explained))]
+    assert table["neuron"].nunique() == 4 and explained["neuron"].nunique() == 1
 
 
 def test_scores_show_explanations_whole_and_wider_where_nobody_looks_at_a_terminal(
@@ -93,5 +97,7 @@ def test_scores_show_explanations_whole_and_wider_where_nobody_looks_at_a_termin
     capsys.readouterr()
     assert main(["score", where, "--simulator", "position-prior"]) == 0
     said = capsys.readouterr().out
-    assert [said.split().count(word) for word in words] == [2] * len(words)
+    scores = vn.Run.load(where).scores()  # a row a neuron and side
+    assert [said.split().count(word) for word in words] == [len(scores)] * len(words)
+    assert scores["neuron"].nunique() == 2
     assert 100 < max(map(len, said.splitlines())) <= 120

@@ -74,8 +74,9 @@ class Tutorial:
     @cached_property
     def scores(self) -> Any:
         return vn.score(
-            self.explanations, self.evidence, simulations=self.simulations, n_permutations=999, progress=False
-        )
+            self.explanations, self.evidence, simulations=self.simulations, n_permutations=999, progress=False,
+            full=True,
+        )  # fmt: skip
 
     @cached_property
     def clean(self) -> Any:

@@ -40,7 +40,7 @@ CIRCLES_LEFT: list[set[str]] = [
 ]
 UPWARDS_LEFT: set[tuple[str, str]] = set()
 LONG_LEFT: set[str] = set()
-HIDDEN_LEFT: set[str] = {"cli.explain", "cli.score"}
+HIDDEN_LEFT: set[str] = set()
 FAMILIES_LEFT: set[str] = set()
 
 

@@ -33,15 +33,16 @@ for name, p in made.items():
 # ## Does the score tell true explanations from false ones?
 # Every planted neuron comes with a true explanation and with others that are nearly true, too broad, too narrow and wrong.
 # All are simulated and scored on the split `"test"`, which the explainer never saw. r is the correlation of simulated and
-# real activations over patches and words; r_null is what explanations of other such neurons reach.
+# real activations, over patches on the side of pictures and over words on that of text; r_null is what explanations of other such neurons reach.
 
 # %%
 ruled = [name for name, p in made.items() if p.rule.kind != "noise"]
 by_kind = {}
 for kind in ("true", "near_miss", "too_broad", "too_narrow", "wrong"):
     told = {name: made[name].rule.explanations[kind] for name in ruled}
-    by_kind[kind] = vn.score(told, evidence, n_null=0, n_permutations=999, progress=False).set_index("neuron")["r"]
-true = vn.score({n: made[n].rule.explanations["true"] for n in ruled}, evidence, progress=False)
+    scores = vn.score(told, evidence, n_null=0, n_permutations=999, progress=False)
+    by_kind[kind] = scores.set_index(["neuron", "side"])["r"]
+true = vn.score({n: made[n].rule.explanations["true"] for n in ruled}, evidence, progress=False, full=True)
 import pandas as pd
 
 pd.DataFrame(by_kind).round(2).astype(object).fillna("none")
@@ -60,27 +61,27 @@ vn.show_scores(true).static()
 name = "color-0"
 for kind in ("true", "wrong"):
     told = {name: made[name].rule.explanations[kind]}
-    simulation = vn.simulate(told, evidence, progress=False)[name]
-    score = vn.score(told, evidence, simulations={name: simulation}, n_null=0, progress=False)
-    display(vn.show_neuron(evidence[name], explanation=told[name], simulation=simulation, score=score).static())
+    simulations = vn.simulate(told, evidence, progress=False)
+    score = vn.score(told, evidence, simulations=simulations, n_null=0, progress=False)
+    display(vn.show_neuron(evidence[name], explanation=told[name], simulation=simulations, score=score).static())
 
 # %% [markdown]
 # ## The neurons of a model
 # The same on the clearest neurons of the embedded model. Nobody knows their rule; the score says how far the words carry.
 
 # %%
-from vlm_neurons.cli.explain import clearest_of_classes
+from vlm_neurons.cli.explain_command import clearest_of_classes
 
 model, data = vn.HookedVLM.from_pretrained("tiny-llava-scenes"), vn.scenes(n=600, seed=0)
 run = vn.scan(model, data, out=Path("runs/explaining"), batch_size=32, progress=False)
 run.save(vn.classify(run))
 real = vn.gather_evidence(model, data, run, clearest_of_classes(run, 8), out=run, progress=False)
 found = vn.explain(real, out=run, progress=False)
-scores = vn.score(found, real, out=run, progress=False)
+scores = vn.score(found, real, out=run, progress=False, full=True)
 vn.show_scores(scores).static()
 
 # %%
-scores.sort_values("r", ascending=False)[["neuron", "label", "explanation", "r", "r_null", "q"]].head(8).round(3)
+scores.sort_values("r", ascending=False)[["neuron", "side", "explanation", "r", "r_null", "q"]].head(8).round(3)
 
 # %%
 vn.score_statistics(scores)[["label", "n", "n_scored", "r", "r_null", "significant", "best", "median", "worst"]].round(

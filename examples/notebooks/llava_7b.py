@@ -79,8 +79,8 @@ vn.compare_neurons(evidence["L0N6098"], evidence["L23N844"])  # both are about t
 words = {n: subject.split(": ")[1] for n, (_, subject) in published.items() if ": " in subject}
 seen = {n: text for n, text in words.items() if published[n][0] == "visual"}
 simulator = vn.GroundedSimulator.from_pretrained(device="cuda")
-scores = vn.score(seen, evidence, simulator, out="runs/llava-7b")
-scores[["neuron", "explanation", "r", "r_low", "r_high", "r_null", "r_within", "q", "n_failed"]]
+scores = vn.score(seen, evidence, simulator, out="runs/llava-7b", full=True)
+scores[["neuron", "side", "explanation", "r", "r_low", "r_high", "r_null", "r_within", "q", "n_failed"]]
 
 # %%
 asked = vn.explain(evidence, vn.OpenAIExplainer(model="gpt-4o", max_cost=2), out=run)

@@ -63,7 +63,7 @@ vn.classification.sweep(run).head()
 # %% [markdown]
 # ## What does one neuron do?
 # Evidence: what it did on its strongest samples, on weaker and on random ones. An explanation from concept banks (no key),
-# what that explanation predicts for samples that were not used to make it, and how well the two agree.
+# what that explanation predicts for samples that were not used to make it, and how well the two agree: on pictures, on text.
 
 # %%
 neurons = ["L2N304", "L0N357", "L3N3"]
@@ -71,14 +71,14 @@ evidence = vn.gather_evidence(model, data, run, neurons, out=run, progress=False
 explanations = vn.explain(evidence, out=run, progress=False)
 simulations = vn.simulate(explanations, evidence, out=run, progress=False)
 scores = vn.score(explanations, evidence, simulations=simulations, out=run, progress=False)
-scores[["neuron", "label", "explanation", "r", "r_low", "r_high", "q"]].round(3)
+scores[["neuron", "side", "explanation", "r", "r_low", "r_high", "r_null", "p"]].round(3)
 
 # %% [markdown]
 # The card of each: in a notebook of your own leave out `.static()`, and the card answers to the mouse and the keyboard.
 
 # %%
 cards = {
-    n: vn.show_neuron(evidence[n], row=table, explanation=explanations[n], simulation=simulations[n], score=scores)
+    n: vn.show_neuron(evidence[n], row=table, explanation=explanations[n], simulation=simulations, score=scores)
     for n in neurons
 }
 cards["L2N304"].static()
@@ -100,5 +100,5 @@ vn.show_distribution(evidence["L3N3"]).static()
 
 # %%
 assert {evidence[n].label for n in neurons} == {"visual", "text", "multimodal"}
-assert (scores.r > 0.5).all() and (scores.q < 0.05).all()
+assert (scores.r > 0.5).all() and (scores.p < 0.05).all()
 vn.report(run, out=run)

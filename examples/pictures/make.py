@@ -10,13 +10,10 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import pandas as pd
 from PIL import Image, ImageChops
 
 import vlm_neurons as vn
-from vlm_neurons.autointerp import simulators as simulating
-from vlm_neurons.autointerp.explanation import Log
-from vlm_neurons.autointerp.scoring import load_scores
+from vlm_neurons.autointerp import load_simulations, read_explanations
 from vlm_neurons.evidence import load
 from vlm_neurons.viz.card_html import card_html
 from vlm_neurons.viz.html_pages import document
@@ -28,19 +25,22 @@ BROWSER = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-sc
 parser = argparse.ArgumentParser()
 parser.add_argument("run", type=Path, help="directory of a run with explanations and scores, such as that of the demo")
 parser.add_argument("neurons", nargs="+", metavar="neuron", help="such as L2N56")
-run, wanted = parser.parse_args().run, parser.parse_args().neurons
-if not (run / "scores.parquet").is_file():
-    parser.error(f"{run}: no run directory with explanations and scores; vlm-neurons demo makes one")
-evidence, table, scores = load(run), pd.read_parquet(run / "neurons.parquet"), load_scores(run)
-explanations, simulations = Log(run / "explanations.jsonl").read(), simulating.load(run)
+path, wanted = parser.parse_args().run, parser.parse_args().neurons
+try:
+    run = vn.Run.load(path)
+    table, scores = run.table(), run.scores()
+except FileNotFoundError as error:
+    parser.error(f"{error}; vlm-neurons demo makes a run with explanations and scores")
+evidence, explanations, simulations = load(path), read_explanations(path), load_simulations(path)
 
-if unknown := [n for n in wanted if not all(n in there for there in (evidence, explanations, simulations))]:
-    parser.error(f"{unknown[0]}: choose from {', '.join(n for n in simulations if n in evidence)}")
+there = [n for n in dict.fromkeys(neuron for neuron, _ in simulations) if n in evidence and n in explanations]
+if unknown := [n for n in wanted if n not in there]:
+    parser.error(f"{unknown[0]}: choose from {', '.join(there)}")
 
 
 def photograph(neuron: str) -> Image.Image:
     """The card of one neuron as a picture."""
-    card = card_html(evidence[neuron], table, explanations[neuron], simulations[neuron], scores, per_group=1)
+    card = card_html(evidence[neuron], table, explanations[neuron], simulations, scores, per_group=1)
     with tempfile.TemporaryDirectory() as folder:
         file, shot = Path(folder) / "page.html", Path(folder) / "shot.png"
         file.write_text(document([card], neuron))

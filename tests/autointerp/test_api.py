@@ -21,7 +21,7 @@ from vlm_neurons.autointerp.client import Cache
 from vlm_neurons.autointerp.client.prices import images_of
 from vlm_neurons.autointerp.explainers import Prompting
 from vlm_neurons.autointerp.explaining import summary
-from vlm_neurons.autointerp.explanation import Log
+from vlm_neurons.autointerp.store import read_explanations
 
 KEY = "canary-5f1d7c2e9b"
 
@@ -107,7 +107,7 @@ def test_killed_and_resumed_asks_nothing_again(tmp_path: Path) -> None:
         assert told.plan(cases.text_neurons(120)).again == 0
         again = Counter(loopback.digest(b) for b in server.requests)
         assert len(again) == 120 and sum(n - 1 for n in again.values()) == len(asked) - kept
-    explained = Log(tmp_path / "explanations.jsonl").read()
+    explained = read_explanations(tmp_path)
     assert len(explained) == 120 and not any(e.failure for e in explained.values())
 
 
@@ -229,12 +229,12 @@ def test_without_a_key_the_error_names_the_remedy(monkeypatch: pytest.MonkeyPatc
 def test_the_best_candidate_on_the_select_split_is_kept() -> None:
     import numpy as np
 
-    from vlm_neurons.autointerp.simulators import Prediction, Simulates
+    from vlm_neurons.autointerp.simulators import Prediction, Simulator
 
     evidence = {"both": cases.picture_neuron()}
     answers = iter(["wrong", "right", "also wrong"])
 
-    class Oracle(Simulates):
+    class Oracle(Simulator):
         name = "oracle"
 
         def settings(self) -> str:
@@ -246,13 +246,11 @@ def test_the_best_candidate_on_the_select_split_is_kept() -> None:
                 e = job.exemplar
                 assert e.split == "select"
                 right = job.explanation == "right"
-                yield (
-                    place,
-                    Prediction(
-                        tuple(p if right else rng.random(p.shape) for p in e.patch_acts),
-                        e.token_acts if right else rng.random(e.token_acts.shape),
-                    ),
-                )
+                if job.side == "text":
+                    tokens = e.token_acts if right else rng.random(e.token_acts.shape)
+                    yield place, Prediction(token_acts=tokens)
+                else:
+                    yield place, Prediction(tuple(p if right else rng.random(p.shape) for p in e.patch_acts))
 
     def fault(number: int, body: dict) -> str:  # type: ignore[type-arg]
         server.answer = {**server.answer, "phrase": next(answers)}
@@ -282,7 +280,7 @@ def test_half_a_character_in_a_reply_is_recorded_kept_and_paid_once(where: str, 
         assert len(server.requests) == 3, "the cache answers the second time"
     kinds = {"answer": {"schema"}, "refusal": {"refusal"}, "model": set()}[where]
     assert {e.failure.kind for e in found.values() if e.failure} == kinds
-    assert len(Log(tmp_path / "explanations.jsonl").read()) == 3
+    assert len(read_explanations(tmp_path)) == 3
 
 
 @pytest.mark.parametrize("fault", ["", "timeout", "cut", "invalid_json"])

@@ -104,7 +104,7 @@ def test_the_name_of_a_colour_lights_its_patches(clip: ClipSimulator) -> None:
     pictures, labels = zip(*(blocks(rng, 4, 4, (SIDE, SIDE)) for _ in range(20)), strict=True)
     for number, color in enumerate(COLORS):
         one = evidence(pictures, [(chosen == number).astype(float) for chosen in labels])
-        found = clip.simulate(f"{color} regions", one.exemplars)
+        found = clip.simulate(f"{color} regions", one.exemplars, "picture")
         real = np.concatenate([e.patch_acts[0].ravel() for e in one.exemplars])
         predicted = np.concatenate([p.patch_acts[0].ravel() for p in found])
         right = np.corrcoef(real, predicted)[0, 1]
@@ -118,7 +118,7 @@ def test_alternatives_and_their_opposite(clip: ClipSimulator) -> None:
     picture, _ = blocks(seeds.rng(), 4, 4, (SIDE, SIDE))
     exemplars = evidence([picture], [np.zeros((4, 4))]).exemplars
     said = {
-        e: clip.simulate(e, exemplars)[0].patch_acts[0]
+        e: clip.simulate(e, exemplars, "picture")[0].patch_acts[0]
         for e in ("red regions", "blue regions", "red; blue", "anything but red")
     }
     np.testing.assert_allclose(said["red; blue"], np.maximum(said["red regions"], said["blue regions"]), atol=1e-5)
@@ -129,7 +129,7 @@ def test_the_whole_of_a_wide_picture_is_seen_and_patches_of_any_grid_get_their_s
     wide = Image.new("RGB", (96, 32), COLORS["blue"])
     wide.paste(COLORS["red"], (0, 0, 24, 32))  # a centre crop would lose it
     one = evidence([wide], [np.zeros((1, 8))])
-    (found,) = clip.simulate("red regions", one.exemplars)
+    (found,) = clip.simulate("red regions", one.exemplars, "picture")
     values = found.patch_acts[0][0]
     assert values.shape == (8,) and values[:2].min() > values[2:].max() + 1
     assert clip.resolution.grid == (4, 4)
@@ -138,14 +138,14 @@ def test_the_whole_of_a_wide_picture_is_seen_and_patches_of_any_grid_get_their_s
 
 def test_an_explanation_that_says_nothing_predicts_the_same_everywhere(clip: ClipSimulator) -> None:
     exemplars = evidence([blocks(seeds.rng(), 4, 4, (SIDE, SIDE))[0]], [np.zeros((4, 4))]).exemplars
-    assert clip.simulate("", exemplars)[0].patch_acts[0].std() == 0
+    assert clip.simulate("", exemplars, "picture")[0].patch_acts[0].std() == 0
 
 
 def test_siglip_pools_every_patch_alone_and_clip_projects_it(tmp_path: Path, clip: ClipSimulator) -> None:
     sig = ClipSimulator.from_pretrained(saved("siglip", tmp_path), generic=GENERIC)
     picture, _ = blocks(seeds.rng(), 4, 4, (SIDE, SIDE))
     exemplars = evidence([picture], [np.zeros((4, 4))]).exemplars
-    values = sig.simulate("red", exemplars)[0].patch_acts[0]
+    values = sig.simulate("red", exemplars, "picture")[0].patch_acts[0]
     assert values.shape == (4, 4) and 0 < values.min() < values.max() < 10
     for one in (sig, clip):
         features = one.features([picture])[0]

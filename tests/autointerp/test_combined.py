@@ -18,8 +18,8 @@ import tiny
 import vlm_neurons as vn
 from vlm_neurons.autointerp.client.prices import images_of, parts_of
 from vlm_neurons.autointerp.explanation import Failure
-from vlm_neurons.autointerp.simulators import Job, Prediction, Resolution, Simulates, Simulator
-from vlm_neurons.autointerp.simulators.protocol import text_values
+from vlm_neurons.autointerp.protocols import text_values
+from vlm_neurons.autointerp.simulators import SIDES, Job, Prediction, Resolution, Simulator
 from vlm_neurons.evidence import Exemplar
 
 
@@ -33,7 +33,7 @@ def exemplars(n: int) -> list[Exemplar]:
 
 
 @dataclass(frozen=True)
-class Says(Simulates):
+class Says(Simulator):
     """The same everywhere, backwards, and no answer to some."""
 
     value: float
@@ -48,53 +48,50 @@ class Says(Simulates):
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Prediction]]:
         for place in reversed(range(len(jobs))):
             job = jobs[place]
-            assert len(job.sides) == 1
             if job.exemplar.seen.sample in self.fails:
                 yield place, Prediction(failure=Failure("server", self.name), cost=1.0)
-            elif job.sides == ("visual",):
+            elif job.side == "picture":
                 yield place, Prediction((np.full((2, 2), self.value + job.exemplar.seen.sample),), cost=1.0)
             else:
                 yield place, Prediction((), text_values(job, self.value), cost=1.0)
 
 
 def test_each_side_comes_from_its_simulator_and_one_failure_hides_no_other_side() -> None:
-    both = vn.BothSides(visual=Says(1.0, "eye", fails=(0, 1)), text=Says(2.0, "ear", fails=(1, 2)))
-    shown = exemplars(6)
-    sides: list[Any] = [("visual", "text")] * 4 + [("visual",), ("text",)]
-    jobs = [Job("x", e, s) for e, s in zip(shown, sides, strict=True)]
+    both = vn.BothSides(picture=Says(1.0, "eye", fails=(0, 1)), text=Says(2.0, "ear", fails=(1, 2)))
+    jobs = [Job("x", e, side) for e in exemplars(4) for side in SIDES]
     found = list(both.run(jobs))
-    assert sorted(place for place, _ in found) == list(range(6))
+    assert sorted(place for place, _ in found) == list(range(8))
     of = dict(found)
-    assert [len(of[i].patch_acts) for i in range(6)] == [0, 0, 1, 1, 1, 0]
-    assert [of[i].token_acts is not None for i in range(6)] == [True, False, False, True, False, True]
-    assert [f.detail if (f := of[i].failure) else None for i in range(6)] == ["eye", "eye", "ear", None, None, None]
-    assert [of[i].cost for i in range(6)] == [2, 2, 2, 2, 1, 1]
-    np.testing.assert_array_equal(of[3].patch_acts[0], np.full((2, 2), 4.0))
-    assert isinstance(both, Simulator) and both.sides == {"visual", "text"} and not both.paid
+    assert [len(of[i].patch_acts) for i in range(8)] == [0, 0, 0, 0, 1, 0, 1, 0]
+    assert [i for i in range(8) if of[i].token_acts is not None] == [1, 7]
+    assert {i: f.detail for i in range(8) if (f := of[i].failure)} == {0: "eye", 2: "eye", 3: "ear", 5: "ear"}
+    assert [of[i].cost for i in range(8)] == [1] * 8
+    np.testing.assert_array_equal(of[6].patch_acts[0], np.full((2, 2), 4.0))
+    assert isinstance(both, Simulator) and both.sides == {"picture", "text"} and not both.paid
 
 
 def test_its_resolution_settings_and_plan_are_those_of_both(tmp_path: Path) -> None:
     coarse, whole = Resolution(11, (1, 1)), Resolution(3)
-    both = vn.BothSides(visual=Says(1.0, "eye", resolution=coarse), text=Says(2.0, "ear", resolution=whole))
+    both = vn.BothSides(picture=Says(1.0, "eye", resolution=coarse), text=Says(2.0, "ear", resolution=whole))
     values = np.array([[0.0, 3.0]])
-    assert both.resolution.of_map(values).tolist() == [[2, 2]]
-    assert both.resolution.of_values(values[0]).tolist() == [0, 5]
+    assert both.resolution_on("picture").of(values).tolist() == [[2, 2]]
+    assert both.resolution_on("text").of(values[0]).tolist() == [0, 5]
     changed = replace(both, text=Says(2.5, "ear"))
     assert both.settings() != changed.settings() and both.name == "eye+ear"
     asker = vn.ApiSimulator("m", base_url="http://127.0.0.1:1/v1", price=(1.0, 1.0))
-    mixed = replace(vn.BothSides(visual=Says(1.0), text=asker), cache=tmp_path / "c.sqlite")
+    mixed = vn.BothSides(picture=Says(1.0), text=asker).with_cache(tmp_path / "c.sqlite")
     assert mixed.text.cache == tmp_path / "c.sqlite" and mixed.paid  # type: ignore[attr-defined]
-    jobs = [Job("x", e) for e in exemplars(3)]
+    jobs = [Job("x", e, side) for e in exemplars(3) for side in SIDES]
     assert mixed.plan(jobs).calls == 3 and mixed.plan(jobs).images == 0
     with pytest.raises(ValueError, match="text=clip"):
-        vn.BothSides(visual=asker, text=Clip())
+        vn.BothSides(picture=asker, text=Clip())
 
 
 class Clip(Says):
     def __init__(self) -> None:
         super().__init__(1.0, "clip")
 
-    sides = frozenset({"visual"})
+    sides = frozenset({"picture"})
 
 
 def test_a_simulator_about_single_neurons_is_told_which() -> None:
@@ -105,10 +102,10 @@ def test_a_simulator_about_single_neurons_is_told_which() -> None:
         def for_neuron(self, evidence: vn.Evidence) -> Own:
             return replace(self, neuron=evidence.neuron)
 
-    both = vn.BothSides(visual=Own(1.0), text=Says(1.0))
+    both = vn.BothSides(picture=Own(1.0), text=Says(1.0))
     one = vn.Evidence("L1N2", 1.0, ())
-    assert both.for_neuron(one).visual.neuron == "L1N2" and both.for_neuron(one).text == both.text
-    assert vn.BothSides(visual=Says(1.0), text=Says(1.0)).for_neuron is None
+    assert both.for_neuron(one).picture.neuron == "L1N2" and both.for_neuron(one).text == both.text
+    assert both.per_neuron and not vn.BothSides(picture=Says(1.0), text=Says(1.0)).per_neuron
 
 
 def verdict(body: dict[str, Any]) -> Any:

@@ -15,6 +15,7 @@ import runs
 import torch
 
 import vlm_neurons as vn
+from vlm_neurons.autointerp.store import read_explanations
 from vlm_neurons.cli.main import main
 
 
@@ -41,7 +42,7 @@ def test_from_a_run_directory_to_explanations(tmp_path: Path, capsys: pytest.Cap
     assert "L1N4" in capsys.readouterr().out
     with loopback.running() as server:
         asked = ["explain", where, "--neurons", "L0N3,L1N4", "--explainer", "openai", "--explainer-model", "m",
-                 "--base-url", server.url, "--price", "1", "2"]  # fmt: skip
+                 "--base-url", server.url, "--price", "1,2"]  # fmt: skip
         assert main([*asked, "--dry-run"]) == 0 and not server.requests
         assert "2 calls" in capsys.readouterr().err
         assert main(asked) == 0 and len(server.requests) == 2
@@ -56,7 +57,7 @@ def test_from_a_run_directory_to_explanations(tmp_path: Path, capsys: pytest.Cap
 
 @pytest.mark.parametrize("explainer", ["dissection", "local"])
 @pytest.mark.parametrize(
-    "option", [["--base-url", "http://x"], ["--max-cost", "0"], ["--price", "1", "2"], ["--attempt", "1"],
+    "option", [["--base-url", "http://x"], ["--max-cost", "0"], ["--price", "1,2"], ["--attempt", "1"],
                ["--concurrency", "2"], ["--explainer-model", "gpt-4o"]], ids=str,
 )  # fmt: skip
 def test_options_that_an_explainer_does_not_take_are_refused(
@@ -129,14 +130,17 @@ def test_failures_say_where_and_why_once_and_what_they_replaced(where: str, caps
             and said.count("I cannot help with that.") == 1
             and f"refusal at {server.url}: " in said
         )
-        assert "earlier explanations replaced: 2, of these by failures: 2\n" in said
+        assert "replaced" not in said
+        assert "earlier explanations that still count, since the new ones failed: 2\n" in said
+        assert not any(e.failed for e in read_explanations(where).values())
         assert "vlm-neurons explain: no neuron has an answer" in said
     with loopback.running(fault=lambda number, body: "" if number else "refusal") as server:
         assert main([*runs.explain_by(server.url, where), "--concurrency", "1"]) == 0
         said = capsys.readouterr().err
-        assert f"refusal at {server.url}: " in said and "replaced" not in said
+        assert f"refusal at {server.url}: " in said
+        assert "earlier explanations replaced: 1\n" in said and "since the new ones failed: 1\n" in said
         assert main(["explain", where, "--neurons", "L0N3,L1N4"]) == 0
-        assert "earlier explanations replaced: 1, of these by failures: 0\n" in capsys.readouterr().err
+        assert "earlier explanations replaced: 1\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("dtype", "expected"), [("bfloat16", torch.bfloat16), (None, torch.float32)])

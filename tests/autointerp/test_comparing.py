@@ -9,14 +9,15 @@ import seeds
 
 import vlm_neurons as vn
 from vlm_neurons import planted
+from vlm_neurons.autointerp import Judge
 from vlm_neurons.autointerp.explaining import summary
 from vlm_neurons.autointerp.explanation import Explanation, Failure
 
 
 def table(r, label="visual", **more):
     n = len(r)
-    return pd.DataFrame({"neuron": [f"L0N{i}" for i in range(n)], "explanation": ["red"] * n, "label": [label] * n,
-                         "layer": [0] * n, "r": r, "r_within": r, "r_null": np.zeros(n),
+    return pd.DataFrame({"neuron": [f"L0N{i}" for i in range(n)], "side": "picture", "explanation": ["red"] * n,
+                         "label": [label] * n, "layer": [0] * n, "r": r, "r_within": r, "r_null": np.zeros(n),
                          "q": np.where(np.nan_to_num(r) > 0.5, 0.01, 0.5), "n_failed": [1] * n, **more})  # fmt: skip
 
 
@@ -43,7 +44,7 @@ def test_neurons_without_a_number_are_left_out_and_counted():
         vn.compare(table(r), table(r).assign(neuron="x"[0]).drop_duplicates("neuron"))
     with pytest.raises(KeyError, match="'rr'"):
         vn.compare(table(r), table(r), column="rr")
-    with pytest.raises(ValueError, match="L0N0 is in one table twice"):
+    with pytest.raises(ValueError, match="L0N0, side picture, is in one table twice"):
         vn.compare(pd.concat([table(r), table(r)]), table(r))
 
 
@@ -72,7 +73,7 @@ def test_detection_tells_a_true_explanation_from_a_wrong_one_and_counts_failures
     (p,) = planted.neurons("color", n=1)
     concept = next(iter(p.rule.concepts)).split(":")[1]
 
-    class Judge:
+    class Looks(Judge):
         def judge(self, explanation, exemplars):
             from vlm_neurons.concepts import Concept, visual_bank
 
@@ -81,13 +82,13 @@ def test_detection_tells_a_true_explanation_from_a_wrong_one_and_counts_failures
             return [Failure("network", "cut"), *values[1:]]
 
     evidence = {p.evidence.neuron: p.evidence}
-    true = vn.detect({p.evidence.neuron: f"{concept} regions"}, evidence, Judge()).iloc[0]
+    true = vn.detect({p.evidence.neuron: f"{concept} regions"}, evidence, Looks()).iloc[0]
     other = "green" if concept != "green" else "red"
-    wrong = vn.detect({p.evidence.neuron: f"{other} regions"}, evidence, Judge()).iloc[0]
+    wrong = vn.detect({p.evidence.neuron: f"{other} regions"}, evidence, Looks()).iloc[0]
     assert true.auroc > 0.8 > 0.7 > wrong.auroc and true.n_failed == 1 and true.n_top + true.n_random == 59
 
 
-class Answers:
+class Answers(Judge):
     name = "mine"
 
     def __init__(self, answers):

@@ -8,11 +8,16 @@ import seeds
 
 import vlm_neurons as vn
 from vlm_neurons import planted
-from vlm_neurons.autointerp.simulators import ConceptSimulator
+from vlm_neurons.autointerp.simulators import SIDES, ConceptSimulator
 from vlm_neurons.concepts import Concept, phrase, visual_bank
 from vlm_neurons.concepts.naming import named
 
 SEED = seeds.number(1000)
+
+
+def on_both_sides(text, exemplars):
+    """(exemplar, prediction of its picture, of its words)."""
+    return list(zip(exemplars, *(ConceptSimulator().simulate(text, exemplars, side) for side in SIDES), strict=True))
 
 
 @pytest.mark.parametrize("kind", ["color", "shape", "size", "position", "conjunction", "word", "context",
@@ -20,14 +25,13 @@ SEED = seeds.number(1000)
 def test_a_true_explanation_is_simulated_as_the_rule_itself(kind):
     for p in planted.neurons(kind, n=2, seed=SEED):
         exemplars = p.evidence.split("test")
-        got = ConceptSimulator().simulate(p.rule.explanations["true"], exemplars)
-        for e, prediction in zip(exemplars, got, strict=True):
+        for e, seen, read in on_both_sides(p.rule.explanations["true"], exemplars):
             patches, tokens = planted.oracle(p, e)
             if p.rule.visual:
                 wanted = 10 - patches[0] if p.rule.sign < 0 else patches[0]
-                np.testing.assert_allclose(prediction.patch_acts[0], wanted, atol=1e-6, err_msg=str(p.rule))
+                np.testing.assert_allclose(seen.patch_acts[0], wanted, atol=1e-6, err_msg=str(p.rule))
             if p.rule.text:
-                np.testing.assert_allclose(prediction.token_acts, tokens, err_msg=str(p.rule))
+                np.testing.assert_allclose(read.token_acts, tokens, err_msg=str(p.rule))
 
 
 def test_what_the_dissection_explainer_says_is_understood():
@@ -78,26 +82,27 @@ def test_an_explanation_of_one_side_stands_for_the_same_thing_on_the_other():
     color = next(c.value for c in p.rule.text)
     exemplars = p.evidence.split("test")
     for text in (f"{color} regions", f"the word '{color}'"):
-        for e, guess in zip(exemplars, ConceptSimulator().simulate(text, exemplars), strict=True):
+        for e, seen, read in on_both_sides(text, exemplars):
             patches, tokens = planted.oracle(p, e)
-            np.testing.assert_allclose(guess.token_acts, tokens)
-            np.testing.assert_allclose(guess.patch_acts[0], patches[0], atol=1e-6)
+            np.testing.assert_allclose(read.token_acts, tokens)
+            np.testing.assert_allclose(seen.patch_acts[0], patches[0], atol=1e-6)
 
 
 def test_what_no_bank_has_is_a_failure_that_names_it_and_never_zeros():
     exemplars = planted.neurons("color", n=1, seed=SEED)[0].evidence.split("test")[:3]
     for text in ("dogs in snow", "words for weather", "red cars; blue regions"):
-        for guess in ConceptSimulator().simulate(text, exemplars):
+        for guess in (guess for _, *both in on_both_sides(text, exemplars) for guess in both):
             assert guess.failure is not None and guess.failure.kind == "vocabulary"
             assert guess.patch_acts == () and guess.token_acts is None
-    assert "dogs, snow" in ConceptSimulator().simulate("dogs in snow", exemplars)[0].failure.detail
-    pixels = ConceptSimulator(truth=False).simulate("circles", exemplars)[0]
+    assert "dogs, snow" in ConceptSimulator().simulate("dogs in snow", exemplars, "text")[0].failure.detail
+    pixels = ConceptSimulator(truth=False).simulate("circles", exemplars, "picture")[0]
     assert pixels.failure is not None and "shape:circle" in pixels.failure.detail
-    assert ConceptSimulator(truth=False).simulate("red regions", exemplars)[0].failure is None
+    assert ConceptSimulator(truth=False).simulate("red regions", exemplars, "picture")[0].failure is None
 
 
 @pytest.mark.parametrize("text", ["", "no clear pattern", " No clear pattern. "])
 def test_what_says_nothing_is_constant(text):
     exemplars = planted.neurons("picture_or_word", n=1, seed=SEED)[0].evidence.split("test")[:2]
-    for guess in ConceptSimulator().simulate(text, exemplars):
-        assert guess.failure is None and not guess.patch_acts[0].any() and not np.nan_to_num(guess.token_acts).any()
+    for _, seen, read in on_both_sides(text, exemplars):
+        assert seen.failure is None and not seen.patch_acts[0].any()
+        assert read.failure is None and not np.nan_to_num(read.token_acts).any()

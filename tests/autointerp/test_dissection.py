@@ -49,7 +49,7 @@ def test_noise_has_no_clear_pattern() -> None:
 def test_the_answer_depends_on_the_explain_split_only() -> None:
     one = planted.neurons("color", n=1, seed=SEED)[0].evidence
     kept = vn.Evidence(one.neuron, one.peak, one.split("explain"), one.label, one.seed, one.source)
-    a, b = (vn.explain({"x": e}, progress=False)["x"] for e in (one, kept))
+    a, b = (vn.explain({e.neuron: e}, progress=False)[e.neuron] for e in (one, kept))
     assert (a.text, a.support) == (b.text, b.support)
 
 
@@ -98,7 +98,7 @@ def test_a_neuron_for_edges_is_explained_by_their_direction(direction: str) -> N
         images.append(image)
         patches.append(means(drawn, tiles((80, 80), (10, 10))) + rng.normal(0, 0.02, (10, 10)))
     one = vn.Evidence.from_arrays("edges", images=images, patch_acts=patches, n_top=20)
-    assert vn.explain({"x": one}, progress=False)["x"].text.startswith(f"{direction} edges")  # or: of objects
+    assert vn.explain({"edges": one}, progress=False)["edges"].text.startswith(f"{direction} edges")  # or: of objects
 
 
 def test_objects_have_their_place_from_pixels_on_any_background() -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 import vlm_neurons as vn
 from vlm_neurons.autointerp.explanation import Failure
-from vlm_neurons.autointerp.simulators import Job, Prediction, Simulates
+from vlm_neurons.autointerp.simulators import Job, Prediction, Simulator
 
 RNG = seeds.rng()
 N = 40
@@ -22,7 +22,7 @@ def probe(name: str) -> vn.Evidence:
     return vn.Evidence.from_arrays(name, images=images, patch_acts=[RNG.random((4, 4)) for _ in range(N)])
 
 
-class Partly(Simulates):
+class Partly(Simulator):
     """Predicts the truth for the explanation "own"; for any other one only in the first exemplars of every neuron."""
 
     name = "partly"
@@ -53,7 +53,7 @@ class Partly(Simulates):
 def test_a_null_that_failed_is_counted_and_is_no_zero(share: float, n_null: int) -> None:
     evidence = {name: probe(name) for name in ("a", "b", "c")}
     table = vn.score({name: f"own {name}" for name in evidence}, evidence, Partly(share), n_permutations=999,
-                     progress=False)  # fmt: skip
+                     progress=False, full=True)  # fmt: skip
     assert (table.r > 0.9).all() and (table.n_null == n_null).all() and (table.n_failed == 0).all()
     assert table.r_null.isna().all() == (n_null == 0) == table.r_empty.isna().all()
     said = [f"{3 - n_null} null simulations failed" in note for note in table.note]

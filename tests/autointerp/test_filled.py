@@ -19,8 +19,8 @@ import torch
 import vlm_neurons as vn
 from vlm_neurons.autointerp.client.prices import parts_of
 from vlm_neurons.autointerp.simulators import Job, Prediction
-from vlm_neurons.autointerp.simulators.filled import fill
-from vlm_neurons.autointerp.simulators.questions import Wording, Words
+from vlm_neurons.autointerp.simulators.questions import Wording
+from vlm_neurons.autointerp.simulators.word_questions import Words, fill
 from vlm_neurons.evidence import Exemplar
 
 TEMPLATE = (
@@ -36,7 +36,7 @@ def texts(tokens: list[list[str]]) -> list[Exemplar]:
 
 
 def ask(asker: Any, explanation: str, exemplars: list[Exemplar]) -> list[Prediction]:
-    return [p for _, p in sorted(asker.run([Job(explanation, e, ("text",)) for e in exemplars]), key=lambda f: f[0])]
+    return [p for _, p in sorted(asker.run([Job(explanation, e, "text") for e in exemplars]), key=lambda f: f[0])]
 
 
 def asker(server: loopback.Server, **options: Any) -> vn.ApiSimulator:

@@ -22,8 +22,8 @@ from PIL import Image
 import vlm_neurons as vn
 from vlm_neurons.autointerp.client import ChatClient
 from vlm_neurons.autointerp.simulators import Job, Prediction
+from vlm_neurons.autointerp.simulators.grounded import GroundedSimulator, painted
 from vlm_neurons.autointerp.simulators.phrases import Phrase, own_phrases
-from vlm_neurons.autointerp.simulators.segmentation import GroundedSimulator, painted
 from vlm_neurons.concepts.visual import means
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "red", "blue", "things", "the", "sky"]
@@ -108,7 +108,7 @@ def evidence(images: Sequence[Image.Image], shape: tuple[int, int] = (6, 8)) -> 
 
 def ask(simulator: GroundedSimulator, explanations: Sequence[str], image: Image.Image) -> list[Prediction]:
     (e,) = evidence([image]).exemplars
-    found = dict(simulator.run([Job(x, e, ("visual",)) for x in explanations]))
+    found = dict(simulator.run([Job(x, e, "picture") for x in explanations]))
     return [found[i] for i in range(len(explanations))]
 
 
@@ -166,7 +166,7 @@ def test_a_language_model_says_what_to_look_for_and_how_strongly(grounded: Groun
     with loopback.running(answer=answer, **faults) as server:
         asker = replace(grounded, namer=namer(server))
         (e,) = evidence([image]).exemplars
-        plan = asker.plan([Job("warm and cold", e, ("visual",))] * 3)
+        plan = asker.plan([Job("warm and cold", e, "picture")] * 3)
         assert plan.calls == 1 and not server.requests
         found = ask(asker, ["warm and cold", "warm and cold", "nothing to see", "refuse me"], image)
     assert len(server.requests) == 3 and [p.cost > 0 for p in found] == [True, False, True, True]

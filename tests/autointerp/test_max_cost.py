@@ -14,7 +14,7 @@ import seeing
 
 import vlm_neurons as vn
 from vlm_neurons import planted
-from vlm_neurons.autointerp.scorers.specific import cost_of
+from vlm_neurons.autointerp.scoring import cost_of
 
 PRICE = (100.0, 100.0)
 PAID = (100 + 20) * 100 / 1e6  # what the server counts for every answer
@@ -34,8 +34,8 @@ def test_max_cost_holds_over_explanations_nulls_and_swap(
     with loopback.running(answer=seeing.answer) as server:
         simulator: Any = vn.ApiSimulator("m", base_url=server.url, api_key="x", price=PRICE, grid=4, coarse=0,
                                          logprobs=False, max_cost=1.5)  # fmt: skip
-        chosen = vn.BothSides(visual=simulator, text=simulator) if both else simulator
-        table = vn.score(explained, evidence, chosen, out=tmp_path, n_permutations=999, progress=False)
+        chosen = vn.BothSides(picture=simulator, text=simulator) if both else simulator
+        table = vn.score(explained, evidence, chosen, out=tmp_path, n_permutations=999, progress=False, full=True)
         assert 0.2 < len(server.paid) * PAID <= 1.5, len(server.paid)
         assert table.n_failed.sum() > 0 and np.isfinite(table.r).any()
 

@@ -40,7 +40,7 @@ def test_r_is_pearsons_over_all_places_between_of_means_and_within_without_them(
 
 @FRESH
 def test_auroc_and_detection_count_pairs(pieces):
-    on = np.concatenate([p.pair[0] > (2 if p.side == "visual" else 3) for p in pieces])
+    on = np.concatenate([p.pair[0] > (2 if p.side == "picture" else 3) for p in pieces])
     y = flat(pieces)[1].round(1)
     rounded = [made.piece(p.exemplar, p.real, p.simulated.round(1), p.top, p.counts) for p in pieces]
     wins = [(a > b) + 0.5 * (a == b) for a, b in product(y[on], y[~on])]

@@ -10,7 +10,8 @@ import pytest
 import seeds
 from scipy.stats import kstest
 
-from vlm_neurons.autointerp.scorers import measures, nulls
+from vlm_neurons.autointerp.scorers import measures
+from vlm_neurons.autointerp.scorers import permutations as nulls
 
 
 def test_p_over_images_is_the_share_of_all_exchanges_that_are_as_good():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import cases
@@ -14,16 +15,25 @@ from vlm_neurons.concepts import Concept
 
 
 @pytest.mark.parametrize(
-    "wrong", [cases.text_neurons(1)["t0"], None, {"x": "y"}, [1]], ids=["one", "None", "str", "list"]
+    ("wrong", "words"),
+    [
+        (cases.text_neurons(1)["t0"], "evidence: Evidence; give a dict from ids of neurons"),
+        (None, "evidence: NoneType; give a dict from ids of neurons"),
+        ([1], "evidence: list; give a dict from ids of neurons"),
+        ({"x": "y"}, "evidence['x']: str, not a vn.Evidence"),
+    ],
+    ids=["one", "None", "list", "str"],
 )
-def test_evidence_that_is_none_is_refused(wrong: Any) -> None:
-    with pytest.raises(ValueError, match=r"evidence: .*mapping of names to Evidence"):
+def test_evidence_that_is_none_is_refused(wrong: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
         vn.explain(wrong, progress=False)
 
 
 @pytest.mark.parametrize("wrong", [vn.DissectionExplainer, None, 3, "gpt"], ids=str)
 def test_an_explainer_that_is_none_is_refused(wrong: Any) -> None:
-    with pytest.raises(ValueError, match=r"explainer .*: 'dissection'"):
+    with pytest.raises(
+        ValueError, match=r"explainer .*: a name \('dissection'\), or an object such as vn\.OpenAIExplainer"
+    ):
         vn.explain(cases.text_neurons(1), wrong, progress=False)
 
 

@@ -61,7 +61,7 @@ def test_log_probabilities_of_another_form_leave_the_values_that_were_said(logpr
 
     with loopback.running(answer=seeing.answer, change=odd) as server:
         simulator = vn.ApiSimulator("m", base_url=server.url, api_key="x", price=(0, 0), max_retries=0)
-        made = vn.simulate({"t": "the word 'red'"}, evidence, simulator, progress=False)["t"]
+        made = vn.simulate({"t": "the word 'red'"}, evidence, simulator, progress=False)["t", "text"]
     assert made.n_failed == 0 and len(made.predictions) > 10
     for one in made.predictions:
         assert one.token_acts is not None and one.token_acts.tolist() == [0, 10, 0]

@@ -16,9 +16,11 @@ from PIL import Image
 
 import vlm_neurons as vn
 from vlm_neurons import planted
-from vlm_neurons.autointerp.explanation import Explanation
-from vlm_neurons.autointerp.scorers.pieces import pieces_of, resolved
+from vlm_neurons.autointerp.explanation import Explanation, Failure
+from vlm_neurons.autointerp.scorers.aligned import pieces_of, resolved
+from vlm_neurons.autointerp.simulation import mark_of
 from vlm_neurons.autointerp.simulators import Job, Oracle, Prediction, Resolution
+from vlm_neurons.autointerp.store import table_file
 
 RNG = seeds.rng()
 N = 40
@@ -31,7 +33,9 @@ def probe(grids: Sequence[tuple[int, int]], name: str = "probe", **options: Any)
 
 
 def scored(explanations: dict[str, Any], evidence: dict[str, vn.Evidence], **options: Any) -> pd.DataFrame:
-    return vn.score(explanations, evidence, **{"n_null": 0, "n_permutations": 999, "progress": False, **options})
+    return vn.score(
+        explanations, evidence, **{"n_null": 0, "n_permutations": 999, "progress": False, "full": True, **options}
+    )
 
 
 @pytest.mark.parametrize(("answer", "said"), [
@@ -39,6 +43,8 @@ def scored(explanations: dict[str, Any], evidence: dict[str, vn.Evidence], **opt
     (lambda job: Prediction((np.zeros((4, 4)),) * 2), r"\(4, 4\), \(4, 4\)"),
     (lambda job: Prediction((np.full((4, 4), np.inf),)), "infinite"),
     (lambda job: Prediction(), "nor a failure"),
+    (lambda job: Prediction((np.zeros((4, 4)),), failure=Failure("network", "cut")), "values and a failure"),
+    (lambda job: Prediction((), np.full(len(job.exemplar.seen.tokens), 1.0)), "another side than 'picture'"),
     (lambda job: np.zeros((4, 4)), "ndarray, not a Prediction"),
 ])  # fmt: skip
 def test_an_answer_that_does_not_fit_names_simulator_neuron_and_sample(answer, said):
@@ -62,7 +68,7 @@ def test_tokens_and_jobs_that_are_missing_are_named():
 def test_what_is_no_simulator_and_what_is_no_explanation_is_refused():
     evidence = {"probe": probe([(4, 4)] * N)}
     for simulator in (vn.ConceptSimulator, None, object()):
-        with pytest.raises(ValueError, match=r"simulator \w+: a name, such as 'concepts', or an object"):
+        with pytest.raises(ValueError, match=r"simulator \w+: a name \('concepts', .*or an object"):
             scored({"probe": "x"}, evidence, simulator=simulator)
     with pytest.raises(ValueError, match="probe: NoneType as explanation"):
         scored({"probe": None}, evidence)
@@ -139,7 +145,7 @@ def test_one_neuron_scored_anew_keeps_the_nulls_that_it_has_among_all():
 
 
 def test_nulls_share_no_image_even_under_another_number():
-    from vlm_neurons.autointerp.scorers.others import others
+    from vlm_neurons.autointerp.scorers.other_explanations import others
 
     images = [Image.new("RGB", (32, 32), (i, 0, 0)) for i in range(N)]
     patches = [np.full((4, 4), float(i)) for i in range(N)]
@@ -161,7 +167,7 @@ def test_a_sink_does_not_lift_its_cell_in_the_ceiling():
     patches = np.zeros((4, 4))
     patches[0, 0], patches[3, 3] = 100.0, evidence.peak
     e = replace(e, seen=replace(e.seen, patch_sinks=(sinks,)), patch_acts=(patches,))
-    pieces = pieces_of(evidence, [e], [Prediction((np.zeros((4, 4)),))], ("visual",))
+    pieces = pieces_of(evidence, [e], [Prediction((np.zeros((4, 4)),))], "picture")
     (piece,) = resolved(pieces, Resolution(grid=(2, 2)))
     assert piece.simulated[0, 1] == 0 and piece.simulated[3, 3] == 2.5
 
@@ -182,7 +188,7 @@ def test_wrong_types_and_numbers_are_named_before_anything_is_simulated(tmp_path
         ({"seed": -1}, "seed=-1: give a whole"), ({"seed": None}, "seed=None"), ({"n_null": -1}, "^n_null=-1"),
         ({"n_null": "2"}, "n_null='2'"), ({"n_null": 2.5}, "n_null=2.5"), ({"n_permutations": 1e4}, "n_permutations="),
         ({"out": 3}, "out=3: give"), ({"pool": ["blue"]}, "pool: list; give a dict"),
-        ({"simulations": {"probe": 3}}, r"simulations\['probe'\]: int"),
+        ({"simulations": {("probe", "picture"): 3}}, r"simulations\[\('probe', 'picture'\)\]: int"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=said):
             scored({"probe": "x"}, evidence, simulator=Answers(never), **options)
@@ -199,8 +205,8 @@ def test_wrong_types_and_numbers_are_named_before_anything_is_simulated(tmp_path
         vn.detect({"probe": "x"}, evidence, "api")
     with pytest.raises(KeyError, match="by='zz' is no column"):
         vn.score_statistics(scored({}, {}), by="zz")
-    with pytest.raises(ValueError, match="visual='concepts': give a simulator object"):
-        vn.BothSides(visual="concepts", text=vn.ConceptSimulator())
+    with pytest.raises(ValueError, match="picture='concepts': give a simulator object"):
+        vn.BothSides(picture="concepts", text=vn.ConceptSimulator())
     with pytest.raises(ValueError, match="oracle: probe is none of its planted neurons"):
         scored({"probe": "x"}, evidence, simulator=Oracle())
 
@@ -210,16 +216,24 @@ def test_a_damaged_file_is_named_before_anything_is_simulated(tmp_path: Path, na
     def never(job: Job) -> Any:
         raise AssertionError("simulated")
 
+    simulator, evidence = Answers(never), {"probe": probe([(4, 4)] * N)}
+    file = table_file(tmp_path, name, simulator.name, mark_of(simulator))
+    file.parent.mkdir()
     for content in (b"", b"PAR1 and no more"):
-        (tmp_path / f"{name}.parquet").write_bytes(content)
-        with pytest.raises(ValueError, match=rf"{name}\.parquet cannot be read .*move it away"):
-            scored({"probe": "x"}, {"probe": probe([(4, 4)] * N)}, simulator=Answers(never), out=tmp_path)
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{name}/mine-\w+\.parquet cannot be read: .*Move it away"):
+            scored({"probe": "x"}, evidence, simulator=simulator, out=tmp_path)
+    pd.DataFrame({"neuron": ["probe"]}).to_parquet(file)
+    with pytest.raises(ValueError, match=rf"{name}/mine-\w+\.parquet cannot be read: it is not of format"):
+        scored({"probe": "x"}, evidence, simulator=simulator, out=tmp_path)
 
 
-def test_two_explanations_of_one_neuron_are_not_mixed_in_one_file(tmp_path: Path):
+def test_key_and_neuron_are_one():
     one = probe([(4, 4)] * N)
-    both, evidence = {"mine": "red regions", "yours": "blue regions"}, {"mine": one, "yours": one}
     for use in (scored, vn.simulate):
-        with pytest.raises(ValueError, match="'mine' and 'yours' are explanations of one neuron, probe"):
-            use(both, evidence, out=tmp_path)
-    assert len(scored(both, evidence)) == 2 and not list(tmp_path.iterdir())
+        with pytest.raises(ValueError, match=r"evidence\['mine'\] is of neuron 'probe': key and neuron are one; use"):
+            use({"mine": "red regions"}, {"mine": one})
+        with pytest.raises(ValueError, match=r"explanations\['probe'\] is of neuron 'other'"):
+            use({"probe": Explanation("other", "red")}, {"probe": one})
+    with pytest.raises(ValueError, match="key and neuron are one"):
+        vn.explain({"mine": one})

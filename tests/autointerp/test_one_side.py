@@ -1,4 +1,4 @@
-"""Where one side of a multi-modal neuron fails the other is scored, and the row says which it is."""
+"""A multi-modal neuron is two jobs: where one side fails the other is scored, and each row says what it lacks."""
 
 from __future__ import annotations
 
@@ -11,43 +11,40 @@ from PIL import Image
 
 import vlm_neurons as vn
 from vlm_neurons.autointerp.explanation import Failure
-from vlm_neurons.autointerp.simulators import Job, Prediction, Simulates
+from vlm_neurons.autointerp.simulators import Job, Prediction, Simulator
 
 RNG = seeds.rng()
 N = 40
 
 
-class OneEyed(Simulates):
-    """Says the truth, of the pictures only in the first exemplars."""
+class OneEyed(Simulator):
+    """Says the truth, of the pictures and of the words only in the first exemplars."""
 
     name = "one-eyed"
 
     def __init__(self, n_seen: int, n_read: int) -> None:
-        self.n_seen, self.n_read = n_seen, n_read
-
-    def settings(self) -> str:
-        return "one-eyed"
+        self.n = {"picture": n_seen, "text": n_read}
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Prediction]]:
+        done = {"picture": 0, "text": 0}
         for place, job in enumerate(jobs):
-            seen, read = place < self.n_seen, place < self.n_read
-            failure = None if seen and read else Failure("network", "cut")
-            yield (
-                place,
-                Prediction(job.exemplar.patch_acts if seen else (), job.exemplar.token_acts if read else None, failure),
-            )
+            done[job.side] += 1
+            if done[job.side] > self.n[job.side]:
+                yield place, Prediction(failure=Failure("network", "cut"))
+            elif job.side == "picture":
+                yield place, Prediction(job.exemplar.patch_acts)
+            else:
+                yield place, Prediction(token_acts=job.exemplar.token_acts)
 
 
-@pytest.mark.parametrize(("n_seen", "n_read", "modality", "n_failed", "note"), [
-    (0, N, "text", 0, "no visual side (network)"),
-    (N, 0, "visual", 0, "no text side (network)"),
-    (12, N, "multimodal", 0, "no visual side of 4 exemplars (network)"),
-    (12, 14, "multimodal", 2, "no visual side of 2 exemplars (network)"),
-    (12, 12, "multimodal", 4, ""),
-    (0, 0, "", 16, "every simulation failed: network"),
-    (N, N, "multimodal", 0, ""),
+@pytest.mark.parametrize(("n_seen", "n_read", "n_failed", "notes"), [
+    (0, N, [16, 0], ["every simulation failed: network", ""]),
+    (N, 0, [0, 16], ["", "every simulation failed: network"]),
+    (12, 14, [4, 2], ["", ""]),
+    (0, 0, [16, 16], ["every simulation failed: network"] * 2),
+    (N, N, [0, 0], ["", ""]),
 ])  # fmt: skip
-def test_the_row_names_the_sides_that_are_scored_and_what_is_missing(n_seen, n_read, modality, n_failed, note):
+def test_every_side_has_a_row_that_says_what_is_missing(n_seen, n_read, n_failed, notes):
     evidence = vn.Evidence.from_arrays(
         "probe", images=[Image.new("RGB", (32, 32), tuple(RNG.integers(0, 255, 3).tolist())) for _ in range(N)],
         patch_acts=[RNG.random((4, 4)) for _ in range(N)], tokens=[["a ", "dog", str(i)] for i in range(N)],
@@ -55,7 +52,24 @@ def test_the_row_names_the_sides_that_are_scored_and_what_is_missing(n_seen, n_r
     )  # fmt: skip
     test = evidence.split("test")[:16]
     evidence = replace(evidence, label="multimodal", exemplars=test)
-    row = vn.score({"probe": "x"}, {"probe": evidence}, OneEyed(n_seen, n_read), n_null=0, n_permutations=999,
-                   progress=False).iloc[0]  # fmt: skip
-    assert (row.modality, row.n_failed, row.note) == (modality, n_failed, note)
-    assert row.n_images == 16 - n_failed
+    table = vn.score({"probe": "x"}, {"probe": evidence}, OneEyed(n_seen, n_read), n_null=0, n_permutations=999,
+                     progress=False, full=True)  # fmt: skip
+    assert table.side.tolist() == ["picture", "text"]
+    assert (table.n_failed.tolist(), table.note.tolist()) == (n_failed, notes)
+    assert table.n_images.tolist() == [16 - n for n in n_failed]
+    assert table.r.notna().tolist() == [n < 16 for n in n_failed]
+
+
+def test_a_class_whose_sides_a_simulator_lacks_fails_and_one_side_is_enough():
+    evidence = vn.Evidence.from_arrays(
+        "probe", tokens=[["a ", "dog", str(i)] for i in range(N)], token_acts=[RNG.random(3) for _ in range(N)],
+        images=[Image.new("RGB", (32, 32), (i, 0, 0)) for i in range(N)],
+        patch_acts=[RNG.random((4, 4)) for _ in range(N)],
+    )  # fmt: skip
+
+    def sides(label: str) -> list[str]:
+        one = replace(evidence, label=label)
+        found = vn.simulate({"probe": "x"}, {"probe": one}, "token-frequency", progress=False)
+        return [f"{side} {one.failed}" for (_, side), one in found.items()]
+
+    assert sides("multimodal") == sides("text") == ["text False"] and sides("visual") == ["picture True"]

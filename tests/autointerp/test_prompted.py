@@ -28,10 +28,11 @@ import vlm_neurons as vn
 from vlm_neurons import planted, zoo
 from vlm_neurons.autointerp.client import Cache
 from vlm_neurons.autointerp.client.prices import images_of
-from vlm_neurons.autointerp.simulations import load
-from vlm_neurons.autointerp.simulators import Job, Prediction
-from vlm_neurons.autointerp.simulators.prompted import ApiSimulator, LocalSimulator
+from vlm_neurons.autointerp.simulators import SIDES, Job, Prediction
+from vlm_neurons.autointerp.simulators.chat import ApiSimulator, LocalSimulator
+from vlm_neurons.autointerp.store import load_simulations as load
 from vlm_neurons.evidence import Exemplar
+from vlm_neurons.scanning.results import load_scores
 
 KEY = "canary-77aa01c3fe"
 
@@ -54,8 +55,10 @@ def pooled(evidence: vn.Evidence, exemplars: Sequence[Exemplar], predictions: Se
 
 
 def ask(asker: Any, explanation: str, exemplars: Sequence[Exemplar], *sides: Any) -> list[Prediction]:
-    found = list(asker.run([Job(explanation, e, sides) for e in exemplars]))
-    assert sorted(place for place, _ in found) == list(range(len(exemplars))), "each once, none lost"
+    """Of several sides all of the first, then all of the next, asked together."""
+    jobs = [Job(explanation, e, side) for side in sides for e in exemplars]
+    found = list(asker.run(jobs))
+    assert sorted(place for place, _ in found) == list(range(len(jobs))), "each once, none lost"
     return [p for _, p in sorted(found, key=lambda one: one[0])]
 
 
@@ -63,11 +66,11 @@ def test_cells_come_back_to_the_patches_that_they_cover() -> None:
     one = planted.neurons("color", n=1, seed=seeing.SEED)[0]
     test, true = one.evidence.split("test")[::3], one.rule.explanations["true"]
     with loopback.running(answer=seeing.answer) as server:
-        found = ask(simulator(server, logprobs=False), true, test, "visual")
+        found = ask(simulator(server, logprobs=False), true, test, "picture")
         asked = [json.dumps(b["messages"][1]["content"][1]) for b in server.requests]
         assert len(asked) == len(test) + sum("only some" in a for a in asked), "fine where the coarse is above 0"
         assert 5 < sum("8 rows" in a for a in asked) < len(test)
-        at_once = ask(simulator(server, logprobs=False, coarse=0), true, test, "visual")
+        at_once = ask(simulator(server, logprobs=False, coarse=0), true, test, "picture")
     best = pooled(one.evidence, test, [Prediction(planted.oracle(one, e)[0]) for e in test])
     assert not any(p.failure for p in found) and pooled(one.evidence, test, found) > 0.95 * best > 0.6
     mirrored = [Prediction((p.patch_acts[0].T,)) for p in found]
@@ -133,7 +136,7 @@ def test_a_server_without_log_probabilities_is_found_out_once(tmp_path: Path) ->
         ask(asker, "the word 'and'", words(4), "text")
         assert len(server.requests) == 9, "remembered"
         server.answer = lambda body: {"cells": [{"cell": n, "value": 3} for n in asked_cells(body)]}
-        found = ask(simulator(server, concurrency=1), "red regions", pictures(2, 6, 6), "visual")
+        found = ask(simulator(server, concurrency=1), "red regions", pictures(2, 6, 6), "picture")
         assert not any(p.failure for p in found) and len(server.requests) == 14
         assert sum("logprobs" in b for b in server.requests) == 2, "in both steps of a run without a cache too"
         server.answer = seeing.answer
@@ -146,20 +149,19 @@ def test_hundreds_of_jobs_and_a_fifth_of_faults(tmp_path: Path) -> None:
         return spoilt(body, "order") if wrong.random() < 0.05 else seeing.answer(body)
 
     wrong, exemplars = random.Random(seeds.number()), [*words(200), *pictures(30)]
+    sides = [side for side in ("picture", "text") for _ in exemplars]
     faults = [f for f in loopback.FAULTS if f not in ("timeout", "drip")]  # a slow machine would add its own
     with loopback.running(answer=answer, fault=loopback.faulty(0.2, int(time.time()), faults)) as server:
         asker = simulator(server, cache=tmp_path / "cache.sqlite", grid=2, coarse=0, logprobs=False)
-        first = ask(asker, "red regions; the word 'red'", exemplars, "visual", "text")
+        first = ask(asker, "red regions; the word 'red'", exemplars, "picture", "text")
         assert not [d for d, n in Counter(server.paid).items() if n > 1]
         failed = [i for i, p in enumerate(first) if p.failure]
         assert 5 < len(failed) < 130
-        for e, p in zip(exemplars, first, strict=True):
-            if p.failure is None:
-                assert (
-                    len(p.patch_acts) == len(e.seen.images)
-                    and p.token_acts is not None
-                    and not np.isnan(p.token_acts).any()
-                )
+        for e, side, p in zip([*exemplars, *exemplars], sides, first, strict=True):
+            if p.failure is None and side == "picture":
+                assert len(p.patch_acts) == len(e.seen.images) and p.token_acts is None
+            elif p.failure is None:
+                assert p.patch_acts == () and p.token_acts is not None and not np.isnan(p.token_acts).any()
             else:
                 assert p.failure.detail and p.failure.kind in {
                     "refusal",
@@ -169,43 +171,43 @@ def test_hundreds_of_jobs_and_a_fifth_of_faults(tmp_path: Path) -> None:
                     "server",
                     "network",
                 }
-                assert p.token_acts is None or not (p.patch_acts or not e.seen.images), "a side is missing"
-        halves = [p for e, p in zip(exemplars, first, strict=True) if e.seen.images and p.failure]
-        assert any(p.token_acts is not None or p.patch_acts for p in halves), "the side that worked is there"
+                assert p.token_acts is None and p.patch_acts == (), "a failure has no values"
+        halves = zip(first[200:230], first[430:], strict=True)
+        assert any((a.failure is None) != (b.failure is None) for a, b in halves), "one side hides no other"
         paid = len(server.paid)
         server.fault, server.answer = (lambda number, body: ""), seeing.answer
-        second = ask(asker, "red regions; the word 'red'", exemplars, "visual", "text")
+        second = ask(asker, "red regions; the word 'red'", exemplars, "picture", "text")
         assert not [d for d, n in Counter(server.paid).items() if n > 1]
         again = {i for i in failed if first[i].failure.kind in ("server", "network")}  # type: ignore[union-attr]
         assert len(again) <= len(server.paid) - paid < 2 * len(again) + 5
         assert {i for i, p in enumerate(second) if p.failure} >= set(failed) - again
         anew = replace(asker, attempt=1)
         n = len(server.requests)
-        third = ask(anew, "red regions; the word 'red'", exemplars, "visual", "text")
+        third = ask(anew, "red regions; the word 'red'", exemplars, "picture", "text")
         assert not any(p.failure for p in third) and len(server.requests) == n + 260
-    replayed = ask(anew, "red regions; the word 'red'", exemplars, "visual", "text")
+    replayed = ask(anew, "red regions; the word 'red'", exemplars, "picture", "text")
     assert all(p.failure is None and p.cost == 0 for p in replayed), "the server is gone"
     assert sum(p.cost for p in third) == pytest.approx(260 * (100 * 1.0 + 20 * 2.0) / 1e6)
 
 
 def test_scores_survive_a_fifth_of_faults_and_resume_from_the_run_directory(tmp_path: Path) -> None:
     one = planted.neurons("color", n=1, seed=seeing.SEED)[0]
-    evidence, true = {"it": one.evidence}, {"it": one.rule.explanations["true"]}
+    evidence, true = {"color-0": one.evidence}, {"color-0": one.rule.explanations["true"]}
     faults = ("refusal", "length", "filter", "invalid_json")
     with loopback.running(answer=seeing.answer) as server:
         asker = simulator(server, coarse=0, logprobs=False)
-        clean = vn.score(true, evidence, asker, progress=False).iloc[0]
+        clean = vn.score(true, evidence, asker, progress=False, full=True).iloc[0]
         server.fault = loopback.faulty(0.2, int(time.time()), faults)
-        spoiled = vn.score(true, evidence, asker, out=tmp_path, progress=False).iloc[0]
+        spoiled = vn.score(true, evidence, asker, out=tmp_path, progress=False, full=True).iloc[0]
         assert 0 < spoiled["n_failed"] < 40 and clean["n_failed"] == 0 and clean["r"] > 0.6
         assert abs(spoiled["r"] - clean["r"]) < clean["r_high"] - clean["r_low"]
         server.fault = lambda number, body: ""
-        again = vn.score(true, evidence, asker, out=tmp_path, progress=False).iloc[0]
+        again = vn.score(true, evidence, asker, out=tmp_path, progress=False, full=True).iloc[0]
         assert again["n_failed"] <= spoiled["n_failed"]
         n, server.answer = len(server.requests), {"match": True, "probability": 0.5}
         found = vn.detect(true, evidence, vn.ApiJudge("m", base_url=server.url, api_key="x"))
         assert len(server.requests) == n + 60 and found["auroc"][0] == 0.5
-    replayed = vn.score(true, evidence, asker, out=tmp_path, progress=False).iloc[0]
+    replayed = vn.score(true, evidence, asker, out=tmp_path, progress=False, full=True).iloc[0]
     assert replayed["n_failed"] == again["n_failed"] and replayed["r"] == again["r"], "the server is gone"
 
 
@@ -215,7 +217,7 @@ def test_tables_of_other_settings_are_kept_apart_and_come_back(tmp_path: Path) -
         {o.evidence.neuron: o.evidence for o in made},
         {o.evidence.neuron: o.rule.explanations["true"] for o in made},
     )
-    (first, *_), every = true, {"out": tmp_path, "n_null": 0, "progress": False, "n_permutations": 999}
+    (first, *_), every = true, {"out": tmp_path, "n_null": 0, "progress": False, "n_permutations": 999, "full": True}
     with loopback.running(answer=seeing.answer) as server:
         fine, rough = (simulator(server, grid=g, coarse=0, logprobs=False) for g in (8, 2))
         both = vn.score(true, evidence, fine, **every)  # type: ignore[arg-type]
@@ -225,15 +227,16 @@ def test_tables_of_other_settings_are_kept_apart_and_come_back(tmp_path: Path) -
         again = vn.score(true, evidence, fine, **every)  # type: ignore[arg-type]
         assert len(server.requests) == n, "its simulations came back"
     assert again["r"].tolist() == both["r"].tolist() and {*both["made_by"]}.isdisjoint(one["made_by"])
-    kept = {f.stem.rpartition("-")[2] for f in tmp_path.glob("s*-api-some-model-*.parquet")}
-    assert kept == {*one["made_by"]} and len(load(tmp_path)) == 2
+    kept = [f.stem.rpartition("-")[2] for f in tmp_path.glob("s*/api-some-model-*.parquet")]
+    assert sorted(kept) == sorted([*{*one["made_by"]}, *{*both["made_by"]}] * 2)
+    assert len(load(tmp_path, fine.name, both["made_by"][0])) == 2 and len(load_scores(tmp_path)) == 2
 
 
 def test_equal_questions_are_asked_once() -> None:
     exemplars = pictures(3)
     with loopback.running(answer=seeing.answer) as server:
         asker = simulator(server, grid=2, coarse=0)
-        found = ask(asker, "red regions", [*exemplars, *exemplars], "visual")
+        found = ask(asker, "red regions", [*exemplars, *exemplars], "picture")
     assert len(server.requests) == 3 and [p.cost > 0 for p in found] == [True] * 3 + [False] * 3
     for one, other in zip(found[:3], found[3:], strict=True):
         np.testing.assert_array_equal(one.patch_acts[0], other.patch_acts[0])
@@ -242,8 +245,9 @@ def test_equal_questions_are_asked_once() -> None:
 def test_an_explanation_that_says_nothing_costs_nothing() -> None:
     with loopback.running(answer=seeing.answer) as server:
         for nothing in ("", "no clear pattern", "No clear pattern."):
-            (found,) = ask(simulator(server), nothing, pictures(1), "visual", "text")
-            assert found.failure is None and found.patch_acts[0].std() == 0 and found.token_acts is not None
+            seen, read = ask(simulator(server), nothing, pictures(1), "picture", "text")
+            assert seen.failure is None and seen.patch_acts[0].std() == 0
+            assert read.failure is None and read.token_acts is not None
     assert not server.requests
 
 
@@ -281,7 +285,7 @@ def spoilt(body: dict[str, Any], how: str) -> Any:
 def test_an_answer_that_does_not_fit_the_question_is_a_failure_never_a_zero(how: str) -> None:
     with loopback.running(answer=lambda body: spoilt(body, how)) as server:
         asker = simulator(server, logprobs=False)
-        one, other = ask(asker, "the word 'red'", pictures(1), "visual")[0], ask(asker, "x", words(1), "text")[0]
+        one, other = ask(asker, "the word 'red'", pictures(1), "picture")[0], ask(asker, "x", words(1), "text")[0]
     if how == "stripped":
         assert one.failure is None and other.failure is None, "blanks at the ends may get lost"
         return
@@ -293,9 +297,9 @@ _SCRIPT = """
 import sys
 sys.path[:0] = sys.argv[3:]
 import test_prompted as t
-from vlm_neurons.autointerp.simulators.prompted import ApiSimulator
+from vlm_neurons.autointerp.simulators.chat import ApiSimulator
 asker = ApiSimulator("m", base_url=sys.argv[1], api_key="x", concurrency=4, timeout=5, cache=sys.argv[2])
-assert len(list(asker.run([t.Job("the word 'red'", e, ("text",)) for e in t.words(120)]))) == 120
+assert len(list(asker.run([t.Job("the word 'red'", e, "text") for e in t.words(120)]))) == 120
 """
 
 
@@ -322,7 +326,7 @@ def test_killed_and_resumed_asks_nothing_again(tmp_path: Path) -> None:
 
 
 def test_a_plan_sends_nothing_and_bounds_what_a_run_sends(tmp_path: Path) -> None:
-    jobs = [Job("red regions", e, ("visual", "text")) for e in pictures(6, 6, 6)]
+    jobs = [Job("red regions", e, side) for e in pictures(6, 6, 6) for side in SIDES]
     with loopback.running(answer=seeing.answer) as server:
         asker = simulator(server, grid=6, coarse=3, cache=tmp_path / "c.sqlite")
         before = asker.plan(jobs)
@@ -334,7 +338,7 @@ def test_a_plan_sends_nothing_and_bounds_what_a_run_sends(tmp_path: Path) -> Non
 
 
 def test_max_cost_holds_over_both_steps_and_a_later_run_goes_on(tmp_path: Path) -> None:
-    jobs = [Job("red regions", e, ("visual",)) for e in pictures(6, 4, 4)]
+    jobs = [Job("red regions", e, "picture") for e in pictures(6, 4, 4)]
     everything: dict[str, Any] = {
         "grid": 4,
         "coarse": 2,
@@ -367,10 +371,10 @@ def test_a_model_that_takes_no_pictures_predicts_text_all_the_same() -> None:
         return "no_images" if images_of(body["messages"]) else ""
 
     with loopback.running(answer=seeing.answer, fault=fault) as server:
-        found = ask(simulator(server, concurrency=1), "the word 'red 0'", pictures(3), "visual", "text")
+        found = ask(simulator(server, concurrency=1), "the word 'red 0'", pictures(3), "picture", "text")
         assert simulator(server, images=False).sides == {"text"}
-    assert all(p.failure and p.failure.kind in ("request", "capability") and p.patch_acts == () for p in found)
-    assert max(p.token_acts.max() for p in found if p.token_acts is not None) == 7.5
+    assert all(p.failure and p.failure.kind in ("request", "capability") and p.patch_acts == () for p in found[:3])
+    assert max(p.token_acts.max() for p in found[3:] if p.token_acts is not None) == 7.5
 
 
 HOSTILE = (
@@ -422,7 +426,7 @@ def test_requests_of_both_sides_go_through_a_real_server(served: str) -> None:
         timeout=100,
         max_retries=0,
     )
-    (found,) = ask(asker, "red regions", pictures(1), "visual")
+    (found,) = ask(asker, "red regions", pictures(1), "picture")
     # the model has never seen JSON: that its answer was refused shows that it came
     assert found.failure is not None and found.failure.kind in ("length", "schema"), found
     assert found.patch_acts == () and found.tokens_out > 0
@@ -430,8 +434,8 @@ def test_requests_of_both_sides_go_through_a_real_server(served: str) -> None:
 
 def test_the_same_questions_run_in_process() -> None:
     local = LocalSimulator.from_pretrained("tiny-llava-scenes", coarse=0, grid=1)
-    (long,) = ask(local, "red regions", pictures(1), "visual")
+    (long,) = ask(local, "red regions", pictures(1), "picture")
     assert long.failure is not None and long.failure.kind == "request" and "the model takes" in long.failure.detail
     local.model.config.text_config.max_position_embeddings = 8192  # it makes no sense of so long a text, but it answers
-    (found,) = ask(local, "red regions <image></s>", pictures(1), "visual", "text")
-    assert found.failure is not None and found.failure.kind in ("length", "schema") and found.tokens_in > 64
+    for found in ask(local, "red regions <image></s>", pictures(1), "picture", "text"):
+        assert found.failure is not None and found.failure.kind in ("length", "schema") and found.tokens_in > 64

@@ -11,7 +11,7 @@ import pytest
 
 import vlm_neurons as vn
 from vlm_neurons import zoo
-from vlm_neurons.autointerp.simulators.loading import open_model
+from vlm_neurons.autointerp.client.local import open_model
 
 CODE = """
 from pathlib import Path

@@ -111,7 +111,7 @@ def test_250_neurons_open_in_under_two_seconds(made: Made, opened: Tab, tmp_path
     shown = []
     for row in rows:
         evidence = Evidence(row["neuron"], row["peak"], tuple(close[row["neuron"]]))
-        shown.append(Shown(row["neuron"], row["neuron"], row, evidence, None, None, None))
+        shown.append(Shown(row["neuron"], row["neuron"], row, evidence, None, {}, []))
     numbers = {"scores": [], "neurons": [record(s) for s in shown]}
     write(Story(made.run, made.table, None, None, shown, numbers), tmp_path / "report.html")
     assert not (tmp_path / "report_files").exists() and len(shown) == 250

@@ -17,7 +17,8 @@ import pytest
 from hostile import HOSTILE, Made, Told
 from test_report import Reader
 
-from vlm_neurons.autointerp.explanation import Explanation, Log
+from vlm_neurons.autointerp.explanation import Explanation
+from vlm_neurons.autointerp.store import append_explanations
 from vlm_neurons.classification import sensitivity, statistics, sweep
 from vlm_neurons.evidence import load
 from vlm_neurons.reporting import report
@@ -52,7 +53,7 @@ def test_the_json_has_the_values_of_the_tables_on_disk(made: Made, told: Told) -
         for name in ("p_visual", "p_text", "p_multimodal", "p_unknown", "peak", "layer", "index", "n_samples"):
             value = shown[neuron][name]
             assert value == row[name] or (value is None and np.isnan(row[name]))
-    scores = [{"neuron": n, **shown[n]["score"]} for n in told.scores["neuron"]]
+    scores = [{"neuron": n, **score} for n in told.scores["neuron"].unique() for score in shown[n]["scores"]]
     same(scores, told.scores)
     same(told.numbers["sensitivity"], sensitivity(told.run))
     every = sweep(told.run, t_visual=(1, 2, 3, 4), n_visual=(4,), t_text=(2, 3, 4, 5), n_text=(2,))
@@ -65,19 +66,22 @@ def test_the_page_shows_the_values_of_the_json(told: Told) -> None:
     rows = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", line, re.S) for line in lines]
     text = [["".join(Reader(cell).text).strip() for cell in row] for row in rows]
     assert len(lines) == len(told.numbers["neurons"]) > 5
-    n_scores = 0
+    n_scores, n_both = 0, 0
     for cells, record in zip(text, told.numbers["neurons"], strict=True):
-        share, score = record.get(f"p_{record['label']}"), record["score"]
+        share, scores = record.get(f"p_{record['label']}"), record["scores"]
         assert cells[4] == ("–" if share is None else share_words(share))
         assert cells[5] == ("–" if record.get("peak") is None else number(record["peak"]))
-        if score["r"] is None:
-            assert cells[7].startswith("–") and len(cells[7]) > 3  # and why
+        side = "{side} " if len(scores) > 1 or record["label"] == "multimodal" else ""
+        if scores[0]["r"] is None:
+            assert cells[7].startswith(f"{side.format(**scores[0])}–") and len(cells[7]) > 10  # and why
             continue
-        n_scores += 1
-        assert cells[7] == f"{decimals(score['r'])} [{decimals(score['r_low'])}, {decimals(score['r_high'])}]"
-        assert cells[8] == decimals(score["r_null"])
-        assert cells[9] == ("<.001" if score["q"] < 0.001 else f"{score['q']:.3f}".replace("0.", ".", 1))
-    assert n_scores > 3
+        n_scores, n_both = n_scores + 1, n_both + (len(scores) > 1)
+        r = [f"{side.format(**s)}{decimals(s['r'])} [{decimals(s['r_low'])}, {decimals(s['r_high'])}]" for s in scores]
+        assert cells[7] == "".join(r)  # a line each
+        assert cells[8] == "".join(decimals(s["r_null"]) for s in scores)
+        q = ["<.001" if s["q"] < 0.001 else f"{s['q']:.3f}".replace("0.", ".", 1) for s in scores]
+        assert cells[9] == "".join(q)
+    assert n_scores > 3 and n_both > 0
 
 
 def test_a_failed_explanation_is_told_as_a_failure(told: Told) -> None:
@@ -89,30 +93,33 @@ def test_a_failed_explanation_is_told_as_a_failure(told: Told) -> None:
 
 def test_a_score_and_a_simulation_of_an_earlier_explanation_are_left_out_and_told(told: Told, tmp_path: Path) -> None:
     shutil.copytree(told.run, tmp_path / "run")
-    scored = [n for n in told.numbers["neurons"] if n["score"]["r"] is not None and not n["explanation"]["failure"]]
-    neuron, before = scored[0]["neuron"], scored[0]["explanation"]["text"]
-    Log(tmp_path / "run" / "explanations.jsonl").append([Explanation(neuron, "purple elephants")])
+    scored = [n for n in told.numbers["neurons"] if n["scores"][0]["r"] is not None and not n["explanation"]["failure"]]
+    one = max(scored, key=lambda n: len(n["scores"]))  # of both sides
+    neuron, before, n_before = one["neuron"], one["explanation"]["text"], len(one["scores"])
+    append_explanations(tmp_path / "run", [Explanation(neuron, "purple elephants")])
     page = report(tmp_path / "run", out=tmp_path / "run", n_neurons=0)
     numbers = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
     shown = {n["neuron"]: n for n in numbers["neurons"]}
     words = f"the score is of an earlier explanation: “{before}”; the simulation is of an earlier"
-    assert shown[neuron]["score"] is None and shown[neuron]["earlier"].startswith(words)
-    assert all(n["earlier"] == "" and n["score"] for name, n in shown.items() if name != neuron)
+    assert n_before == 2 and shown[neuron]["scores"] == [] and shown[neuron]["earlier"].startswith(words)
+    assert shown[neuron]["earlier"].count("of an earlier explanation") == 2  # not once for every side
+    assert all(n["earlier"] == "" and n["scores"] for name, n in shown.items() if name != neuron)
     text = page.read_text(encoding="utf-8")
     card = next(c for c in re.findall(r"<article.*?</article>", text, re.S) if "purple elephants" in c)
     said = unescape(re.sub(r"<[^>]+>", "", card))
     assert f"No score: {visible(words)}" in said and "r =" not in said and "Real and simulated" not in said
     row = next(r for r in re.findall(r"<tr data-n=.*?</tr>", text, re.S) if "purple elephants" in r)
     assert visible(words) in unescape(row)
-    assert sum(s["n"] for s in numbers["scores"] if s["modality"] == "all") == len(told.scores) - 1
+    assert sum(s["n"] for s in numbers["scores"] if s["side"] == "all") == len(told.scores) - n_before
 
 
 def test_a_line_shows_no_sign_where_there_is_nothing_and_the_beginning_of_what_is_long(told: Told) -> None:
     rest = f"{'word ' * 300}at the very end"
-    bare = Shown("L0N1", "L0N1", {}, None, None, None, None)
+    bare = Shown("L0N1", "L0N1", {}, None, None, {}, [])
     wordy = replace(bare, explanation=Explanation("L0N1", f"large dogs {rest}"))
     none, long = (line(s, record_of(s), "#") for s in (bare, wordy))
-    assert none["explanation"] == none["note"] == "" and none["r"] == ("", "–")
+    assert none["explanation"] == none["r"] == none["q"] == "" and len(none["scores"]) == 1
+    assert none["scores"][0]["note"] == "" and none["scores"][0]["r"] == none["scores"][0]["q"] == "–"
     assert long["explanation"].startswith("large dogs word") and len(long["explanation"]) <= 200
     assert rest in long["search"] and record_of(wordy)["explanation"]["text"].endswith(rest)
 
@@ -154,17 +161,17 @@ def test_the_page_is_written_where_it_is_told_to_be(told: Told, made: Made, tmp_
 
 @pytest.mark.parametrize(
     ("name", "again"),
-    [("neurons.parquet", "classify"), ("scores.parquet", "score"), ("simulations.parquet", "score"),
+    [("neurons.parquet", "classify"), ("scores/*.parquet", "score"), ("simulations/*.parquet", "score"),
      ("evidence/exemplars.parquet", "gather_evidence")],
 )  # fmt: skip
 def test_a_damaged_file_of_the_run_is_named_with_what_writes_it_again(
     told: Told, tmp_path: Path, name: str, again: str
 ) -> None:
     shutil.copytree(told.run, tmp_path / "run")
-    file = tmp_path / "run" / name
+    (file,) = (tmp_path / "run").glob(name)
     whole = file.read_bytes()
     damages = [b"\xff\xfe nonsense\n\n", whole[: len(whole) // 2]]
-    if name in ("neurons.parquet", "scores.parquet"):
+    if not name.startswith("evidence"):
         pd.DataFrame({"of": ["something else"]}).to_parquet(tmp_path / "other.parquet")
         damages.append((tmp_path / "other.parquet").read_bytes())
     for damage in damages:
@@ -193,7 +200,9 @@ def test_evidence_of_another_run_is_not_taken_for_this_one(made: Made, told: Tol
         report(path, out=path, n_neurons=0)
 
 
-def test_the_page_says_why_scores_by_modality_count_otherwise_than_scores_by_class(told: Told) -> None:
+def test_the_page_says_how_chart_and_table_of_scores_are_sorted(told: Told) -> None:
     page = " ".join(told.page.read_text(encoding="utf-8").split())
-    said = "modality: the sides, pictures or text, on which the explanation could be scored. So their counts differ."
-    assert said in page and page.index(said) < page.index("<caption>Scores by modality")
+    said = "The chart sorts scores by class of the neuron, the table by side: pictures or text."
+    assert said in page and page.index(said) < page.index("<caption>Scores by side")
+    counts = told.scores["side"].value_counts()
+    assert {s["side"]: s["n"] for s in told.numbers["scores"]} == {**counts, "all": len(told.scores)}

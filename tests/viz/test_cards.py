@@ -19,6 +19,7 @@ from PIL import Image, ImageColor
 from test_layers import random_table
 
 from vlm_neurons.autointerp.explanation import Explanation, Failure
+from vlm_neurons.autointerp.protocols import Prediction
 from vlm_neurons.evidence import Evidence
 from vlm_neurons.viz import (
     compare_neurons,
@@ -39,6 +40,7 @@ from vlm_neurons.viz.html_pages import styles
 from vlm_neurons.viz.wording import number
 
 SCALE = DPI / 72  # pixels a unit
+FAILED = Prediction(failure=Failure("server", "503"))
 
 
 def told_by(view: Any) -> str:
@@ -81,11 +83,43 @@ def test_what_is_missing_is_told_and_never_shown_as_zero() -> None:
     failed = Explanation("L3N17", "", failure=Failure("refusal", "I would rather not"))
     assert "No explanation: refusal. I would rather not" in text_of(show_neuron(made, explanation=failed))
     whole = simulation(rng, made)
-    first = replace(whole.predictions[0], patch_acts=(), token_acts=None, failure=Failure("server", "503"))
-    broken = replace(whole, predictions=(first,) * len(whole.predictions))
+    broken = {key: replace(one, predictions=(FAILED,) * len(one.samples)) for key, one in whole.items()}
+    for side, one in broken.items():
+        text = text_of(show_neuron(made, simulation=one))
+        assert "No simulation of this sample: server. 503" in text and f"{one.n_failed} simulations failed" in text
+        assert 'data-name="simulated"' not in show_neuron(made, simulation=one).fragment.html, side
     text = text_of(show_neuron(made, simulation=broken))
-    assert "No simulation of this sample: server. 503" in text and f"{broken.n_failed} simulations failed" in text
-    assert 'data-name="simulated"' not in show_neuron(made, simulation=broken).fragment.html
+    assert "No simulation of its pictures: server. 503 No simulation of its text: server. 503" in text
+    assert f"{sum(one.n_failed for one in broken.values())} simulations failed" in text
+
+
+def test_a_card_shows_both_sides_and_says_which_a_score_is_of() -> None:
+    rng = seeds.rng()
+    made = evidence(rng)
+    both, key = simulation(rng, made), ("L3N17", "text")
+    rows = pd.DataFrame([score("L3N17", side="picture", r=0.61), score("L3N17", side="text", r=0.72)])
+    for side, names in ((None, {"maps", "strips"}), ("picture", {"maps"}), ("text", {"strips"})):
+        given = both if side is None else both["L3N17", side]
+        shown = show_neuron(made, simulation=given).fragment.html.split("Real and simulated")[1].split("</section>")[0]
+        found = {n for n, c in (("maps", "vn-map"), ("strips", "vn-strip")) for part in shown.split(f'class="{c}"')[1:]
+                 if 'data-name="simulated"' in part.split(">")[0]}  # fmt: skip
+        assert found == names
+    text = text_of(show_neuron(made, score=rows))
+    assert "on pictures: r = .61 [.30, .52]" in text and "on text: r = .72" in text
+    assert (
+        "on text: r = .72" in text_of(show_neuron(made, score=rows.iloc[1]))
+        and pixels(show_neuron(made, simulation=both, score=rows).static()).height
+        > pixels(show_neuron(made, simulation=both, score=rows.iloc[0]).static()).height
+    )
+    half = show_neuron(
+        made, simulation=both | {key: replace(both[key], predictions=(FAILED,) * len(both[key].samples))}
+    )
+    assert "No simulation of its text: server. 503" in text_of(half) and "of its pictures" not in text_of(half)
+    assert 'data-name="simulated"' in half.fragment.html
+    without = score("L3N17", side="text", r=np.nan, note="constant simulation")
+    assert "No score on text: constant simulation." in text_of(show_neuron(made, score=without))
+    nobody = simulation(rng, evidence(rng, "L1N1"))
+    assert "Real and simulated" not in text_of(show_neuron(made, simulation=nobody))  # of those it takes its own
 
 
 def test_a_card_takes_a_neuron_without_text_and_one_without_images() -> None:
@@ -147,11 +181,13 @@ def test_the_marks_of_sinks_are_explained_where_there_are_sinks_and_only_there()
 def test_rows_and_simulations_of_another_neuron_are_refused() -> None:
     rng = seeds.rng()
     made = evidence(rng)
-    other = simulation(rng, evidence(rng, "L1N1"))
+    other = simulation(rng, evidence(rng, "L1N1"))["L1N1", "text"]
     cases: list[tuple[dict[str, Any], str]] = [
         ({"row": row("L1N1")}, "row= is the row of L1N1"),
         ({"row": pd.DataFrame([row("L1N1")])}, "row= has 0 rows of L3N17"),
         ({"score": pd.DataFrame([score("L3N17")] * 2)}, "score= has 2 rows"),
+        ({"score": pd.DataFrame([score("L3N17", side="text")] * 2)}, "score= has 2 rows of L3N17; pass one of each"),
+        ({"score": pd.DataFrame([score("L1N1", side="text")])}, "score= has 0 rows of L3N17"),
         ({"row": 3}, "pass a row of the table"),
         ({"simulation": other}, "simulation= is of L1N1"),
         ({"explanation": 3}, "pass a vn.Explanation or a text"),
@@ -189,7 +225,11 @@ def test_what_is_not_meant_is_refused_with_what_to_give() -> None:
         (lambda: show_neuron("L0N1"), f"evidence='L0N1': {what}"),  # type: ignore[arg-type]
         (lambda: show_neuron(None), f"evidence=None: {what}"),  # type: ignore[arg-type]
         (lambda: show_neuron({"L3N17": made}), "evidence= is of 1 neurons; give that of one"),  # type: ignore[arg-type]
-        (lambda: show_neuron(made, simulation={}), "simulation=a dict: give that of one neuron"),  # type: ignore[arg-type]
+        (
+            lambda: show_neuron(made, simulation=3),
+            "simulation=3: give one, such as vn.simulate(...)['L0N1', 'picture']",
+        ),  # type: ignore[arg-type]
+        (lambda: show_neuron(made, simulation={"L3N17": 3}), "simulation=3: give one"),  # type: ignore[dict-item]
         (lambda: compare_neurons("a", "b"), f"a='a': {what}"),  # type: ignore[arg-type]
         (lambda: compare_neurons(show_neuron(made), "b"), f"b='b': {what}"),  # type: ignore[arg-type]
         (lambda: to_circuitsvis("x"), f"evidence='x': {what}"),  # type: ignore[arg-type]
@@ -357,7 +397,7 @@ def test_the_picture_has_its_brightest_heat_at_the_strongest_patch(tmp_path: Pat
 def test_pictures_of_hostile_and_endless_texts_are_drawn() -> None:
     parts = hostile(seeds.rng())
     parts["explanation"] = replace(parts["explanation"], text="x" * 3000, description="long " * 900)
-    parts["simulation"] = replace(parts["simulation"], explanation="x" * 3000)
+    parts["simulation"] = {k: replace(one, explanation="x" * 3000) for k, one in parts["simulation"].items()}
     picture = pixels(show_neuron(**parts).static())
     drawn = np.asarray(picture)
     assert picture.width == 1600 and (drawn[:, :8] == 255).all() and (drawn[:, -8:] == 255).all()  # margins stay free

@@ -162,7 +162,7 @@ def test_real_and_simulated_values_of_a_place_are_told_together(tab: Tab, tmp_pa
     opened(tab, show_neuron(made, simulation=simulated), tmp_path)
     name = tab.run("document.querySelector('.vn-compared figcaption').textContent").strip().split(": ")[1]
     shown = next(e for e in made.exemplars if e.seen.name == name)
-    real, guess = made.scale(shown.patch_acts[0]), simulated.of(shown.seen.sample).patch_acts[0]
+    real, guess = made.scale(shown.patch_acts[0]), simulated["L3N17", "picture"].of(shown.seen.sample).patch_acts[0]
     rows, columns = real.shape
     for _ in range(3):
         r, c = int(rng.integers(rows)), int(rng.integers(columns))

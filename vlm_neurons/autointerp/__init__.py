@@ -2,22 +2,26 @@
 
 from vlm_neurons.autointerp.comparing import compare, detect, score_statistics
 from vlm_neurons.autointerp.explaining import explain, summary
-from vlm_neurons.autointerp.explanation import NO_PATTERN, Explainer, Explanation, Failure, Log
-from vlm_neurons.autointerp.scoring import load_scores, score
+from vlm_neurons.autointerp.explanation import NO_PATTERN, Explanation, Failure
+from vlm_neurons.autointerp.protocols import Explainer, Judge, Simulator
+from vlm_neurons.autointerp.scoring import score
 from vlm_neurons.autointerp.simulating import simulate
-from vlm_neurons.autointerp.simulations import Simulation
+from vlm_neurons.autointerp.simulation import Simulation
+from vlm_neurons.autointerp.store import load_simulations, read_explanations
 
 __all__ = [
     "NO_PATTERN",
     "Explainer",
     "Explanation",
     "Failure",
-    "Log",
+    "Judge",
     "Simulation",
+    "Simulator",
     "compare",
     "detect",
     "explain",
-    "load_scores",
+    "load_simulations",
+    "read_explanations",
     "score",
     "score_statistics",
     "simulate",

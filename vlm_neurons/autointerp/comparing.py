@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vlm_neurons.autointerp.explanation import Explanation, Failure, says_nothing
+from vlm_neurons.autointerp.jobs import Explanations, check_explanations, testable
+from vlm_neurons.autointerp.protocols import Judge
 from vlm_neurons.autointerp.scoring import NUMBERS
-from vlm_neurons.autointerp.simulating import pairs, testable
 from vlm_neurons.stats import auroc
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import pandas as pd
 
-    from vlm_neurons.evidence import Evidence, Exemplar
+    from vlm_neurons.evidence import Evidence
 
 N_BOOTSTRAP = 9999
 SMALLER = ("p", "p_within", "q")  # better the smaller they are
@@ -25,19 +24,11 @@ SCORES = tuple(n for n in NUMBERS if n not in ("r_low", "r_high", "r_null", "r_e
 LEVELS = {"best": 1.0, "upper quarter": 0.75, "median": 0.5, "lower quarter": 0.25, "worst": 0.0}
 
 
-class Judge(Protocol):
-    """Says whether samples fit an explanation."""
-
-    def judge(self, explanation: str, exemplars: Sequence[Exemplar]) -> Sequence[float | Failure]:
-        """For each exemplar the chance that it fits, or why there is none. It may look at `exemplar.seen` only."""
-        ...
-
-
 def compare(a: pd.DataFrame, b: pd.DataFrame, column: str = "r", seed: int = 0) -> pd.DataFrame:
     """Two explainers, or two simulators, on the same neurons.
 
     Args:
-        a: what `score` returned.
+        a: what `score` returned; with `full=True` for rows by class. Of a neuron the mean over its sides counts.
         b: the same for the other; neurons that are not in both, or have no number in one, are left out and counted.
         column: which score; of p and q the smaller is the better.
         seed: of the bootstrap.
@@ -48,10 +39,12 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, column: str = "r", seed: int = 0) 
 
     Raises:
         KeyError: a table lacks the column.
-        ValueError: the column is no score, no neuron is in both, or one is in a table twice.
+        ValueError: the column is no score, no neuron is in both, or a side of one is in a table twice.
 
     >>> import pandas as pd
-    >>> mine = pd.DataFrame({"neuron": ["L0N1", "L0N2", "L0N3"], "label": "visual", "r": [0.5, 0.5, 0.75]})
+    >>> mine = pd.DataFrame({
+    ...     "neuron": ["L0N1", "L0N2", "L0N3"], "side": "picture", "label": "visual", "r": [0.5, 0.5, 0.75]
+    ... })
     >>> yours = mine.assign(r=[0.25, 0.5, float("nan")])
     >>> vn.compare(mine, yours)[["label", "n", "n_left_out", "difference", "a_better"]]
         label  n  n_left_out  difference  a_better
@@ -65,54 +58,71 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, column: str = "r", seed: int = 0) 
             raise KeyError(f"{column!r} is no column of the scores: {', '.join(map(str, table.columns))}")
         if column not in SCORES:
             raise ValueError(f"{column!r} is no score: one of {', '.join(SCORES)}")
-        if table["neuron"].duplicated().any():
-            raise ValueError(f"neuron {table['neuron'][table['neuron'].duplicated()].iloc[0]} is in one table twice")
+        if (twice := table.duplicated(["neuron", "side"])).any():
+            neuron, side = table.loc[twice, ["neuron", "side"]].iloc[0]
+            raise ValueError(f"neuron {neuron}, side {side}, is in one table twice: one simulator a table")
     if not set(a["neuron"]) & set(b["neuron"]):
         raise ValueError("no neuron is in both tables")
-    parts = (t[["neuron", "label", column]] for t in (a, b))
-    both = next(parts).merge(next(parts), on="neuron", suffixes=("_a", "_b"), how="outer")
-    both["label"] = both["label_a"].where(both["label_a"].notna(), both["label_b"])
+    keys = ["neuron", "side"]
+    both = a[[*keys, column]].merge(b[[*keys, column]], on=keys, suffixes=("_a", "_b"), how="outer")
+    both["label"] = both["neuron"].map(_labels(b) | _labels(a))
+    x, y = (both[f"{column}_{name}"].to_numpy(float) for name in "ab")
+    there = np.isfinite(x) & np.isfinite(y)
+    both["a"], both["b"] = np.where(there, x, np.nan), np.where(there, y, np.nan)
+    by_neuron = both.groupby("neuron", sort=False).agg({"label": "first", "a": "mean", "b": "mean"})
     rng = np.random.default_rng(seed)
-    groups = [("all", both), *((str(label), part) for label, part in both.groupby("label", sort=False, dropna=False))]
-    rows = []
-    for label, part in groups:
-        x, y = part[f"{column}_a"].to_numpy(float), part[f"{column}_b"].to_numpy(float)
-        there = np.isfinite(x) & np.isfinite(y)
-        d = (x - y)[there]
-        better = -d if column in SMALLER else d
-        low = high = float("nan")
-        if len(d) > 1:
-            means = d[rng.integers(len(d), size=(N_BOOTSTRAP, len(d)))].mean(1)
-            low, high = np.quantile(means, [0.025, 0.975])
-        rows.append({
-            "label": label, "n": len(d), "n_left_out": len(part) - len(d), "a": _mean(x[there]), "b": _mean(y[there]),
-            "difference": _mean(d), "low": float(low), "high": float(high),
-            "a_better": _mean((better > 0) + 0.5 * (d == 0)),
-        })  # fmt: skip
-    return pd.DataFrame(rows)
+    groups = [("all", by_neuron), *((str(label), part) for label, part in by_neuron.groupby("label", sort=False))]
+    return pd.DataFrame([_compared(label, part, column in SMALLER, rng) for label, part in groups])
+
+
+def _labels(scores: pd.DataFrame) -> dict[str, str]:
+    """Class of every neuron, where the table tells."""
+    if "label" not in scores:
+        return {}
+    told = scores[scores["label"].notna()]
+    return dict(zip(told["neuron"], told["label"].astype(str), strict=True))
+
+
+def _compared(label: str, part: pd.DataFrame, smaller: bool, rng: np.random.Generator) -> dict[str, Any]:
+    """One row of `compare`."""
+    there = part[part["a"].notna()]
+    d = (there["a"] - there["b"]).to_numpy()
+    better = -d if smaller else d
+    low = high = float("nan")
+    if len(d) > 1:
+        means = d[rng.integers(len(d), size=(N_BOOTSTRAP, len(d)))].mean(1)
+        low, high = np.quantile(means, [0.025, 0.975])
+    return {
+        "label": label, "n": len(d), "n_left_out": len(part) - len(d), "a": there["a"].mean(), "b": there["b"].mean(),
+        "difference": there["a"].mean() - there["b"].mean() if len(d) else float("nan"), "low": float(low),
+        "high": float(high), "a_better": float(((better > 0) + 0.5 * (d == 0)).mean()) if len(d) else float("nan"),
+    }  # fmt: skip
 
 
 def score_statistics(scores: pd.DataFrame, by: str = "label") -> pd.DataFrame:
     """Scores over the model.
 
     Args:
-        scores: what `score` returned.
-        by: `"label"`, `"layer"`, or another column.
+        scores: what `score(..., full=True)` returned, or `run.scores()` read.
+        by: `"label"`, `"side"`, `"layer"`, or another column.
 
     Returns:
-        One row per group and one for `"all"`: `n` neurons, `n_explained` (whose explanation did not
-        fail and names something: not "no clear pattern"), `n_scored` (with an r), median `r`, `r_within` and
+        One row per group and one for `"all"`: `n` rows (a neuron and side each), `n_explained` (whose explanation did
+        not fail and names something: not "no clear pattern"), `n_scored` (with an r), median `r`, `r_within` and
         `r_null`, `above_null` (share of those with both whose r is above their r_null), `significant` (number with
         q < .05), `n_failed` (exemplars), and `best ... worst`: neurons whose r is at that level.
 
     >>> found = vn.score_statistics(scores).set_index("label")
     >>> found.r.round(1).to_dict(), found.best["all"]
-    ({'all': 0.8, 'multimodal': 0.8, 'text': 0.9, 'visual': 0.8}, 'L0N357')
+    ({'all': 0.9, 'multimodal': 0.8, 'text': 0.9, 'visual': 0.8}, 'L0N357')
     """
     import pandas as pd
 
-    if by not in scores:
-        raise KeyError(f"by={by!r} is no column of the scores: {', '.join(map(str, scores.columns))}")
+    for name in (by, "r_within", "q", "n_failed"):
+        if name not in scores:
+            what = f"by={by!r} is" if name == by else f"{name!r} is"
+            told = ", ".join(map(str, scores.columns))
+            raise KeyError(f"{what} no column of the scores: {told}; vn.score(..., full=True) has all")
     rows = []
     for name, part in [("all", scores), *scores.groupby(by, sort=True, dropna=False)]:
         scored = part[part["r"].notna()].sort_values(["r", "neuron"])
@@ -130,15 +140,13 @@ def score_statistics(scores: pd.DataFrame, by: str = "label") -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def detect(
-    explanations: Mapping[str, Explanation | str], evidence: Mapping[str, Evidence], judge: Judge
-) -> pd.DataFrame:
+def detect(explanations: Explanations, evidence: Mapping[str, Evidence], judge: Judge) -> pd.DataFrame:
     """An alternative to simulation: does the explanation tell active samples from inactive ones?
 
     Args:
         explanations: as in `score`.
-        evidence: of the same keys; the split `"test"` is judged, top exemplars against random ones.
-        judge: anything with `judge(explanation, exemplars)`, such as `vn.ApiJudge(model=...)`.
+        evidence: of the same neurons; the split `"test"` is judged, top exemplars against random ones.
+        judge: an object of a class that inherits `vlm_neurons.autointerp.Judge`, such as `vn.ApiJudge(model=...)`.
 
     Returns:
         One row per explanation that did not fail: `neuron, explanation, auroc, n_top, n_random, n_failed` (no number as
@@ -149,7 +157,8 @@ def detect(
         ValueError: an explanation that was made from samples it would be tested on, or a judge with another number of
             answers than exemplars.
 
-    >>> class SaysPink:
+    >>> from vlm_neurons.autointerp import Judge
+    >>> class SaysPink(Judge):
     ...     def judge(self, explanation, exemplars):
     ...         return [float(" pink" in e.seen.tokens) for e in exemplars]
     >>> found = vn.detect({"L2N304": "pink regions"}, evidence, SaysPink())
@@ -159,28 +168,26 @@ def detect(
     """
     import pandas as pd
 
-    if not callable(getattr(judge, "judge", None)):
-        raise ValueError(f"judge={judge!r}: give an object with judge(explanation, exemplars), such as vn.ApiJudge")
-    pairs(explanations, evidence, "explanations")
+    if not isinstance(judge, Judge):
+        raise ValueError(
+            f"judge={judge!r}: give an object of a class that inherits vlm_neurons.autointerp.Judge and "
+            "has judge(explanation, exemplars), such as vn.ApiJudge"
+        )
+    check_explanations(explanations, evidence)
     rows = []
     for key, explanation in explanations.items():
-        text = testable(key, explanation, evidence)
-        if isinstance(explanation, Explanation) and explanation.failure is not None:
+        text = testable(key, explanation, evidence[key])
+        if isinstance(explanation, Explanation) and explanation.failed:
             continue
         exemplars = evidence[key].split("test")
         said = list(judge.judge(text, exemplars))
         if len(said) != len(exemplars):
-            name = getattr(judge, "name", type(judge).__name__)
-            raise ValueError(f"judge {name}, {key}: {len(said)} answers to {len(exemplars)} exemplars")
+            raise ValueError(f"judge {judge.name}, {key}: {len(said)} answers to {len(exemplars)} exemplars")
         chances = np.array([np.nan if isinstance(v, Failure) else float(v) for v in said])
         good = np.isfinite(chances)
         values, top = chances[good], np.array([e.group == "top" for e in exemplars], bool)[good]
         rows.append({
-            "neuron": evidence[key].neuron, "explanation": text, "auroc": auroc(values, top),
+            "neuron": key, "explanation": text, "auroc": auroc(values, top),
             "n_top": int(top.sum()), "n_random": int((~top).sum()), "n_failed": int((~good).sum()),
         })  # fmt: skip
     return pd.DataFrame(rows)
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean()) if len(values) else float("nan")

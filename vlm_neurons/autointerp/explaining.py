@@ -7,13 +7,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from vlm_neurons.autointerp.explainers.prompting import WRITTEN
-from vlm_neurons.autointerp.explanation import Explainer, Explanation, Log, says_nothing
+from tqdm import tqdm
+
+from vlm_neurons.autointerp.explainers.requests import WRITTEN
+from vlm_neurons.autointerp.explanation import Explanation, says_nothing
+from vlm_neurons.autointerp.jobs import check_evidence
+from vlm_neurons.autointerp.protocols import Explainer
+from vlm_neurons.autointerp.registry import explainer_of
+from vlm_neurons.autointerp.store import REPLIES, answered, append_explanations, folder, read_explanations
+from vlm_neurons.evidence import Evidence
 
 if TYPE_CHECKING:
-    from vlm_neurons.evidence import Evidence
     from vlm_neurons.scanning import Run
 
 
@@ -27,46 +33,41 @@ def explain(
     """What neurons respond to, in words.
 
     Args:
-        evidence: from `gather_evidence`, `Evidence.from_arrays` or `vlm_neurons.evidence.load`.
+        evidence: neuron -> evidence, from `gather_evidence`, `Evidence.from_arrays` or `vlm_neurons.evidence.load`.
         explainer: `"dissection"`, or an explainer object: `OpenAIExplainer(model=...)`, `LocalExplainer(...)`,
-            `DissectionExplainer(...)`, or anything with `name`, `settings()` and `explain(evidence)`.
+            `DissectionExplainer(...)`, or one of a class that inherits `vlm_neurons.autointerp.Explainer`.
         out: a run or a directory: results go to its `explanations.jsonl`, one line per neuron and attempt, and replies
             to its `cache.sqlite`. Neurons that have an explanation there, made in the same way from the same evidence,
-            are not asked for again; those that failed are.
-        redo: ask for them all again. (The cache still answers what it has; `attempt=` asks anew.)
+            are not asked for again; those that failed are. A failure does not take the place of an explanation.
+        redo: ask for them all again; what comes takes the place of what is there. (The cache still answers what it has;
+            `attempt=` asks anew.)
         progress: show a bar.
 
     Returns:
-        key of the evidence -> explanation. Failures are explanations with a `failure` and no text.
+        neuron -> explanation. Failures are explanations with a `failure` and no text.
 
     Raises:
-        ValueError: an unknown explainer, no key for one that needs it, or what is no evidence.
+        ValueError: an unknown explainer, no key for one that needs it, what is no evidence, or a key that is not its
+            neuron.
 
     >>> from vlm_neurons import planted
     >>> made = planted.neurons("color", n=1)[0].evidence
-    >>> explain({"it": made}, progress=False)["it"].text
+    >>> explain({made.neuron: made}, progress=False)[made.neuron].text
     'cyan regions'
     """
-    from tqdm import tqdm
-
-    chosen = _explainer(explainer)
-    _check(evidence)
-    log = Log(_folder(out) / "explanations.jsonl") if out is not None else None
-    if out is not None and getattr(chosen, "cache", "none") is None:
-        chosen = replace(chosen, cache=_folder(out) / "cache.sqlite")  # type: ignore[type-var]
+    chosen = explainer_of(explainer)
+    check_evidence(evidence)
+    if out is not None:
+        chosen = chosen.with_cache(folder(out) / REPLIES)
     settings = {key: _settings(chosen, one) for key, one in evidence.items()}
-    known = log.read() if log and not redo else {}
-    found: dict[str, Explanation] = {}
-    for key, one in evidence.items():
-        last = known.get(one.neuron)
-        if last is not None and last.failure is None and last.settings == settings[key]:
-            found[key] = last
+    known = {} if out is None or redo else read_explanations(folder(out))
+    found = answered(known, settings)
     todo = {key: one for key, one in evidence.items() if key not in found}
     with tqdm(total=len(todo), desc=chosen.name, unit="neuron", disable=not progress or not todo) as bar:
         for key, explanation in chosen.explain(todo) if todo else ():
             found[key] = replace(explanation, settings=settings[key])
-            if log is not None and not (explanation.failure and explanation.failure.kind == "cost"):
-                log.append([found[key]])
+            if out is not None and not (explanation.failure and explanation.failure.kind == "cost"):
+                append_explanations(folder(out), [found[key]], redo)
             bar.update()
     return {key: found[key] for key in evidence if key in found}
 
@@ -83,35 +84,6 @@ def summary(explanations: Mapping[str, Explanation] | Iterable[Explanation]) -> 
         text += f"; {blind} were asked without pictures, which the model does not take"
     tokens = sum(e.tokens_in + e.tokens_out for e in every)
     return text + (f"; {tokens} tokens, ${sum(e.cost for e in every):.4f}" if tokens else "")
-
-
-def _explainer(explainer: str | Explainer) -> Explainer:
-    from vlm_neurons.autointerp.explainers.dissection import DissectionExplainer
-
-    if explainer == "dissection":
-        return DissectionExplainer()
-    parts = ("name", "settings", "explain")
-    if isinstance(explainer, str | type) or not all(hasattr(explainer, part) for part in parts):
-        what = f"the class {explainer.__name__}" if isinstance(explainer, type) else repr(explainer)
-        raise ValueError(
-            f"explainer {what}: 'dissection', or an object such as vn.OpenAIExplainer(model='gpt-4o') or "
-            "vn.LocalExplainer(hf_model, processor), or of your own with name, settings() and explain(evidence)"
-        )
-    return explainer
-
-
-def _check(evidence: object) -> None:
-    from vlm_neurons.evidence import Evidence
-
-    every = list(evidence.values()) if isinstance(evidence, Mapping) else [evidence]
-    wrong = [one for one in every if not isinstance(one, Evidence)]
-    if wrong or not isinstance(evidence, Mapping):
-        what = type((wrong or every)[0]).__name__
-        raise ValueError(f"evidence: {what}; give a mapping of names to Evidence, such as {{'L0N3': one}}")
-
-
-def _folder(out: Any) -> Path:
-    return Path(out) if isinstance(out, str | Path) else Path(out.path)
 
 
 def _settings(explainer: Explainer, evidence: Evidence) -> str:

@@ -52,8 +52,8 @@ def demo(args: argparse.Namespace) -> None:
     from vlm_neurons.autointerp.explaining import explain as explain_neurons
     from vlm_neurons.autointerp.scoring import score as score_explanations
     from vlm_neurons.classification import classify as label
-    from vlm_neurons.cli.explain import clearest_of_classes, evidence_of
-    from vlm_neurons.cli.score import show as show_scores
+    from vlm_neurons.cli.explain_command import clearest_of_classes, evidence_of
+    from vlm_neurons.cli.score_command import show as show_scores
     from vlm_neurons.reporting import report as write
     from vlm_neurons.synthetic import scenes
 
@@ -64,7 +64,7 @@ def demo(args: argparse.Namespace) -> None:
     _show(run, table)
     evidence = evidence_of(run, clearest_of_classes(run, DEMO_NEURONS), lambda: model, data, seed=0)
     explanations = explain_neurons(evidence, out=run)
-    show_scores(score_explanations(explanations, evidence, out=run))
+    show_scores(score_explanations(explanations, evidence, out=run, full=True))
     say(f"run directory: {run.path}\nreport: {write(run, out=run, model=model)}")
 
 
@@ -112,14 +112,14 @@ def classify(args: argparse.Namespace) -> None:
 
 def explain(args: argparse.Namespace) -> None:
     """Explain neurons of a finished run."""
-    from vlm_neurons.cli.explain import explain_run
+    from vlm_neurons.cli.explain_command import explain_run
 
     explain_run(args, _model)
 
 
 def score(args: argparse.Namespace) -> None:
     """Score the explanations of a run."""
-    from vlm_neurons.cli.score import score_run
+    from vlm_neurons.cli.score_command import score_run
 
     score_run(args)
 
@@ -194,11 +194,12 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--max-new-tokens", type=_positive, default=256)
 
     p = _command(commands, "scan", scan, "one pass over the data; goes on if the run directory is there",
-                 f"vlm-neurons scan --model {_LLAVA} --data photos/ --out runs/photos --site gate post")  # fmt: skip
+                 f"vlm-neurons scan --model {_LLAVA} --data photos/ --out runs/photos --site gate,post")  # fmt: skip
     _model_options(p)
     _data_options(p)
     p.add_argument("--out", required=True, help="run directory")
-    p.add_argument("--site", nargs="+", default=["gate"], help="gate, post, projector, vision, or hook names")
+    p.add_argument("--site", type=_names, default=["gate"], metavar="SITE[,SITE]",
+                   help="gate, post, projector, vision, or hook names (default: gate)")  # fmt: skip
     p.add_argument("--top-n", type=_positive, default=50, help="samples kept per neuron (default: %(default)s)")
     p.add_argument("--workers", type=int, default=0, help="processes that decode images (default: %(default)s)")
     p.add_argument("--block-size", type=_positive, default=1000, help="samples per file (default: %(default)s)")
@@ -215,7 +216,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--delta", type=float, help="modality-test: margin of the index (default: 0.2)")
     p.add_argument("--correction", choices=["bh", "by"], help="modality-test (default: bh)")
 
-    from vlm_neurons.cli.explain import add_options
+    from vlm_neurons.cli.explain_command import add_options
 
     p = _command(commands, "explain", explain, "say in words what neurons respond to",
                  "vlm-neurons explain runs/photos --class visual --top 20")  # fmt: skip
@@ -223,7 +224,7 @@ def _parser() -> argparse.ArgumentParser:
     _model_options(p, required=False)
     p.add_argument("--data", help="overrides the data that the scan recorded")
 
-    from vlm_neurons.cli.score import add_options as add_score_options
+    from vlm_neurons.cli.score_command import add_options as add_score_options
 
     p = _command(commands, "score", score, "tell whether the explanations of a run predict anything",
                  "vlm-neurons score runs/photos --simulator concepts")  # fmt: skip
@@ -274,6 +275,13 @@ def _device(text: str) -> str:
         return str(torch.device(text))
     except RuntimeError:
         raise argparse.ArgumentTypeError(f"{text}: write cpu, cuda or cuda:1") from None
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r}: write names with commas between them, such as gate,post")
+    return names
 
 
 def _positive(text: str) -> int:

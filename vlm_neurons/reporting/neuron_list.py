@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 
 from vlm_neurons.autointerp.explanation import Explanation
-from vlm_neurons.autointerp.simulations import Simulation
+from vlm_neurons.autointerp.protocols import Side
+from vlm_neurons.autointerp.simulation import Simulation
 from vlm_neurons.classification import clearest
 from vlm_neurons.classification.thresholds import Thresholds, normalise
 from vlm_neurons.evidence import Evidence, Exemplar
@@ -38,8 +39,8 @@ class Shown:
         row: its row of the classification table; empty for evidence of something else, such as a probe.
         evidence: None where there is none.
         explanation: the last one.
-        simulation: from that explanation.
-        score: row of the score table, of that explanation.
+        simulations: from that explanation, by side.
+        scores: rows of the score table, of that explanation, one a side.
         earlier: which of these are left out for being of an earlier explanation, in words; `""` if none is.
     """
 
@@ -48,15 +49,18 @@ class Shown:
     row: dict[str, Any]
     evidence: Evidence | None
     explanation: Explanation | None
-    simulation: Simulation | None
-    score: Score | None
+    simulations: Mapping[Side, Simulation]
+    scores: Sequence[Score]
     earlier: str = ""
 
     @property
-    def told(self) -> Score:
-        """The score as the page tells it: with what was left out among its notes; empty where there is nothing."""
-        notes = [n for n in ((self.score or {}).get("note"), self.earlier) if isinstance(n, str) and n]
-        return {**(self.score or {}), "note": "; ".join(notes)} if self.score or notes else {}
+    def told(self) -> list[Score]:
+        """The scores as the page tells them: with what was left out among their notes; none where there is nothing."""
+        found = []
+        for score in self.scores or [{}] * bool(self.earlier):
+            notes = [n for n in (score.get("note"), self.earlier) if isinstance(n, str) and n]
+            found.append({**score, "note": "; ".join(notes)})
+        return found
 
     @property
     def label(self) -> str:
@@ -79,7 +83,7 @@ def choose(table: pd.DataFrame, results: Results, n: int) -> list[Shown]:
     return [
         Shown(
             name, anchor, rows.get(name, {}), results.evidence.get(name), results.explanations.get(name),
-            results.simulations.get(name), results.scores.get(name), results.earlier.get(name, ""),
+            results.simulations.get(name, {}), results.scores.get(name, []), results.earlier.get(name, ""),
         )
         for name, anchor in zip(ids, anchors(ids), strict=True)
     ]  # fmt: skip
@@ -124,7 +128,7 @@ def record(shown: Shown) -> dict[str, Any]:
         **{name: value for name, value in shown.row.items() if name != "neuron"},
         "label": shown.label,
         "explanation": _explanation(shown.explanation),
-        "score": {k: v for k, v in shown.score.items() if k != "neuron"} if shown.score else None,
+        "scores": [{k: v for k, v in score.items() if k != "neuron"} for score in shown.scores],
         "earlier": shown.earlier,
         "samples": [{"id": e.seen.sample, "name": e.seen.name, "group": e.group, "split": e.split, "rank": e.rank,
                      "peak": e.peak} for e in samples],
@@ -149,7 +153,8 @@ def line(shown: Shown, numbers: dict[str, Any], href: str) -> dict[str, Any]:
         numbers: `record` of it.
         href: where its card is.
     """
-    label, score = shown.label, numbers["score"] or {}
+    label, scores = shown.label, [score for score in shown.told if _is_number(score.get("r"))]
+    best = max(scores, key=lambda score: float(score["r"]), default={})
     share = numbers.get(f"p_{label}")
     site = site_name(numbers["site"], numbers["pole"]) if "site" in numbers else "elsewhere"
     return {
@@ -163,11 +168,10 @@ def line(shown: Shown, numbers: dict[str, Any], href: str) -> dict[str, Any]:
         "share": _cell(share, share_words),
         "peak": _cell(numbers.get("peak"), number),
         "explanation": _said(shown.explanation),
-        "r": _cell(score.get("r"), decimals),
-        "interval": _interval(score),
-        "null": _cell(score.get("r_null"), decimals),
-        "q": _cell(score.get("q"), small),
-        "note": _note(shown.told),
+        "r": _cell(best.get("r"), decimals)[0],
+        "null": _cell(best.get("r_null"), decimals)[0],
+        "q": _cell(best.get("q"), small)[0],
+        "scores": [_score(score, label == "multimodal" or len(shown.told) > 1) for score in shown.told or [{}]],
         "search": " ".join(_words(shown)),
     }
 
@@ -180,19 +184,31 @@ def _said(explanation: Explanation | None) -> str:
     return shortened(visible(explanation.text), LONGEST) if explanation.text else ""
 
 
-def _note(score: Score) -> str:
+def _score(score: Score, many: bool) -> dict[str, str]:
+    """A score as the list shows it, with its side where there may be many."""
     note = score.get("note")
-    return visible(note) if isinstance(note, str) and note else ""
+    return {
+        "side": str(score.get("side", "")) if many else "",
+        "r": _cell(score.get("r"), decimals)[1],
+        "interval": _interval(score),
+        "null": _cell(score.get("r_null"), decimals)[1],
+        "q": _cell(score.get("q"), small)[1],
+        "note": visible(note) if isinstance(note, str) and note else "",
+    }
+
+
+def _is_number(value: Any) -> bool:
+    return value is not None and value == value
 
 
 def _cell(value: Any, words: Any) -> tuple[str, str]:
     """What the list sorts by, and what it shows; empty and a dash where there is no number."""
-    return ("", "–") if value is None or value != value else (f"{float(value):.6g}", words(float(value)))
+    return (f"{float(value):.6g}", words(float(value))) if _is_number(value) else ("", "–")
 
 
 def _interval(score: Score) -> str:
-    low, high = score.get("r_low"), score.get("r_high")
-    return "" if low is None or high is None or low != low or high != high else f"[{decimals(low)}, {decimals(high)}]"
+    ends: list[Any] = [score.get("r_low"), score.get("r_high")]
+    return f"[{', '.join(decimals(float(end)) for end in ends)}]" if all(map(_is_number, ends)) else ""
 
 
 def _words(shown: Shown) -> Iterator[str]:

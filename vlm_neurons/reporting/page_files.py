@@ -160,7 +160,7 @@ def _scores_svg(story: Story) -> str:
     from vlm_neurons.viz.drawing import svg
     from vlm_neurons.viz.figures import scores_figure
 
-    scores = [{"neuron": s.neuron, **s.score} for s in story.shown if s.score]
+    scores = [{"neuron": s.neuron, **score} for s in story.shown for score in s.scores]
     return svg(scores_figure(pd.DataFrame(scores))) if scores else ""
 
 
@@ -169,8 +169,7 @@ def _in_words(summary: Mapping[str, Any]) -> dict[str, str]:
     words = {name: "–" if value != value else decimals(value) for name, value in medians.items()}
     counts = {name: f"{summary[name]:,}" for name in ("n", "n_scored", "significant", "n_failed")}
     above = share_words(summary["above_null"])
-    modality = str(summary["modality"])
-    return {"modality": NAMES.get(modality, visible(modality)), **counts, **words, "above_null": above}
+    return {"side": visible(str(summary["side"])), **counts, **words, "above_null": above}
 
 
 def _options(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[Any, ...]]]:
@@ -187,25 +186,27 @@ def _options(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[Any, ..
 def _code(story: Story, out: Path) -> str:
     lines = _CODE.format(json=out.with_suffix(".json").name)
     if story.numbers["scores"]:
-        lines += 'scores = pd.read_parquet("scores.parquet")\n'
+        lines += 'scores = vn.Run.load(".").scores()          # one row a neuron and side\n'
     return lines
 
 
 def _card(shown: Shown, rule: Thresholds | None) -> Fragment:
     if shown.evidence is None or not shown.evidence.exemplars:
-        told_of = {"explained": explained(shown.explanation), "score": scored(shown.told)}
+        told_of = {"explained": explained(shown.explanation), "scores": [scored(score) for score in shown.told]}
         return Fragment(
             template("bare.html").render(anchor=shown.anchor, neuron=visible(shown.neuron), **told_of),
             template_text("card.css"),
         )
+    import pandas as pd
+
     evidence, notes = shown.evidence, {}
     if rule is not None and shown.label != NOT_APPLICABLE and shown.row:
         notes = {e.seen.sample: verdict(e, float(shown.row["peak"]), rule) for e in evidence.exemplars}
     # one of each group besides the strongest; three strong ones where there is nothing else
     per_group = 1 if any(e.group != "top" for e in evidence.exemplars) else 2
     return card_html(
-        evidence, shown.row or None, shown.explanation, shown.simulation, shown.told or None, per_group=per_group,
-        anchor=shown.anchor, notes=notes,
+        evidence, shown.row or None, shown.explanation, {(shown.neuron, k): s for k, s in shown.simulations.items()},
+        pd.DataFrame(shown.told) if shown.told else None, per_group=per_group, anchor=shown.anchor, notes=notes,
     )  # fmt: skip
 
 

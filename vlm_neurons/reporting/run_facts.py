@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vlm_neurons.reporting.run_results import Score
     from vlm_neurons.scanning.run import Run
 
-FORMAT = 1  # of the JSON
+FORMAT = 2  # of the JSON
 SWEEP = {"t_visual": (1.0, 2.0, 3.0, 4.0), "t_text": (2.0, 3.0, 4.0, 5.0)}
 
 
@@ -107,15 +107,16 @@ def choices(thresholds: Dependence) -> list[dict[str, Any]]:
     ]
 
 
-def score_summary(scores: Mapping[str, Score]) -> list[dict[str, Any]]:
-    """`vn.score_statistics` by modality, that of all neurons last; nothing without scores."""
+def score_summary(scores: Mapping[str, Sequence[Score]]) -> list[dict[str, Any]]:
+    """`vn.score_statistics` by side, that of all last; nothing without scores."""
     import pandas as pd
 
     from vlm_neurons.autointerp.comparing import score_statistics
 
     if not scores:
         return []
-    rows = score_statistics(pd.DataFrame(list(scores.values())), by="modality").to_dict("records")
+    every = pd.DataFrame([score for own in scores.values() for score in own])
+    rows = score_statistics(every, by="side").to_dict("records")
     return [*rows[1:], *(rows[:1] if len(rows) != 2 else [])]
 
 
@@ -186,7 +187,7 @@ def document(
         table: its classification.
         rule: the thresholds behind it, where they are known.
         thresholds: what other thresholds would give.
-        scores: summary by modality.
+        scores: summary by side.
         neurons: `record` of every neuron that is shown.
     """
     return {

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlm_neurons.autointerp.explanation import Explanation, Log
-from vlm_neurons.autointerp.simulations import Simulation
-from vlm_neurons.autointerp.simulations import load as load_simulations
+from vlm_neurons.autointerp import Explanation, Simulation, load_simulations, read_explanations
 from vlm_neurons.classification import classify
+from vlm_neurons.scanning.results import SCORES, newest, scores_of
 from vlm_neurons.viz.rows_in_words import differ
 from vlm_neurons.viz.wording import shortened
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from vlm_neurons.autointerp.protocols import Side
     from vlm_neurons.evidence import Evidence
     from vlm_neurons.scanning import Run
 
@@ -25,8 +25,6 @@ Score = dict[str, Any]
 AGAIN = {  # what writes a file of the run directory
     "neurons.parquet": "run.save(vn.classify(run))",
     "exemplars.parquet": "vn.gather_evidence(model, data, run, ...)",
-    "simulations.parquet": "vn.score(..., out=run)",
-    "scores.parquet": "vn.score(..., out=run)",
 }
 LONGEST = 200  # characters of an explanation where it is not the thing itself; the card has all of it
 
@@ -38,15 +36,15 @@ class Results:
     Attributes:
         evidence: from `evidence/`, without that of other runs.
         explanations: the last of every neuron, from `explanations.jsonl`.
-        simulations: from `simulations.parquet`, of the explanations above.
-        scores: rows of `scores.parquet`, the same.
+        simulations: by side, of the explanations above.
+        scores: rows of the table that was written last, one a side, the same.
         earlier: what was left out because it is of an earlier explanation, in words.
     """
 
     evidence: dict[str, Evidence]
     explanations: dict[str, Explanation]
-    simulations: dict[str, Simulation]
-    scores: dict[str, Score]
+    simulations: dict[str, dict[Side, Simulation]]
+    scores: dict[str, list[Score]]
     earlier: dict[str, str]
 
     @classmethod
@@ -56,12 +54,15 @@ class Results:
         Raises:
             ValueError: a file there cannot be read, or is in a format that this version does not know.
         """
-        explanations = Log(run.path / "explanations.jsonl").read()
-        with _readable(run.path / "simulations.parquet"):
-            simulations = load_simulations(run.path)
-        scores = _scores(run)
-        old = _take_old(explanations, {n: s.get("explanation") for n, s in scores.items()}, "score", scores)
-        old += _take_old(explanations, {n: s.explanation for n, s in simulations.items()}, "simulation", simulations)
+        explanations, scores = read_explanations(run.path), _scores(run)
+        by = [(str(s["simulator"]), str(s["made_by"])) for rows in scores.values() for s in rows[:1]]
+        simulations: dict[str, dict[Side, Simulation]] = {}
+        for (neuron, side), one in load_simulations(run.path, *(by[0] if by else ())).items():
+            simulations.setdefault(neuron, {})[side] = one
+        of_scores = {n: [s.get("explanation") for s in rows] for n, rows in scores.items()}
+        of_simulations = {n: [s.explanation for s in sides.values()] for n, sides in simulations.items()}
+        old = _take_old(explanations, of_scores, "score", scores)
+        old += _take_old(explanations, of_simulations, "simulation", simulations)
         earlier = {neuron: _in_words([words for n, words in old if n == neuron]) for neuron, _ in old}
         return cls(_evidence(run), explanations, simulations, scores, earlier)
 
@@ -92,11 +93,12 @@ def _evidence(run: Run) -> dict[str, Evidence]:
     return {e.neuron: e for e in found if e.source.get("run", run.identity) == run.identity}
 
 
-def _scores(run: Run) -> dict[str, Score]:
-    file = run.path / "scores.parquet"
-    if not file.is_file():
-        return {}
-    return {str(row["neuron"]): row for row in _table(file, ("neuron", "r")).to_dict("records")}
+def _scores(run: Run) -> dict[str, list[Score]]:
+    file = newest(run.path, SCORES)
+    found: dict[str, list[Score]] = {}
+    for row in scores_of(file).to_dict("records") if file else ():
+        found.setdefault(str(row["neuron"]), []).append(row)
+    return found
 
 
 def _table(file: Path, columns: Sequence[str]) -> pd.DataFrame:
@@ -122,11 +124,12 @@ def _readable(file: Path) -> Iterator[None]:
 
 
 def _take_old(
-    explanations: Mapping[str, Explanation], made_from: Mapping[str, Any], thing: str, things: dict[str, Any]
+    explanations: Mapping[str, Explanation], made_from: Mapping[str, list[Any]], thing: str, things: dict[str, Any]
 ) -> list[tuple[str, str]]:
-    """Take things made from another text than the explanation's out of `things`: (neuron, what it was, in words)."""
-    old = [(neuron, text) for neuron, text in made_from.items() if differ(explanations.get(neuron), text)]
-    for neuron, _ in old:
+    """Take what was made from another text than the explanation's out of `things`: (neuron, what it was, in words)."""
+    old = [(n, text) for n, texts in made_from.items() for text in texts if differ(explanations.get(n), text)]
+    old = list(dict.fromkeys(old))
+    for neuron in {n for n, _ in old}:
         del things[neuron]
     return [(neuron, f"the {thing} is of an earlier explanation: “{shortened(text, LONGEST)}”") for neuron, text in old]
 

@@ -16,6 +16,7 @@ from vlm_neurons.data.sources import read_records
 from vlm_neurons.scanning.blocks import FORMAT, Column, moments_of, open_result, state_of
 from vlm_neurons.scanning.identity import identity_of
 from vlm_neurons.scanning.moments import Moments
+from vlm_neurons.scanning.results import load_explanations, load_scores
 from vlm_neurons.scanning.state import TopSamples
 from vlm_neurons.synthetic import open_data
 from vlm_neurons.units import Neuron, Pole
@@ -223,26 +224,25 @@ class Run:
         return self._parquet(_TABLES[method], f"run.save(vn.{made}(run)) writes it")
 
     def explanations(self) -> pd.DataFrame:
-        """What `explain` wrote into the run, the last of every neuron.
+        """What `explain` wrote into the run, a row a neuron: its last explanation, or failure where there is none.
 
         Raises:
             FileNotFoundError: there is nothing yet.
+            ValueError: a line of the file is no explanation.
         """
-        import pandas as pd
+        return load_explanations(self.path)
 
-        path = self.path / "explanations.jsonl"
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is not there: vn.explain(evidence, out=run) writes it")
-        lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last end of a line was cut off by a crash
-        return pd.DataFrame({(row := json.loads(line))["neuron"]: row for line in lines}.values())
+    def scores(self, simulator: str | None = None) -> pd.DataFrame:
+        """The full table that `score` wrote into the run: one row a neuron and side.
 
-    def scores(self) -> pd.DataFrame:
-        """What `score` wrote into the run.
+        Args:
+            simulator: whose; of the one that wrote last if not given.
 
         Raises:
-            FileNotFoundError: there is nothing yet.
+            FileNotFoundError: there is none.
+            ValueError: it is damaged.
         """
-        return self._parquet("scores.parquet", "vn.score(explanations, evidence, out=run) writes it")
+        return load_scores(self.path, simulator)
 
     def _parquet(self, name: str, remedy: str) -> pd.DataFrame:
         import pandas as pd

@@ -10,17 +10,29 @@ import numpy as np
 from jaxtyping import Float
 
 from vlm_neurons._checks import of_kind
-from vlm_neurons.autointerp.simulations import Simulation
-from vlm_neurons.viz.rows_in_words import Classes, Explained, Scored, classes, differ, explained, record, scored
+from vlm_neurons.autointerp.simulation import Simulation
+from vlm_neurons.viz.rows_in_words import (
+    Classes,
+    Explained,
+    Scored,
+    classes,
+    differ,
+    explained,
+    record,
+    score_records,
+    scored,
+)
 from vlm_neurons.viz.wording import FLOOR, number, shortened, visible
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from vlm_neurons.autointerp.explanation import Explanation
+    from vlm_neurons.autointerp.protocols import Side
     from vlm_neurons.evidence import Evidence, Exemplar
 
     Row: TypeAlias = pd.Series | pd.DataFrame | Mapping[str, Any] | None
+    Simulations: TypeAlias = Simulation | Mapping[tuple[str, Side], Simulation] | None
 
 LONGEST = 200  # characters of a name or a token under a picture
 GROUPS = ("top", "quantile", "random")  # in the order in which they are shown
@@ -34,7 +46,7 @@ class Compared:
     Attributes:
         real: real activations.
         simulated: simulated ones, NaN where there are none.
-        failure: why there are none at all; `""` if there are.
+        failure: why there are none, on one side or on all; `""` if there are.
     """
 
     real: Exemplar
@@ -60,10 +72,10 @@ class Content:
         evidence: of the neuron.
         classes: its class, in words.
         explained: its explanation, in words.
-        scored: its score, in words.
+        scored: its score on every side, in words.
         strongest: the strongest exemplar.
         groups: group -> exemplars of it.
-        compared: exemplars with their simulation.
+        compared: exemplars with their simulations.
         n_failed: simulations that failed.
         tops: ends of the colour scales of patches and of tokens.
     """
@@ -71,7 +83,7 @@ class Content:
     evidence: Evidence
     classes: Classes
     explained: Explained | None
-    scored: Scored | None
+    scored: list[Scored]
     strongest: Exemplar
     groups: dict[str, list[Exemplar]]
     compared: list[Compared]
@@ -97,7 +109,7 @@ def content(
     evidence: Evidence,
     row: Row = None,
     explanation: Explanation | str | None = None,
-    simulation: Simulation | None = None,
+    simulation: Simulations = None,
     score: Row = None,
     per_group: int = 3,
     tops: tuple[float, float] | None = None,
@@ -108,27 +120,37 @@ def content(
         ValueError: no exemplars; a row, score or simulation of another neuron; a score or simulation of other words
             than the explanation's.
     """
-    if simulation is not None:
-        of_kind("simulation", simulation, Simulation, "give that of one neuron, such as vn.simulate(...)['L0N1']")
     if not an_evidence(evidence).exemplars:
         raise ValueError(f"{evidence.neuron} has no exemplars to show; gather its evidence with more samples")
-    if simulation is not None and simulation.neuron != evidence.neuron:
-        raise ValueError(f"simulation= is of {simulation.neuron}, the evidence is of {evidence.neuron}")
+    simulations = _by_side(simulation, evidence.neuron)
     strongest, groups = choose(evidence, per_group)
-    told, of_score = explained(explanation), record(score, evidence.neuron, "score")
-    _same_words(explanation, of_score.get("explanation"), "score", "score")
-    _same_words(explanation, simulation.explanation if simulation is not None else None, "simulation", "simulate")
+    told, of_score = explained(explanation), score_records(score, evidence.neuron)
+    for one in of_score:
+        _same_words(explanation, one.get("explanation"), "score", "score")
+    for simulated in simulations.values():
+        _same_words(explanation, simulated.explanation, "simulation", "simulate")
     return Content(
         evidence,
         classes(record(row, evidence.neuron, "row"), evidence.label, evidence.peak),
         told,
-        scored(of_score),
+        [words for one in of_score if (words := scored(one))],
         strongest,
         groups,
-        [] if simulation is None else [_compared(evidence, e, simulation) for e in _simulated(evidence, simulation)],
-        simulation.n_failed if simulation is not None else 0,
+        [_compared(evidence, e, simulations) for e in _simulated(evidence, simulations)],
+        sum(one.n_failed for one in simulations.values()),
         tops or tops_of(evidence, per_group),
     )
+
+
+def _by_side(given: Simulations, neuron: str) -> dict[Side, Simulation]:
+    """Simulations of the neuron: the one that was given, or those of it among what `simulate` returned."""
+    every = list(given.values()) if isinstance(given, Mapping) else [] if given is None else [given]
+    for one in every:
+        how = "give one, such as vn.simulate(...)['L0N1', 'picture'], or all that it returned"
+        of_kind("simulation", one, Simulation, how)
+    if isinstance(given, Simulation) and given.neuron != neuron:
+        raise ValueError(f"simulation= is of {given.neuron}, the evidence is of {neuron}")
+    return {one.side: one for one in every if one.neuron == neuron}
 
 
 def _same_words(explanation: Explanation | str | None, text: Any, name: str, again: str) -> None:
@@ -237,25 +259,27 @@ def top_of(values: Sequence[Float[np.ndarray, "..."]], least: float) -> float:
     return max([least, *(float(np.nanmax(v)) for v in values if v.size and not np.isnan(v).all())])
 
 
-def _simulated(evidence: Evidence, simulation: Simulation, n: int = 2) -> list[Exemplar]:
+def _simulated(evidence: Evidence, simulations: Mapping[Side, Simulation], n: int = 2) -> list[Exemplar]:
     """The strongest exemplar with a simulation, and a random one."""
-    there = [e for e in evidence.split("test") if e.seen.sample in simulation.samples]
-    there.sort(key=lambda e: (simulation.of(e.seen.sample).failure is not None, -e.peak))
+    every = list(simulations.values())
+    there = [e for e in evidence.split("test") if any(e.seen.sample in one.samples for one in every)]
+    there.sort(key=lambda e: (any(one.of(e.seen.sample).failure for one in every), -e.peak))
     random = [e for e in there[1:] if e.group != "top"]
     return [*there[:1], *(random or there[1:])[: n - 1]]
 
 
-def _compared(evidence: Evidence, e: Exemplar, simulation: Simulation) -> Compared:
-    prediction = simulation.of(e.seen.sample)
+def _compared(evidence: Evidence, e: Exemplar, simulations: Mapping[Side, Simulation]) -> Compared:
     real = replace(
         e, patch_acts=tuple(evidence.scale(p) for p in e.patch_acts), token_acts=evidence.scale(e.token_acts)
     )
-    patches = prediction.patch_acts or tuple(np.full(p.shape, np.nan) for p in e.patch_acts)
-    tokens = (
-        np.full(len(e.token_acts), np.nan)
-        if prediction.token_acts is None
-        else np.asarray(prediction.token_acts, float)
-    )
-    failure = prediction.failure
-    told = f"No simulation of this sample: {failure.kind}. {visible(failure.detail)}" if failure else ""
-    return Compared(real, replace(e, patch_acts=patches, token_acts=tokens), told)
+    patches = tuple(np.full(p.shape, np.nan) for p in e.patch_acts)
+    tokens = np.full(len(e.token_acts), np.nan)
+    failures = []
+    for side, simulation in simulations.items():
+        guess = simulation.of(e.seen.sample)
+        patches = guess.patch_acts or patches
+        tokens = tokens if guess.token_acts is None else np.asarray(guess.token_acts, float)
+        if guess.failure:
+            what = "this sample" if len(simulations) == 1 else {"picture": "its pictures", "text": "its text"}[side]
+            failures.append(f"No simulation of {what}: {guess.failure.kind}. {visible(guess.failure.detail)}")
+    return Compared(real, replace(e, patch_acts=patches, token_acts=tokens), " ".join(failures))

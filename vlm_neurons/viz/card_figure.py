@@ -144,12 +144,12 @@ def _said(axes: Axes, shown: Content, y: float) -> float:
             y = _write(axes, shortened(told.description, 500), MARGIN, y, width)
         if told.source:
             y = _write(axes, f"explained by {shortened(told.source, 200)}", MARGIN, y, width, 11, SOFT)
-    if shown.scored is not None:
-        y = _write(axes, shown.scored.sentence, MARGIN, y, width, 12.5)
-        if shown.scored.details:
-            y = _write(axes, shown.scored.details, MARGIN, y, width, 11, SOFT)
-        if shown.scored.r is not None:
-            y = _score(axes, shown.scored, shown.scored.r, y)
+    for score in shown.scored:
+        y = _write(axes, score.sentence, MARGIN, y, width, 12.5)
+        if score.details:
+            y = _write(axes, score.details, MARGIN, y, width, 11, SOFT)
+        if score.r is not None:
+            y = _score(axes, score, score.r, y)
     return y + 6
 
 
@@ -205,7 +205,7 @@ def _both(axes: Axes, one: Compared, x: float, y: float, width: float) -> float:
     if one.reads:
         y = _write(axes, "tokens, simulated", x, y, width, SMALL, SOFT)
         y = _tokens(axes, strip(e.seen, one.simulated.token_acts, 10, "simulated"), x, y, width)
-    y = _sequence(axes, e, None if one.failure else one.simulated, x, y, width)
+    y = _sequence(axes, e, one.simulated if one.sees or one.reads else None, x, y, width)
     if one.failure:
         y = _write(axes, shortened(one.failure, 200), x, y, width, 11)
     return _write(axes, shortened(caption(e), 160), x, y, width, SMALL, SOFT)

@@ -39,9 +39,8 @@ from vlm_neurons.viz.wording import number, visible
 
 if TYPE_CHECKING:
     from vlm_neurons.autointerp.explanation import Explanation
-    from vlm_neurons.autointerp.simulations import Simulation
     from vlm_neurons.evidence import Evidence, Exemplar
-    from vlm_neurons.viz.card_content import Row
+    from vlm_neurons.viz.card_content import Row, Simulations
 
 Box = tuple[str, str, str, str]
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,80}")
@@ -70,7 +69,7 @@ def card_html(
     evidence: Evidence,
     row: Row = None,
     explanation: Explanation | str | None = None,
-    simulation: Simulation | None = None,
+    simulation: Simulations = None,
     score: Row = None,
     *,
     per_group: int = 3,
@@ -84,15 +83,15 @@ def card_html(
         evidence: of the neuron.
         row: its row of the classification table, or a table that has it.
         explanation: in words.
-        simulation: made from the explanation.
-        score: its row of the score table, or a table that has it.
+        simulation: made from the explanation: of one side, or all that `simulate` returned.
+        score: a row of the score table, or a table that has its rows.
         per_group: exemplars shown of each group, besides the strongest one.
         tops: ends of the colour scales of patches and tokens, to compare cards; by default from what is shown.
         anchor: id of the card; by default from the neuron's.
         notes: a further line under a sample, by its id.
 
     Raises:
-        TypeError: `evidence` is no evidence, or `simulation` no simulation, of one neuron.
+        TypeError: `evidence` is no evidence, or `simulation` no simulation.
         ValueError: no exemplars; a row, score or simulation of another neuron; a score or simulation of other words
             than the explanation's.
 
@@ -109,8 +108,7 @@ def card_html(
         neuron=visible(evidence.neuron),
         classes=shown.classes,
         explained=shown.explained,
-        score=shown.scored,
-        score_svg=score_svg(shown.scored) if shown.scored is not None and shown.scored.r is not None else "",
+        scores=[(one, score_svg(one) if one.r is not None else "") for one in shown.scored],
         strongest=_shown(shown.strongest, shown, images, notes, chart=True),
         groups=[(names[group], [_shown(e, shown, images, notes) for e in es]) for group, es in shown.groups.items()],
         compared=[_both(one, images) for one in shown.compared],
@@ -151,7 +149,7 @@ def _both(one: Compared, images: dict[str, str]) -> Shown:
         rows.append(tuple(_maps(one.simulated, 10, images, "simulated")))
     if one.reads:
         strips.append(strip(one.real.seen, one.simulated.token_acts, 10, "simulated"))
-    chart = sequence_svg(one.real, None if one.failure else one.simulated)
+    chart = sequence_svg(one.real, one.simulated if one.sees or one.reads else None)
     return Shown((caption(one.real),), tuple(zip(*rows, strict=True)), tuple(strips), chart, one.failure)
 
 

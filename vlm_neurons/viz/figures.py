@@ -213,7 +213,7 @@ def scores_figure(scores: pd.DataFrame, title: str = "") -> Drawing:
             axes = panel(figure, LEFT, y + 26 + LINE * len(said), WIDTH - LEFT - 8, TALL)
             _squares(axes, rows[rows["r"].notna()].sort_values("r", ascending=False, kind="stable"), color)
     if any(drawn):
-        write(words, 0, float(tops[-1]) + 4, "square: r of a neuron, pale unless q < .05; line: 95 % interval;")
+        write(words, 0, float(tops[-1]) + 4, "square: r on a side, pale unless q < .05; line: 95 % interval;")
         write(words, 0, float(tops[-1]) + 4 + LINE, "dash: null, if measured")
     return figure
 
@@ -228,12 +228,11 @@ def _numbers(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def _by_class(scores: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    key = next((c for c in ("label", "modality") if c in scores), None)
-    if key is None:
+    if "label" not in scores:
         if len(scores):
             yield "all neurons", PATCH, scores
         return
-    named = scores[key].fillna("without a class").astype(str)
+    named = scores["label"].fillna("without a class").astype(str)
     for label in [*MODALITIES, *sorted(set(named) - set(MODALITIES))]:
         rows = scores[named == label]
         if len(rows):
@@ -243,7 +242,9 @@ def _by_class(scores: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
 def scores_in_words(rows: pd.DataFrame) -> list[str]:
     """Some scores, in the parts of one sentence."""
     there = rows[rows["r"].notna()]
-    parts = [counted(len(rows), "neuron")]
+    parts = [counted(rows["neuron"].nunique() if "neuron" in rows else len(rows), "neuron")]
+    if "side" in rows and rows["side"].nunique() > 1:
+        parts.append(f"{len(rows)} sides")
     if len(there):
         parts.append(f"median r {decimals(float(there['r'].median()))}")
         if "r_null" in rows and there["r_null"].notna().any():

@@ -39,6 +39,22 @@ def record(row: pd.Series | pd.DataFrame | Mapping[str, Any] | None, neuron: str
     return found
 
 
+def score_records(score: pd.Series | pd.DataFrame | Mapping[str, Any] | None, neuron: str) -> list[dict[str, Any]]:
+    """Rows of a score table as dicts: a single row, or of a whole table those of the neuron, one a side.
+
+    Raises:
+        ValueError: no row of the neuron, several of one side, or a row of another neuron.
+    """
+    import pandas as pd
+
+    if not isinstance(score, pd.DataFrame):
+        return [one] if (one := record(score, neuron, "score")) else []
+    rows = score[score["neuron"] == neuron] if "neuron" in score else score
+    if len(rows) != (rows["side"].nunique() if "side" in rows else 1) or rows.empty:
+        raise ValueError(f"score= has {len(rows)} rows of {neuron}; pass one of each side, such as table.iloc[0]")
+    return [record(row, neuron, "score") for _, row in rows.iterrows()]
+
+
 @dataclass(frozen=True)
 class Classes:
     """The class of a neuron.
@@ -111,16 +127,18 @@ class Scored:
 def scored(row: Mapping[str, Any]) -> Scored | None:
     """A row of the score table in words; None without one.
 
-    >>> scored({"r": 0.41, "r_low": 0.3, "r_high": 0.52, "r_null": 0.03, "ceiling": 0.97}).sentence
-    "r = .41 [.30, .52], other neurons' explanations reach .03, ceiling .97"
+    >>> scored({"side": "text", "r": 0.41, "r_low": 0.3, "r_high": 0.52, "r_null": 0.03, "ceiling": 0.97}).sentence
+    "on text: r = .41 [.30, .52], other neurons' explanations reach .03, ceiling .97"
     """
     if not row:
         return None
     r, low, high, null, ceiling = (_number(row.get(key)) for key in ("r", "r_low", "r_high", "r_null", "ceiling"))
+    side = {"picture": "on pictures", "text": "on text"}.get(str(row.get("side")))
     if r != r:
         why = visible(str(row.get("note") or "the reason was not recorded"))
-        return Scored(f"No score: {why}.", _details(row))
-    parts = [f"r = {decimals(r)}" + (f" [{decimals(low)}, {decimals(high)}]" if low == low else "")]
+        return Scored(f"No score {side}: {why}." if side else f"No score: {why}.", _details(row))
+    interval = f" [{decimals(low)}, {decimals(high)}]" if low == low else ""
+    parts = [(f"{side}: " if side else "") + f"r = {decimals(r)}{interval}"]
     parts.append(f"other neurons' explanations reach {decimals(null)}" if null == null else "no null was measured")
     if ceiling == ceiling:
         parts.append(f"ceiling {decimals(ceiling)}")

@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from vlm_neurons.autointerp.explanation import Explanation
-    from vlm_neurons.autointerp.simulations import Simulation
     from vlm_neurons.evidence import Evidence
-    from vlm_neurons.viz.card_content import Content, Row
+    from vlm_neurons.viz.card_content import Content, Row, Simulations
     from vlm_neurons.viz.drawing import Drawing
 
 _PAPER = Thresholds()
@@ -93,7 +92,7 @@ class NeuronCard(View):
         evidence: of the neuron.
         told: what else `show_neuron` was given.
 
-    >>> card = vn.show_neuron(evidence["L2N304"], table, explanations["L2N304"], simulations["L2N304"], scores)
+    >>> card = vn.show_neuron(evidence["L2N304"], table, explanations["L2N304"], simulations, scores)
     >>> card.save("card.html").name, "pink regions" in card.fragment.html
     ('card.html', True)
     >>> card.static().savefig("card.pdf")
@@ -107,7 +106,7 @@ def show_neuron(
     evidence: Evidence,
     row: Row = None,
     explanation: Explanation | str | None = None,
-    simulation: Simulation | None = None,
+    simulation: Simulations = None,
     score: Row = None,
 ) -> NeuronCard:
     """The card of a neuron: the picture the model saw with the heat of its patches, the tokens coloured by circuitsvis,
@@ -118,14 +117,14 @@ def show_neuron(
         evidence: of the neuron.
         row: its row of the classification table, or a table that has it.
         explanation: an `Explanation`, or words.
-        simulation: made from the explanation.
-        score: its row of the score table, or a table that has it.
+        simulation: made from the explanation: of one side, or all that `simulate` returned.
+        score: a row of the score table, or a table that has its rows.
 
     Returns:
         A card: shown by a notebook, `.save("card.html")`, `.save("card.png")`, `.static()`.
 
     Raises:
-        TypeError: `evidence` is no evidence, or `simulation` no simulation, of one neuron.
+        TypeError: `evidence` is no evidence, or `simulation` no simulation.
         ValueError: no exemplars; a row, score or simulation of another neuron; a score or simulation of other words
             than the explanation's.
 
@@ -230,7 +229,7 @@ def show_scores(scores: pd.DataFrame) -> View:
     """Scores by class with their intervals, beside what other neurons' explanations reach, and the share with q < .05.
 
     Args:
-        scores: what `score` returns.
+        scores: what `score` returns; with `full=True`, or as `run.scores()`, it tells classes and q.
 
     Raises:
         TypeError: it is no table.

@@ -65,10 +65,13 @@ class Connection:
 
     def capabilities(self, cache: Cache) -> dict[str, bool]:
         """What was declared, and found out."""
-        declared = {
-            name: value for name in ("images", "schema", "logprobs") if (value := getattr(self, name)) is not None
-        }
+        declared = {name: value for name, value in self.declared.items() if value is not None}
         return {**cache.capabilities(str(self.base_url), self.model), **declared}
+
+    @property
+    def declared(self) -> dict[str, bool | None]:
+        """What the user says of the server; None where that is to be found out."""
+        return {"images": self.images, "schema": self.schema, "logprobs": self.logprobs}
 
     def key(self, ask: Ask, capabilities: dict[str, bool]) -> str:
         """What the cache calls a question to a server with these capabilities."""
@@ -211,7 +214,7 @@ class Asking:
             del fields["images"]  # what is wrong with one picture is no word on pictures
         async with self.finding:
             for name, words in fields.items():
-                if any(w in said for w in words) and used.get(name, True) and getattr(self.client, name, None) is None:
+                if any(w in said for w in words) and used.get(name, True) and self.client.declared.get(name) is None:
                     if self.capabilities.get(name, True):
                         self.capabilities[name] = False
                         self.cache.put_capability(str(self.client.base_url), self.client.model, name, False)

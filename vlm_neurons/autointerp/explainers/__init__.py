@@ -2,5 +2,6 @@
 
 from vlm_neurons.autointerp.explainers.chat import LocalExplainer, OpenAIExplainer, Prompting
 from vlm_neurons.autointerp.explainers.dissection import DissectionExplainer
+from vlm_neurons.autointerp.protocols import Explainer
 
-__all__ = ["DissectionExplainer", "LocalExplainer", "OpenAIExplainer", "Prompting"]
+__all__ = ["DissectionExplainer", "Explainer", "LocalExplainer", "OpenAIExplainer", "Prompting"]

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from vlm_neurons._checks import whole
 from vlm_neurons.autointerp.client.asking import Ask, Reply
 from vlm_neurons.autointerp.client.client import Server
 from vlm_neurons.autointerp.client.local import LocalChat
 from vlm_neurons.autointerp.client.prices import Plan
-from vlm_neurons.autointerp.explainers.overlays import STYLES, Style
-from vlm_neurons.autointerp.explainers.prompting import Answer, kind_of, messages, prompt_id, shows_something
-from vlm_neurons.autointerp.explainers.selecting import best_of
+from vlm_neurons.autointerp.explainers.pictures import STYLES, Style
+from vlm_neurons.autointerp.explainers.requests import Answer, messages, prompt_id, shows_something
 from vlm_neurons.autointerp.explanation import NO_PATTERN, Explanation, Failure, says_nothing
+from vlm_neurons.autointerp.protocols import SIDES, Explainer, Simulator, kind_of
+from vlm_neurons.autointerp.registry import simulator_of
+from vlm_neurons.autointerp.scorers.aligned import pieces_of
+from vlm_neurons.autointerp.scorers.measures import pooled
 
 if TYPE_CHECKING:
-    from vlm_neurons.autointerp.simulators import Simulator
     from vlm_neurons.evidence import Evidence
 
 
@@ -54,7 +59,7 @@ class Prompting:
 
 
 @dataclass(frozen=True)
-class OpenAIExplainer(Server):
+class OpenAIExplainer(Server, Explainer):
     """Asks a model behind OpenAI, or behind any server that speaks chat completions.
 
     Attributes, besides those of `client.Server` (model, base_url, max_cost, price, cache, ...):
@@ -89,12 +94,10 @@ class OpenAIExplainer(Server):
 
     def chooser(self) -> Simulator | None:
         """The simulator that chooses among candidates."""
-        from vlm_neurons.autointerp.simulating import simulator_of
-
         return None if self.simulator is None else simulator_of(self.simulator)
 
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # type: ignore[override]
         """`"openai:MODEL"`."""
         return f"openai:{self.model}"
 
@@ -121,6 +124,15 @@ class OpenAIExplainer(Server):
                 found.append(Ask((key, ids), request, Answer, self.max_tokens, temperature, number, plain=other))
         return found
 
+    def with_cache(self, file: Path) -> OpenAIExplainer:
+        """The same with a file of replies, if it has none."""
+        return self if self.cache is not None else replace(self, cache=file)
+
+    @property
+    def address(self) -> str:
+        """Of the server."""
+        return str(self.client().base_url)
+
     def plan(self, evidence: Mapping[str, Evidence]) -> Plan:
         """What `explain` would send and cost; sends nothing."""
         return self.client().plan(self.asks(evidence))
@@ -140,7 +152,7 @@ class OpenAIExplainer(Server):
 
 
 @dataclass(frozen=True, eq=False)
-class LocalExplainer:
+class LocalExplainer(Explainer):
     """Asks an image-text-to-text model of transformers in process, with the same prompts.
 
     Attributes:
@@ -198,6 +210,25 @@ def explanation_of(evidence: Evidence, replies: list[Reply], name: str, simulato
                         for g, f in zip(good, fits, strict=True))  # fmt: skip
     totals = {n: sum(getattr(r, n) for r in replies) for n in ("tokens_in", "tokens_out", "cost")}
     return Explanation(**{**vars(chosen), **totals, "support": support})
+
+
+def fit(explanation: str, evidence: Evidence, simulator: Simulator) -> float:
+    """r over all places of the split `"select"`, which is there for this choice only.
+
+    Exemplars whose simulation failed are left out. NaN where nothing varies or everything failed.
+    """
+    exemplars = evidence.split("select")
+    return pooled([
+        piece
+        for side in SIDES if side in simulator.sides
+        for piece in pieces_of(evidence, exemplars, simulator.simulate(explanation, exemplars, side), side)
+    ])  # fmt: skip
+
+
+def best_of(candidates: Sequence[Any], evidence: Evidence, simulator: Simulator) -> tuple[int, list[float]]:
+    """Place of the candidate (anything with `.text`) that fits best, and all fits; the first of equals, NaN last."""
+    fits = [fit(c.text, evidence, simulator) for c in candidates]
+    return max(range(len(fits)), key=lambda i: (-np.inf if np.isnan(fits[i]) else fits[i], -i)), fits
 
 
 def _silent(evidence: Evidence, name: str) -> Explanation:

@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Float
 
 from vlm_neurons._checks import whole
-from vlm_neurons.autointerp.explainers.prompting import kind_of
 from vlm_neurons.autointerp.explanation import NO_PATTERN, Explanation
+from vlm_neurons.autointerp.protocols import Explainer, Side, sides_of
 from vlm_neurons.concepts.concept import Concept, phrase
 from vlm_neurons.concepts.lexical import lexical_bank, words_for
 from vlm_neurons.concepts.visual import visual_bank
@@ -47,7 +47,7 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class DissectionExplainer:
+class DissectionExplainer(Explainer):
     """Compares activations with a bank of visual and lexical concepts; no key, no network, CPU.
 
     Attributes:
@@ -89,25 +89,25 @@ class DissectionExplainer:
     def _one(self, evidence: Evidence) -> Explanation:
         shown = evidence.split("explain")
         rng = np.random.default_rng([evidence.seed, 17])
-        kind = kind_of(evidence)
-        visual = lexical = None
-        if kind != "text" and evidence.sees_images:
-            visual = self._side(*_visual_side(evidence, shown, self.truth), rng)
-        if kind != "visual" and evidence.sees_text:
-            lexical = self._side(*_text_side(evidence, shown), rng)
-        parts: list[str] = []
+        fits: dict[Side, Fit | None] = {}
+        for side in sides_of(evidence):
+            if side == "picture" and evidence.sees_images:
+                fits[side] = self._side(*_visual_side(evidence, shown, self.truth), rng)
+            if side == "text" and evidence.sees_text:
+                fits[side] = self._side(*_text_side(evidence, shown), rng)
+        parts: dict[str, str] = {}
         support: list[dict[str, Any]] = []
-        for side, fit in (("visual", visual), ("text", lexical)):
+        for side, fit in fits.items():
             if fit is None:
                 continue
-            parts.append("; ".join(_words(side, a) for a in fit.alternatives))
+            parts[side] = "; ".join(_words(side, a) for a in fit.alternatives)
             names = [c.name for a in fit.alternatives for c in a]
             support.append({"side": side, "concepts": names, "r": round(fit.r, 4), "null": round(fit.null, 4)})
         rs = [s["r"] for s in support]
-        found = [f"{p} (r = {s['r']:.2f}, by chance {s['null']:.2f})" for p, s in zip(parts, support, strict=True)]
+        found = [f"{parts[s['side']]} (r = {s['r']:.2f}, by chance {s['null']:.2f})" for s in support]
         return Explanation(
             neuron=evidence.neuron,
-            text="; ".join(parts) or NO_PATTERN,
+            text="; ".join(parts.values()) or NO_PATTERN,
             description="Best supported concepts of the bank: " + "; ".join(found) + "." if found else
             "No concept of the bank fits better than chance allows.",
             confidence=float(max(rs)) if rs else 0.0,
@@ -115,6 +115,7 @@ class DissectionExplainer:
             exemplars=tuple(e.seen.sample for e in shown),
             seed=evidence.seed,
             support=tuple(support),
+            by_side=parts,
         )  # fmt: skip
 
     def _side(
@@ -209,5 +210,5 @@ def _text_side(
     return values, dict(lexical_bank(texts))
 
 
-def _words(side: str, alternative: Alternative) -> str:
-    return phrase(alternative) if side == "visual" else " that are also ".join(words_for(c) for c in alternative)
+def _words(side: Side, alternative: Alternative) -> str:
+    return phrase(alternative) if side == "picture" else " that are also ".join(words_for(c) for c in alternative)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float
 
 from vlm_neurons import stats
-from vlm_neurons.autointerp.scorers.pieces import Piece
+from vlm_neurons.autointerp.scorers.aligned import Piece
 
 NAN = float("nan")
 N_BOOTSTRAP = 2000
-ACTIVE = {"visual": 2.0, "text": 3.0}  # the paper's thresholds (section 3.2), on the 0-10 scale
+ACTIVE = {"picture": 2.0, "text": 3.0}  # the paper's thresholds (section 3.2), on the 0-10 scale
 TINY = 1e-10  # a variance below this share of the mean square is rounding
 
 
@@ -148,6 +148,13 @@ def spearman(pieces: Sequence[Piece]) -> float:
     if len(x) < 3 or x.min() == x.max() or y.min() == y.max():
         return NAN
     return float(spearmanr(x, y).statistic)
+
+
+SCORERS: dict[str, Callable[[Sequence[Piece]], float]] = {
+    "r": pooled, "r_between": between, "r_within": within, "r_sample": per_sample, "auroc": auroc, "iou": iou,
+    "spearman": spearman, "detection": detection,
+}  # fmt: skip
+"""Name of a column of scores -> what measures it."""
 
 
 def _flat(pieces: Sequence[Piece]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,13 +1,13 @@
 """Simulators: what an explanation predicts, patch by patch and token by token."""
 
+from vlm_neurons.autointerp.protocols import SIDES, Job, Judge, Prediction, Resolution, Side, Simulator
 from vlm_neurons.autointerp.simulators.baselines import BASELINES, Oracle
+from vlm_neurons.autointerp.simulators.chat import ApiSimulator, LocalSimulator
 from vlm_neurons.autointerp.simulators.clip import ClipSimulator
-from vlm_neurons.autointerp.simulators.combined import BothSides
 from vlm_neurons.autointerp.simulators.concepts import ConceptSimulator
-from vlm_neurons.autointerp.simulators.judging import ApiJudge
-from vlm_neurons.autointerp.simulators.prompted import ApiSimulator, LocalSimulator
-from vlm_neurons.autointerp.simulators.protocol import SIDES, Job, Prediction, Resolution, Side, Simulates, Simulator
-from vlm_neurons.autointerp.simulators.segmentation import GroundedSimulator
+from vlm_neurons.autointerp.simulators.grounded import GroundedSimulator
+from vlm_neurons.autointerp.simulators.judge import ApiJudge
+from vlm_neurons.autointerp.simulators.two_simulators import BothSides
 
 __all__ = [
     "BASELINES",
@@ -19,11 +19,11 @@ __all__ = [
     "ConceptSimulator",
     "GroundedSimulator",
     "Job",
+    "Judge",
     "LocalSimulator",
     "Oracle",
     "Prediction",
     "Resolution",
     "Side",
-    "Simulates",
     "Simulator",
 ]

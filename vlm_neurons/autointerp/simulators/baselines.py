@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vlm_neurons.autointerp.explanation import Failure
-from vlm_neurons.autointerp.simulators.protocol import Job, Prediction, Simulates, constant, text_values
+from vlm_neurons.autointerp.protocols import Job, Prediction, Simulator, constant, text_values
 
 if TYPE_CHECKING:
     from vlm_neurons.evidence import Evidence, Seen
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Baseline(Simulates):
+class Baseline(Simulator):
     """A simulator that does not read the explanation. `for_neuron` tells it which neuron it is about."""
 
-    name: str = ""
+    name: str = "baseline"
     evidence: Evidence | None = None
 
     def settings(self) -> str:
@@ -31,15 +31,6 @@ class Baseline(Simulates):
     def for_neuron(self, evidence: Evidence) -> Baseline:
         """The same baseline for one neuron; it looks at the split `"explain"` unless it says otherwise."""
         return type(self)(evidence=evidence)
-
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Prediction]]:
-        """(place in jobs, prediction) of every job."""
-        for place, job in enumerate(jobs):
-            yield place, self.predict(job)
-
-    def predict(self, job: Job) -> Prediction:
-        """One prediction."""
-        raise NotImplementedError
 
     @property
     def of(self) -> Evidence:
@@ -73,27 +64,22 @@ class PositionPrior(Baseline):
 
     def predict(self, job: Job) -> Prediction:
         """One prediction."""
-        shown = self.of.split("explain")
-        patches: tuple[np.ndarray, ...] = ()
-        failure = None
-        if "visual" in job.sides:
+        if job.side == "picture":
             maps = [self._mean_map(p.shape) for p in job.exemplar.patch_acts]
             patches = tuple(m for m in maps if m is not None)
-            if len(patches) < len(maps):
-                grids = ", ".join(f"{p.shape[0]} x {p.shape[1]}" for p in job.exemplar.patch_acts)
-                failure = Failure("capability", f"no exemplar to take a mean of has a grid like this one's ({grids})")
-                patches = ()
-        if "text" not in job.sides:
-            return Prediction(patches, failure=failure)
+            if len(patches) == len(maps):
+                return Prediction(patches)
+            grids = ", ".join(f"{p.shape[0]} x {p.shape[1]}" for p in job.exemplar.patch_acts)
+            detail = f"no exemplar to take a mean of has a grid like this one's ({grids})"
+            return Prediction(failure=Failure("capability", detail))
         sums, counts = np.zeros(10), np.zeros(10)
-        for e in shown:
+        for e in self.of.split("explain"):
             values = self.of.scale(e.token_acts[e.seen.is_text])
             bins = _tenths(len(values))
             sums += np.bincount(bins, np.nan_to_num(values), 10)
             counts += np.bincount(bins, minlength=10)
         by_bin = sums / np.maximum(counts, 1)
-        tokens = text_values(job, by_bin[_tenths(int(job.exemplar.seen.is_text.sum()))])
-        return Prediction(patches, tokens, failure)
+        return Prediction(token_acts=text_values(job, by_bin[_tenths(int(job.exemplar.seen.is_text.sum()))]))
 
     def _mean_map(self, shape: tuple[int, ...]) -> np.ndarray | None:
         maps = [p for e in self.of.split("explain") for p in e.patch_acts if p.shape == shape]
@@ -109,13 +95,11 @@ class ImageOnly(Baseline):
 
     def predict(self, job: Job) -> Prediction:
         """One prediction."""
-        e, patches = job.exemplar, ()
-        if "visual" in job.sides:
-            patches = tuple(np.full(p.shape, np.nan_to_num(self.of.scale(p)).mean()) for p in e.patch_acts)  # type: ignore[assignment]
-        if "text" not in job.sides:
-            return Prediction(patches)
+        e = job.exemplar
+        if job.side == "picture":
+            return Prediction(tuple(np.full(p.shape, np.nan_to_num(self.of.scale(p)).mean()) for p in e.patch_acts))
         values = self.of.scale(e.token_acts[e.scored_tokens()])
-        return Prediction(patches, text_values(job, float(values.mean()) if values.size else 0.0))
+        return Prediction(token_acts=text_values(job, float(values.mean()) if values.size else 0.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +108,8 @@ class TokenFrequency(Baseline):
     no such thing: it predicts text only."""
 
     name: str = "token-frequency"
-    sides: frozenset = field(default=frozenset({"text"}), init=False)  # type: ignore[type-arg]
+
+    sides = frozenset({"text"})
 
     def predict(self, job: Job) -> Prediction:
         """One prediction."""
@@ -161,11 +146,9 @@ class Oracle(Baseline):
         if known is None:
             raise ValueError(f"oracle: {self.of.neuron} is none of its planted neurons; Oracle.of_planted(planted)")
         patches, tokens = oracle(known, job.exemplar)
-        if known.rule.sign < 0:
-            patches = tuple(np.clip(10 - 2 * p, 0, 10) for p in patches)
-        sides = job.sides
-        said = text_values(job, tokens[job.exemplar.seen.is_text]) if "text" in sides else None
-        return Prediction(patches if "visual" in sides else (), said)
+        if job.side == "text":
+            return Prediction(token_acts=text_values(job, tokens[job.exemplar.seen.is_text]))
+        return Prediction(tuple(np.clip(10 - 2 * p, 0, 10) if known.rule.sign < 0 else p for p in patches))
 
 
 BASELINES: dict[str, type[Baseline]] = {

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
+from vlm_neurons.autointerp.client.local import open_model
 from vlm_neurons.autointerp.explanation import says_nothing
-from vlm_neurons.autointerp.simulators.gridding import at_patches
-from vlm_neurons.autointerp.simulators.loading import open_model
-from vlm_neurons.autointerp.simulators.phrases import VISUAL, Phrase, own_phrases
-from vlm_neurons.autointerp.simulators.protocol import Job, Prediction, Resolution, Simulates, constant
+from vlm_neurons.autointerp.protocols import Job, Prediction, Resolution, Simulator, constant
+from vlm_neurons.autointerp.simulators.cell_questions import at_patches
+from vlm_neurons.autointerp.simulators.phrases import PICTURES, Phrase, own_phrases
 from vlm_neurons.models.fingerprint import fingerprint
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ BATCH = 16  # images
 
 
 @dataclass(frozen=True, eq=False)
-class ClipSimulator(Simulates):
+class ClipSimulator(Simulator):
     """Predicts, for every patch of a CLIP or SigLIP model, 10 times the probability of the explanation against generic
     texts: the softmax of the model's scaled cosines. No key; the weights are the checkpoint's.
 
@@ -41,7 +41,7 @@ class ClipSimulator(Simulates):
         processor: its processor: an image processor (PIL will do) and a tokenizer.
         generic: texts that stand for anything else.
 
-    It predicts the visual side alone.
+    It predicts pictures alone.
 
     >>> from transformers import CLIPConfig, CLIPModel
     >>> with torch.device("meta"):  # no weights; vn.ClipSimulator.from_pretrained() has them
@@ -56,7 +56,7 @@ class ClipSimulator(Simulates):
     generic: tuple[str, ...] = GENERIC
     name: str = "clip"
 
-    sides = VISUAL
+    sides = PICTURES
     paid = True  # in time
 
     def __post_init__(self) -> None:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vlm_neurons.autointerp.explanation import Failure, says_nothing
-from vlm_neurons.autointerp.simulators.combined import TwoResolutions
-from vlm_neurons.autointerp.simulators.protocol import Job, Prediction, Resolution, Simulates, constant, text_values
+from vlm_neurons.autointerp.protocols import Job, Prediction, Resolution, Side, Simulator, constant, text_values
 from vlm_neurons.concepts.lexical import mask_of
 from vlm_neurons.concepts.naming import Alternative, Named, named, regions_of, words_of
 from vlm_neurons.concepts.visual import visual_bank
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ConceptSimulator(Simulates):
+class ConceptSimulator(Simulator):
     """Predicts 10 times the share of every patch, or token, that has what the explanation names.
 
     Alternatives (between semicolons) are joined by the larger value, concepts of one alternative by the smaller;
@@ -36,7 +35,7 @@ class ConceptSimulator(Simulates):
 
     >>> from vlm_neurons import planted
     >>> made = planted.neurons("color", n=1)[0].evidence
-    >>> prediction = ConceptSimulator().simulate("cyan regions", made.split("test"))[0]
+    >>> prediction = ConceptSimulator().simulate("cyan regions", made.split("test"), "picture")[0]
     >>> float(prediction.patch_acts[0].max()) > 5
     True
     """
@@ -44,11 +43,13 @@ class ConceptSimulator(Simulates):
     truth: bool = True
     name: str = "concepts"
 
-    resolution = TwoResolutions(text=Resolution(levels=2))  # a token has what is named, or has it not
-
     def settings(self) -> str:
         """All that decides its answers, as one string."""
         return f"concepts-1 {self.truth}"
+
+    def resolution_on(self, side: Side) -> Resolution:
+        """A token has what is named, or has it not; a patch may have any share of it."""
+        return Resolution(levels=2) if side == "text" else Resolution()
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Prediction]]:
         """(place in jobs, prediction) of every job."""
@@ -67,22 +68,19 @@ class ConceptSimulator(Simulates):
         seen = job.exemplar.seen
         visual = what.visual or tuple(r for a in what.text for r in regions_of(a))
         lexical = what.text or tuple(w for a in what.visual for w in words_of(a))
-        patches: tuple[np.ndarray, ...] = ()
-        tokens, missing = None, []
-        try:
-            maps = self._maps(seen, visual) if visual and ("visual" in job.sides or what.together) else ()
-        except KeyError as error:
-            return _failed(f"the pixels alone do not tell {error.args[0]}")
-        words = _words(seen, lexical) if lexical and ("text" in job.sides or what.together) else np.zeros(0)
-        both = not what.together or (max((m.max() for m in maps), default=0) > 0 and words.max(initial=0) > 0)
-        if "visual" in job.sides:
-            patches = tuple(10.0 * both * m for m in maps)
-            missing += [] if visual else ["images"]
-        if "text" in job.sides:
-            tokens = text_values(job, (10.0 * both * words)[seen.is_text]) if lexical else None
-            missing += [] if lexical else ["words"]
-        failure = Failure("vocabulary", f"it names nothing that {' or '.join(missing)} could show") if missing else None
-        return Prediction(patches, tokens, failure)
+        if not (visual if job.side == "picture" else lexical):
+            return _failed(f"it names nothing that {'images' if job.side == 'picture' else 'words'} could show")
+        maps: tuple[np.ndarray, ...] = ()
+        if visual and (job.side == "picture" or what.together):
+            try:
+                maps = self._maps(seen, visual)
+            except KeyError as error:
+                return _failed(f"the pixels alone do not tell {error.args[0]}")
+        words = _words(seen, lexical) if lexical and (job.side == "text" or what.together) else np.zeros(0)
+        there = not what.together or (max((m.max() for m in maps), default=0) > 0 and words.max(initial=0) > 0)
+        if job.side == "picture":
+            return Prediction(tuple(10.0 * there * m for m in maps))
+        return Prediction(token_acts=text_values(job, (10.0 * there * words)[seen.is_text]))
 
     def _maps(self, seen: Seen, alternatives: Sequence[Alternative]) -> tuple[np.ndarray, ...]:
         found = []

@@ -13,14 +13,13 @@ from vlm_neurons.autointerp.client import prompting
 from vlm_neurons.autointerp.client.asking import Ask, Reply
 from vlm_neurons.autointerp.client.prompting import escape, fence, text_part
 from vlm_neurons.autointerp.explanation import Failure
-from vlm_neurons.autointerp.simulators.protocol import Side
-from vlm_neurons.autointerp.simulators.purse import Purse
-from vlm_neurons.autointerp.simulators.questions import PACKAGE, Scale, Strict, failure_of
+from vlm_neurons.autointerp.protocols import Side
+from vlm_neurons.autointerp.simulators.questions import PACKAGE, Purse, Scale, Strict, failure_of
 
 if TYPE_CHECKING:
     from vlm_neurons.autointerp.client.client import ChatClient
 
-VISUAL: frozenset[Side] = frozenset({"visual"})  # of simulators that look for phrases in pictures
+PICTURES: frozenset[Side] = frozenset({"picture"})  # of simulators that look for phrases in pictures
 LIMIT = 6  # phrases of one explanation
 _NOT = re.compile(r"^(?:anything|everything|all) (?:but|except) ", re.IGNORECASE)
 _FILLERS = re.compile(

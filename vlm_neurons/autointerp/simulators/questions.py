@@ -1,27 +1,25 @@
-"""Questions about cells and tokens as chat requests, and answers as values; the words are in `prompts/*.jinja`."""
+"""What questions about cells and about tokens share: wording, schemas, likelihoods, and one limit of money.
+
+The words are in `prompts/*.jinja`.
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from vlm_neurons.autointerp.client import prompting
 from vlm_neurons.autointerp.client.asking import Ask, Reply
-from vlm_neurons.autointerp.client.prompting import escape, fence, image_part, text_part
-from vlm_neurons.autointerp.client.replies import Prefilled, logprobs_of
+from vlm_neurons.autointerp.client.client import ChatClient
+from vlm_neurons.autointerp.client.prompting import escape, text_part
+from vlm_neurons.autointerp.client.replies import logprobs_of
 from vlm_neurons.autointerp.explanation import Failure
-from vlm_neurons.autointerp.simulators import filled
-from vlm_neurons.autointerp.simulators.gridding import Grid, cells_of, numbered
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 PACKAGE, VERSION = "vlm_neurons.autointerp.simulators", "1"
 # the number behind the key "value"; or a string, which may hold anything, numbers behind keys too
@@ -41,32 +39,6 @@ class Strict(BaseModel):
     """Nothing is converted, nothing added."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class CellValue(Strict):
-    """Prediction for one cell."""
-
-    cell: int
-    value: Scale
-
-
-class CellValues(Strict):
-    """Predictions for all cells that were asked about."""
-
-    cells: list[CellValue]
-
-
-class TokenValue(Strict):
-    """Prediction for one token."""
-
-    token: str
-    value: Scale
-
-
-class TokenValues(Strict):
-    """Predictions for all tokens, in order."""
-
-    tokens: list[TokenValue]
 
 
 @dataclass(frozen=True)
@@ -111,99 +83,22 @@ class Wording:
         return Ask(question, messages, schema, n, attempt=self.attempt, logprobs=self.logprobs)
 
 
-@dataclass(frozen=True)
-class _Sheet:
-    """A picture with numbered cells, told from others by all but its pixels."""
-
-    digest: str
-    grid: Grid
-    numbers: tuple[int, ...]
-    detail: str
-    image: Image.Image = field(compare=False)
-
-
-@lru_cache(maxsize=128)  # whatever explanation is tried on a neuron, it is asked about the same pictures
-def _drawn(sheet: _Sheet) -> dict[str, Any]:
-    return image_part(numbered(sheet.image, sheet.grid, sheet.numbers), sheet.detail)
-
-
-@dataclass(frozen=True)
-class Cells:
-    """How active is the neuron in these cells?
+@dataclass
+class Purse:
+    """What has been spent under one limit.
 
     Attributes:
-        explanation: in words.
-        image: SHA-256 of the picture.
-        grid: rows and columns.
-        numbers: of the cells.
+        spent: US dollars.
     """
 
-    explanation: str
-    image: str
-    grid: Grid
-    numbers: tuple[int, ...]
+    spent: float = 0.0
 
-    def ask(self, image: Image.Image, wording: Wording) -> Ask:
-        """The request."""
-        words = prompting.render(
-            PACKAGE, "cells", rows=self.grid[0], columns=self.grid[1], numbers=self.numbers,
-            some=len(self.numbers) < len(cells_of(self.grid)),
-        )  # fmt: skip
-        parts = [text_part(words), _drawn(_Sheet(self.image, self.grid, self.numbers, wording.detail, image))]
-        return wording.ask(self, fence([self.explanation]), parts, CellValues, 100 + 20 * len(self.numbers))
-
-    def read(self, reply: Reply) -> Values | Failure:
-        """Values in the order of `numbers`; a failure unless every cell is there once."""
-        answer: Any = reply.answer
-        if answer is None:
-            return failure_of(reply)
-        cells = [c.cell for c in answer.cells]
-        if sorted(cells) != sorted(self.numbers):
-            odd = sorted({*self.numbers} ^ {*cells}) or sorted({c for c in cells if cells.count(c) > 1})
-            return Failure("schema", f"cells missing, unknown or repeated: {odd[:10]}")
-        values = _values(reply, [c.value for c in answer.cells])
-        order = [cells.index(n) for n in self.numbers]
-        return Values(values.said[order], values.expected[order])
-
-
-@dataclass(frozen=True)
-class Words:
-    """How active is the neuron at these tokens?
-
-    Attributes:
-        explanation: in words.
-        tokens: of a text, all that are asked about.
-    """
-
-    explanation: str
-    tokens: tuple[str, ...]
-
-    def ask(self, wording: Wording) -> Ask:
-        """The request."""
-        mark, tokens = fence([self.explanation, *self.tokens]), [escape(t) for t in self.tokens]
-        if wording.prompt_logprobs:
-            told = prompting.render(PACKAGE, "fill", fence=mark, tokens=tokens, unknown=filled.UNKNOWN)
-            return wording.ask(self, mark, [text_part(told)], Prefilled, 1, filled.fill(self.tokens))
-        parts = [text_part(prompting.render(PACKAGE, "tokens", fence=mark, tokens=tokens))]
-        n = 100 + 24 * len(tokens) + sum(len(t) for t in tokens)
-        return wording.ask(self, mark, parts, TokenValues, n)
-
-    def read(self, reply: Reply) -> Values | Failure:
-        """Values in the order of `tokens`; a failure unless the answer has the same tokens in the same order."""
-        answer: Any = reply.answer
-        if answer is None:
-            return failure_of(reply)
-        if isinstance(answer, Prefilled):
-            means = filled.expected(self.tokens, reply.completion or {})
-            return means if isinstance(means, Failure) else Values(means.round(), means)
-        told = [t.token for t in answer.tokens]
-        if len(told) != len(self.tokens):
-            return Failure("schema", f"{len(told)} tokens in the answer, {len(self.tokens)} in the question")
-        for place, (said, token) in enumerate(zip(told, self.tokens, strict=True)):
-            # as it was written, or with its escapes undone; models lose blanks at the ends
-            if escape(token).strip() not in (said.strip(), escape(said).strip()):
-                return Failure("schema", f"token {place} is {said[:40]!r} in the answer, not {token[:40]!r}")
-        return _values(reply, [t.value for t in answer.tokens])
+    def stream(self, client: ChatClient, asks: Sequence[Ask]) -> Iterator[Reply]:
+        """Replies within what is left of the client's `max_cost`."""
+        left = None if client.max_cost is None else max(0.0, client.max_cost - self.spent)
+        for reply in replace(client, max_cost=left).stream(asks):
+            self.spent += reply.charged
+            yield reply
 
 
 def failure_of(reply: Reply) -> Failure:
@@ -211,7 +106,7 @@ def failure_of(reply: Reply) -> Failure:
     return Failure(*(reply.failure or ("server", "no answer")))
 
 
-def _values(reply: Reply, said: list[int]) -> Values:
+def values_of(reply: Reply, said: list[int]) -> Values:
     found = chances(_VALUES, [str(v) for v in said], reply.completion)
     means = [_mean(c, v) for c, v in zip(found, said, strict=True)] if found else said
     return Values(np.array(said, float), np.array(means, float))

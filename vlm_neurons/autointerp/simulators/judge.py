@@ -16,7 +16,7 @@ from vlm_neurons.autointerp.client.client import ChatClient, Server
 from vlm_neurons.autointerp.client.prices import Plan
 from vlm_neurons.autointerp.client.prompting import escape, fence, image_part, text_part
 from vlm_neurons.autointerp.explanation import Failure
-from vlm_neurons.autointerp.simulators.protocol import SIDES, Side
+from vlm_neurons.autointerp.protocols import SIDES, Judge, Side
 from vlm_neurons.autointerp.simulators.questions import PACKAGE, VERSION, Strict, Wording, chances, failure_of
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class _Shown:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ApiJudge(Server):
+class ApiJudge(Judge, Server):
     """Asks a model behind a server, of one sample after the other, whether the neuron would be active in it. No
     activation is shown. See `Server` for where the model is and what it may cost.
 
@@ -56,7 +56,7 @@ class ApiJudge(Server):
         detail: of pictures: `"low"`, `"high"` or `"auto"`.
         attempt: another number asks again where the cache has an answer.
 
-    >>> judge = vn.ApiJudge(model="gpt-4o", sides=("visual",), max_cost=1.0)
+    >>> judge = vn.ApiJudge(model="gpt-4o", sides=("picture",), max_cost=1.0)
     >>> plan = judge.plan("pink regions", evidence["L2N304"].split("test"))
     >>> plan.calls, plan.images  # nothing is sent
     (12, 12)
@@ -68,7 +68,7 @@ class ApiJudge(Server):
     attempt: int = 0
 
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # type: ignore[override]
         """`"api:MODEL"`."""
         return f"api:{self.model}"
 
@@ -95,7 +95,7 @@ class ApiJudge(Server):
     def _asks(self, explanation: str, exemplars: Sequence[Exemplar]) -> Iterator[Ask]:
         wording = Wording(self.attempt, self.logprobs is not False, self.detail)
         for place, e in enumerate(exemplars):
-            images = e.seen.images if "visual" in self.sides else ()
+            images = e.seen.images if "picture" in self.sides else ()
             told = [t for t, is_text in zip(e.seen.tokens, e.seen.is_text, strict=True) if is_text]
             text = escape("".join(told)) if "text" in self.sides else ""
             mark = fence([explanation, text])

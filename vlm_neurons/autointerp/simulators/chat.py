@@ -12,14 +12,12 @@ from typing import Any
 
 from vlm_neurons.autointerp.client.asking import Ask, Reply
 from vlm_neurons.autointerp.client.client import ChatClient, Server
-from vlm_neurons.autointerp.client.local import LocalChat
+from vlm_neurons.autointerp.client.local import LocalChat, open_model
 from vlm_neurons.autointerp.client.prices import NOTHING, Plan
 from vlm_neurons.autointerp.client.prompting import prompt_id
-from vlm_neurons.autointerp.simulators.board import Board
-from vlm_neurons.autointerp.simulators.loading import open_model
-from vlm_neurons.autointerp.simulators.protocol import SIDES, Job, Prediction, Resolution, Side, Simulates
-from vlm_neurons.autointerp.simulators.purse import Purse
-from vlm_neurons.autointerp.simulators.questions import PACKAGE, VERSION, Wording
+from vlm_neurons.autointerp.protocols import SIDES, Job, Prediction, Resolution, Side, Simulator
+from vlm_neurons.autointerp.simulators.open_jobs import OpenJobs
+from vlm_neurons.autointerp.simulators.questions import PACKAGE, VERSION, Purse, Wording
 from vlm_neurons.models.fingerprint import fingerprint
 
 PORTION = 256  # jobs whose pictures are in memory at once
@@ -27,7 +25,7 @@ Stream = Callable[[Sequence[Ask]], Iterator[Reply]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Showing(Simulates):
+class Showing(Simulator):
     """How samples are shown to a model that predicts.
 
     Attributes:
@@ -67,20 +65,20 @@ class Showing(Simulates):
         return [prompt_id(PACKAGE, VERSION), self.grid, self.coarse, self.logprobs, self.detail, self.attempt,
                 self.prompt_logprobs]  # fmt: skip
 
-    def board(self, jobs: Sequence[Job], start: int = 0) -> Board:
+    def opened(self, jobs: Sequence[Job], start: int = 0) -> OpenJobs:
         """The questions of some jobs."""
         wording = Wording(self.attempt, self.logprobs is not False, self.detail, self.prompt_logprobs)
-        return Board(jobs, self.grid, self.coarse if self.coarse < self.grid else 0, wording, start)
+        return OpenJobs(jobs, self.grid, self.coarse if self.coarse < self.grid else 0, wording, start)
 
     def answers(self, jobs: Sequence[Job], stream: Stream) -> Iterator[tuple[int, Prediction]]:
         """(place in jobs, prediction) of every job, as they come."""
         for start in range(0, len(jobs), PORTION):
-            board = self.board(jobs[start : start + PORTION], start)
-            for asks in (board.first, board.second):
-                yield from board.ready()
+            waiting = self.opened(jobs[start : start + PORTION], start)
+            for asks in (waiting.first, waiting.second):
+                yield from waiting.ready()
                 for reply in stream(asks()):
-                    board.take(reply)
-                    yield from board.ready()
+                    waiting.take(reply)
+                    yield from waiting.ready()
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ class ApiSimulator(Showing, Server):
         Server.__post_init__(self)
 
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # type: ignore[override]
         """`"api:MODEL"`."""
         return f"api:{self.model}"
 
@@ -128,11 +126,11 @@ class ApiSimulator(Showing, Server):
 
         client, total = self.client(), NOTHING
         for start in tqdm(range(0, len(jobs), PORTION), "counting calls", delay=2, leave=False):
-            board = self.board(jobs[start : start + PORTION])
-            first = board.first()
+            waiting = self.opened(jobs[start : start + PORTION])
+            first = waiting.first()
             for ask, reply in zip(first, client.known(first), strict=True):
-                board.suppose(ask) if reply is None else board.take(reply)
-            total += client.plan([*first, *board.second()])
+                waiting.suppose(ask) if reply is None else waiting.take(reply)
+            total += client.plan([*first, *waiting.second()])
         return total
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Prediction]]:
@@ -144,6 +142,10 @@ class ApiSimulator(Showing, Server):
         with kept_in(self.cache) as cache:
             client = replace(self.client(), cache=cache)
             yield from self.answers(jobs, lambda asks: purse.stream(client, asks))
+
+    def with_cache(self, file: Path) -> ApiSimulator:
+        """The same with a file of replies, if it has none."""
+        return self if self.cache is not None else replace(self, cache=file)
 
     def on_one_purse(self) -> ApiSimulator:
         """The same, all of whose runs together keep to `max_cost`."""
@@ -160,7 +162,7 @@ class LocalSimulator(Showing):
 
     >>> simulator = vn.LocalSimulator.from_pretrained("tiny-llava-scenes", grid=4)
     >>> simulator.resolution, sorted(simulator.sides)
-    (Resolution(levels=None, grid=(4, 4)), ['text', 'visual'])
+    (Resolution(levels=None, grid=(4, 4)), ['picture', 'text'])
     """
 
     model: Any

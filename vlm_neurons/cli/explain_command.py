@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from vlm_neurons.autointerp.registry import EXPLAINERS, explainer_of, in_words
 from vlm_neurons.cli.output import cell, console, say
 
 if TYPE_CHECKING:
-    from vlm_neurons.autointerp.explanation import Explainer, Explanation
+    from vlm_neurons.autointerp.explanation import Explanation
+    from vlm_neurons.autointerp.protocols import Explainer
     from vlm_neurons.data import ImageTextData
     from vlm_neurons.evidence import Evidence
     from vlm_neurons.models import HookedVLM
@@ -33,9 +35,8 @@ def add_options(p: argparse.ArgumentParser, positive: Callable[[str], int]) -> N
     which.add_argument("--neurons", help="ids, such as L3N17,P0N5")
     which.add_argument("--class", dest="label", choices=CLASSES, help="the clearest neurons of one class")
     p.add_argument("--top", type=positive, default=20, help="so many of a class (default: %(default)s)")
-    p.add_argument("--explainer", choices=["dissection", "openai", "local"], default="dissection",
-                   help="dissection needs no key; openai is any OpenAI-compatible server, its key in OPENAI_API_KEY; "
-                   "local is a model of transformers (default: %(default)s)")  # fmt: skip
+    p.add_argument("--explainer", choices=list(EXPLAINERS), default="dissection",
+                   help=f"{in_words(EXPLAINERS)} (default: %(default)s)")  # fmt: skip
     p.add_argument("--explainer-model", help="name of the model that explains, or a local directory")
     add_server_options(p, positive)
     p.add_argument("--attempt", type=int, help="another number asks anew where the cache has an answer")
@@ -46,9 +47,17 @@ def add_options(p: argparse.ArgumentParser, positive: Callable[[str], int]) -> N
 def add_server_options(p: argparse.ArgumentParser, positive: Callable[[str], int]) -> None:
     """What every command takes that may ask a server."""
     p.add_argument("--base-url", help="OpenAI-compatible server (default: OPENAI_BASE_URL, or OpenAI)")
-    p.add_argument("--price", type=float, nargs=2, metavar=("IN", "OUT"), help="dollars per million tokens")
+    p.add_argument("--price", type=_price, metavar="IN,OUT", help="dollars per million tokens")
     p.add_argument("--max-cost", type=float, help="dollars; no call is sent that could pass it")
     p.add_argument("--concurrency", type=positive, help=f"requests at once (default: {CONCURRENCY})")
+
+
+def _price(text: str) -> tuple[float, float]:
+    try:
+        tokens_in, tokens_out = map(float, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: two numbers with a comma between them, such as 2.5,10") from None
+    return tokens_in, tokens_out
 
 
 def refuse_unused(args: argparse.Namespace, names: Sequence[str], choice: str) -> None:
@@ -65,8 +74,9 @@ def refuse_unused(args: argparse.Namespace, names: Sequence[str], choice: str) -
 def explain_run(args: argparse.Namespace, model: Callable[..., Any]) -> None:
     """Gather evidence where it is missing, explain, and print a table."""
     from vlm_neurons.autointerp.explaining import explain, summary
-    from vlm_neurons.autointerp.explanation import Log
+    from vlm_neurons.autointerp.store import read_explanations
     from vlm_neurons.scanning import Run
+    from vlm_neurons.scanning.results import EXPLANATIONS
     from vlm_neurons.synthetic import open_data
 
     run = Run.load(args.run)
@@ -75,15 +85,15 @@ def explain_run(args: argparse.Namespace, model: Callable[..., Any]) -> None:
     args.model = args.model or run.info["model"]["name"]
     evidence = evidence_of(run, _chosen(args, run), lambda: model(args), data, args.seed)
     if args.dry_run:
-        plan = getattr(explainer, "plan", None)
-        say(str(plan(evidence)) if plan else f"{args.explainer}: no calls, no cost; {len(evidence)} neurons")
+        plan = explainer.plan(evidence)
+        say(f"{args.explainer}: no calls, no cost; {len(evidence)} neurons" if plan is None else str(plan))
         return
-    log = Log(run.path / "explanations.jsonl")
-    before = log.read()
+    before = read_explanations(run.path)
     explanations = explain(evidence, explainer, out=run)
     _show(explanations)
-    lines = [summary(explanations), *_failures(explanations, explainer), *_replaced(before, log.read())]
-    say("\n".join([*lines, f"explanations: {log.path}"]))
+    lines = [summary(explanations), *_failures(explanations, explainer)]
+    lines += _replaced(before, explanations, read_explanations(run.path))
+    say("\n".join([*lines, f"explanations: {run.path / EXPLANATIONS}"]))
     if explanations and all(e.failure for e in explanations.values()):
         raise ValueError("no neuron has an answer; the same command asks again")
 
@@ -93,16 +103,17 @@ def _failures(explanations: dict[str, Explanation], explainer: Explainer) -> lis
     from vlm_neurons.autointerp.client.cache import address_of
 
     first = {e.failure.kind: e.failure.detail for e in reversed(explanations.values()) if e.failure}
-    client = getattr(explainer, "client", None)
-    where = f" at {address_of(client().base_url)}" if client else ""
+    where = f" at {address_of(explainer.address)}" if explainer.address else ""
     return [f"{kind}{where}: {detail[:DETAIL]}" for kind, detail in first.items()]
 
 
-def _replaced(before: dict[str, Explanation], after: dict[str, Explanation]) -> list[str]:
-    """A line that says how many earlier explanations count no more; none where all do."""
-    lost = [n for n, e in before.items() if e.failure is None and e.to_json() != after[n].to_json()]
-    failed = sum(after[n].failure is not None for n in lost)
-    return [f"earlier explanations replaced: {len(lost)}, of these by failures: {failed}"] if lost else []
+def _replaced(before: dict[str, Explanation], made: dict[str, Explanation], after: dict[str, Explanation]) -> list[str]:
+    """Lines that say how many earlier explanations count no more, and how many still do since the new ones failed."""
+    there = [n for n, e in before.items() if not e.failed]
+    lost = [n for n in there if before[n].to_record() != after[n].to_record()]
+    kept = [n for n in there if n in made and made[n].failed]
+    lines = [f"earlier explanations replaced: {len(lost)}"] if lost else []
+    return lines + ([f"earlier explanations that still count, since the new ones failed: {len(kept)}"] if kept else [])
 
 
 def _chosen(args: argparse.Namespace, run: Run) -> list[str]:
@@ -175,29 +186,30 @@ def evidence_of(
 
 
 def _explainer(args: argparse.Namespace, run: Run) -> Explainer:
-    from vlm_neurons.autointerp.explainers.chat import LocalExplainer, OpenAIExplainer
-    from vlm_neurons.autointerp.explainers.dissection import DissectionExplainer
-
-    if args.explainer != "openai":
-        unused = (*SERVER, "attempt", *(["explainer_model"] if args.explainer == "dissection" else []))
+    entry = EXPLAINERS[args.explainer]
+    if entry.needs != "server":
+        unused = (*SERVER, "attempt", *([] if entry.needs else ["explainer_model"]))
         refuse_unused(args, unused, f"--explainer {args.explainer}")
-    if args.explainer == "dissection":
-        return DissectionExplainer()
+    if not entry.needs:
+        return explainer_of(args.explainer)
     if not args.explainer_model:
         raise ValueError(f"--explainer {args.explainer} needs --explainer-model")
-    if args.explainer == "openai":
-        return OpenAIExplainer(
+    kind: Any = entry.load()
+    if entry.needs == "server":
+        asked: Explainer = kind(
             args.explainer_model, base_url=args.base_url, max_cost=args.max_cost, attempt=args.attempt or 0,
             price=args.price, concurrency=args.concurrency or CONCURRENCY, cache=run.path / "cache.sqlite",
         )  # fmt: skip
-    return LocalExplainer(*_opened(args))
+        return asked
+    opened: Explainer = kind(*_opened(args))
+    return opened
 
 
 def _opened(args: argparse.Namespace) -> tuple[Any, Any]:
     """The local model that explains, and its processor, where and as exact as `--device` and `--dtype` say."""
     import torch
 
-    from vlm_neurons.autointerp.simulators.loading import open_model
+    from vlm_neurons.autointerp.client.local import open_model
 
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = getattr(torch, args.dtype) if args.dtype else torch.bfloat16 if device.type == "cuda" else torch.float32

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from vlm_neurons.autointerp.scorers.aligned import Piece
 from vlm_neurons.autointerp.scorers.measures import centred, r_of_sums, sums_of
-from vlm_neurons.autointerp.scorers.pieces import Piece
 
 MIN_DISTINCT = 1000  # arrangements that a p-value has to be able to tell apart
 BIN = 10  # texts of about the same length among which simulations are exchanged
@@ -70,7 +70,7 @@ def _exchangeable(pieces: Sequence[Piece]) -> Iterator[list[list[Piece]]]:
         exemplars.setdefault(piece.exemplar, []).append(piece)
     alike: dict[Any, list[list[Piece]]] = {}
     for own in exemplars.values():
-        alike.setdefault(tuple(p.real.shape if p.side == "visual" else p.side for p in own), []).append(own)
+        alike.setdefault(tuple(p.real.shape if p.side == "picture" else p.side for p in own), []).append(own)
     for kind, group in alike.items():
         group.sort(key=lambda own: sum(p.real.size for p in own if p.side == "text"))
         n_bins = max(1, len(group) // BIN) if "text" in kind else 1

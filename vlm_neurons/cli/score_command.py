@@ -7,21 +7,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from vlm_neurons.autointerp.simulators.baselines import BASELINES
-from vlm_neurons.cli.explain import CONCURRENCY, SERVER, add_server_options, named, refuse_unused
+from vlm_neurons.autointerp.registry import SIMULATORS, in_words
+from vlm_neurons.cli.explain_command import CONCURRENCY, SERVER, add_server_options, named, refuse_unused
 from vlm_neurons.cli.output import cell, console, say
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from vlm_neurons.autointerp.simulators import Simulator
+    from vlm_neurons.autointerp.protocols import Simulator
     from vlm_neurons.evidence import Evidence
     from vlm_neurons.scanning import Run
 
 NAMES = {"visual": "visual", "text": "text", "multimodal": "multi-modal", "unknown": "unknown",
          "not_applicable": "see images only", "all": "all"}  # fmt: skip
-MODELS = {"grounded": "GroundedSimulator", "clip": "ClipSimulator", "api": "ApiSimulator", "local": "LocalSimulator"}
-IN_PROCESS = ("grounded", "clip", "local")
+LOGPROBS = ("api", "local")  # whose models may give log probabilities of a prompt
 SHOWN = 15
 
 
@@ -29,9 +28,8 @@ def add_options(p: argparse.ArgumentParser, positive: Callable[[str], int], devi
     """What the command takes."""
     p.add_argument("run", help="run directory with explanations")
     p.add_argument("--neurons", help="ids, such as L3N17,P0N5 (default: all that have an explanation)")
-    p.add_argument("--simulator", choices=["concepts", *BASELINES, *MODELS], default="concepts",
-                   help="concepts needs no key; api is any OpenAI-compatible server, its key in OPENAI_API_KEY; "
-                   "grounded, clip and local are models of transformers (default: %(default)s)")  # fmt: skip
+    p.add_argument("--simulator", choices=list(SIMULATORS), default="concepts",
+                   help=f"{in_words(SIMULATORS)} (default: %(default)s)")  # fmt: skip
     p.add_argument("--simulator-model", help="name of the model that simulates, or a local directory")
     add_server_options(p, positive)
     p.add_argument("--prompt-logprobs", type=positive, metavar="N",
@@ -49,14 +47,14 @@ def add_options(p: argparse.ArgumentParser, positive: Callable[[str], int], devi
 
 def score_run(args: argparse.Namespace) -> pd.DataFrame | None:
     """Simulate and score every explanation of a run, and print tables."""
-    from vlm_neurons.autointerp.explanation import Log
-    from vlm_neurons.autointerp.scorers.specific import cost_of
-    from vlm_neurons.autointerp.scoring import nothing_came, score
+    from vlm_neurons.autointerp.scoring import cost_of, nothing_came, score
+    from vlm_neurons.autointerp.store import read_explanations
     from vlm_neurons.evidence import load
     from vlm_neurons.scanning import Run
+    from vlm_neurons.scanning.results import SCORES
 
     run = Run.load(args.run)
-    explanations = Log(run.path / "explanations.jsonl").read()
+    explanations = read_explanations(run.path)
     if not explanations:
         raise ValueError(f"{run.path} has no explanations; run vlm-neurons explain {run.path} first")
     every = labelled(load(run.path), run)
@@ -73,12 +71,13 @@ def score_run(args: argparse.Namespace) -> pd.DataFrame | None:
     if args.dry_run:
         say(cost_of(explanations, every, simulator, args.n_null, pool))
         return None
-    table = score(explanations, every, simulator, out=run, n_null=args.n_null, pool=pool, seed=args.seed)
+    table = score(explanations, every, simulator, out=run, n_null=args.n_null, pool=pool, seed=args.seed,
+                  full=True)  # fmt: skip
     if nothing_came(table):
         notes = "; ".join(sorted(set(table["note"][table["n_failed"] > 0])))
-        raise ValueError(f"{notes}; {run.path / 'scores.parquet'} is as it was")
+        raise ValueError(f"{notes}; {run.path / SCORES} is as it was")
     show(table)
-    say(f"scores: {run.path / 'scores.parquet'}   next: vlm-neurons report {args.run}")
+    say(f"scores: {run.path / SCORES}   next: vlm-neurons report {args.run}")
     return table
 
 
@@ -91,19 +90,18 @@ def labelled(evidence: dict[str, Evidence], run: Run) -> dict[str, Evidence]:
 
 
 def _simulator(args: argparse.Namespace, run: Run) -> str | Simulator:
-    unused: tuple[str, ...] = SERVER if args.simulator != "api" else ()
-    unused += ("prompt_logprobs",) if args.simulator not in ("api", "local") else ()
-    unused += ("simulator_model",) if args.simulator not in MODELS else ()
-    unused += ("device",) if args.simulator not in IN_PROCESS else ()
+    entry = SIMULATORS[args.simulator]
+    unused: tuple[str, ...] = SERVER if entry.needs != "server" else ()
+    unused += ("prompt_logprobs",) if args.simulator not in LOGPROBS else ()
+    unused += ("simulator_model",) if not entry.needs else ()
+    unused += ("device",) if entry.needs != "weights" else ()
     refuse_unused(args, unused, f"--simulator {args.simulator}")
-    if args.simulator not in MODELS:
+    if not entry.needs:
         return str(args.simulator)
-    import vlm_neurons as vn
-
-    if args.simulator in ("api", "local") and not args.simulator_model:
+    if entry.must_name and not args.simulator_model:
         raise ValueError(f"--simulator {args.simulator} needs --simulator-model")
-    kind: Any = getattr(vn, MODELS[args.simulator])
-    if args.simulator == "api":
+    kind: Any = entry.load()
+    if entry.needs == "server":
         made: Simulator = kind(
             args.simulator_model, base_url=args.base_url, max_cost=args.max_cost, price=args.price,
             concurrency=args.concurrency or CONCURRENCY, cache=run.path / "cache.sqlite",
@@ -111,7 +109,7 @@ def _simulator(args: argparse.Namespace, run: Run) -> str | Simulator:
         )  # fmt: skip
         return made
     options: dict[str, Any] = {"device": args.device}
-    if args.simulator == "local":
+    if args.simulator in LOGPROBS:
         options["prompt_logprobs"] = args.prompt_logprobs or 0
     named = [args.simulator_model] if args.simulator_model else []
     found: Simulator = kind.from_pretrained(*named, **options)
@@ -126,20 +124,21 @@ def show(scores: pd.DataFrame) -> None:
     from vlm_neurons.autointerp.comparing import score_statistics
 
     out = console()
-    table = Table(box=SIMPLE, padding=0, title=f"best {min(SHOWN, len(scores))} of {len(scores)} explanations")
-    for name in ("neuron", "class", "explanation", "r (95 %)", "others'", "q"):
+    table = Table(box=SIMPLE, padding=0, title=f"best {min(SHOWN, len(scores))} of {len(scores)} scores")
+    for name in ("neuron", "class", "side", "explanation", "r (95 %)", "others'", "q"):
         table.add_column(name, no_wrap=name != "explanation", min_width=20 if name == "explanation" else None)
-    for row in scores.sort_values(["r", "neuron"], ascending=[False, True]).head(SHOWN).to_dict("records"):
+    best = scores.sort_values(["r", "neuron", "side"], ascending=[False, True, True])
+    for row in best.head(SHOWN).to_dict("records"):
         span = f"{_two(row['r'])} ({_two(row['r_low'])}-{_two(row['r_high'])})" + ("*" if row["approximate"] else "")
         table.add_row(
-            cell(row["neuron"]), NAMES.get(row["label"], "-"), cell(row["explanation"]),
+            cell(row["neuron"]), NAMES.get(row["label"], "-"), row["side"], cell(row["explanation"]),
             cell(row["note"] if row["r"] != row["r"] else span), _two(row["r_null"]), _q(row["q"]),
         )  # fmt: skip
     out.print(table)
-    out.print("r: of simulated and real activations on samples that the explainer did not see; others': median r "
-                  "of explanations of other neurons of the same layer and class; q: after Benjamini-Hochberg"
-                  + ("; *: few images, approximate" if scores["approximate"].any() else ""), style="dim")  # fmt: skip
-    table = Table("class", "neurons", "explained", "with a score", "q < 0.05", "median r", "others'", box=SIMPLE)
+    out.print("r: of simulated and real activations of one side, on samples that the explainer did not see; others': "
+              "median r of explanations of other neurons of the same layer and class; q: after Benjamini-Hochberg"
+              + ("; *: few images, approximate" if scores["approximate"].any() else ""), style="dim")  # fmt: skip
+    table = Table("class", "scores", "explained", "with a score", "q < 0.05", "median r", "others'", box=SIMPLE)
     for row in score_statistics(scores).to_dict("records"):
         table.add_row(cell(NAMES.get(row["label"], row["label"])), str(row["n"]), str(row["n_explained"]),
                       str(row["n_scored"]), str(row["significant"]), _two(row["r"]), _two(row["r_null"]))  # fmt: skip

@@ -1,21 +1,18 @@
-"""Which questions jobs wait for, and what has come: equal questions are asked once."""
+"""Jobs that wait for answers: which questions they need, and what has come. Equal questions are asked once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vlm_neurons.autointerp.client.asking import Ask, Reply
 from vlm_neurons.autointerp.explanation import Failure, says_nothing
-from vlm_neurons.autointerp.simulators.gridding import Grid, at_patches, cells_of, refined
-from vlm_neurons.autointerp.simulators.protocol import Job, Prediction, constant, text_values
-from vlm_neurons.autointerp.simulators.questions import Cells, Values, Wording, Words
-
-if TYPE_CHECKING:
-    pass
+from vlm_neurons.autointerp.protocols import Job, Prediction, constant, text_values
+from vlm_neurons.autointerp.simulators.cell_questions import Cells, Grid, at_patches, cells_of, refined
+from vlm_neurons.autointerp.simulators.questions import Values, Wording
+from vlm_neurons.autointerp.simulators.word_questions import Words
 
 Question = Cells | Words
 Done = Callable[[Values | Failure], None]
@@ -42,14 +39,14 @@ class _Open:
     used: list[float] = field(default_factory=lambda: [0, 0, 0.0])
 
     def prediction(self) -> Prediction:
-        n = len(self.job.exemplar.seen.images)
-        patches = tuple(self.maps[i] for i in range(n)) if len(self.maps) == n else ()
-        failure = self.failures[0] if self.failures else None
-        return Prediction(patches, self.tokens, failure, int(self.used[0]), int(self.used[1]), self.used[2])
+        used = int(self.used[0]), int(self.used[1]), self.used[2]
+        if self.failures:
+            return Prediction((), None, self.failures[0], *used)
+        return Prediction(tuple(self.maps[i] for i in sorted(self.maps)), self.tokens, None, *used)
 
 
-class Board:
-    """Questions of a portion of jobs, in two steps.
+class OpenJobs:
+    """A portion of jobs, whose questions are asked in two steps.
 
     Args:
         jobs: the portion.
@@ -108,23 +105,23 @@ class Board:
 
     def _ask_all(self, place: int, job: Job) -> None:
         seen, one = job.exemplar.seen, self.open[place]
-        if "visual" in job.sides:
+        if job.side == "picture":
             for number in range(len(seen.images)):
                 self._ask_image(place, number)
-        if "text" in job.sides:
-            told = tuple(t for t, is_text in zip(seen.tokens, seen.is_text, strict=True) if is_text)
-            words = Words(job.explanation, told)
+            return
+        told = tuple(t for t, is_text in zip(seen.tokens, seen.is_text, strict=True) if is_text)
+        words = Words(job.explanation, told)
 
-            def done(values: Values | Failure) -> None:
-                if isinstance(values, Failure):
-                    one.failures.append(values)
-                else:
-                    one.tokens = text_values(job, values.expected)
-
-            if words.tokens:
-                self._ask(0, words, place, done, lambda: words.ask(self.wording))
+        def done(values: Values | Failure) -> None:
+            if isinstance(values, Failure):
+                one.failures.append(values)
             else:
-                one.tokens = text_values(job, [])
+                one.tokens = text_values(job, values.expected)
+
+        if words.tokens:
+            self._ask(0, words, place, done, lambda: words.ask(self.wording))
+        else:
+            one.tokens = text_values(job, [])
 
     def _ask_image(self, place: int, number: int) -> None:
         one = self.open[place]

@@ -13,14 +13,13 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from vlm_neurons.autointerp.client.client import ChatClient
+from vlm_neurons.autointerp.client.local import open_model
 from vlm_neurons.autointerp.client.prices import NOTHING, Plan
 from vlm_neurons.autointerp.client.prompting import prompt_id
 from vlm_neurons.autointerp.explanation import Failure, says_nothing
-from vlm_neurons.autointerp.simulators.loading import open_model
-from vlm_neurons.autointerp.simulators.phrases import VISUAL, Named, Phrase, named_phrases, naming, own_phrases
-from vlm_neurons.autointerp.simulators.protocol import Job, Prediction, Resolution, Simulates, constant
-from vlm_neurons.autointerp.simulators.purse import Purse
-from vlm_neurons.autointerp.simulators.questions import PACKAGE, VERSION
+from vlm_neurons.autointerp.protocols import Job, Prediction, Resolution, Simulator, constant
+from vlm_neurons.autointerp.simulators.phrases import PICTURES, Named, Phrase, named_phrases, naming, own_phrases
+from vlm_neurons.autointerp.simulators.questions import PACKAGE, VERSION, Purse
 from vlm_neurons.concepts.visual import means
 from vlm_neurons.models.fingerprint import fingerprint
 
@@ -31,7 +30,7 @@ Boxes = tuple[Float[np.ndarray, "box 4"], Float[np.ndarray, "box"]]  # pixels (l
 
 
 @dataclass(frozen=True, eq=False)
-class GroundedSimulator(Simulates):
+class GroundedSimulator(Simulator):
     """The paper's simulator (Xu, Lan, Lu 2025, section 3.4): a language model says what to look for, Grounding DINO
     finds it, SAM cuts it out, and a patch's value is what of it is covered.
 
@@ -48,11 +47,11 @@ class GroundedSimulator(Simulates):
         box_threshold: least confidence of a box.
         text_threshold: least confidence of a word of it.
 
-    It predicts the visual side alone.
+    It predicts pictures alone.
 
     >>> simulator = vn.GroundedSimulator.from_pretrained(device="cuda", box_threshold=0.4)  # doctest: +SKIP
     >>> sorted(vn.GroundedSimulator.sides), vn.GroundedSimulator.resolution  # any number, for every patch its own
-    (['visual'], Resolution(levels=None, grid=None))
+    (['picture'], Resolution(levels=None, grid=None))
     """
 
     detector: Any
@@ -66,7 +65,7 @@ class GroundedSimulator(Simulates):
     name: str = "grounded"
     purse: Purse | None = field(default=None, repr=False)  # of runs that share the namer's `max_cost`
 
-    sides = VISUAL
+    sides = PICTURES
     resolution = Resolution()
     paid = True  # in time; with a namer also in money
 

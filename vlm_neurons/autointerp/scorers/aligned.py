@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 if TYPE_CHECKING:
-    from vlm_neurons.autointerp.simulators import Prediction, Resolution, Side
+    from vlm_neurons.autointerp.protocols import Prediction, Resolution, Side
     from vlm_neurons.evidence import Evidence, Exemplar
 
 
@@ -21,7 +21,7 @@ class Piece:
     Attributes:
         exemplar: place of the exemplar among those scored.
         top: whether it is one of the strongest samples (else a random one).
-        side: `"visual"` or `"text"`.
+        side: `"picture"` or `"text"`.
         real: activations on the 0-10 scale: [rows, columns], or [token] of the response.
         simulated: predictions, of the same shape.
         counts: places that count: with a value, and no sink.
@@ -41,20 +41,22 @@ class Piece:
 
 
 def pieces_of(
-    evidence: Evidence, exemplars: Sequence[Exemplar], predictions: Sequence[Prediction], sides: Sequence[Side]
+    evidence: Evidence, exemplars: Sequence[Exemplar], predictions: Sequence[Prediction], side: Side
 ) -> list[Piece]:
-    """All pieces of some exemplars that have a prediction; what failed is left out."""
+    """All pieces of some exemplars that have a prediction on a side; what failed is left out."""
     found = []
     for number, (e, guess) in enumerate(zip(exemplars, predictions, strict=True)):
         top = e.group == "top"
-        if "visual" in sides and guess.patch_acts:
-            for patches, simulated, counts in zip(e.patch_acts, guess.patch_acts, e.scored_patches(), strict=True):
+        if side == "picture":
+            for patches, simulated, counts in zip(
+                e.patch_acts, guess.patch_acts, e.scored_patches(), strict=bool(guess.patch_acts)
+            ):
                 real = np.nan_to_num(evidence.scale(patches)).astype(float)
-                found.append(_piece(number, top, "visual", real, np.asarray(simulated, float), counts))
-        if "text" in sides and guess.token_acts is not None:
+                found.append(_piece(number, top, side, real, np.asarray(simulated, float), counts))
+        elif guess.token_acts is not None:
             said = e.seen.is_text
             real = np.nan_to_num(evidence.scale(e.token_acts)).astype(float)[said]
-            found.append(_piece(number, top, "text", real, np.asarray(guess.token_acts, float)[said],
+            found.append(_piece(number, top, side, real, np.asarray(guess.token_acts, float)[said],
                                 e.scored_tokens()[said]))  # fmt: skip
     return [p for p in found if p.counts.any()]
 
@@ -64,13 +66,7 @@ def _piece(number: int, top: bool, side: Side, real: np.ndarray, simulated: np.n
     return Piece(number, top, side, real, np.nan_to_num(simulated), counts & ~np.isnan(simulated))
 
 
-def of_side(pieces: Sequence[Piece], side: Side) -> list[Piece]:
-    """Those of one side."""
-    return [p for p in pieces if p.side == side]
-
-
 def resolved(pieces: Sequence[Piece], resolution: Resolution) -> list[Piece]:
     """The truth in the place of the simulation, as finely as a simulator could have said it."""
-    said = {"visual": resolution.of_map, "text": resolution.of_values}
     # what does not count is no part of a cell's mean: a sink would lift its cell
-    return [replace(p, simulated=said[p.side](np.where(p.counts, p.real, np.nan))) for p in pieces]
+    return [replace(p, simulated=resolution.of(np.where(p.counts, p.real, np.nan))) for p in pieces]

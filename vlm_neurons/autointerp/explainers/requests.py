@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from vlm_neurons.autointerp.client import prompting
 from vlm_neurons.autointerp.client.prompting import escape, fence, image_part, text_part
-from vlm_neurons.autointerp.explainers.overlays import STYLES, Style, panel
-from vlm_neurons.autointerp.explainers.written import written
+from vlm_neurons.autointerp.explainers.pictures import STYLES, Style, panel, written
+from vlm_neurons.autointerp.protocols import kind_of
 
 if TYPE_CHECKING:
     from vlm_neurons.evidence import Evidence, Exemplar
 
 VERSION = "2"
 WRITTEN = " without pictures"
-Kind = Literal["visual", "text", "multimodal"]
 MAX_TOKENS = 80  # of each sample, around the strongest
 
 
@@ -62,16 +61,6 @@ def render(template: str, **values: Any) -> str:
     return prompting.render("vlm_neurons.autointerp.explainers", template, **values)
 
 
-def kind_of(evidence: Evidence) -> Kind:
-    """Which prompt a neuron gets: by its class, or else by the sides on which it reaches a tenth of its peak."""
-    if evidence.label in ("visual", "text", "multimodal"):
-        return evidence.label  # type: ignore[return-value]
-    shown = evidence.split("explain")
-    image = any(np.nan_to_num(evidence.scale(p)).max(initial=0) >= 1 for e in shown for p in e.patch_acts)
-    text = any((evidence.scale(e.token_acts)[e.scored_tokens()] >= 1).any() for e in shown)
-    return "multimodal" if image and text else "text" if text else "visual"
-
-
 def shown(evidence: Evidence, n_on: int, n_off: int) -> tuple[list[Exemplar], list[Exemplar]]:
     """The strongest exemplars of the split `"explain"`, and random ones of it for contrast."""
     split = evidence.split("explain")
@@ -99,7 +88,7 @@ def messages(
 ) -> tuple[list[dict[str, Any]], tuple[int, ...]]:
     """A request in the form of chat completions, and the ids of the samples in it.
 
-    Pictures are PNG in `data:` addresses, or written out (`explainers.written`). Tokens are escaped and
+    Pictures are PNG in `data:` addresses, or written out (`pictures.written`). Tokens are escaped and
     fenced with a mark that no sample contains.
     """
     kind = kind_of(evidence)

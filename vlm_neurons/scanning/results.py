@@ -1,0 +1,141 @@
+"""What later steps leave in a run directory, as it is read back.
+
+`explanations.jsonl` has a line for every neuron and attempt. `simulations/` and `scores/` have a table for every
+simulator and its settings, `NAME-SETTINGS.parquet`, whose metadata tell when it was written (`written`, in
+nanoseconds): the newest one counts unless a simulator is named.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+EXPLANATIONS, SIMULATIONS, SCORES = "explanations.jsonl", "simulations", "scores"
+TABLE_FORMAT = b"4"
+
+
+def last_explanations(path: str | Path) -> dict[str, dict[str, Any]]:
+    """What counts of every neuron, as records: the last explanation, or the last failure where there is none, or where
+    all were asked for again (`redo`). A last line that a crash cut off is left out; nothing where there is no file.
+
+    Raises:
+        ValueError: a line that is no explanation.
+    """
+    file = Path(path) / EXPLANATIONS
+    found: dict[str, dict[str, Any]] = {}
+    lines = file.read_bytes().split(b"\n") if file.is_file() else []  # U+2028 ends no line
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            neuron, redo = record["neuron"], record.pop("redo", False)
+            failed = record["failure"] is not None and bool(record["failure"]["kind"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if number == len(lines):
+                continue
+            raise ValueError(f"{file}, line {number}: no explanation ({error}); remove it") from None
+        if not failed or redo or neuron not in found or found[neuron]["failure"]:
+            found[neuron] = record
+    return found
+
+
+def load_explanations(path: str | Path) -> pd.DataFrame:
+    """The records of `last_explanations` as a table.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+        ValueError: a line that is no explanation.
+    """
+    import pandas as pd
+
+    if not (file := Path(path) / EXPLANATIONS).is_file():
+        raise FileNotFoundError(f"{file} is not there: vn.explain(evidence, out=run) writes it")
+    return pd.DataFrame(last_explanations(path).values())
+
+
+def newest(path: str | Path, kind: str, simulator: str | None = None) -> Path | None:
+    """The table that was written last, of one simulator or of any; None if there is none.
+
+    Raises:
+        ValueError: one of them is damaged, or of a format that this version does not know.
+    """
+    found = []
+    for file in sorted((Path(path) / kind).glob("[!.]*.parquet")):
+        told = metadata_of(file)
+        if simulator is None or told[b"simulator"].decode() == simulator:
+            found.append((int(told[b"written"]), file))
+    return max(found)[1] if found else None
+
+
+def load_scores(path: str | Path, simulator: str | None = None) -> pd.DataFrame:
+    """The full table of scores of a run directory: one row a neuron and side.
+
+    Args:
+        path: the directory.
+        simulator: whose; of the one that wrote last if not given.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged.
+    """
+    file = newest(path, SCORES, simulator)
+    if file is None:
+        whose = f" by {simulator!r}" if simulator else ""
+        raise FileNotFoundError(
+            f"no scores{whose} in {path}; make them with vn.score(..., out=run), or vlm-neurons score {path}"
+        )
+    return scores_of(file)
+
+
+def scores_of(file: Path) -> pd.DataFrame:
+    """A table of scores.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    table = read_table(file)
+    if missing := {"neuron", "side", "r", "p", "n_failed", "n_images"} - set(table.column_names):
+        raise _damaged(file, f"it has no column {min(missing)!r}")
+    return table.to_pandas()
+
+
+def read_table(file: Path) -> pa.Table:
+    """A table of simulations or scores.
+
+    Raises:
+        ValueError: it is damaged, or of a format that this version does not know.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    metadata_of(file)
+    try:
+        return pq.read_table(file)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(file, error) from error
+
+
+def metadata_of(file: Path) -> dict[bytes, bytes]:
+    """What a table of simulations or scores says of itself: `simulator`, `written`.
+
+    Raises:
+        ValueError: it is damaged, or of a format that this version does not know.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        told: dict[bytes, bytes] = pq.read_schema(file).metadata or {}
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(file, error) from error
+    if told.get(b"format") != TABLE_FORMAT:
+        raise _damaged(file, f"it is not of format {TABLE_FORMAT.decode()}, which this version reads")
+    return told
+
+
+def _damaged(file: Path, what: object) -> ValueError:
+    return ValueError(f"{file} cannot be read: {what}. Move it away; vn.score(..., out=run) writes it again")
