@@ -47,9 +47,11 @@ def effects(model: vn.HookedVLM, out: Path, args: Any, seed: int = 0) -> pd.Data
     """The 60 clearest neurons of every class, and all of them, against matched controls; under another seed than 0
     only the 60 clearest at image patches and at words."""
     table = classes(model, out)
-    groups: dict[str, Any] = {f"{name}, top {TOP}": rows for name, rows in vn.class_groups(table, top=TOP).items()}
+    groups: dict[str, Any] = {
+        f"{name}, top {TOP}": rows for name, rows in vn.interventions.class_groups(table, top=TOP).items()
+    }
     if seed == 0:
-        groups |= {f"{name}, all": rows for name, rows in vn.class_groups(table).items()}
+        groups |= {f"{name}, all": rows for name, rows in vn.interventions.class_groups(table).items()}
     found = vn.causal_effects(
         model, groups=groups, controls=args.controls, where=PLACES if seed == 0 else PLACES[1:], seed=seed,
         **data(args.n, seed),
@@ -71,7 +73,7 @@ def show_effects(found: pd.DataFrame) -> str:
 
 def by_layer(model: vn.HookedVLM, out: Path, args: Any) -> str:
     """Every class in every layer."""
-    groups = vn.class_groups(classes(model, out), by_layer=True)
+    groups = vn.interventions.class_groups(classes(model, out), by_layer=True)
     found = vn.causal_effects(
         model, groups=groups, controls=4, where=(None, "visual"), **{"data": data(args.n // 2, 0)["data"]}
     )
@@ -85,7 +87,7 @@ def seeds(model: vn.HookedVLM, out: Path, args: Any) -> str:
     for seed in (0, 1):
         path = out / f"effects-{seed}.csv"
         runs.append(pd.read_csv(path) if path.exists() else effects(model, out, args, seed))
-    compared = vn.compare_effects(*runs)
+    compared = vn.interventions.compare_effects(*runs)
     compared.to_csv(out / "seeds.csv", index=False)
     share = 100 * compared["covers_zero"].mean()
     return f"{share:.1f} % of {len(compared)} cells: the interval of the change between two seeds covers zero\n"
@@ -93,7 +95,7 @@ def seeds(model: vn.HookedVLM, out: Path, args: Any) -> str:
 
 def controls(model: vn.HookedVLM, out: Path, args: Any) -> str:
     """MLPs silenced, gates drawn at random."""
-    found = vn.controls(model, data(args.n, 0)["data"], draws=2)
+    found = vn.interventions.controls(model, data(args.n, 0)["data"], draws=2)
     found.to_csv(out / "controls.csv", index=False)
     names = ["check", "condition", "description loss", "change", "low", "high", "color", "shape", "place"]
     return markdown(found[[*names, "visual", "text", "multimodal", "unknown"]].round(3))
@@ -101,7 +103,7 @@ def controls(model: vn.HookedVLM, out: Path, args: Any) -> str:
 
 def pruning(model: vn.HookedVLM, out: Path, args: Any) -> str:
     """Loss against the share of neurons removed."""
-    found = vn.pruning_curve(
+    found = vn.interventions.pruning_curve(
         model, data(args.n, 0)["data"], classes(model, out), shares=(0.1, 0.2, 0.3, 0.4, 0.5, 0.7), draws=2
     )
     found.to_csv(out / "pruning.csv", index=False)

@@ -45,7 +45,7 @@ def measure(kind: str, n: int, seed: int, truth: bool) -> tuple[int, int, Counte
     """Right answers, silent ones, and what was said otherwise."""
     made = planted.neurons(kind, n=n, seed=seed)
     explained = vn.explain(
-        {p.evidence.neuron: p.evidence for p in made}, vn.DissectionExplainer(truth=truth), progress=False
+        {p.evidence.neuron: p.evidence for p in made}, vn.explainers.DissectionExplainer(truth=truth), progress=False
     )
     right = silent = 0
     wrong: Counter[str] = Counter()

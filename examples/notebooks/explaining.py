@@ -52,7 +52,7 @@ pd.DataFrame(by_kind).round(2).astype(object).fillna("none")
 # better than chance (shapes are where colours are): read r against r_null, not p alone.
 
 # %%
-vn.show_scores(true).static()
+vn.viz.show_scores(true).static()
 
 # %% [markdown]
 # Real above simulated, for a true explanation and a wrong one of the same neuron:
@@ -78,25 +78,25 @@ run.save(vn.classify(run))
 real = vn.gather_evidence(model, data, run, clearest_of_classes(run, 8), out=run, progress=False)
 found = vn.explain(real, out=run, progress=False)
 scores = vn.score(found, real, out=run, progress=False, full=True)
-vn.show_scores(scores).static()
+vn.viz.show_scores(scores).static()
 
 # %%
 scores.sort_values("r", ascending=False)[["neuron", "side", "explanation", "r", "r_null", "q"]].head(8).round(3)
 
 # %%
-vn.score_statistics(scores)[["label", "n", "n_scored", "r", "r_null", "significant", "best", "median", "worst"]].round(
-    2
-)
+vn.autointerp.score_statistics(scores)[
+    ["label", "n", "n_scored", "r", "r_null", "significant", "best", "median", "worst"]
+].round(2)
 
 # %% [markdown]
 # ## With a model that sees
 # Any OpenAI-compatible server; every reply is kept, so that a rerun costs nothing. Not run here: it needs a key.
 #
 # ```python
-# asked = vn.explain(real, vn.OpenAIExplainer(model="gpt-4o", max_cost=1), out=run)
-# eyes = vn.ApiSimulator(model="gpt-4o", max_cost=2, cache=run.path / "cache.sqlite")
+# asked = vn.explain(real, vn.explainers.OpenAIExplainer(model="gpt-4o", max_cost=1), out=run)
+# eyes = vn.simulators.ApiSimulator(model="gpt-4o", max_cost=2, cache=run.path / "cache.sqlite")
 # judged = vn.score(asked, real, eyes, out=run)
-# vn.compare(judged, vn.score(found, real, eyes))
+# vn.autointerp.compare(judged, vn.score(found, real, eyes))
 # ```
 
 # %%

@@ -67,7 +67,7 @@ evidence = vn.gather_evidence(model, data, run, list(published), out=run)
 vn.show_neuron(evidence["L0N6098"], row=table)
 
 # %%
-vn.compare_neurons(evidence["L0N6098"], evidence["L23N844"])  # both are about trains; one of them reads too
+vn.viz.compare_neurons(evidence["L0N6098"], evidence["L23N844"])  # both are about trains; one of them reads too
 
 # %% [markdown]
 # ## Explain and score
@@ -78,14 +78,14 @@ vn.compare_neurons(evidence["L0N6098"], evidence["L23N844"])  # both are about t
 # %%
 words = {n: subject.split(": ")[1] for n, (_, subject) in published.items() if ": " in subject}
 seen = {n: text for n, text in words.items() if published[n][0] == "visual"}
-simulator = vn.GroundedSimulator.from_pretrained(device="cuda")
+simulator = vn.simulators.GroundedSimulator.from_pretrained(device="cuda")
 scores = vn.score(seen, evidence, simulator, out="runs/llava-7b", full=True)
 scores[["neuron", "side", "explanation", "r", "r_low", "r_high", "r_null", "r_within", "q", "n_failed"]]
 
 # %%
-asked = vn.explain(evidence, vn.OpenAIExplainer(model="gpt-4o", max_cost=2), out=run)
-both = vn.ApiSimulator(model="gpt-4o", max_cost=5, cache=run.path / "cache.sqlite")  # a rerun costs nothing
-vn.compare(
+asked = vn.explain(evidence, vn.explainers.OpenAIExplainer(model="gpt-4o", max_cost=2), out=run)
+both = vn.simulators.ApiSimulator(model="gpt-4o", max_cost=5, cache=run.path / "cache.sqlite")  # a rerun costs nothing
+vn.autointerp.compare(
     vn.score(asked, evidence, both, out=run, n_null=3), vn.score(words, evidence, both, n_null=3)
 )  # GPT-4o's words, the paper's
 

@@ -93,7 +93,7 @@ cards["L3N3"].static()
 # How often it has which activation, at patches and at words:
 
 # %%
-vn.show_distribution(evidence["L3N3"]).static()
+vn.viz.show_distribution(evidence["L3N3"]).static()
 
 # %% [markdown]
 # `vn.report(run, out=run)` writes all of this, for many neurons, as one page that opens anywhere.

@@ -136,7 +136,7 @@ def control_b(model: vn.HookedVLM, n: int, draws: int) -> dict[str, Any]:
     trained = counts(selectivity(record_site(model, data)), layers)
     drawn = []
     for seed in tqdm(range(draws), desc="random gates"):
-        with vn.random_gates(model, seed):
+        with vn.interventions.random_gates(model, seed):
             drawn.append(counts(selectivity(record_site(model, data)), layers))
     return {name: {"trained": value, "random": [d[name] for d in drawn]} for name, value in trained.items()}
 
@@ -187,7 +187,7 @@ def control_d(model: vn.HookedVLM, draws: int) -> dict[str, Any]:
     trained = meaning(model, SEEDS)
     drawn = []
     for seed in range(draws):
-        with vn.random_gates(model, seed):
+        with vn.interventions.random_gates(model, seed):
             drawn.append(passing(meaning(model, SEEDS)))
     best = {
         label: sorted((r for r in trained if r["label"] == label and r["passes"]), key=lambda r: -r["f1"])[:8]

@@ -26,16 +26,16 @@ from vlm_neurons.autointerp.store import read_explanations
 KEY = "canary-5f1d7c2e9b"
 
 
-def explainer(server: loopback.Server, **options: object) -> vn.OpenAIExplainer:
+def explainer(server: loopback.Server, **options: object) -> vn.explainers.OpenAIExplainer:
     quick = {"timeout": 0.6, "deadline": 3.0, "max_retries": 3, "concurrency": 24, "api_key": KEY}
-    return vn.OpenAIExplainer("some-model", base_url=server.url, price=(1.0, 2.0), **{**quick, **options})  # type: ignore[arg-type]
+    return vn.explainers.OpenAIExplainer("some-model", base_url=server.url, price=(1.0, 2.0), **{**quick, **options})  # type: ignore[arg-type]
 
 
 def test_a_password_in_the_address_is_in_no_file(tmp_path: Path) -> None:
     with loopback.running(fault=lambda number, body: "no_schema" if number == 0 else "") as server:
         url = server.url.replace("http://", f"http://me:{KEY}@")
-        found = vn.explain(cases.text_neurons(2), vn.OpenAIExplainer("m", base_url=url, price=(0, 0)), out=tmp_path,
-                           progress=False)  # fmt: skip
+        found = vn.explain(cases.text_neurons(2), vn.explainers.OpenAIExplainer("m", base_url=url, price=(0, 0)),
+                           out=tmp_path, progress=False)  # fmt: skip
     assert all(e.text == "red things" for e in found.values())
     files = [f for f in tmp_path.rglob("*") if f.is_file()]
     assert "cache.sqlite" in {f.name for f in files} and not [f for f in files if KEY.encode() in f.read_bytes()]
@@ -79,7 +79,7 @@ _SCRIPT = """
 import sys
 sys.path.insert(0, sys.argv[3]), sys.path.insert(0, sys.argv[4])
 import cases, vlm_neurons as vn
-explainer = vn.OpenAIExplainer("m", base_url=sys.argv[1], api_key="x", concurrency=4, timeout=5)
+explainer = vn.explainers.OpenAIExplainer("m", base_url=sys.argv[1], api_key="x", concurrency=4, timeout=5)
 vn.explain(cases.text_neurons(120), explainer, out=sys.argv[2], progress=False)
 """
 
@@ -98,7 +98,7 @@ def test_killed_and_resumed_asks_nothing_again(tmp_path: Path) -> None:
         cache.close()
         asked = [loopback.digest(b) for b in server.requests]
         assert 20 <= kept < 110 and len(asked) - kept <= 4, "at most what was under way is lost"
-        told = vn.OpenAIExplainer("m", base_url=server.url, cache=tmp_path / "cache.sqlite")
+        told = vn.explainers.OpenAIExplainer("m", base_url=server.url, cache=tmp_path / "cache.sqlite")
         plan = told.plan(cases.text_neurons(120))
         assert len(asked) - kept <= plan.again <= 4 and plan.calls == 120 - kept
         assert ("may be charged twice" in str(plan)) == bool(plan.again)
@@ -143,7 +143,7 @@ def test_max_cost_stops_before_it_is_passed_and_a_later_run_goes_on(tmp_path: Pa
         assert 2 <= rounds < 40 and len(server.paid) == len(set(server.paid)) == 30
         assert len((tmp_path / "explanations.jsonl").read_text().splitlines()) == 30
     with pytest.raises(ValueError, match="price"):
-        vn.OpenAIExplainer("unknown", max_cost=1).client()
+        vn.explainers.OpenAIExplainer("unknown", max_cost=1).client()
 
 
 def test_a_server_without_schemas_is_found_out_once(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_without_a_key_the_error_names_the_remedy(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     with pytest.raises(ValueError, match=r"OPENAI_API_KEY.*dissection"):
-        vn.explain(cases.text_neurons(1), vn.OpenAIExplainer("gpt-4o"), progress=False)
+        vn.explain(cases.text_neurons(1), vn.explainers.OpenAIExplainer("gpt-4o"), progress=False)
 
 
 def test_the_best_candidate_on_the_select_split_is_kept() -> None:
@@ -311,14 +311,17 @@ def test_a_simulator_is_known_by_name_and_a_wrong_one_is_refused_before_anything
         named = explainer(server, candidates=2, simulator="concepts")
         found = vn.explain(evidence, named, progress=False)["both"]
     assert len(found.support) == 2, "both candidates were tried"
-    assert named.settings() == explainer(server, candidates=2, simulator=vn.ConceptSimulator()).settings()
-    for wrong in ("concept", vn.ConceptSimulator, 3):
+    assert named.settings() == explainer(server, candidates=2, simulator=vn.simulators.ConceptSimulator()).settings()
+    for wrong in ("concept", vn.simulators.ConceptSimulator, 3):
         with pytest.raises(ValueError, match="simulator"):
-            vn.OpenAIExplainer("m", candidates=2, simulator=wrong)  # type: ignore[arg-type]
+            vn.explainers.OpenAIExplainer("m", candidates=2, simulator=wrong)  # type: ignore[arg-type]
 
 
 def test_another_simulator_is_another_question() -> None:
-    one, other = (vn.OpenAIExplainer("m", candidates=2, simulator=vn.ConceptSimulator(truth=t)) for t in (True, False))
+    one, other = (
+        vn.explainers.OpenAIExplainer("m", candidates=2, simulator=vn.simulators.ConceptSimulator(truth=t))
+        for t in (True, False)
+    )
     assert one.settings() != other.settings()
 
 

@@ -29,8 +29,8 @@ def scored(explanations, evidence, simulator, **options):
 
 
 def test_both_sides_from_two_simulators_have_the_numbers_of_one_that_can_do_both(explained, evidence):
-    one = vn.ConceptSimulator()
-    two = vn.BothSides(picture=one, text=one)
+    one = vn.simulators.ConceptSimulator()
+    two = vn.simulators.BothSides(picture=one, text=one)
     alone, together = (scored(explained, evidence, s).drop(columns=["simulator", "made_by"]) for s in (one, two))
     assert (alone.n_null > 0).all() and alone.r_of_other_side.notna().any()
     pd.testing.assert_frame_equal(alone, together)
@@ -54,5 +54,5 @@ def test_concepts_say_of_a_token_yes_or_no_and_the_ceiling_knows(evidence, expla
     (one,) = planted.neurons("word", n=1)
     row = scored({"word-0": one.rule.explanations["true"]}, {"word-0": one.evidence}, "concepts", n_null=0).iloc[0]
     assert 0.3 < row.ceiling < 1 - 1e-6
-    assert vn.ConceptSimulator().resolution_on("text").of(np.array([0.0, 4.0, 6.0])).tolist() == [0, 0, 10]
-    assert vn.ConceptSimulator().resolution_on("picture").of(np.array([[4.2]])).tolist() == [[4.2]]
+    assert vn.simulators.ConceptSimulator().resolution_on("text").of(np.array([0.0, 4.0, 6.0])).tolist() == [0, 0, 10]
+    assert vn.simulators.ConceptSimulator().resolution_on("picture").of(np.array([[4.2]])).tolist() == [[4.2]]

@@ -57,7 +57,7 @@ class Says(Simulator):
 
 
 def test_each_side_comes_from_its_simulator_and_one_failure_hides_no_other_side() -> None:
-    both = vn.BothSides(picture=Says(1.0, "eye", fails=(0, 1)), text=Says(2.0, "ear", fails=(1, 2)))
+    both = vn.simulators.BothSides(picture=Says(1.0, "eye", fails=(0, 1)), text=Says(2.0, "ear", fails=(1, 2)))
     jobs = [Job("x", e, side) for e in exemplars(4) for side in SIDES]
     found = list(both.run(jobs))
     assert sorted(place for place, _ in found) == list(range(8))
@@ -72,19 +72,19 @@ def test_each_side_comes_from_its_simulator_and_one_failure_hides_no_other_side(
 
 def test_its_resolution_settings_and_plan_are_those_of_both(tmp_path: Path) -> None:
     coarse, whole = Resolution(11, (1, 1)), Resolution(3)
-    both = vn.BothSides(picture=Says(1.0, "eye", resolution=coarse), text=Says(2.0, "ear", resolution=whole))
+    both = vn.simulators.BothSides(picture=Says(1.0, "eye", resolution=coarse), text=Says(2.0, "ear", resolution=whole))
     values = np.array([[0.0, 3.0]])
     assert both.resolution_on("picture").of(values).tolist() == [[2, 2]]
     assert both.resolution_on("text").of(values[0]).tolist() == [0, 5]
     changed = replace(both, text=Says(2.5, "ear"))
     assert both.settings() != changed.settings() and both.name == "eye+ear"
-    asker = vn.ApiSimulator("m", base_url="http://127.0.0.1:1/v1", price=(1.0, 1.0))
-    mixed = vn.BothSides(picture=Says(1.0), text=asker).with_cache(tmp_path / "c.sqlite")
+    asker = vn.simulators.ApiSimulator("m", base_url="http://127.0.0.1:1/v1", price=(1.0, 1.0))
+    mixed = vn.simulators.BothSides(picture=Says(1.0), text=asker).with_cache(tmp_path / "c.sqlite")
     assert mixed.text.cache == tmp_path / "c.sqlite" and mixed.paid  # type: ignore[attr-defined]
     jobs = [Job("x", e, side) for e in exemplars(3) for side in SIDES]
     assert mixed.plan(jobs).calls == 3 and mixed.plan(jobs).images == 0
     with pytest.raises(ValueError, match="text=clip"):
-        vn.BothSides(picture=asker, text=Clip())
+        vn.simulators.BothSides(picture=asker, text=Clip())
 
 
 class Clip(Says):
@@ -102,10 +102,10 @@ def test_a_simulator_about_single_neurons_is_told_which() -> None:
         def for_neuron(self, evidence: vn.Evidence) -> Own:
             return replace(self, neuron=evidence.neuron)
 
-    both = vn.BothSides(picture=Own(1.0), text=Says(1.0))
+    both = vn.simulators.BothSides(picture=Own(1.0), text=Says(1.0))
     one = vn.Evidence("L1N2", 1.0, ())
     assert both.for_neuron(one).picture.neuron == "L1N2" and both.for_neuron(one).text == both.text
-    assert both.per_neuron and not vn.BothSides(picture=Says(1.0), text=Says(1.0)).per_neuron
+    assert both.per_neuron and not vn.simulators.BothSides(picture=Says(1.0), text=Says(1.0)).per_neuron
 
 
 def verdict(body: dict[str, Any]) -> Any:
@@ -125,7 +125,7 @@ def verdict(body: dict[str, Any]) -> Any:
 def test_a_judge_says_how_likely_every_sample_matches() -> None:
     shown = exemplars(5)
     with loopback.running(answer=verdict) as server:
-        judge = vn.ApiJudge("m", base_url=server.url, api_key="x", price=(1.0, 1.0))
+        judge = vn.simulators.ApiJudge("m", base_url=server.url, api_key="x", price=(1.0, 1.0))
         plan = judge.plan("red things", shown)
         assert plan.calls == 5 and plan.images == 5 and not server.requests
         assert judge.judge("red things", shown) == pytest.approx([0.75, 0.25, 0.75, 0.25, 0.75])
@@ -140,7 +140,7 @@ def test_a_judge_that_fails_on_a_sample_says_so(tmp_path: Path) -> None:
         return "refusal" if " red 3 " in json.dumps(body) else ""
 
     with loopback.running(answer=verdict, fault=fault) as server:
-        judge = vn.ApiJudge("m", base_url=server.url, api_key="x", cache=tmp_path / "c.sqlite")
+        judge = vn.simulators.ApiJudge("m", base_url=server.url, api_key="x", cache=tmp_path / "c.sqlite")
         found = judge.judge("red things", exemplars(5))
         assert [isinstance(f, Failure) for f in found] == [False, False, False, True, False]
         server.answer = {"match": True, "probability": 1.5}

@@ -149,11 +149,11 @@ def test_a_local_explainer_is_loaded_as_it_was_asked_for(
 ) -> None:
     used: list[torch.nn.Module] = []
 
-    def spy(self: vn.LocalExplainer, evidence: object) -> Iterator[object]:
+    def spy(self: vn.explainers.LocalExplainer, evidence: object) -> Iterator[object]:
         used.append(self.model)
         yield from ()
 
-    monkeypatch.setattr(vn.LocalExplainer, "explain", spy)
+    monkeypatch.setattr(vn.explainers.LocalExplainer, "explain", spy)
     assert main(["explain", where, "--neurons", "L0N3"]) == 0  # evidence: the scanned model is not needed any more
     asked = ["explain", where, "--neurons", "L0N3", "--explainer", "local", "--explainer-model", "tiny-llava-scenes"]
     assert main([*asked, "--device", "cpu", *(["--dtype", dtype] if dtype else [])]) == 0

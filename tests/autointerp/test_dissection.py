@@ -23,7 +23,7 @@ SEED = random.SystemRandom().randrange(1000)
 def explained(kind: str, n: int, truth: bool = True) -> tuple[int, int]:
     made = planted.neurons(kind, n=n, seed=SEED)
     found = vn.explain(
-        {p.evidence.neuron: p.evidence for p in made}, vn.DissectionExplainer(truth=truth), progress=False
+        {p.evidence.neuron: p.evidence for p in made}, vn.explainers.DissectionExplainer(truth=truth), progress=False
     )
     right = sum(found[p.evidence.neuron].concepts == p.rule.concepts for p in made)
     assert all(set(found[p.evidence.neuron].exemplars) == {e.seen.sample for e in p.evidence.split("explain")}

@@ -39,9 +39,9 @@ def ask(asker: Any, explanation: str, exemplars: list[Exemplar]) -> list[Predict
     return [p for _, p in sorted(asker.run([Job(explanation, e, "text") for e in exemplars]), key=lambda f: f[0])]
 
 
-def asker(server: loopback.Server, **options: Any) -> vn.ApiSimulator:
+def asker(server: loopback.Server, **options: Any) -> vn.simulators.ApiSimulator:
     options = {"prompt_logprobs": 20, "max_retries": 0, **options}
-    return vn.ApiSimulator("m", base_url=server.url, api_key="canary-1f77", price=(1.0, 2.0), **options)
+    return vn.simulators.ApiSimulator("m", base_url=server.url, api_key="canary-1f77", price=(1.0, 2.0), **options)
 
 
 Cut = Callable[[str], list[str]]
@@ -93,7 +93,7 @@ def test_in_process_it_equals_a_forward_pass_for_each_token() -> None:
     processor = tiny.processor(chat_template=TEMPLATE)
     model, tok = tiny.llava(processor.tokenizer, context=4096), processor.tokenizer
     exemplars = texts([[" red", " dog", ".\n"], [" ü", " (5"]])
-    local = vn.LocalSimulator(model, processor, prompt_logprobs=len(tok) + 5)
+    local = vn.simulators.LocalSimulator(model, processor, prompt_logprobs=len(tok) + 5)
     found = ask(local, "the word 'red'", exemplars)
     for exemplar, prediction in zip(exemplars, found, strict=True):
         tokens = tuple(exemplar.seen.tokens)
@@ -149,7 +149,7 @@ def test_what_is_missing_is_a_failure_never_a_zero(tmp_path: Path) -> None:
     assert odd.failure is not None and odd.failure.kind == "schema" and "no digit" in odd.failure.detail
     assert none.token_acts is None and odd.token_acts is None
     with pytest.raises(ValueError, match="prompt_logprobs=-1"):
-        vn.ApiSimulator("m", prompt_logprobs=-1)
+        vn.simulators.ApiSimulator("m", prompt_logprobs=-1)
 
 
 def test_the_cache_keeps_the_answer_without_the_rest_of_the_prompt(tmp_path: Path) -> None:

@@ -32,9 +32,10 @@ def test_max_cost_holds_over_explanations_nulls_and_swap(
 ) -> None:
     explained = vn.explain(evidence, progress=False)
     with loopback.running(answer=seeing.answer) as server:
-        simulator: Any = vn.ApiSimulator("m", base_url=server.url, api_key="x", price=PRICE, grid=4, coarse=0,
-                                         logprobs=False, max_cost=1.5)  # fmt: skip
-        chosen = vn.BothSides(picture=simulator, text=simulator) if both else simulator
+        simulator: Any = vn.simulators.ApiSimulator(
+            "m", base_url=server.url, api_key="x", price=PRICE, grid=4, coarse=0, logprobs=False, max_cost=1.5
+        )
+        chosen = vn.simulators.BothSides(picture=simulator, text=simulator) if both else simulator
         table = vn.score(explained, evidence, chosen, out=tmp_path, n_permutations=999, progress=False, full=True)
         assert 0.2 < len(server.paid) * PAID <= 1.5, len(server.paid)
         assert table.n_failed.sum() > 0 and np.isfinite(table.r).any()
@@ -43,7 +44,7 @@ def test_max_cost_holds_over_explanations_nulls_and_swap(
 def test_a_server_that_counts_nothing_is_charged_at_the_most_over_all_runs(evidence: dict[str, vn.Evidence]) -> None:
     said = vn.explain(evidence, progress=False)
     with loopback.running(answer=seeing.answer, usage=False) as server:
-        simulator = vn.ApiSimulator("m", base_url=server.url, api_key="x", price=PRICE, grid=4, coarse=0,
+        simulator = vn.simulators.ApiSimulator("m", base_url=server.url, api_key="x", price=PRICE, grid=4, coarse=0,
                                     logprobs=False, max_cost=1.5)  # fmt: skip
         vn.score(said, evidence, simulator, n_permutations=999, progress=False)
         alone = len(server.requests)
@@ -58,7 +59,7 @@ def test_a_dry_run_bounds_explanations_nulls_and_swap(evidence: dict[str, vn.Evi
            for k, e in evidence.items()}  # fmt: skip
     explained = vn.explain(few, progress=False)
     with loopback.running(answer=seeing.answer) as server:
-        simulator = vn.ApiSimulator("m", base_url=server.url, api_key="x", price=PRICE, grid=4, coarse=0,
+        simulator = vn.simulators.ApiSimulator("m", base_url=server.url, api_key="x", price=PRICE, grid=4, coarse=0,
                                     logprobs=False, cache=tmp_path / "cache.sqlite")  # fmt: skip
         said = cost_of(explained, few, simulator)
         assert not server.requests and "modality swap, at most" in said

@@ -29,7 +29,7 @@ def test_evidence_that_is_none_is_refused(wrong: Any, words: str) -> None:
         vn.explain(wrong, progress=False)
 
 
-@pytest.mark.parametrize("wrong", [vn.DissectionExplainer, None, 3, "gpt"], ids=str)
+@pytest.mark.parametrize("wrong", [vn.explainers.DissectionExplainer, None, 3, "gpt"], ids=str)
 def test_an_explainer_that_is_none_is_refused(wrong: Any) -> None:
     with pytest.raises(
         ValueError, match=r"explainer .*: a name \('dissection'\), or an object such as vn\.OpenAIExplainer"
@@ -41,7 +41,7 @@ def test_settings_that_nothing_can_be_done_with_are_refused() -> None:
     with pytest.raises(ValueError, match="style='papr': choose from paper, boxes"):
         Prompting(style="papr")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="n_null=0"):
-        vn.DissectionExplainer(n_null=0)
+        vn.explainers.DissectionExplainer(n_null=0)
     with pytest.raises(ValueError, match="n=-1"):
         planted.neurons("color", n=-1)
     with pytest.raises(ValueError, match=r"run='runs/x': .*Run\.load"):

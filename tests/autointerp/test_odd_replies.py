@@ -32,7 +32,7 @@ def test_a_reply_of_another_form_is_one_failure_and_stops_neither_the_others_nor
     odd = lambda number, made: made | reply if number == 1 else made  # noqa: E731
     with loopback.running(change=odd) as server:
         for _ in range(2):
-            asker = vn.OpenAIExplainer(
+            asker = vn.explainers.OpenAIExplainer(
                 "m", base_url=server.url, api_key="x", concurrency=1, max_retries=0, price=(0, 0)
             )
             found = vn.explain(cases.text_neurons(4), asker, out=tmp_path, progress=False)
@@ -60,7 +60,7 @@ def test_log_probabilities_of_another_form_leave_the_values_that_were_said(logpr
         return made
 
     with loopback.running(answer=seeing.answer, change=odd) as server:
-        simulator = vn.ApiSimulator("m", base_url=server.url, api_key="x", price=(0, 0), max_retries=0)
+        simulator = vn.simulators.ApiSimulator("m", base_url=server.url, api_key="x", price=(0, 0), max_retries=0)
         made = vn.simulate({"t": "the word 'red'"}, evidence, simulator, progress=False)["t", "text"]
     assert made.n_failed == 0 and len(made.predictions) > 10
     for one in made.predictions:

@@ -67,7 +67,7 @@ def test_tokens_and_jobs_that_are_missing_are_named():
 
 def test_what_is_no_simulator_and_what_is_no_explanation_is_refused():
     evidence = {"probe": probe([(4, 4)] * N)}
-    for simulator in (vn.ConceptSimulator, None, object()):
+    for simulator in (vn.simulators.ConceptSimulator, None, object()):
         with pytest.raises(ValueError, match=r"simulator \w+: a name \('concepts', .*or an object"):
             scored({"probe": "x"}, evidence, simulator=simulator)
     with pytest.raises(ValueError, match="probe: NoneType as explanation"):
@@ -175,7 +175,7 @@ def test_a_sink_does_not_lift_its_cell_in_the_ceiling():
 def test_tables_without_rows_have_the_columns_of_others():
     empty = scored({}, {})
     assert list(empty.columns) == list(scored({"probe": ""}, {"probe": probe([(4, 4)] * 2)}).columns)
-    assert vn.score_statistics(empty).n.tolist() == [0]
+    assert vn.autointerp.score_statistics(empty).n.tolist() == [0]
 
 
 def test_wrong_types_and_numbers_are_named_before_anything_is_simulated(tmp_path: Path):
@@ -198,15 +198,15 @@ def test_wrong_types_and_numbers_are_named_before_anything_is_simulated(tmp_path
                             ({"probe": "x"}, [1], "evidence: list"),
                             ({"probe": "x"}, {"probe": 3}, r"\['probe'\]: int"),
                             ({"probe": "x"}, evidence["probe"], "evidence: Evidence")):  # fmt: skip
-        for use in (scored, vn.simulate, lambda w, e: vn.detect(w, e, vn.ApiJudge("m"))):
+        for use in (scored, vn.simulate, lambda w, e: vn.autointerp.detect(w, e, vn.simulators.ApiJudge("m"))):
             with pytest.raises(ValueError, match=said):
                 use(words, of)
     with pytest.raises(ValueError, match="judge='api': give an object"):
-        vn.detect({"probe": "x"}, evidence, "api")
+        vn.autointerp.detect({"probe": "x"}, evidence, "api")
     with pytest.raises(KeyError, match="by='zz' is no column"):
-        vn.score_statistics(scored({}, {}), by="zz")
+        vn.autointerp.score_statistics(scored({}, {}), by="zz")
     with pytest.raises(ValueError, match="picture='concepts': give a simulator object"):
-        vn.BothSides(picture="concepts", text=vn.ConceptSimulator())
+        vn.simulators.BothSides(picture="concepts", text=vn.simulators.ConceptSimulator())
     with pytest.raises(ValueError, match="oracle: probe is none of its planted neurons"):
         scored({"probe": "x"}, evidence, simulator=Oracle())
 

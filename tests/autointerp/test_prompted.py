@@ -205,7 +205,7 @@ def test_scores_survive_a_fifth_of_faults_and_resume_from_the_run_directory(tmp_
         again = vn.score(true, evidence, asker, out=tmp_path, progress=False, full=True).iloc[0]
         assert again["n_failed"] <= spoiled["n_failed"]
         n, server.answer = len(server.requests), {"match": True, "probability": 0.5}
-        found = vn.detect(true, evidence, vn.ApiJudge("m", base_url=server.url, api_key="x"))
+        found = vn.autointerp.detect(true, evidence, vn.simulators.ApiJudge("m", base_url=server.url, api_key="x"))
         assert len(server.requests) == n + 60 and found["auroc"][0] == 0.5
     replayed = vn.score(true, evidence, asker, out=tmp_path, progress=False, full=True).iloc[0]
     assert replayed["n_failed"] == again["n_failed"] and replayed["r"] == again["r"], "the server is gone"

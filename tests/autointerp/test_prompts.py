@@ -127,7 +127,7 @@ def test_a_neuron_with_nothing_to_show_costs_no_call(tmp_path: Path) -> None:
     quiet = {"zero": silent("zero"), "none": vn.Evidence("none", 1.0, ()), "sink": strong_at_sink,
              "below": silent("below", peak=0.0)}  # fmt: skip
     with loopback.running() as server:
-        asker = vn.OpenAIExplainer("m", base_url=server.url, price=(1, 2), api_key="x", candidates=2)
+        asker = vn.explainers.OpenAIExplainer("m", base_url=server.url, price=(1, 2), api_key="x", candidates=2)
         assert asker.plan(quiet).calls == 0
         found = vn.explain({**quiet, **cases.text_neurons(1)}, asker, out=tmp_path, progress=False)
         assert len(server.requests) == 2, "the candidates of the one that shows something"
@@ -137,7 +137,7 @@ def test_a_neuron_with_nothing_to_show_costs_no_call(tmp_path: Path) -> None:
         for e in found.values()
         if e.neuron in quiet
     )
-    local = vn.LocalExplainer(None, None)
+    local = vn.explainers.LocalExplainer(None, None)
     assert [e.text for _, e in local.explain({"zero": quiet["zero"]})] == ["no clear pattern"]
 
 

@@ -15,7 +15,7 @@ SMALL = Prompting(n_on=1, n_off=0)
 
 
 def test_image_requests_go_through_and_the_answer_comes_back(served: str, tmp_path: Path) -> None:
-    asker = vn.OpenAIExplainer(
+    asker = vn.explainers.OpenAIExplainer(
         str(zoo.path(NAME)), base_url=served, api_key="none", prompting=SMALL, max_tokens=8, timeout=100, max_retries=0
     )
     found = vn.explain({"both": cases.picture_neuron()}, asker, out=tmp_path, progress=False)["both"]
@@ -32,7 +32,7 @@ def test_the_same_prompts_run_in_process() -> None:
 
     where = str(zoo.path(NAME))
     model, processor = AutoModelForImageTextToText.from_pretrained(where).eval(), AutoProcessor.from_pretrained(where)
-    local = vn.LocalExplainer(model, processor, prompting=SMALL, max_tokens=6)
+    local = vn.explainers.LocalExplainer(model, processor, prompting=SMALL, max_tokens=6)
     long = vn.explain({"both": cases.picture_neuron()}, local, progress=False)["both"].failure
     assert long is not None and long.kind == "request" and "show fewer samples" in long.detail
     model.config.text_config.max_position_embeddings = 8192  # it makes no sense of so long a text, but it answers

@@ -99,7 +99,7 @@ def test_with_few_samples_as_many_are_random_as_are_top(
 def test_an_exemplar_in_two_splits_is_refused() -> None:
     one = vn.Evidence.from_arrays("x", tokens=[["a"], ["b"]], token_acts=[np.ones(1), np.zeros(1)])
     first = one.exemplars[0]
-    other = vn.Exemplar(first.seen, "random", "test", 0, first.patch_acts, first.token_acts)
+    other = vn.evidence.Exemplar(first.seen, "random", "test", 0, first.patch_acts, first.token_acts)
     with pytest.raises(ValueError, match="in the splits"):
         vn.Evidence("x", 1.0, (first, other))
 

@@ -107,9 +107,9 @@ def test_the_same_seed_gives_the_same_and_two_seeds_agree_where_nothing_differs(
 
     a = run(0)
     pd.testing.assert_frame_equal(a, run(0))
-    compared = vn.compare_effects(a, run(1))
+    compared = vn.interventions.compare_effects(a, run(1))
     assert len(compared) == len(a) and compared["covers_zero"].mean() > 0.4
-    assert vn.compare_effects(a, a)["covers_zero"].all()
+    assert vn.interventions.compare_effects(a, a)["covers_zero"].all()
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
@@ -132,22 +132,22 @@ def test_a_measure_that_no_sample_has_is_left_out(task: str) -> None:
 
 
 def test_groups_are_the_classes_of_the_table(table: pd.DataFrame) -> None:
-    groups = vn.class_groups(table, by_layer=True)
+    groups = vn.interventions.class_groups(table, by_layer=True)
     assert sum(map(len, groups.values())) == len(table) and "text, layer 0" in groups
-    top = vn.class_groups(table, top=5, confident=True)["unknown"]
+    top = vn.interventions.class_groups(table, top=5, confident=True)["unknown"]
     sure = table[(table["label"] == "unknown") & table["confident"]]
     assert set(top["neuron"]) == set(sure.nlargest(5, ["p_unknown", "peak"])["neuron"])
 
 
 def test_controls_leave_the_model_as_it_was_and_are_what_they_say(model: HookedVLM, data: Any) -> None:
     before = {n: p.clone() for n, p in model.bridge.original_model.named_parameters()}
-    found = vn.controls(model, data, draws=2, classes=True)
+    found = vn.interventions.controls(model, data, draws=2, classes=True)
     assert all(torch.equal(before[n], p) for n, p in model.bridge.original_model.named_parameters())
     rows = found.set_index(["check", "condition"])
     mlps = ablate("blocks.1.hook_mlp_out", where="visual")
     silenced = [loss_by_hand(model, s, mlps)[0] for s in data]
     assert rows.loc[("silenced", "visual, layer 1"), "description loss"] == pytest.approx(np.mean(silenced), abs=1e-4)
-    with vn.random_gates(model, seed=1):
+    with vn.interventions.random_gates(model, seed=1):
         gates = [p for n, p in model.bridge.original_model.named_parameters() if "gate_proj" in n]
         old = [p for n, p in before.items() if "gate_proj" in n]
         assert all(torch.allclose(a.norm(dim=1), b.norm(dim=1), rtol=1e-5) for a, b in zip(gates, old, strict=True))
@@ -159,7 +159,7 @@ def test_controls_leave_the_model_as_it_was_and_are_what_they_say(model: HookedV
 
 
 def test_the_pruning_curve_is_that_of_ablating_so_many(model: HookedVLM, data: Any, table: pd.DataFrame) -> None:
-    found = vn.pruning_curve(model, data, table, shares=(0, 0.25, 1), draws=1, progress=False)
+    found = vn.interventions.pruning_curve(model, data, table, shares=(0, 0.25, 1), draws=1, progress=False)
     assert (found[found["share"] == 0]["change"] == 0).all()
     everything = ablate(table)
     gone = np.mean([loss_by_hand(model, s, everything)[0] for s in data])
@@ -180,6 +180,6 @@ def test_mistakes_are_named(model: HookedVLM, data: Any, table: pd.DataFrame) ->
     with pytest.raises(ValueError, match="give the table"):
         vn.causal_effects(model, data)
     with pytest.raises(ValueError, match="no response to measure"):
-        vn.controls(model, data.with_responses([None] * len(data)))
+        vn.interventions.controls(model, data.with_responses([None] * len(data)))
     with pytest.raises(ValueError, match="orders are"):
-        vn.pruning_curve(model, data, table, orders=("largest",))
+        vn.interventions.pruning_curve(model, data, table, orders=("largest",))

@@ -105,13 +105,15 @@ def test_direct_logits_of_all_neurons_are_the_share_of_their_mlp(model: HookedVL
     _, cache = model.run_with_cache(batch)
     for layer in range(model.n_layers):
         ids = [f"L{layer}N{i}" for i in range(44)]
-        found = vn.direct_logit_attribution(model, batch, ids, token=9, against=12, position=3)
+        found = vn.interventions.direct_logit_attribution(model, batch, ids, token=9, against=12, position=3)
         resid = cache[f"blocks.{last}.hook_resid_post"][:, 3]
         scale = (resid.pow(2).mean(-1, keepdim=True) + model.config.text_config.rms_norm_eps).sqrt()
         out = cache[f"blocks.{layer}.hook_mlp_out"][:, 3] / scale * hf.model.language_model.norm.weight
         expected = out @ (hf.lm_head.weight[9] - hf.lm_head.weight[12])
         assert torch.allclose(found.sum(1), expected, atol=1e-4)
-        assert torch.equal(found, vn.direct_logit_attribution(model, batch, {"post": _only(model, layer)}, 9, 12, 3))
+        assert torch.equal(
+            found, vn.interventions.direct_logit_attribution(model, batch, {"post": _only(model, layer)}, 9, 12, 3)
+        )
 
 
 @torch.no_grad()
@@ -121,14 +123,18 @@ def test_direct_logits_count_back_from_the_last_token_of_each_row(model: HookedV
     batch = model.prepare([None] * 3, prompts, answers, padding_side=side)
     ids = [f"L1N{i}" for i in range(44)]
     for position in (-1, -2):
-        found = vn.direct_logit_attribution(model, batch, ids, token=9, against=12, position=position)
+        found = vn.interventions.direct_logit_attribution(model, batch, ids, token=9, against=12, position=position)
         alone = [
-            vn.direct_logit_attribution(model, model.prepare(None, p, a), ids, token=9, against=12, position=position)
+            vn.interventions.direct_logit_attribution(
+                model, model.prepare(None, p, a), ids, token=9, against=12, position=position
+            )
             for p, a in zip(prompts, answers, strict=True)
         ]
         assert torch.allclose(found, torch.cat(alone), atol=1e-4)
     with pytest.raises(ValueError, match=r"position=(-1000|1000): row 0 has \d+ tokens, and none there"):
-        vn.direct_logit_attribution(model, batch, ids, token=9, position=1000 if side == "left" else -1000)
+        vn.interventions.direct_logit_attribution(
+            model, batch, ids, token=9, position=1000 if side == "left" else -1000
+        )
 
 
 def _only(model: HookedVLM, layer: int) -> Tensor:
@@ -140,7 +146,7 @@ def _only(model: HookedVLM, layer: int) -> Tensor:
 @torch.no_grad()
 def test_the_vocabulary_of_a_neuron_is_what_its_output_weights_raise(model: HookedVLM) -> None:
     hf = model.bridge.original_model
-    found = vn.logit_lens(model, ["L1N4", "post:L1N4-", "P0N3"], k=3)
+    found = vn.interventions.logit_lens(model, ["L1N4", "post:L1N4-", "P0N3"], k=3)
     column = hf.model.language_model.layers[1].mlp.down_proj.weight[:, 4]
     logits = hf.lm_head.weight @ (column * hf.model.language_model.norm.weight)
     assert found.loc[0, "raised"] == pytest.approx(logits.topk(3).values.tolist(), rel=1e-4)
@@ -160,24 +166,24 @@ def test_mistakes_are_named(model: HookedVLM, batch: Any) -> None:
             model, corrupted=batch, clean=batch, patching_metric=lambda logits: logits.sum(), neurons="L0N1"
         )
     with pytest.raises(ValueError, match="does not write to the backbone"):
-        vn.logit_lens(model, "V0N1")
+        vn.interventions.logit_lens(model, "V0N1")
     with pytest.raises(ValueError, match="sites gate and post"):
-        vn.direct_logit_attribution(model, batch, "P0N1", 3)
+        vn.interventions.direct_logit_attribution(model, batch, "P0N1", 3)
     with pytest.raises(ValueError, match=r"is \d+ tokens"):
-        vn.direct_logit_attribution(model, batch, "L0N1", "Boxkämpfer and cats")
+        vn.interventions.direct_logit_attribution(model, batch, "L0N1", "Boxkämpfer and cats")
 
 
 @torch.no_grad()
 def test_rows_and_caches_are_taken_with_their_own_images(model: HookedVLM, batch: Any) -> None:
     logits, cache = model.run_with_cache(batch)
-    assert [vn.images_of_row(batch, r) for r in range(3)] == [[0, 1], [2], []]
-    many = vn.take_rows(batch, [1, 0, 2, 0])
+    assert [vn.interventions.images_of_row(batch, r) for r in range(3)] == [[0, 1], [2], []]
+    many = vn.interventions.take_rows(batch, [1, 0, 2, 0])
     assert torch.allclose(model(many), logits[[1, 0, 2, 0]], atol=1e-5)
     assert many.image_rows.tolist() == [0, 1, 1, 3, 3] and [p.image for p in many.patches[::4]] == [0, 1, 2, 3, 4]
     for row in range(3):
-        alone, own = vn.take_rows(batch, [row]), vn.row_cache(cache, batch, row)
+        alone, own = vn.interventions.take_rows(batch, [row]), vn.interventions.row_cache(cache, batch, row)
         real = batch.attention_mask[row].bool()
-        assert own["projector.0.hook_post"].shape[0] == len(vn.images_of_row(batch, row))
+        assert own["projector.0.hook_post"].shape[0] == len(vn.interventions.images_of_row(batch, row))
         assert torch.equal(own["blocks.0.mlp.hook_act"], cache["blocks.0.mlp.hook_act"][row][real])
         assert own["blocks.0.attn.hook_pattern"].shape[1:] == (int(real.sum()),) * 2
         _, single = model.run_with_cache(alone, names_filter=["projector.0.hook_post", "blocks.1.mlp.hook_post"]
@@ -186,7 +192,7 @@ def test_rows_and_caches_are_taken_with_their_own_images(model: HookedVLM, batch
         if row < 2:
             assert torch.allclose(single["projector.0.hook_post"], own["projector.0.hook_post"], atol=1e-5)
     with pytest.raises(IndexError, match="rows 0 to 2"):
-        vn.row_cache(cache, batch, 3)
+        vn.interventions.row_cache(cache, batch, 3)
 
 
 def test_batches_are_given_by_name_so_that_they_cannot_be_swapped(model, batch, other):

@@ -25,7 +25,7 @@ def run(model: vn.HookedVLM, tmp_path_factory: pytest.TempPathFactory) -> vn.Run
 
 def test_groups_of_a_modality_test_table_are_its_surest_neurons(run: vn.Run) -> None:
     table = vn.modality_test(run)
-    for label, group in vn.class_groups(table, top=5).items():
+    for label, group in vn.interventions.class_groups(table, top=5).items():
         others = table[(table.label == label) & ~table.neuron.isin(group.neuron)]
         assert len(group) <= 5
         assert others.q.dropna().empty or group.q.dropna().empty or group.q.max() <= others.q.min()
@@ -89,7 +89,7 @@ def test_a_file_where_a_folder_should_be_is_said(tmp_path: Path) -> None:
 
 def test_a_layer_that_is_not_there_is_said(model: vn.HookedVLM) -> None:
     with pytest.raises(IndexError, match=r"layer 99 at site .gate.: there are 4 layers, 0 to 3"):
-        vn.logit_lens(model, "L99N3")
+        vn.interventions.logit_lens(model, "L99N3")
 
 
 @pytest.mark.parametrize("where", [3, np.ones((1, 3), dtype=bool)])

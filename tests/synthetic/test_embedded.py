@@ -68,7 +68,7 @@ def test_its_neurons_tell_concepts_apart_and_random_gates_do_less_so(model, scri
         return measure.counts(measure.selectivity(measure.record_site(model, data)), layers)
 
     trained = found()
-    with vn.random_gates(model, seed=SEED):
+    with vn.interventions.random_gates(model, seed=SEED):
         random = found()
     for bar in ("colour F1 > .6 when firing", "patch and word of one concept, both F1 > .5"):
         assert trained[bar] >= 10 and trained[bar] >= 2 * random[bar], (SEED, bar, trained[bar], random[bar])

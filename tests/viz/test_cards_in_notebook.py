@@ -60,7 +60,7 @@ def ran(client: Any, code: str, cell: str | None) -> str:
 def outputs(kernel: Any) -> list[str]:
     """What two cells show: two cards and a chart, one card."""
     ran(kernel, MADE.replace("SEED", str(seeds.number())), "a")
-    first = "display(vn.show_neuron(made('L0N1'), explanation='red'))\ndisplay(vn.show_distribution(made('x')))\n"
+    first = "display(vn.show_neuron(made('L0N1'), explanation='red'))\ndisplay(vn.viz.show_distribution(made('x')))\n"
     return [ran(kernel, first + "vn.show_neuron(made('L0N2'))", "b"), ran(kernel, "vn.show_neuron(made('L0N3'))", "c")]
 
 

@@ -46,7 +46,7 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, column: str = "r", seed: int = 0) 
     ...     "neuron": ["L0N1", "L0N2", "L0N3"], "side": "picture", "label": "visual", "r": [0.5, 0.5, 0.75]
     ... })
     >>> yours = mine.assign(r=[0.25, 0.5, float("nan")])
-    >>> vn.compare(mine, yours)[["label", "n", "n_left_out", "difference", "a_better"]]
+    >>> vn.autointerp.compare(mine, yours)[["label", "n", "n_left_out", "difference", "a_better"]]
         label  n  n_left_out  difference  a_better
     0     all  2           1       0.125      0.75
     1  visual  2           1       0.125      0.75
@@ -112,7 +112,7 @@ def score_statistics(scores: pd.DataFrame, by: str = "label") -> pd.DataFrame:
         `r_null`, `above_null` (share of those with both whose r is above their r_null), `significant` (number with
         q < .05), `n_failed` (exemplars), and `best ... worst`: neurons whose r is at that level.
 
-    >>> found = vn.score_statistics(scores).set_index("label")
+    >>> found = vn.autointerp.score_statistics(scores).set_index("label")
     >>> found.r.round(1).to_dict(), found.best["all"]
     ({'all': 0.9, 'multimodal': 0.8, 'text': 0.9, 'visual': 0.8}, 'L0N357')
     """
@@ -146,7 +146,8 @@ def detect(explanations: Explanations, evidence: Mapping[str, Evidence], judge: 
     Args:
         explanations: as in `score`.
         evidence: of the same neurons; the split `"test"` is judged, top exemplars against random ones.
-        judge: an object of a class that inherits `vlm_neurons.autointerp.Judge`, such as `vn.ApiJudge(model=...)`.
+        judge: an object of a class that inherits `vlm_neurons.autointerp.Judge`, such as
+            `vn.simulators.ApiJudge(model=...)`.
 
     Returns:
         One row per explanation that did not fail: `neuron, explanation, auroc, n_top, n_random, n_failed` (no number as
@@ -161,7 +162,7 @@ def detect(explanations: Explanations, evidence: Mapping[str, Evidence], judge: 
     >>> class SaysPink(Judge):
     ...     def judge(self, explanation, exemplars):
     ...         return [float(" pink" in e.seen.tokens) for e in exemplars]
-    >>> found = vn.detect({"L2N304": "pink regions"}, evidence, SaysPink())
+    >>> found = vn.autointerp.detect({"L2N304": "pink regions"}, evidence, SaysPink())
     >>> found[["n_top", "n_random", "auroc"]].round(1)
        n_top  n_random  auroc
     0      6         6    0.9
@@ -171,7 +172,7 @@ def detect(explanations: Explanations, evidence: Mapping[str, Evidence], judge: 
     if not isinstance(judge, Judge):
         raise ValueError(
             f"judge={judge!r}: give an object of a class that inherits vlm_neurons.autointerp.Judge and "
-            "has judge(explanation, exemplars), such as vn.ApiJudge"
+            "has judge(explanation, exemplars), such as vn.simulators.ApiJudge"
         )
     check_explanations(explanations, evidence)
     rows = []

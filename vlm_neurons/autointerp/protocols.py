@@ -213,7 +213,7 @@ class Simulator(_Named):
 
 
 class Judge(_Named):
-    """Says whether samples fit an explanation: what `vn.detect` takes. Inherit it and write `judge`."""
+    """Says whether samples fit an explanation: what `vn.autointerp.detect` takes. Inherit it and write `judge`."""
 
     def judge(self, explanation: str, exemplars: Sequence[Exemplar]) -> Sequence[float | Failure]:
         """For each exemplar the chance that it fits, or why there is none. It may look at `exemplar.seen` only."""

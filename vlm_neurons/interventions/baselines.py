@@ -29,7 +29,7 @@ def random_gates(model: HookedVLM, seed: int = 0) -> Iterator[HookedVLM]:
     """Within this context every row of every gate projection is a random direction of the same norm; the weights are
     put back on leaving. What "selective" neurons it has, no training made.
 
-    >>> with vn.random_gates(model):
+    >>> with vn.interventions.random_gates(model):
     ...     model.generate(data[0].load_images(), [data[0].prompt], max_new_tokens=5)
     ['large cyan circle at large']
     >>> model.generate(data[0].load_images(), [data[0].prompt], max_new_tokens=4)
@@ -83,7 +83,7 @@ def controls(
     Raises:
         ValueError: samples without responses, or a model without gates.
 
-    >>> checks = vn.controls(model, vn.scenes(8, seed=1), draws=1, classes=False).set_index("condition")
+    >>> checks = vn.interventions.controls(model, vn.scenes(8, seed=1), draws=1, classes=False).set_index("condition")
     >>> loss = checks["description loss"].round(1)
     >>> loss[["visual", "visual, layer 3", "draw 0"]].tolist()  # nothing reads the patches of the last layer
     [0.5, 0.0, 12.4]

@@ -21,7 +21,7 @@ def images_of_row(batch: Batch, row: int) -> list[int]:
 
     >>> a, b, c = (data[i].load_images()[0] for i in range(3))
     >>> batch = model.prepare([[a, b], None, c], "Could you describe the image?")
-    >>> vn.images_of_row(batch, 0), vn.images_of_row(batch, 1), batch.image_rows.tolist()
+    >>> vn.interventions.images_of_row(batch, 0), vn.interventions.images_of_row(batch, 1), batch.image_rows.tolist()
     ([0, 1], [], [0, 0, 2])
     """
     if not 0 <= row < len(batch):
@@ -48,7 +48,7 @@ def row_cache(cache: Mapping[str, Tensor], batch: Batch, row: int) -> dict[str, 
     >>> a, b, c = (data[i].load_images()[0] for i in range(3))
     >>> batch = model.prepare([[a, b], c], "Could you describe the image?")
     >>> _, cache = model.run_with_cache(batch)
-    >>> row = vn.row_cache(cache, batch, 1)
+    >>> row = vn.interventions.row_cache(cache, batch, 1)
     >>> cache["projector.0.hook_post"].shape[0], row["projector.0.hook_post"].shape[0]  # images
     (3, 1)
     >>> len(row["blocks.0.hook_resid_pre"]) == int(batch.attention_mask[1].sum())  # no padding
@@ -86,7 +86,7 @@ def take_rows(batch: Batch, rows: Sequence[int]) -> Batch:
 
     >>> a, b, c = (data[i].load_images()[0] for i in range(3))
     >>> batch = model.prepare([[a, b], c], ["What are these?", "What is it?"])
-    >>> turned = vn.take_rows(batch, [1, 0])
+    >>> turned = vn.interventions.take_rows(batch, [1, 0])
     >>> turned.prompts, turned.image_rows.tolist()
     (('What is it?', 'What are these?'), [0, 1, 1])
     """

@@ -37,9 +37,9 @@ def class_groups(
         confident: only neurons whose class has more than 80 % of the top samples.
         by_layer: a group for every class and layer, `"visual, layer 0"`.
 
-    >>> {name: len(rows) for name, rows in vn.class_groups(table, top=20).items()}
+    >>> {name: len(rows) for name, rows in vn.interventions.class_groups(table, top=20).items()}
     {'visual': 20, 'text': 20, 'multimodal': 20, 'unknown': 20}
-    >>> list(vn.class_groups(table, by_layer=True))[:2]
+    >>> list(vn.interventions.class_groups(table, by_layer=True))[:2]
     ['visual, layer 0', 'visual, layer 1']
     """
     table = table[(table["pole"] == "+") & table["label"].isin(["visual", "text", "multimodal", "unknown"])]
@@ -193,7 +193,7 @@ def compare_effects(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     >>> cell = {"group": "visual", "where": "visual", "measure": "shape"}
     >>> a = pd.DataFrame([{**cell, "difference": -0.25, "se": 0.03}])
     >>> b = pd.DataFrame([{**cell, "difference": -0.20, "se": 0.04}])
-    >>> vn.compare_effects(a, b)[["change", "low", "high", "covers_zero"]].round(3)
+    >>> vn.interventions.compare_effects(a, b)[["change", "low", "high", "covers_zero"]].round(3)
        change    low   high  covers_zero
     0    0.05 -0.048  0.148         True
     """

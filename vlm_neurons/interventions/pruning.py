@@ -58,7 +58,7 @@ def pruning_curve(
     Raises:
         ValueError: an unknown order, or a share outside 0 ... 1.
 
-    >>> curve = vn.pruning_curve(
+    >>> curve = vn.interventions.pruning_curve(
     ...     model, vn.scenes(10, seed=1), table, shares=[0.5], orders=["smallest", "random"], draws=1, progress=False
     ... )
     >>> curve[["order", "n_neurons", "change"]].round(1)

@@ -60,7 +60,7 @@ def logit_lens(model: HookedVLM, neurons: Neurons, k: int = 8) -> pd.DataFrame:
         One row per neuron: `neuron`, `raises`, `lowers` (lists of words, strongest first), `raised`, `lowered`
         (their logits per unit of the neuron at a norm scale of 1).
 
-    >>> vn.logit_lens(model, "L3N33", k=3).raises[0]
+    >>> vn.interventions.logit_lens(model, "L3N33", k=3).raises[0]
     ['diamond', 'circle', 'cross']
     """
     import pandas as pd
@@ -103,7 +103,9 @@ def direct_logit_attribution(
     Raises:
         ValueError: text that is not one token, neurons of other sites, or a position that a row does not have.
 
-    >>> share = vn.direct_logit_attribution(model, corrupted, "L3N3", token="cyan", against="red", position=-2)
+    >>> share = vn.interventions.direct_logit_attribution(
+    ...     model, corrupted, "L3N3", token="cyan", against="red", position=-2
+    ... )
     >>> round(float(share), 1)  # the neuron for cyan, where "cyan" comes next
     1.9
     """

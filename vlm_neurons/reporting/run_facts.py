@@ -108,7 +108,7 @@ def choices(thresholds: Dependence) -> list[dict[str, Any]]:
 
 
 def score_summary(scores: Mapping[str, Sequence[Score]]) -> list[dict[str, Any]]:
-    """`vn.score_statistics` by side, that of all last; nothing without scores."""
+    """`vn.autointerp.score_statistics` by side, that of all last; nothing without scores."""
     import pandas as pd
 
     from vlm_neurons.autointerp.comparing import score_statistics

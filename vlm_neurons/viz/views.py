@@ -156,7 +156,7 @@ def compare_neurons(a: Evidence | NeuronCard, b: Evidence | NeuronCard) -> View:
     >>> import vlm_neurons as vn
     >>> evidence = vn.Evidence.from_arrays("probe", tokens=[["a", " cat"]], token_acts=[[0.0, 2.0]])
     >>> other = vn.Evidence.from_arrays("other", tokens=[["a", " cat"]], token_acts=[[1.0, 4.0]])
-    >>> page = vn.compare_neurons(vn.show_neuron(evidence, explanation="animals"), other)
+    >>> page = vn.viz.compare_neurons(vn.show_neuron(evidence, explanation="animals"), other)
     """
     pairs: list[tuple[Evidence, dict[str, Any]]] = [
         (x.evidence, x.told) if isinstance(x, NeuronCard) else (an_evidence(x, name), {})
@@ -213,7 +213,7 @@ def show_distribution(evidence: Evidence, t_visual: float = _PAPER.t_visual, t_t
         TypeError: it is no evidence.
         ValueError: a threshold that is not from 0 to 10.
 
-    >>> view = vn.show_distribution(evidence["L2N304"])
+    >>> view = vn.viz.show_distribution(evidence["L2N304"])
     >>> view.title, view.save("activations.png").name
     ('Activations of L2N304', 'activations.png')
     """
@@ -235,7 +235,7 @@ def show_scores(scores: pd.DataFrame) -> View:
         TypeError: it is no table.
         ValueError: it has no column `r`.
 
-    >>> view = vn.show_scores(scores)
+    >>> view = vn.viz.show_scores(scores)
     >>> "1 neuron, median r .95" in view.fragment.html  # the one text neuron
     True
     """

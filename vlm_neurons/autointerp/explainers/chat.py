@@ -65,7 +65,7 @@ class OpenAIExplainer(Server, Explainer):
     Attributes, besides those of `client.Server` (model, base_url, max_cost, price, cache, ...):
         candidates: explanations asked for; with a simulator, the one that fits best on the split `"select"` is kept,
             else the first.
-        simulator: such as `vn.ConceptSimulator()`, or a name that `vn.simulate` knows, such as `"concepts"`.
+        simulator: such as `vn.simulators.ConceptSimulator()`, or a name that `vn.simulate` knows, such as `"concepts"`.
         attempt: another number asks again where the cache has an answer.
         prompting: how a neuron is shown.
         max_tokens: of an answer.
@@ -73,7 +73,7 @@ class OpenAIExplainer(Server, Explainer):
     `vn.explain(out=run)` gives it the run's `cache.sqlite`. A model that takes no pictures (`images`) is sent
     activations as numbers, with what can be measured of the pixels, and `Explanation.prompt` says so.
 
-    >>> explainer = vn.OpenAIExplainer("my-llava", base_url="http://localhost:8000/v1", price=(0, 0))
+    >>> explainer = vn.explainers.OpenAIExplainer("my-llava", base_url="http://localhost:8000/v1", price=(0, 0))
     >>> explainer.name
     'openai:my-llava'
     >>> explainer.plan(evidence).calls  # what it would ask; nothing is sent
@@ -162,7 +162,7 @@ class LocalExplainer(Explainer):
         max_tokens: of an answer. Greedy.
 
     >>> hf_model, processor = model.bridge.original_model, model.processor
-    >>> explainer = vn.LocalExplainer(hf_model, processor)
+    >>> explainer = vn.explainers.LocalExplainer(hf_model, processor)
     >>> explainer.name, explainer.prompting.n_on, explainer.prompting.n_off
     ('local', 4, 1)
     """

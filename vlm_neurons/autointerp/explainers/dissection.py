@@ -62,9 +62,9 @@ class DissectionExplainer(Explainer):
     It finds what is in its bank (`vlm_neurons.concepts`) or is a pair of such concepts, and nothing else: neurons for
     dogs, for irony or for the end of a list are `"no clear pattern"` to it, or the nearest concept that it has.
 
-    >>> vn.explain(evidence, vn.DissectionExplainer(n_null=50), progress=False)["L2N304"].text
+    >>> vn.explain(evidence, vn.explainers.DissectionExplainer(n_null=50), progress=False)["L2N304"].text
     'pink regions'
-    >>> vn.explain(evidence, vn.DissectionExplainer(min_r=0.99), progress=False)["L2N304"].text
+    >>> vn.explain(evidence, vn.explainers.DissectionExplainer(min_r=0.99), progress=False)["L2N304"].text
     'no clear pattern'
     """
 

@@ -160,7 +160,7 @@ class LocalSimulator(Showing):
         model: any `AutoModelForImageTextToText`.
         processor: its processor, with a chat template.
 
-    >>> simulator = vn.LocalSimulator.from_pretrained("tiny-llava-scenes", grid=4)
+    >>> simulator = vn.simulators.LocalSimulator.from_pretrained("tiny-llava-scenes", grid=4)
     >>> simulator.resolution, sorted(simulator.sides)
     (Resolution(levels=None, grid=(4, 4)), ['picture', 'text'])
     """

@@ -44,9 +44,9 @@ class ClipSimulator(Simulator):
     It predicts pictures alone.
 
     >>> from transformers import CLIPConfig, CLIPModel
-    >>> with torch.device("meta"):  # no weights; vn.ClipSimulator.from_pretrained() has them
+    >>> with torch.device("meta"):  # no weights; vn.simulators.ClipSimulator.from_pretrained() has them
     ...     untrained = CLIPModel(CLIPConfig(vision_config={"image_size": 224, "patch_size": 16}))
-    >>> vn.ClipSimulator(untrained, None).resolution  # 224 / 16 patches a side
+    >>> vn.simulators.ClipSimulator(untrained, None).resolution  # 224 / 16 patches a side
     Resolution(levels=None, grid=(14, 14))
     """
 

@@ -49,8 +49,9 @@ class GroundedSimulator(Simulator):
 
     It predicts pictures alone.
 
-    >>> simulator = vn.GroundedSimulator.from_pretrained(device="cuda", box_threshold=0.4)  # doctest: +SKIP
-    >>> sorted(vn.GroundedSimulator.sides), vn.GroundedSimulator.resolution  # any number, for every patch its own
+    >>> simulator = vn.simulators.GroundedSimulator.from_pretrained(device="cuda", box_threshold=0.4)  # doctest: +SKIP
+    >>> made = vn.simulators.GroundedSimulator
+    >>> sorted(made.sides), made.resolution  # any number, for every patch its own
     (['picture'], Resolution(levels=None, grid=None))
     """
 

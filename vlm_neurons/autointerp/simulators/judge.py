@@ -56,7 +56,7 @@ class ApiJudge(Judge, Server):
         detail: of pictures: `"low"`, `"high"` or `"auto"`.
         attempt: another number asks again where the cache has an answer.
 
-    >>> judge = vn.ApiJudge(model="gpt-4o", sides=("picture",), max_cost=1.0)
+    >>> judge = vn.simulators.ApiJudge(model="gpt-4o", sides=("picture",), max_cost=1.0)
     >>> plan = judge.plan("pink regions", evidence["L2N304"].split("test"))
     >>> plan.calls, plan.images  # nothing is sent
     (12, 12)

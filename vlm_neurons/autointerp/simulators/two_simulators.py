@@ -37,7 +37,7 @@ class BothSides(Simulator):
     def __post_init__(self) -> None:
         for side, one in self.parts.items():
             if not isinstance(one, Simulator):
-                raise ValueError(f"{side}={one!r}: give a simulator object, such as vn.ConceptSimulator()")
+                raise ValueError(f"{side}={one!r}: give a simulator object, such as vn.simulators.ConceptSimulator()")
             if side not in one.sides:
                 raise ValueError(f"{side}={one.name}: it predicts {' and '.join(sorted(one.sides))} only")
 
