@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from vlm_neurons.models.adapters.adapter import one_view
 from vlm_neurons.tokens import Patch, TokenKind
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class Batch:
         input_ids: token ids, every image expanded to its visual tokens.
         attention_mask: 1 at tokens, 0 at padding.
         kinds: `TokenKind` numbers.
-        pixel_values: images as the processor made them; None if no row has one.
+        pixel_values: images as the processor made them, in the layout of the family; None if no row has one.
         image_rows: batch row of every image. Vision and projector hooks are indexed by image: their tensor's entry i
             belongs to row `image_rows[i]`.
         patch_index: index into `patches` at visual positions, -1 elsewhere.
@@ -48,7 +49,7 @@ class Batch:
     input_ids: Int[Tensor, "batch pos"]
     attention_mask: Int[Tensor, "batch pos"]
     kinds: Int[Tensor, "batch pos"]
-    pixel_values: Float[Tensor, "image 3 height width"] | None
+    pixel_values: Float[Tensor, "*pixels"] | None
     image_rows: Int[Tensor, "image"]
     patch_index: Int[Tensor, "batch pos"]
     patches: tuple[Patch, ...]
@@ -61,6 +62,7 @@ class Batch:
     more: Mapping[str, Tensor] = field(default_factory=dict)
     _tokenizer: Any = field(repr=False, default=None)
     _image_processor: Any = field(repr=False, default=None)
+    _seen: Callable[[Any, Mapping[str, Tensor], int], Tensor] = field(repr=False, default=one_view)
 
     def __len__(self) -> int:
         return self.input_ids.shape[0]
@@ -126,7 +128,7 @@ class Batch:
 
         if self.pixel_values is None or not 0 <= i < len(self.images):
             raise IndexError(f"image {i}: this batch has {len(self.images)} images")
-        pixels = self.pixel_values[i].detach().float().cpu()
+        pixels = self._seen(self._image_processor, self.image_inputs, i).detach().float().cpu()
         processor = self._image_processor
         if getattr(processor, "do_normalize", False):
             mean, std = (torch.tensor(list(v)).view(3, 1, 1) for v in (processor.image_mean, processor.image_std))

@@ -42,7 +42,7 @@ def prepare(
         for row, (prompt, response) in enumerate(zip(prompt_list, response_list, strict=True))
     ]
     tokens = _tokenise(words, rendered, pixels)
-    return _assemble(processor, words, pixels, rendered, tokens, side, prompt_list, response_list)
+    return _assemble(processor, adapter, words, pixels, rendered, tokens, side, prompt_list, response_list)
 
 
 def _rows(images: Any, prompts: Any, responses: Any) -> tuple[list[Images], list[str], list[str | None]]:
@@ -202,6 +202,7 @@ def _as_rendered(words: Words, one: Rendered, spans: list[tuple[int, int]], coun
 
 def _assemble(
     processor: Any,
+    adapter: Adapter,
     words: Words,
     pixels: Pixels,
     rendered: list[Rendered],
@@ -243,4 +244,5 @@ def _assemble(
         more=pixels.more,
         _tokenizer=words.tokenizer,
         _image_processor=processor.image_processor,
+        _seen=adapter.seen,
     )

@@ -26,6 +26,11 @@ class Placed:
     patches: Sequence[Patch | None]
 
 
+def one_view(image_processor: Any, inputs: Mapping[str, Tensor], image: int) -> Tensor:
+    """An image as the model saw it, where its pixels are one view of it."""
+    return inputs["pixel_values"][image]
+
+
 @dataclass(frozen=True)
 class MLPs:
     """The MLPs whose neurons are a site: paths in the Hugging Face model, with `{i}` where there is one per layer.
@@ -71,6 +76,9 @@ class Adapter:
         unembed: the unembedding.
         inputs: what else the image processor returns and the forward pass takes, one entry per image.
         causal: whether no position sees a later one; if not, padding on any side needs its mask.
+        seen: (image processor, what the model is given of the images, number of an image) -> its pixels
+            [3, height, width] as the model saw it, in which the boxes of its patches are. A function of a module, since
+            batches travel between processes.
         check: raises a ValueError for a config that is not supported.
         limits: what does not work, for `families`.
     """
@@ -93,6 +101,7 @@ class Adapter:
     unembed: str = "lm_head"
     inputs: tuple[str, ...] = ()
     causal: bool = True
+    seen: Callable[[Any, Mapping[str, Tensor], int], Tensor] = one_view
     check: Callable[[Any], None] = lambda config: None
     limits: str = ""
 
