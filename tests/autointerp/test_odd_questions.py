@@ -32,7 +32,7 @@ def test_evidence_that_is_none_is_refused(wrong: Any, words: str) -> None:
 @pytest.mark.parametrize("wrong", [vn.explainers.DissectionExplainer, None, 3, "gpt"], ids=str)
 def test_an_explainer_that_is_none_is_refused(wrong: Any) -> None:
     with pytest.raises(
-        ValueError, match=r"explainer .*: a name \('dissection'\), or an object such as vn\.OpenAIExplainer"
+        ValueError, match=r"explainer .*: a name \('dissection'\), or an object such as vn\.explainers\.OpenAIExplainer"
     ):
         vn.explain(cases.text_neurons(1), wrong, progress=False)
 

@@ -1,5 +1,7 @@
 """What is registered by name is known to the command line, to the documentation and to the errors."""
 
+import re
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ def test_everything_registered_is_there_and_documented(entry: tuple[str, Entry],
     assert issubclass(one.load(), kind)
     assert [line for line in PAGE.splitlines() if line.startswith("| `") and f"`{name}`" in line]
     if one.needs:
-        assert f"vn.{one.kind}" in PAGE and getattr(vn, one.kind) is one.load()
+        assert one.public in PAGE and attrgetter(one.public.removeprefix("vn."))(vn) is one.load()
 
 
 @pytest.mark.parametrize(("option", "entries"), [("explain", EXPLAINERS), ("score", SIMULATORS)])
@@ -42,7 +44,7 @@ def test_what_needs_a_model_says_so_by_name() -> None:
     for name, one in (*EXPLAINERS.items(), *SIMULATORS.items()):
         if one.needs:
             of = explainer_of if name in EXPLAINERS and one is EXPLAINERS[name] else simulator_of
-            with pytest.raises(ValueError, match=rf"{name!r} needs a model: give an object, vn\.{one.kind}"):
+            with pytest.raises(ValueError, match=rf"{name!r} needs a model: give an object, {re.escape(one.public)}"):
                 of(name)
 
 

@@ -31,6 +31,11 @@ class Entry:
     needs: str = ""
     must_name: bool = False
 
+    @property
+    def public(self) -> str:
+        """What users write for its class."""
+        return f"vn.{self.module.split('.')[0]}.{self.kind}"
+
     def load(self) -> Any:
         """The class."""
         return getattr(import_module(f"vlm_neurons.autointerp.{self.module}"), self.kind)
@@ -92,9 +97,9 @@ def _found(given: Any, kind: type, entries: dict[str, Entry], what: str, method:
     if entry is not None and not entry.needs:
         return entry.load()()
     ready = ", ".join(repr(name) for name, one in entries.items() if not one.needs)
-    made = ", ".join(f"vn.{one.kind}" for one in entries.values() if one.needs)
+    made = ", ".join(one.public for one in entries.values() if one.needs)
     if entry is not None:
-        raise ValueError(f"{what} {given!r} needs a model: give an object, vn.{entry.kind}(...) or one of {ready}")
+        raise ValueError(f"{what} {given!r} needs a model: give an object, {entry.public}(...) or one of {ready}")
     said = (
         repr(given) if isinstance(given, str) else given.__name__ if isinstance(given, type) else type(given).__name__
     )
