@@ -11,7 +11,7 @@ from torch import Tensor
 
 import vlm_neurons as vn
 from vlm_neurons.hooks import ablate, record
-from vlm_neurons.interventions.matching import activation_sizes, matched
+from vlm_neurons.interventions.effects import activation_sizes, matched
 from vlm_neurons.stats import bootstrap_means as bootstrap
 from vlm_neurons.synthetic.pairs import ColorPairs, color_pairs
 from vlm_neurons.synthetic.render import coverage

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from vlm_neurons.hooks.positions import HookPairs, Where, positions, real_positions
 from vlm_neurons.hooks.selecting import Neurons, Target, targets
-from vlm_neurons.models.guards import indexed_by_image
 from vlm_neurons.models.passes import current_pass
+from vlm_neurons.models.reading import together
 
 Value = Callable[[Tensor, Target], Tensor]  # the old values [batch, pos, neuron] -> the new ones
+Edit = Callable[[dict[str, Tensor]], Tensor | None]  # what hooks hold -> the edited hook's new tensor; None: as it was
 
 
 def ablate(
@@ -45,7 +46,7 @@ def ablate(
     if isinstance(to, str):
         if to not in ("mean", "resample"):
             raise ValueError(f"ablate: to={to!r}: give a number, a tensor, 'mean' or 'resample'")
-        return [(t.hook, _statistic(t, to, where, seed)) for t in found]
+        return [pair for t in found for pair in edits(t, _statistic(t, to, where, seed))]
     values = _per_neuron(to, found, "ablate", "to")
 
     def writer(target: Target) -> Value:
@@ -55,7 +56,7 @@ def ablate(
 
         return value
 
-    return [(t.hook, _editor(t, writer(t), where, "ablate")) for t in found]
+    return [pair for t in found for pair in edits(t, _editor(t, writer(t), where, "ablate"))]
 
 
 def scale(neurons: Neurons, by: float | Float[Tensor, "neuron"], where: Where = None) -> HookPairs:
@@ -79,7 +80,7 @@ def scale(neurons: Neurons, by: float | Float[Tensor, "neuron"], where: Where = 
     def value(old: Tensor, target: Target) -> Tensor:
         return old * torch.as_tensor(factors[target], device=old.device, dtype=old.dtype)
 
-    return [(t.hook, _editor(t, value, where, "scale")) for t in found]
+    return [pair for t in found for pair in edits(t, _editor(t, value, where, "scale"))]
 
 
 def patch(neurons: Neurons, source_cache: Mapping[str, Tensor], where: Where = None) -> HookPairs:
@@ -101,7 +102,7 @@ def patch(neurons: Neurons, source_cache: Mapping[str, Tensor], where: Where = N
     pairs: HookPairs = []
     for target in targets(neurons, "patch"):
         source = _source(target, source_cache)
-        pairs.append((target.hook, _editor(target, _from(source), where, "patch", prompt_only=True)))
+        pairs += edits(target, _editor(target, _from(source), where, "patch", prompt_only=True))
     return pairs
 
 
@@ -130,41 +131,55 @@ def add_direction(
         return old + by * direction.to(old)
 
     target = Target(hook, None, (0,), (hook,))
-    return [(hook, _editor(target, value, where, "add_direction"))]
+    return edits(target, _editor(target, value, where, "add_direction"))
 
 
-def _editor(
-    target: Target, value: Value, where: Where, caller: str, prompt_only: bool = False
-) -> Callable[..., Tensor | None]:
-    def fn(tensor: Tensor, hook: Any = None) -> Tensor | None:
-        target.check(tensor)
+def edits(target: Target, fn: Edit) -> HookPairs:
+    """Hook functions for all that an edit reads, and for the hook that it changes, which has to be the last to fire."""
+    return [*together([*(hook for hook in target.hooks if hook != target.edited), target.edited], fn)]
+
+
+def _editor(target: Target, value: Value, where: Where, caller: str, prompt_only: bool = False) -> Edit:
+    def fn(tensors: dict[str, Tensor]) -> Tensor | None:
+        layer = target.layer(tensors)
+        read = target.of(layer)
         running = current_pass()
         if prompt_only and running is not None and running.past > 0:
             return None
-        return _put(tensor, target, value(_old(tensor, target), target), positions(where, tensor, target.hook, caller))
+        new = value(read[0], target)
+        return _put(tensors, target, read, new, positions(where, layer[0], target.by_image, caller))
 
     return fn
 
 
-def _old(tensor: Tensor, target: Target) -> Tensor:
-    return tensor if target.neurons is None else tensor[..., target.index(tensor.device)]
-
-
-def _put(tensor: Tensor, target: Target, new: Tensor, mask: Tensor | None) -> Tensor:
-    old = _old(tensor, target)
+def _put(
+    tensors: dict[str, Tensor],
+    target: Target,
+    read: tuple[Tensor, Tensor | None],
+    new: Tensor,
+    mask: Tensor | None,
+) -> Tensor:
+    """The edited hook's tensor with new values where the mask is True and the units are defined, else what was read."""
+    old, defined = read
     if mask is not None:
-        new = torch.where(mask.reshape(*mask.shape, *[1] * (old.dim() - 2)), new, old)
+        mask = mask.reshape(*mask.shape, *[1] * (old.dim() - 2))
+    if defined is not None:
+        mask = defined if mask is None else mask & defined
+    new = (new if mask is None else torch.where(mask, new, old)).expand_as(old)
     if target.neurons is None:
-        return new.expand_as(old).clone()
-    result = tensor.clone()
-    result[..., target.index(tensor.device)] = new.expand_as(old)
-    return result
+        return target.edit(tensors, None, new.clone())
+    index = target.index(old.device)
+    last = {n.index: i for i, n in enumerate(target.neurons)}
+    if len(last) < len(index):  # both poles of one unit: what was named last holds
+        index, new = index[[*last.values()]], new[..., [*last.values()]]
+    return target.edit(tensors, index, new)
 
 
-def _statistic(target: Target, to: str, where: Where, seed: int) -> Callable[..., Tensor | None]:
-    def fn(tensor: Tensor, hook: Any = None) -> Tensor | None:
-        target.check(tensor)
-        mask = real_positions(where, tensor, target.hook, "ablate")
+def _statistic(target: Target, to: str, where: Where, seed: int) -> Edit:
+    def fn(tensors: dict[str, Tensor]) -> Tensor | None:
+        layer = target.layer(tensors)
+        values, defined = target.of(layer)
+        mask = real_positions(where, layer[0], target.by_image, "ablate")
         if not bool(mask.any()):
             return None
         running = current_pass()
@@ -173,18 +188,31 @@ def _statistic(target: Target, to: str, where: Where, seed: int) -> Callable[...
                 f"ablate: to={to!r} while generating: a new token comes alone, so that nothing would change; give to= "
                 "a number or a tensor of values measured before, or where= without new tokens, such as 'visual'"
             )
-        old = _old(tensor, target)
-        chosen = old[mask]  # [position, neuron]
-        if to == "mean":
-            new = chosen.mean(0, keepdim=True).expand_as(chosen)
-        else:
-            generator = torch.Generator().manual_seed(seed)
-            new = chosen[torch.randperm(len(chosen), generator=generator).to(tensor.device)]
-        everything = old.clone()
-        everything[mask] = new
-        return _put(tensor, target, everything, None)
+        everything, chosen = values.clone(), values[mask]  # the latter [position, neuron]
+        there = None if defined is None else defined[mask]
+        everything[mask] = _shuffled(chosen, there, seed) if to == "resample" else _mean(chosen, there)
+        return _put(tensors, target, (values, defined), everything, None)
 
     return fn
+
+
+def _mean(values: Tensor, defined: Tensor | None) -> Tensor:
+    """The mean of every neuron over the positions [position, neuron] where it is defined, at each of them."""
+    if defined is None:
+        return values.mean(0, keepdim=True).expand_as(values)
+    total = values.masked_fill(~defined, 0).sum(0)
+    return (total / defined.sum(0).clamp(min=1)).to(values).expand_as(values)
+
+
+def _shuffled(values: Tensor, defined: Tensor | None, seed: int) -> Tensor:
+    """Values [position, neuron] in another order, the same for all neurons that are defined at the same positions."""
+    order = torch.randperm(len(values), generator=torch.Generator().manual_seed(seed)).to(values.device)
+    if defined is None:
+        return values[order]
+    # of every neuron the positions where it is defined come first, as they stand and as they are drawn
+    places = (~defined).int().argsort(dim=0, stable=True)
+    drawn = order[(~defined[order]).int().argsort(dim=0, stable=True)]
+    return values.clone().scatter(0, places, values.gather(0, drawn))
 
 
 def _per_neuron(value: Any, found: list[Target], caller: str, name: str) -> dict[Target, Any]:
@@ -204,13 +232,12 @@ def _per_neuron(value: Any, found: list[Target], caller: str, name: str) -> dict
 
 def _source(target: Target, cache: Mapping[str, Tensor]) -> Tensor:
     """Values [batch, pos, neuron] as they are in the tensor: the sign of negative poles undone."""
-    if target.hook in cache:
-        tensor = cache[target.hook]
-        target.check(tensor)
-        return _old(tensor, target).detach()
+    lacking = [hook for hook in target.hooks if hook not in cache]
+    if not lacking:
+        return target.recorded(cache).detach()
     missing = [key for key in target.keys if key not in cache]
     if missing:
-        raise KeyError(f"patch: the source has neither {target.hook!r} nor {missing[0]!r}; cache or record them")
+        raise KeyError(f"patch: the source has neither {lacking[0]!r} nor {missing[0]!r}; cache or record them")
     values = torch.stack([cache[key] for key in target.keys], -1)
     return (values * target.sign(values)).detach()
 
@@ -218,9 +245,9 @@ def _source(target: Target, cache: Mapping[str, Tensor]) -> Tensor:
 def _from(source: Tensor) -> Value:
     def value(old: Tensor, target: Target) -> Tensor:
         if source.shape != old.shape:
-            what = "[image, patch]" if indexed_by_image(target.hook) else "[batch, pos]"
+            what = "[image, patch]" if target.by_image else "[batch, pos]"
             raise ValueError(
-                f"patch: the source at {target.hook} is {tuple(source.shape)}, this run {tuple(old.shape)}: both runs "
+                f"patch: the source at {target.place} is {tuple(source.shape)}, this run {tuple(old.shape)}: both runs "
                 f"need the same {what}; give prompts of one length, or ablate(..., to=values) with values that fit"
             )
         return source.to(old)

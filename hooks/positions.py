@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection
+from typing import Any
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from vlm_neurons.models.guards import indexed_by_image
+from vlm_neurons.models.batch import Batch
 from vlm_neurons.models.passes import current_batch, current_pass
 from vlm_neurons.tokens import TokenKind
 
-if TYPE_CHECKING:
-    from vlm_neurons.models import Batch
-
-Where = Any
+Where = (
+    str | TokenKind | Collection[str | TokenKind] | Bool[Tensor, "..."] | Callable[[Batch], Bool[Tensor, "..."]] | None
+)
 """None (everywhere); a bool tensor [batch, pos] as `batch.mask("visual")`, or [image, patch] at hooks indexed by image;
 inside HookedVLM calls also a token kind or its name, several of those in a tuple, or a function of the batch that
 returns the tensor. While generating, kinds hold for new tokens too (they are TEXT); a tensor is about the prompt, and
 leaves new tokens alone."""
 
 
-def positions(where: Where, tensor: Tensor, hook: str, caller: str) -> Bool[Tensor, "batch pos"] | None:
+def positions(where: Where, tensor: Tensor, by_image: bool, caller: str) -> Bool[Tensor, "batch pos"] | None:
     """`where` for one activation; None means everywhere.
+
+    Args:
+        where: see `Where`.
+        tensor: the activation.
+        by_image: whether its dimension 0 is the image, not the batch row.
+        caller: starts error messages.
 
     Raises:
         ValueError: it does not fit the activation, or is about a batch that is not known here.
@@ -33,8 +38,8 @@ def positions(where: Where, tensor: Tensor, hook: str, caller: str) -> Bool[Tens
         return None
     mask, new = _mask(where, caller)
     mask = mask.to(tensor.device)
-    if indexed_by_image(hook):
-        return _by_image(mask, tensor, hook, caller)
+    if by_image:
+        return _by_image(mask, tensor, caller)
     running = current_pass()
     after = running.past > 0 if running is not None else tensor.shape[1] == 1 != mask.shape[1]
     if after and tensor.shape[0] == mask.shape[0]:
@@ -44,13 +49,13 @@ def positions(where: Where, tensor: Tensor, hook: str, caller: str) -> Bool[Tens
     return mask
 
 
-def real_positions(where: Where, tensor: Tensor, hook: str, caller: str) -> Bool[Tensor, "batch pos"]:
+def real_positions(where: Where, tensor: Tensor, by_image: bool, caller: str) -> Bool[Tensor, "batch pos"]:
     """As `positions`, without padding wherever the mask of the forward pass is known."""
-    mask = positions(where, tensor, hook, caller)
+    mask = positions(where, tensor, by_image, caller)
     if mask is None:
         mask = torch.ones(tensor.shape[:2], dtype=torch.bool, device=tensor.device)
     running = current_pass()
-    if indexed_by_image(hook) or running is None or running.attention_mask is None:
+    if by_image or running is None or running.attention_mask is None:
         return mask
     real = running.attention_mask[:, running.past : running.past + tensor.shape[1]].to(tensor.device).bool()
     return mask & real if real.shape == mask.shape else mask
@@ -82,16 +87,16 @@ def _mask(where: Where, caller: str) -> tuple[Tensor, bool]:
     return torch.stack(masks).any(0), new
 
 
-def _by_image(mask: Tensor, tensor: Tensor, hook: str, caller: str) -> Tensor:
+def _by_image(mask: Tensor, tensor: Tensor, caller: str) -> Tensor:
     if mask.shape == tensor.shape[:2]:
         return mask
     batch = current_batch()
     if batch is None or mask.shape != batch.kinds.shape:
         raise _misfit(mask, tensor, caller)
-    return by_image(batch, mask, tensor.shape[1])
+    return mask_by_image(batch, mask, tensor.shape[1])
 
 
-def by_image(batch: Batch, mask: Bool[Tensor, "batch pos"], n: int) -> Bool[Tensor, "image n"]:
+def mask_by_image(batch: Batch, mask: Bool[Tensor, "batch pos"], n: int) -> Bool[Tensor, "image n"]:
     """A mask over positions as one over the patches of every image.
 
     Args:

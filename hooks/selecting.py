@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,29 +14,71 @@ from torch import Tensor
 from vlm_neurons import sites
 from vlm_neurons.units import Neuron
 
-Neurons = Any
+
+@runtime_checkable
+class Rows(Protocol):
+    """The classification table, some of its rows, or one: `neuron` holds ids."""
+
+    @property
+    def neuron(self) -> Any:
+        """One id, or several."""
+        ...
+
+
+class Cache(Protocol):
+    """An ActivationCache, or a dict, by hook name."""
+
+    def __getitem__(self, hook: str, /) -> Tensor: ...
+
+
+Mask = Tensor | np.ndarray  # bool
+Neurons = str | Neuron | Rows | Iterable[str | Neuron] | Mask | Mapping[str, Mask]
 """Ids (one, several in a string with commas, or an iterable), `Neuron`s, the classification table or rows of it, hook
 names (all coordinates of that hook), a bool mask [layer, neuron] of the gate site, or `{site or hook name: mask}`."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """The part of a selection at one hook.
+    """The part of a selection at one layer of a site.
 
     Attributes:
-        hook: hook name.
-        neurons: the neurons there, in the order given; None for all coordinates.
+        place: what names the layer, a hook where units are coordinates of one; see `vlm_neurons.sites.Address`.
+        neurons: the neurons there, in the order given; None for all units.
         places: the place of each in the whole selection.
         keys: what each was called (`record` files it under that).
     """
 
-    hook: str
+    place: str
     neurons: tuple[Neuron, ...] | None
     places: tuple[int, ...]
     keys: tuple[str, ...]
 
+    @cached_property
+    def _at(self) -> tuple[sites.Site, int]:
+        return sites.at(self.place)
+
+    @property
+    def site(self) -> sites.Site:
+        """The kind of unit."""
+        return self._at[0]
+
+    @cached_property
+    def hooks(self) -> list[str]:
+        """What the units are read from, in the order in which it fires."""
+        return self.site.hooks([self._at[1]])
+
+    @cached_property
+    def edited(self) -> str:
+        """The hook that an edit changes."""
+        return self.site.edited(self._at[1])
+
+    @property
+    def by_image(self) -> bool:
+        """Whether the units' values are [image, patch], not [batch, pos]."""
+        return self.site.indexed_by == "image"
+
     def index(self, device: torch.device) -> Tensor:
-        """Coordinates [neuron] in the last dimension."""
+        """Units [neuron]."""
         assert self.neurons is not None
         return torch.tensor([n.index for n in self.neurons], device=device)
 
@@ -44,12 +87,45 @@ class Target:
         assert self.neurons is not None
         return torch.tensor([-1.0 if n.pole == "-" else 1.0 for n in self.neurons], device=tensor.device).to(tensor)
 
-    def check(self, tensor: Tensor) -> None:
-        """Raises IndexError if the tensor lacks a coordinate."""
-        width = tensor.shape[-1]
-        bad = next((n for n in self.neurons or () if not 0 <= n.index < width), None)
+    def layer(self, tensors: Cache) -> tuple[Tensor, Tensor | None]:
+        """Values of all units of the layer, and where they are defined (None: everywhere)."""
+        return self.site.read({hook: tensors[hook] for hook in self.hooks})
+
+    def read(self, tensors: Cache) -> tuple[Tensor, Tensor | None]:
+        """Values of the units that are meant, and where they are defined.
+
+        Raises:
+            IndexError: there is no such unit.
+        """
+        return self.of(self.layer(tensors))
+
+    def of(self, layer: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor | None]:
+        """As `read`, from what `layer` gave."""
+        values, defined = layer
+        return self.chosen(values), None if defined is None else self.chosen(defined)
+
+    def recorded(self, tensors: Cache) -> Tensor:
+        """As `read`, and 0 where a unit is not defined."""
+        values, defined = self.read(tensors)
+        return values if defined is None else values.masked_fill(~defined, 0)
+
+    def edit(self, tensors: Mapping[str, Tensor], units: Tensor | None, values: Tensor) -> Tensor:
+        """The edited hook's tensor with other values of some units (None: of all)."""
+        return self.site.edit(tensors, units, values)[self.edited]
+
+    def chosen(self, values: Tensor) -> Tensor:
+        """Of all units of the layer those that are meant.
+
+        Raises:
+            IndexError: one of them is not there.
+        """
+        if self.neurons is None:
+            return values
+        width = values.shape[-1]
+        bad = next((n for n in self.neurons if not 0 <= n.index < width), None)
         if bad is not None:
-            raise IndexError(f"{bad.id}: {self.hook} has {width} neurons, 0 to {width - 1}")
+            raise IndexError(f"{bad.id}: {self.place} has {width} neurons, 0 to {width - 1}")
+        return values[..., self.index(values.device)]
 
 
 def select(neurons: Neurons, caller: str) -> list[tuple[str, Neuron | None]]:
@@ -75,18 +151,18 @@ def select(neurons: Neurons, caller: str) -> list[tuple[str, Neuron | None]]:
 
 
 def targets(neurons: Neurons, caller: str) -> list[Target]:
-    """A selection by hook. A hook that is named as a whole has a target of its own."""
+    """A selection by place. A hook that is named as a whole has a target of its own."""
     chosen = select(neurons, caller)
-    by_hook: dict[str, list[int]] = {}
+    by_place: dict[str, list[int]] = {}
     found: list[Target] = []
     for place, (key, neuron) in enumerate(chosen):
         if neuron is None:
             found.append(Target(key, None, (place,), (key,)))
         else:
-            by_hook.setdefault(neuron.hook, []).append(place)
-    for hook, places in by_hook.items():
+            by_place.setdefault(neuron.hook, []).append(place)
+    for name, places in by_place.items():
         mine = tuple(n for p in places if (n := chosen[p][1]) is not None)
-        found.append(Target(hook, mine, tuple(places), tuple(chosen[p][0] for p in places)))
+        found.append(Target(name, mine, tuple(places), tuple(chosen[p][0] for p in places)))
     return sorted(found, key=lambda t: t.places[0])
 
 
@@ -104,9 +180,9 @@ def _each(neurons: Neurons) -> Iterable[tuple[str, Neuron | None]]:
     elif isinstance(neurons, Mapping):
         for site, mask in neurons.items():
             yield from _masked(mask, site)
-    elif isinstance(neurons, Tensor | np.ndarray) and not _of_strings(neurons):
+    elif isinstance(neurons, Tensor) or (isinstance(neurons, np.ndarray) and neurons.dtype.kind not in "OUT"):
         yield from _masked(neurons, "gate")
-    elif hasattr(neurons, "neuron"):  # the table, or one row of it
+    elif isinstance(neurons, Rows):
         yield from _each(neurons.neuron if isinstance(neurons.neuron, str) else list(neurons.neuron))
     elif isinstance(neurons, Iterable):
         for one in neurons:
@@ -115,22 +191,19 @@ def _each(neurons: Neurons) -> Iterable[tuple[str, Neuron | None]]:
         raise _NoNeurons(neurons)
 
 
-def _of_strings(values: Any) -> bool:
-    return isinstance(values, np.ndarray) and values.dtype.kind in "OUT"
-
-
 def _one(text: str) -> tuple[str, Neuron | None]:
-    if ":" not in text and ("." in text or text.startswith("hook_")):
+    if (":" not in text and ("." in text or text.startswith("hook_"))) or sites.site_of_hook(text) is not None:
         return text, None
     return text, Neuron.parse(text)
 
 
-def _masked(mask: Any, site: str) -> Iterable[tuple[str, Neuron]]:
+def _masked(given: Mask, site: str) -> Iterable[tuple[str, Neuron]]:
     """Neurons where a mask is True: [layer, neuron] for a site with layers, else [neuron]."""
-    mask = torch.as_tensor(mask)
+    mask = torch.as_tensor(given)
     if mask.dtype != torch.bool:
         raise TypeError(f"a mask of neurons is bool, got {mask.dtype}: write mask > threshold, or neuron ids")
-    layered = isinstance(found := sites.named(site), sites.MLP) and found.layered
+    found = sites.named(site)
+    layered = found.layered
     if mask.dim() != (2 if layered else 1):
         shape = "[layer, neuron]" if layered else "[neuron]"
         raise ValueError(f"a mask for {site!r} has the shape {shape}, got {tuple(mask.shape)}")

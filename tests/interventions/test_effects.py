@@ -13,7 +13,7 @@ import torch
 import vlm_neurons as vn
 from vlm_neurons import HookedVLM, Neuron, zoo
 from vlm_neurons.hooks import ablate
-from vlm_neurons.interventions.matching import NEAREST, activation_sizes, matched
+from vlm_neurons.interventions.effects import NEAREST, activation_sizes, matched
 from vlm_neurons.interventions.measures import measure, prepare_tasks
 from vlm_neurons.stats import bootstrap_means as bootstrap
 from vlm_neurons.synthetic import language

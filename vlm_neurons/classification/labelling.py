@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vlm_neurons.classification.tables import neuron_rows
-from vlm_neurons.classification.thresholds import Thresholds, sample_classes
+from vlm_neurons.classification.thresholds import Thresholds, most_common, sample_classes
 from vlm_neurons.scanning import Run, TopSamples
 from vlm_neurons.tokens import MODALITIES, NOT_APPLICABLE
 
@@ -83,10 +83,10 @@ def _rows(column: dict[str, Any], state: TopSamples, rule: Thresholds) -> pd.Dat
     confident, tie = np.zeros(d, dtype=bool), np.zeros(d, dtype=bool)
     if column["indexed_by"] == "row":
         counts = sample_classes(state, rule).sum(1).numpy()
-        shares = counts / n_samples[:, None]
-        labels = np.array(MODALITIES, dtype=object)[counts.argmax(1)]
+        shares = counts / np.where(n_samples > 0, n_samples, np.nan)[:, None]
+        labels = np.array(MODALITIES, dtype=object)[most_common(counts)]
         confident = shares.max(1) > CONFIDENT
-        tie = (counts == counts.max(1, keepdims=True)).sum(1) > 1
+        tie = ((counts == counts.max(1, keepdims=True)).sum(1) > 1) & (n_samples > 0)
     return neuron_rows(
         column,
         **{f"p_{name}": shares[:, i] for i, name in enumerate(MODALITIES)},

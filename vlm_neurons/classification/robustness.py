@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vlm_neurons._checks import check_columns
-from vlm_neurons.classification.thresholds import Thresholds, normalise, sample_classes
+from vlm_neurons.classification.thresholds import Thresholds, most_common, normalise, sample_classes
 from vlm_neurons.scanning import Run, TopSamples
 from vlm_neurons.tokens import MODALITIES, NOT_APPLICABLE
 
@@ -109,7 +109,7 @@ def _labels(run: Run, combinations: Sequence[Thresholds]) -> list[np.ndarray]:
         for labels, rule in zip(found, combinations, strict=True):
             s, r = sees[rule.t_visual, rule.n_visual], reads[rule.t_text, rule.n_text]
             counts = torch.stack([(x & there).sum(1) for x in (s & ~r, r & ~s, s & r, ~s & ~r)], 1)
-            labels.append(counts.numpy().argmax(1))  # numpy's argmax takes the first of equals, as `classify`
+            labels.append(most_common(counts.numpy()))
     return [np.concatenate([np.zeros(0, int), *labels]) for labels in found]
 
 
@@ -165,7 +165,7 @@ def sensitivity(
         }
         for choice, peak in peaks.items():
             peak = torch.where(peak > 0, peak, state.peak)
-            here = sample_classes(state, rule, peak).sum(1).numpy().argmax(1)
+            here = most_common(sample_classes(state, rule, peak).sum(1).numpy())
             labels.setdefault((column["site"], column["pole"], choice), {})[column["layer"]] = here
     for site, other in (("gate", "post"), ("post", "gate")):
         mine, theirs = labels.get((site, "+", "default"), {}), labels.get((other, "+", "default"), {})

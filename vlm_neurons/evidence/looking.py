@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from vlm_neurons.evidence.exemplars import Seen
-from vlm_neurons.models.guards import indexed_by_image
+from vlm_neurons.models.reading import hooks_of, of_tokens, readers
+from vlm_neurons.sites import at
 from vlm_neurons.tokens import Patch, TokenKind
 from vlm_neurons.units import Neuron
 
@@ -59,35 +61,27 @@ def look(model: HookedVLM, samples: Sequence[Look], source: str = "") -> list[tu
 
     Returns:
         For each sample what the model saw; and of every neuron its activations at the patches of each image and at
-        every token but the visual ones (NaN where the hook sees no text). The negative pole's are negated. Hooks
-        indexed by image are without CLS, and absent from a sample without images.
+        every token but the visual ones (NaN where the neuron is not defined, and where its site sees no text). The
+        negative pole's are negated. Sites indexed by image are without CLS, and absent from a sample without images.
     """
     batch = model.prepare([list(s.images) for s in samples], [s.prompt for s in samples], [s.response for s in samples])
-    columns: dict[str, dict[Neuron, int]] = {}  # of each hook: neuron -> place among those that are kept
+    columns: dict[str, dict[Neuron, int]] = {}  # of each place: neuron -> which of those that are kept
     for neuron in dict.fromkeys(n for s in samples for n in s.neurons):
         columns.setdefault(neuron.hook, {})[neuron] = len(columns.get(neuron.hook, ()))
     kept: dict[str, Tensor] = {}
     norms: list[Tensor] = []
-
-    def keeper(hook: str) -> Callable[[Tensor], None]:
-        index = [n.index for n in columns[hook]]
-
-        def keep(activation: Tensor) -> None:
-            kept[hook] = model.patch_activations(hook, activation)[..., index].float().cpu()
-
-        return keep
-
-    hooks = {hook: keeper(hook) for hook in columns}
     last = f"blocks.{model.n_layers - 1}.hook_in"
-    wanted = hooks.get(last)
 
-    def measure(activation: Tensor) -> None:
-        norms.append(activation.float().norm(dim=-1).cpu())
-        if wanted is not None:
-            wanted(activation)
+    def keep(place: str, values: Tensor, defined: Tensor | None) -> None:
+        if place == last:
+            norms.append(values.float().norm(dim=-1).cpu())
+        if place in columns:
+            acts, there = of_tokens(model, batch, place, values, defined)
+            acts = acts if there is None else acts.masked_fill(~there, torch.nan)
+            kept[place] = acts[..., [n.index for n in columns[place]]].float().cpu()
 
-    hooks[last] = measure
-    model.observe(batch, hooks, fast=set(hooks) <= model.fast_hooks)
+    read = [*columns, last]
+    model.observe(batch, readers(read, keep), fast=hooks_of(read) <= model.fast_hooks)
     found = []
     for row, sample in enumerate(samples):
         images = [i for i, home in enumerate(batch.image_rows.tolist()) if home == row]
@@ -95,12 +89,13 @@ def look(model: HookedVLM, samples: Sequence[Look], source: str = "") -> list[tu
         places, words = list(_patches(batch, row)), _words(batch, row)
         activations: dict[str, Activations] = {}
         for neuron in sample.neurons:
-            if neuron.hook not in kept or (indexed_by_image(neuron.hook) and not images):
+            by_image = at(neuron.hook)[0].indexed_by == "image"
+            if neuron.hook not in kept or (by_image and not images):
                 continue
             own = (
                 kept[neuron.hook][..., columns[neuron.hook][neuron]].numpy() * (-1 if neuron.pole == "-" else 1) + 0.0
             )  # no -0.0
-            if indexed_by_image(neuron.hook):
+            if by_image:
                 maps = tuple(own[i].reshape(batch.grids[i]) for i in images)
                 activations[neuron.id] = maps, np.full(len(words), np.nan, np.float32)
             else:

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 
 from vlm_neurons.hooks import ablate
-from vlm_neurons.interventions.measures import Scores, measure, prepare_tasks
+from vlm_neurons.interventions.measures import Scores, change_of, means_of, measure, prepare_tasks
 from vlm_neurons.models.adapters import along, module_at
-from vlm_neurons.stats import bootstrap_means
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,11 +107,7 @@ def controls(
 
 
 def _row(check: str, condition: str, scores: Scores, intact: Scores, rng: np.random.Generator) -> dict[str, Any]:
-    row: dict[str, Any] = {"check": check, "condition": condition}
-    row |= {name: float(np.nanmean(values)) for name, values in scores.items()}
-    change = (scores["description loss"] - intact["description loss"])[:, None]
-    low, high = np.percentile(bootstrap_means(change, rng), [2.5, 97.5])
-    return row | {"change": float(change.mean()), "low": float(low), "high": float(high)}
+    return {"check": check, "condition": condition} | means_of(scores) | change_of(scores, intact, rng)
 
 
 def _classes(model: HookedVLM, data: ImageTextData, batch_size: int) -> dict[str, int]:

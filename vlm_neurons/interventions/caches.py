@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vlm_neurons.models import Batch
-from vlm_neurons.models.guards import indexed_by_image
+from vlm_neurons.sites import at
 
 
 def images_of_row(batch: Batch, row: int) -> list[int]:
@@ -26,7 +26,7 @@ def images_of_row(batch: Batch, row: int) -> list[int]:
     """
     if not 0 <= row < len(batch):
         raise IndexError(f"row {row}: this batch has the rows 0 to {len(batch) - 1}")
-    return [i for i, at in enumerate(batch.image_rows.tolist()) if at == row]
+    return [i for i, home in enumerate(batch.image_rows.tolist()) if home == row]
 
 
 def row_cache(cache: Mapping[str, Tensor], batch: Batch, row: int) -> dict[str, Tensor]:
@@ -60,7 +60,7 @@ def row_cache(cache: Mapping[str, Tensor], batch: Batch, row: int) -> dict[str, 
     for name, tensor in cache.items():
         if not isinstance(tensor, Tensor):
             continue
-        if indexed_by_image(name):
+        if at(name)[0].indexed_by == "image":
             found[name] = tensor[images] if tensor.dim() and tensor.shape[0] == len(batch.images) else tensor
         elif tensor.dim() and tensor.shape[0] == len(batch) and not name.startswith("rotary_emb."):
             found[name] = _unpadded(tensor[row], real, name)

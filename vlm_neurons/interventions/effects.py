@@ -6,12 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
 from tqdm import tqdm
 
+from vlm_neurons import sites
 from vlm_neurons.hooks import Neurons, Where, ablate
+from vlm_neurons.hooks.positions import real_positions
 from vlm_neurons.hooks.selecting import select
-from vlm_neurons.interventions.matching import activation_sizes, matched, size_ratio
 from vlm_neurons.interventions.measures import Scores, Task, measure, prepare_tasks
+from vlm_neurons.models.reading import readers
 from vlm_neurons.stats import bootstrap_means
 from vlm_neurons.units import Neuron
 
@@ -19,9 +24,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from vlm_neurons.data import ImageTextData
-    from vlm_neurons.models import HookedVLM
+    from vlm_neurons.models import Batch, HookedVLM
 
-RESAMPLES = 1000
+Sizes = dict[str, Float[np.ndarray, " neuron"]]
+NEAREST = 5  # a control is drawn among so many of the nearest that are left
 SIZE_BATCHES = 4  # batches of descriptions that activation sizes are measured on
 
 
@@ -205,3 +211,58 @@ def compare_effects(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     found["change"], found["low"], found["high"] = change, change - half, change + half
     found["covers_zero"] = change.abs() <= half
     return found
+
+
+def activation_sizes(model: HookedVLM, batches: Sequence[Batch], places: Sequence[str], where: Where = None) -> Sizes:
+    """Root mean square of every neuron over the positions `where` where it is defined, padding left out."""
+    totals: dict[str, Tensor] = {}
+    counts: dict[str, Any] = {}
+
+    def add(place: str, values: Tensor, defined: Tensor | None) -> None:
+        by_image = sites.at(place)[0].indexed_by == "image"
+        mask = real_positions(where, values, by_image, "activation_sizes")
+        chosen = values[mask].double()
+        if defined is not None:
+            chosen = chosen.masked_fill(~defined[mask], 0)
+        totals[place] = totals.get(place, 0) + chosen.pow(2).sum(0).cpu()
+        counts[place] = counts.get(place, 0) + (len(chosen) if defined is None else defined[mask].sum(0).cpu())
+
+    for batch in batches:
+        model.observe(batch, readers(places, add))
+    return {place: (totals[place] / torch.as_tensor(counts[place]).clamp(min=1)).sqrt().numpy() for place in places}
+
+
+def matched(neurons: Sequence[Neuron], sizes: Sizes, rng: np.random.Generator) -> list[Neuron]:
+    """Draw for every neuron another one of its hook that is about as active, none of them twice, none of `neurons`.
+
+    Where a group is more than half of a layer there are not enough others: all others are returned, and they are
+    fewer. The order of drawing is random; each neuron gets one of the `NEAREST` nearest (in log size) that are left.
+    """
+    found: list[Neuron] = []
+    for hook in sorted({n.hook for n in neurons}):
+        mine = sorted({n.index for n in neurons if n.hook == hook})
+        log = np.log(np.maximum(sizes[hook], 1e-9))
+        pool = np.setdiff1d(np.arange(len(log)), mine)
+        left = pool[np.argsort(log[pool], kind="stable")].tolist()
+        values = log[left].tolist()
+        for i in rng.permutation(mine):
+            if not left:
+                break
+            place = _pick(values, float(log[i]), rng)
+            found.append(Neuron(hook, int(left.pop(place))))
+            values.pop(place)
+    return found
+
+
+def _pick(values: list[float], target: float, rng: np.random.Generator) -> int:
+    """Place of one of the nearest values in a sorted list."""
+    at = int(np.searchsorted(values, target))
+    low, high = max(0, at - NEAREST), min(len(values), at + NEAREST)
+    near = sorted(range(low, high), key=lambda j: abs(values[j] - target))[:NEAREST]
+    return int(rng.choice(near))
+
+
+def size_ratio(controls: Sequence[Neuron], neurons: Sequence[Neuron], sizes: Sizes) -> float:
+    """Mean activation size of the controls over that of the neurons: 1 is a perfect match."""
+    a, b = (np.mean([sizes[n.hook][n.index] for n in group]) if group else np.nan for group in (controls, neurons))
+    return float(a / b) if b else float("nan")

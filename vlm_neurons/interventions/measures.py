@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vlm_neurons.data.describing import DEFAULT_PROMPT
+from vlm_neurons.stats import bootstrap_means
 from vlm_neurons.tokens import TokenKind
 
 if TYPE_CHECKING:
@@ -82,6 +83,18 @@ def measure(model: HookedVLM, tasks: Sequence[Task], hooks: Sequence[Any] = ()) 
             for name, values in _scores(task.name, logits, batch.to(logits.device), words).items():
                 found.setdefault(name, []).append(values)
     return {name: np.concatenate(values) for name, values in found.items()}
+
+
+def means_of(scores: Scores) -> dict[str, float]:
+    """Every measure's mean over the samples that have it."""
+    return {name: float(np.nanmean(values)) for name, values in scores.items()}
+
+
+def change_of(scores: Scores, intact: Scores, rng: np.random.Generator) -> dict[str, float]:
+    """Change of the description loss, `change`, with its 95 % bootstrap interval over samples, `low` and `high`."""
+    change = (scores["description loss"] - intact["description loss"])[:, None]
+    low, high = np.percentile(bootstrap_means(change, rng), [2.5, 97.5])
+    return {"change": float(change.mean()), "low": float(low), "high": float(high)}
 
 
 def _scores(task: str, logits: Tensor, batch: Batch, words: dict[str, Tensor]) -> Scores:

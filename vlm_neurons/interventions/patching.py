@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vlm_neurons.hooks.editing import Edit, edits
 from vlm_neurons.hooks.positions import Where, positions
-from vlm_neurons.hooks.selecting import Target, select, targets
+from vlm_neurons.hooks.selecting import Neurons, Target, select, targets
 from vlm_neurons.interventions.caches import take_rows
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from vlm_neurons.models import Batch, HookedVLM
 
 Metric = Callable[[Float[Tensor, "batch pos d_vocab"]], Float[Tensor, "batch"]]
-Units = Any  # Neurons, or {name: Neurons}
+Units: TypeAlias = "Neurons | Mapping[str, Neurons]"  # each alone, or those of a name together
 
 
 def patch_neurons(
@@ -65,19 +66,23 @@ def patch_neurons(
     (True, True)
     """
     groups = _groups(neurons)
-    hooks = sorted({t.hook for found in groups.values() for t in found})
+    layers = _layers(groups)
     with torch.no_grad():
-        goal, cache, before = _both(model, clean, corrupted, patching_metric, hooks)
+        goal, source, before = _both(model, clean, corrupted, patching_metric, groups)
         effects = torch.zeros(len(groups), len(corrupted))
         names, size = list(groups), max(1, rows // len(corrupted))
         for first in range(0, len(names), size):
             these = [groups[name] for name in names[first : first + size]]
             many = take_rows(corrupted, list(range(len(corrupted))) * len(these))
-            pairs = [(hook, _patcher(hook, these, cache[hook], where, corrupted)) for hook in hooks]
+            pairs = [
+                pair
+                for place, layer in layers.items()
+                for pair in edits(layer, _patcher(layer, these, source[place], where))
+            ]
             logits = model.run_with_hooks(many, fwd_hooks=pairs)
             for i, part in enumerate(logits.split(len(corrupted))):
                 effects[first + i] = _checked(patching_metric(part), corrupted).float().cpu() - before
-    return _table(groups, effects, goal, before, {hook: cache[hook].shape[-1] for hook in hooks})
+    return _table(groups, effects, goal, before, source)
 
 
 def attribute_neurons(
@@ -106,39 +111,37 @@ def attribute_neurons(
     True
     """
     groups = _groups(neurons)
-    hooks = sorted({t.hook for found in groups.values() for t in found})
-    goal, cache, before = _both(model, clean, corrupted, patching_metric, hooks)
+    layers = _layers(groups)
+    goal, source, before = _both(model, clean, corrupted, patching_metric, groups)
     leaves: dict[str, Tensor] = {}
-    values: dict[str, Tensor] = {}
-    masks: dict[str, Tensor | None] = {}
+    changes: dict[str, Tensor] = {}
 
-    def watcher(hook_name: str) -> Callable[..., Tensor]:
-        def fn(tensor: Tensor, hook: Any = None) -> Tensor:
-            values[hook_name] = tensor.detach()
-            masks[hook_name] = positions(where, tensor, hook_name, "attribute_neurons")
-            leaves[hook_name] = torch.zeros_like(tensor, requires_grad=True)
-            return tensor + leaves[hook_name]
+    def watcher(layer: Target) -> Edit:
+        def fn(tensors: dict[str, Tensor]) -> Tensor:
+            values, defined = layer.read(tensors)
+            change = source[layer.place].to(values) - values.detach()
+            mask = _mask(positions(where, values, layer.by_image, "attribute_neurons"), defined, values)
+            changes[layer.place] = change if mask is None else change.masked_fill(~mask, 0)
+            leaf = leaves[layer.place] = torch.zeros_like(values, requires_grad=True)
+            return layer.edit(tensors, None, values + leaf)
 
         return fn
 
     with torch.enable_grad():
-        logits = model.run_with_hooks(corrupted, fwd_hooks=[(hook, watcher(hook)) for hook in hooks])
+        pairs = [pair for layer in layers.values() for pair in edits(layer, watcher(layer))]
+        logits = model.run_with_hooks(corrupted, fwd_hooks=pairs)
         total = _checked(patching_metric(logits), corrupted).sum()
-        gradients = torch.autograd.grad(total, [leaves[h] for h in hooks], allow_unused=True)
+        gradients = torch.autograd.grad(total, [leaves[place] for place in layers], allow_unused=True)
     shares: dict[str, Tensor] = {}
-    for hook, gradient in zip(hooks, gradients, strict=True):
-        change = cache[hook].to(values[hook]) - values[hook]
+    for (place, layer), gradient in zip(layers.items(), gradients, strict=True):
+        change = changes[place]
         product = torch.zeros_like(change) if gradient is None else gradient * change
-        mask = masks[hook]
-        product = product if mask is None else product * mask.reshape(*mask.shape, *[1] * (product.dim() - 2))
-        shares[hook] = _by_row(product.flatten(1, -2).sum(1), hook, corrupted)
+        shares[place] = _by_row(product.flatten(1, -2).sum(1), layer.by_image, corrupted)
     effects = torch.zeros(len(groups), len(corrupted))
     for i, found in enumerate(groups.values()):
         for target in found:
-            share = shares[target.hook]
-            part = share if target.neurons is None else share[:, target.index(share.device)]
-            effects[i] += part.sum(-1).float().cpu()
-    return _table(groups, effects, goal, before, {hook: cache[hook].shape[-1] for hook in hooks})
+            effects[i] += target.chosen(shares[target.place]).sum(-1).float().cpu()
+    return _table(groups, effects, goal, before, source)
 
 
 def _groups(units: Units) -> dict[str, list[Target]]:
@@ -148,19 +151,31 @@ def _groups(units: Units) -> dict[str, list[Target]]:
             for key, neuron in select(units, "patch_neurons")}  # fmt: skip
 
 
+def _layers(groups: Mapping[str, list[Target]]) -> dict[str, Target]:
+    """Every layer of a site that some unit is of, as a whole, by its place."""
+    places = sorted({target.place for found in groups.values() for target in found})
+    return {place: Target(place, None, (0,), (place,)) for place in places}
+
+
 def _both(
-    model: HookedVLM, clean: Batch, corrupt: Batch, metric: Metric, hooks: Sequence[str]
-) -> tuple[Tensor, Any, Tensor]:
+    model: HookedVLM, clean: Batch, corrupt: Batch, metric: Metric, groups: Mapping[str, list[Target]]
+) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    """The metric in the clean run, its values of all units by place, and the metric in the corrupted run."""
     if clean.kinds.shape != corrupt.kinds.shape or not torch.equal(clean.patch_index, corrupt.patch_index):
         raise ValueError(
             f"the clean batch {tuple(clean.kinds.shape)} and the corrupted one {tuple(corrupt.kinds.shape)} differ in "
             "shape or in where images are: prepare prompts (and responses) of the same lengths"
         )
+    layers = _layers(groups)
     with torch.no_grad():
-        logits, cache = model.run_with_cache(clean, names_filter=list(hooks))
+        hooks = sorted({hook for layer in layers.values() for hook in layer.hooks})
+        logits, cache = model.run_with_cache(clean, names_filter=hooks)
         goal = _checked(metric(logits), clean).float().cpu()
         before = _checked(metric(model(corrupt)), corrupt).float().cpu()
-    return goal, cache, before
+    source = {place: layer.recorded(cache) for place, layer in layers.items()}
+    for target in (t for found in groups.values() for t in found):
+        target.chosen(source[target.place])  # raises for what is not there
+    return goal, source, before
 
 
 def _checked(value: Any, batch: Batch) -> Tensor:
@@ -170,43 +185,46 @@ def _checked(value: Any, batch: Batch) -> Tensor:
     return value
 
 
-def _patcher(
-    hook_name: str, units: list[list[Target]], source: Tensor, where: Where, corrupt: Batch
-) -> Callable[..., Tensor]:
-    """Part i of the tensor gets the clean activations of unit i."""
+def _patcher(layer: Target, units: list[list[Target]], source: Tensor, where: Where) -> Edit:
+    """Part i of the values gets the clean ones of unit i."""
 
-    def fn(tensor: Tensor, hook: Any = None) -> Tensor:
-        result = tensor.clone()
-        size = source.shape[0]
+    def fn(tensors: dict[str, Tensor]) -> Tensor:
+        values, defined = layer.read(tensors)
+        result, size = values.clone(), source.shape[0]
         # a tensor is about the batch; a name is resolved for all its copies
         given = where.repeat(len(units), 1) if isinstance(where, Tensor) else where
-        mask = positions(given, tensor, hook_name, "patch_neurons")
+        mask = _mask(positions(given, values, layer.by_image, "patch_neurons"), defined, values)
         for i, found in enumerate(units):
             part = slice(i * size, (i + 1) * size)
-            for target in (t for t in found if t.hook == hook_name):
-                target.check(tensor)
-                index = slice(None) if target.neurons is None else target.index(tensor.device)
-                new = source[..., index].to(tensor)
+            for target in (t for t in found if t.place == layer.place):
+                index = slice(None) if target.neurons is None else target.index(values.device)
+                new = source[..., index].to(values)
                 if mask is not None:
-                    here = mask[part]
-                    new = torch.where(here.reshape(*here.shape, *[1] * (new.dim() - 2)), new, tensor[part][..., index])
+                    new = torch.where(target.chosen(mask[part]), new, values[part][..., index])
                 result[part, ..., index] = new
-        return result
+        return layer.edit(tensors, None, result)
 
     return fn
 
 
-def _by_row(values: Float[Tensor, "item d"], hook: str, batch: Batch) -> Float[Tensor, "batch d"]:
-    from vlm_neurons.models.guards import indexed_by_image
+def _mask(mask: Tensor | None, defined: Tensor | None, values: Tensor) -> Tensor | None:
+    """Positions and units that are meant and defined, as one mask of the values' shape; None: all."""
+    if mask is not None:
+        mask = mask.reshape(*mask.shape, *[1] * (values.dim() - 2)).expand_as(values)
+    if mask is None or defined is None:
+        return defined if mask is None else mask
+    return mask & defined
 
-    if not indexed_by_image(hook):
+
+def _by_row(values: Float[Tensor, "item d"], by_image: bool, batch: Batch) -> Float[Tensor, "batch d"]:
+    if not by_image:
         return values
     rows = batch.image_rows.to(values.device)
     return values.new_zeros(len(batch), values.shape[-1]).index_add(0, rows, values)
 
 
 def _table(
-    groups: dict[str, list[Target]], effects: Tensor, goal: Tensor, before: Tensor, widths: dict[str, int]
+    groups: dict[str, list[Target]], effects: Tensor, goal: Tensor, before: Tensor, source: dict[str, Tensor]
 ) -> pd.DataFrame:
     import pandas as pd
 
@@ -221,7 +239,9 @@ def _table(
     table = pd.DataFrame(
         {
             "unit": list(groups),
-            "n_neurons": [sum(len(t.neurons or range(widths[t.hook])) for t in found) for found in groups.values()],
+            "n_neurons": [
+                sum(len(t.neurons or range(source[t.place].shape[-1])) for t in found) for found in groups.values()
+            ],
             "effect": mean,
             "recovered": mean / gap if gap else np.full_like(mean, np.nan),
         }

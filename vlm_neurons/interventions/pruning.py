@@ -9,10 +9,8 @@ import numpy as np
 from tqdm import tqdm
 
 from vlm_neurons.hooks import ablate
-from vlm_neurons.interventions.effects import SIZE_BATCHES
-from vlm_neurons.interventions.matching import activation_sizes
-from vlm_neurons.interventions.measures import measure, prepare_tasks
-from vlm_neurons.stats import bootstrap_means
+from vlm_neurons.interventions.effects import SIZE_BATCHES, activation_sizes
+from vlm_neurons.interventions.measures import change_of, means_of, measure, prepare_tasks
 from vlm_neurons.units import Neuron
 
 if TYPE_CHECKING:
@@ -73,7 +71,7 @@ def pruning_curve(
         raise ValueError(f"orders={orders!r}, shares={shares!r}: orders are {list(ORDERS)}, shares 0 to 1")
     table = table[table["pole"] == "+"]
     tasks = prepare_tasks(model, data, text=text, batch_size=batch_size)
-    intact = measure(model, tasks)["description loss"]
+    intact = measure(model, tasks)
     hooks = sorted(table["hook"].unique())
     sizes = activation_sizes(model, tasks[0].batches[:SIZE_BATCHES], hooks)
     every = [Neuron(h, int(i)) for h, i in zip(table["hook"], table["index"], strict=True)]
@@ -87,15 +85,9 @@ def pruning_curve(
             if n > len(ranked):
                 break
             scores = measure(model, tasks, ablate(ranked[:n]) if n else [])
-            change = (scores["description loss"] - intact)[:, None]
-            low, high = np.percentile(bootstrap_means(change, rng), [2.5, 97.5])
-            row = {"order": order, "draw": draw, "share": share, "n_neurons": n, "change": float(change.mean())}
-            rows.append(row | {"low": float(low), "high": float(high)} | _means(scores))
+            row = {"order": order, "draw": draw, "share": share, "n_neurons": n}
+            rows.append(row | change_of(scores, intact, rng) | means_of(scores))
     return pd.DataFrame(rows)
-
-
-def _means(scores: dict[str, Any]) -> dict[str, float]:
-    return {name: float(np.nanmean(values)) for name, values in scores.items()}
 
 
 def _ranked(order: str, every: list[Neuron], table: Any, sizes: Any, rng: np.random.Generator) -> list[Neuron]:

@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlm_neurons.hooks import Neurons
-from vlm_neurons.hooks.selecting import select
+from vlm_neurons.hooks.selecting import Target, select
 from vlm_neurons.models.readout import norm_scale, norm_weight, unembedding, written_by
-from vlm_neurons.sites import at, site_of_hook
+from vlm_neurons.sites import at
 from vlm_neurons.units import Neuron
 
 if TYPE_CHECKING:
@@ -20,26 +20,22 @@ if TYPE_CHECKING:
     from vlm_neurons.models import Batch, HookedVLM
 
 
-WRITING = ("gate", "post", "projector")  # sites whose neurons write to the residual stream of the backbone
-
-
 def output_weights(model: HookedVLM, neurons: Neurons) -> Float[Tensor, "neuron d_model"]:
     """What one unit of each neuron adds to the residual stream (projector: to an image token's embedding); the
     negative pole writes the opposite. A gate neuron's unit is multiplied by its `up` first.
 
     Raises:
         ValueError: a neuron of the vision tower or of another hook, which does not write to the backbone.
+        IndexError: there is no such neuron.
     """
     chosen = [neuron for _, neuron in _single(neurons)]
     rows = []
     for neuron in chosen:
         site, layer = at(neuron.hook)
-        if site.name not in WRITING:
-            raise ValueError(f"{neuron.id} does not write to the backbone; sites {', '.join(WRITING)} do")
         try:
             directions = site.directions(lambda name, layer: written_by(model, name, layer), layer)
-        except IndexError as error:
-            raise IndexError(f"{neuron.id}: {error}") from None
+        except (IndexError, ValueError) as error:
+            raise type(error)(f"{neuron.id}: {error}") from None
         if not 0 <= neuron.index < len(directions):
             raise IndexError(f"{neuron.id}: there are {len(directions)} neurons, 0 to {len(directions) - 1}")
         rows.append(directions[neuron.index] * (-1 if neuron.pole == "-" else 1))
@@ -52,8 +48,8 @@ def logit_lens(model: HookedVLM, neurons: Neurons, k: int = 8) -> pd.DataFrame:
 
     Args:
         model: the model.
-        neurons: of the sites gate, post and projector. A gate neuron is multiplied by `up`, which takes both signs:
-            where that is negative it lowers what stands here as raised.
+        neurons: of a site that writes to the backbone: gate, post, projector. A gate neuron is multiplied by `up`,
+            which takes both signs: where that is negative it lowers what stands here as raised.
         k: words of each kind.
 
     Returns:
@@ -95,7 +91,8 @@ def direct_logit_attribution(
     Args:
         model: the model.
         batch: from `prepare`.
-        neurons: of the sites gate and post. A gate neuron counts with its `up`, as SiLU(gate) * up.
+        neurons: of a site that writes to the token that it reads: gate and post. A gate neuron counts with its `up`, as
+            SiLU(gate) * up.
         token: one token, as text or id (text is tokenised alone; a model with byte-level BPE needs the blank in front).
         against: subtract this token's logit: attribution of a logit difference.
         position: at which the logit is read; negative ones count from the last token of each row, padding left out.
@@ -110,20 +107,23 @@ def direct_logit_attribution(
     1.9
     """
     chosen = [neuron for _, neuron in _single(neurons)]
-    bad = next((n for n in chosen if n.site not in ("gate", "post")), None)
+    bad = next((n for n in chosen if at(n.hook)[0].indexed_by != "row"), None)
     if bad is not None:
-        raise ValueError(f"{bad.id}: direct logits are of backbone neurons, sites gate and post")
-    hooks = sorted({_post_hook(n) for n in chosen})
+        raise ValueError(f"{bad.id}: direct logits are of backbone neurons, such as those of sites gate and post")
+    written = output_weights(model, [Neuron(n.hook, n.index) for n in chosen]).float()
+    places = [site.written(layer) for site, layer in (at(n.hook) for n in chosen)]
+    layers = {place: Target(place, None, (0,), (place,)) for place in places}
     final = f"blocks.{model.n_layers - 1}.hook_resid_post"
+    hooks = sorted({final, *(hook for layer in layers.values() for hook in layer.hooks)})
     with torch.no_grad():
-        _, cache = model.run_with_cache(batch, names_filter=[*hooks, final])
+        _, cache = model.run_with_cache(batch, names_filter=hooks)
     unembed = unembedding(model)
     direction = unembed[_token(model, token)] - (0 if against is None else unembed[_token(model, against)])
-    place = _places(batch, position)
-    scale = norm_scale(model, cache[final][place])
-    written = output_weights(model, [Neuron(n.hook, n.index) for n in chosen]).float()
+    where = _places(batch, position)
+    scale = norm_scale(model, cache[final][where])
     per_unit = (written * norm_weight(model)) @ direction
-    activations = torch.stack([cache[_post_hook(n)][*place, n.index].float() for n in chosen], -1)
+    values = {place: layer.recorded(cache)[where].float() for place, layer in layers.items()}
+    activations = torch.stack([values[place][..., n.index] for place, n in zip(places, chosen, strict=True)], -1)
     return (activations * per_unit / scale).detach()
 
 
@@ -153,12 +153,6 @@ def _single(neurons: Neurons) -> list[tuple[str, Neuron]]:
     if whole is not None:
         raise ValueError(f"{whole!r} is a hook; name single neurons, such as {whole}:0")
     return [(key, neuron) for key, neuron in found if neuron is not None]
-
-
-def _post_hook(neuron: Neuron) -> str:
-    found = site_of_hook(neuron.hook)
-    assert found is not None
-    return f"blocks.{found[1]}.mlp.hook_post"
 
 
 def _words(model: HookedVLM, ids: Tensor) -> list[str]:

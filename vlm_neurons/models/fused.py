@@ -20,7 +20,7 @@ from vlm_neurons.models.adapters import Adapter, along, module_at
 from vlm_neurons.models.batch import Batch
 from vlm_neurons.models.errors import HookNeverFires
 from vlm_neurons.models.guards import indexed_by_image
-from vlm_neurons.models.passes import running
+from vlm_neurons.models.passes import begin_pass, running
 from vlm_neurons.sites import named
 
 
@@ -60,6 +60,7 @@ class Twin:
         handles = [self._register(name, fn, fired) for name, fn in hooks.items()]
         try:
             with torch.no_grad(), running(batch):
+                begin_pass(0, batch.attention_mask)  # the twin has no guard to say so
                 module_at(self.model, self.adapter.body)(**inputs_of(batch, self.adapter.causal), use_cache=False)
         finally:
             for handle in handles:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from vlm_neurons.models.errors import HookNeverFires
 from vlm_neurons.models.passes import begin_pass, end_pass
+from vlm_neurons.sites import named, site_of_hook
 from vlm_neurons.sites import names as site_names
-from vlm_neurons.sites import site_of_hook
 from vlm_neurons.sites.mlp import IMAGE_HOOKS, MLPS
 
 if TYPE_CHECKING:
@@ -134,8 +134,8 @@ def unknown_hook(name: str, known: Iterable[str]) -> KeyError:
 def hooks_of_site(site: str, points: Iterable[str]) -> list[str]:
     """See `HookedVLM.site_hooks`."""
     if site in site_names():
-        found = [(at[1], n) for n in points if (at := site_of_hook(n)) is not None and at[0].name == site]
-        return [name for _, name in sorted(found)]
+        found = named(site)
+        return found.hooks(found.layers(points))
     if site in points:
         return [site]
     raise unknown_site(site, points)

@@ -7,6 +7,7 @@ from typing import Any
 
 from vlm_neurons._text import not_utf8
 from vlm_neurons.models import HookedVLM
+from vlm_neurons.sites import Site, named
 from vlm_neurons.sites import names as site_names
 
 
@@ -21,18 +22,29 @@ def check_model_and_prompt(model: Any, prompt: Any) -> None:
         raise ValueError(f"prompt={prompt!a}: the question for the samples without one of their own, as a string")
 
 
-def hooks_of(model: HookedVLM, site: Any) -> tuple[list[str], list[str]]:
-    """The sites as a list, each once, and their hooks.
+def places_of(model: HookedVLM, site: str | Site | Sequence[str | Site]) -> tuple[list[str], list[str]]:
+    """The names of the sites, each once, and the places of their layers. Objects among them are registered.
 
     Raises:
-        ValueError: a site that is no name, or none at all.
+        ValueError: what is no site, or one that the model has no layer of.
     """
-    sites = [site] if isinstance(site, str) else list(site) if isinstance(site, Sequence) else []
-    names = all(isinstance(one, str) for one in sites)
-    sites = list(dict.fromkeys(sites)) if names else []
-    hooks = list(dict.fromkeys(hook for one in sites for hook in model.site_hooks(one)))
-    if not hooks:
+    given = [site] if isinstance(site, str | Site) else list(site) if isinstance(site, Sequence) else []
+    names, places = [], []
+    for one in given if all(isinstance(one, str | Site) for one in given) else []:
+        if isinstance(one, str) and one not in site_names():
+            names.append(one)
+            places += model.site_hooks(one)  # a hook, or an error that says what is like it
+            continue
+        found = named(one)
+        layers = found.layers(model.hook_dict)
+        if not layers:
+            raise ValueError(
+                f"site {found.name!r}: {model.name} has no layer with its hooks (model.hook_map() lists all)"
+            )
+        names.append(found.name)
+        places += [found.place(layer) for layer in layers]
+    if not places:
         raise ValueError(
             f"site={site!r}: choose from {', '.join(site_names())}, or name a hook such as blocks.0.hook_mlp_out"
         )
-    return sites, hooks
+    return list(dict.fromkeys(names)), list(dict.fromkeys(places))

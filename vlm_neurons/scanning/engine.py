@@ -14,7 +14,8 @@ from tqdm import tqdm
 from vlm_neurons._checks import whole_number
 from vlm_neurons.data import DEFAULT_PROMPT, ImageTextData, describe
 from vlm_neurons.models import on_day
-from vlm_neurons.scanning.arguments import check_model_and_prompt, hooks_of
+from vlm_neurons.models.reading import hooks_of
+from vlm_neurons.scanning.arguments import check_model_and_prompt, places_of
 from vlm_neurons.scanning.blocks import Skip, States, check_place, claimed, open_block, write_block
 from vlm_neurons.scanning.cost import SHARE, TIMED, measure, seconds_per_sample
 from vlm_neurons.scanning.fused import Fused, choose
@@ -29,12 +30,13 @@ from vlm_neurons.tokens import TokenKind
 
 if TYPE_CHECKING:
     from vlm_neurons.models import Batch, HookedVLM
+    from vlm_neurons.sites import Site
 
 
 def scan(
     model: HookedVLM,
     data: ImageTextData | str | Path,
-    site: str | Sequence[str] = "gate",
+    site: str | Site | Sequence[str | Site] = "gate",
     top_n: int = 50,
     n_visual: int = 4,
     n_text: int = 2,
@@ -58,7 +60,7 @@ def scan(
     takes every WORLD_SIZE-th block, and the last one merges; `vlm_neurons.scanning.merge` joins runs of machines that
     share no disk.
 
-    Where all hooks are of the four sites, the forward pass is transformers' own with fused attention
+    Where all hooks that are read are of the four sites, the forward pass is transformers' own with fused attention
     (`HookedVLM.fast_hooks`), else the bridge's; `scan.json` says which. They differ in last digits. In the same pass
     the sums for `vn.modality_test` are gathered.
 
@@ -66,7 +68,8 @@ def scan(
         model: what to scan.
         data: samples, or what `synthetic.open_data` takes.
         site: `"gate"` (the neurons of Xu, Lan, Lu 2025), `"post"`, `"projector"`, `"vision"`, a hook name such as
-            `"blocks.3.hook_mlp_out"`, or a list of those. Site `post` and hooks that are no site give both poles.
+            `"blocks.3.hook_mlp_out"`, a site of your own (see `vlm_neurons.sites`), or a list of those. Site `post` and
+            hooks that are no site give both poles.
         top_n: samples per neuron (the paper: 50).
         n_visual: values per sample at visual tokens; a later `classify` can ask for at most as many.
         n_text: the same at text tokens.
@@ -102,11 +105,11 @@ def scan(
     batch_size, block_size = whole_number("batch_size", batch_size), whole_number("block_size", block_size)
     out, rank, world = Path(out), *place()
     check_place(out)
-    sites, hooks = hooks_of(model, site)
+    sites, places = places_of(model, site)
     console = Console(stderr=True, quiet=not progress, soft_wrap=True, markup=False)
     data = data if isinstance(data, ImageTextData) else open_data(data)
     parameters = {
-        "sites": sites, "hooks": hooks, "top_n": top_n, "n_visual": n_visual, "n_text": n_text,
+        "sites": sites, "hooks": places, "top_n": top_n, "n_visual": n_visual, "n_text": n_text,
         "batch_size": batch_size, "block_size": block_size, "prompt": prompt,
     }  # fmt: skip
     with on_day(model, day_of(out, model)):  # a date in prompts is that of the run's first call
@@ -130,11 +133,11 @@ def _begin(
     console: Console,
 ) -> tuple[_Job, Batch]:
     """The run directory, begun or found, what its blocks share, and the first batch."""
-    prompt, hooks = parameters["prompt"], parameters["hooks"]
+    prompt, places = parameters["prompt"], parameters["hooks"]
     known = known_skips(data, prompt)
     first = _first_batch(model, data, prompt, known)
-    fast = set(hooks) <= model.fast_hooks
-    columns = measure_columns(model, hooks, first, fast)
+    fast = hooks_of(places) <= model.fast_hooks
+    columns = measure_columns(model, places, first, fast)
     kinds = first.kinds[:1].repeat(parameters["batch_size"], 1)
     fused = choose(compiled, columns, kinds, parameters["n_visual"], parameters["n_text"], console.print)
     info = describe_scan(model, data, {**parameters, "compiled": fused is not None}, columns, first, fast)

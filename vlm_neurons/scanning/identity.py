@@ -13,13 +13,14 @@ import torch
 
 from vlm_neurons.scanning.blocks import FORMAT
 from vlm_neurons.scanning.recorder import ColumnInfo
+from vlm_neurons.sites import at
 
 if TYPE_CHECKING:
     from vlm_neurons.data import ImageTextData
     from vlm_neurons.models import Batch, HookedVLM
 
 # What decides the numbers: a run goes on only where all of this is the same ...
-_DECIDES = ("format", "model", "data", "parameters", "columns", "rendered", "threads", "versions")
+_DECIDES = ("format", "model", "data", "parameters", "columns", "sites", "rendered", "threads", "versions")
 # ... except these, which name or find a thing whose fingerprint is compared
 _NAMES = ("model.name", "data.source")
 _LIBRARIES = ("vlm-neurons", "torch", "transformers", "transformer-lens")
@@ -47,6 +48,7 @@ def describe_scan(
         "data": {"source": data.source, "fingerprint": data.fingerprint(), "n": len(data)},
         "parameters": parameters,
         "columns": [column.record() for column in columns],
+        "sites": {column.site: at(column.hook)[0].fingerprint() for column in columns},
         "rendered": first.texts[0],
         "day": model.day,
         "threads": torch.get_num_threads(),

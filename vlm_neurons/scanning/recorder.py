@@ -1,33 +1,37 @@
-"""From the hooks of one forward pass into the states of a block."""
+"""From the units of one forward pass into the states of a block."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from vlm_neurons.models.guards import indexed_by_image
+from vlm_neurons.models.reading import Values, of_tokens, readers
 from vlm_neurons.scanning.blocks import Column, States, Sums
 from vlm_neurons.scanning.fused import Fused, Parts
 from vlm_neurons.scanning.moments import Moments, image_means, of_both
 from vlm_neurons.scanning.state import TopSamples
 from vlm_neurons.scanning.summarise import RowTokens, entering, extremes, rows_by_image, rows_by_kind, summarise
 from vlm_neurons.sites import at
-from vlm_neurons.units import Neuron, Pole
+from vlm_neurons.sites.protocol import IndexedBy
+from vlm_neurons.units import Pole
 
 if TYPE_CHECKING:
     from vlm_neurons.models import Batch, HookedVLM
 
 
+POLES: tuple[Pole, Pole] = "+", "-"
+
+
 @dataclass(frozen=True)
 class ColumnInfo:
-    """One hook and pole of a scan; an entry of `columns` in `scan.json`.
+    """One layer of a site and one pole in a scan; an entry of `columns` in `scan.json`.
 
     Attributes:
-        hook: hook name.
+        hook: hook name, or the place of another kind of unit; see `vlm_neurons.Neuron`.
         pole: `"+"` or `"-"`.
         site: name of the site, or the hook name.
         layer: number of the layer.
@@ -40,7 +44,7 @@ class ColumnInfo:
     pole: Pole
     site: str
     layer: int
-    indexed_by: Literal["row", "image"]
+    indexed_by: IndexedBy
     d: int
     dtype: str
 
@@ -58,57 +62,29 @@ class ColumnInfo:
         return asdict(self)
 
 
-def poles_of(hook: str) -> tuple[Pole, ...]:
-    """Both poles of a signed site, and of a hook that is no site, whose sign nothing is known about."""
-    return ("+", "-") if at(hook)[0].signed else ("+",)
-
-
-def tokens_of(model: HookedVLM, hook: str, activation: Tensor, batch: Batch) -> Tensor:
-    """An activation as [image, patch, d] or [row, pos, d].
+def measure_columns(model: HookedVLM, places: Sequence[str], batch: Batch, fast: bool = False) -> list[ColumnInfo]:
+    """Run a batch once to see the width and dtype of every layer of the sites.
 
     Raises:
-        ValueError: the hook holds something else, such as an attention pattern or one vector per head.
+        ValueError: a place holds no units by token or patch, or is not read in this batch.
     """
-    by_image = indexed_by_image(hook)
-    acts = model.patch_activations(hook, activation) if by_image else activation
-    outer = (len(batch.images),) if by_image else tuple(batch.input_ids.shape)
-    if acts.dim() != 3 or tuple(acts.shape[: len(outer)]) != outer:
-        wanted = "[image, patch, d]" if by_image else "[row, pos, d]"
-        raise ValueError(
-            f"{hook!r} holds {tuple(activation.shape)}; a scan needs {wanted}, "
-            "such as an MLP's or the residual stream's hooks have (model.hook_map() lists shapes)"
-        )
-    return acts
-
-
-def measure_columns(model: HookedVLM, hooks: Sequence[str], batch: Batch, fast: bool = False) -> list[ColumnInfo]:
-    """Run a batch once to see the width and dtype of every hook."""
     seen: dict[str, Tensor] = {}
 
-    def look(hook: str) -> Callable[[Tensor], None]:
-        def see(activation: Tensor) -> None:
-            acts = tokens_of(model, hook, activation, batch)
-            seen[hook] = torch.empty(acts.shape[-1], dtype=acts.dtype, device="meta")
+    def see(place: str, values: Tensor, defined: Tensor | None) -> None:
+        acts, _ = of_tokens(model, batch, place, values, defined)
+        seen[place] = torch.empty(acts.shape[-1], dtype=acts.dtype, device="meta")
 
-        return see
-
-    model.observe(batch, {hook: look(hook) for hook in hooks}, fast=fast)
-    missing = [hook for hook in hooks if hook not in seen]
+    model.observe(batch, readers(places, see), fast=fast)
+    missing = [place for place in places if place not in seen]
     if missing:
         raise ValueError(f"no sample has an image, so {missing[0]!r} never has a value; leave its site out")
-    return [
-        ColumnInfo(
-            hook=hook,
-            pole=pole,
-            site=Neuron(hook, 0).site,
-            layer=Neuron(hook, 0).layer,
-            indexed_by="image" if indexed_by_image(hook) else "row",
-            d=seen[hook].shape[0],
-            dtype=str(seen[hook].dtype).removeprefix("torch."),
-        )
-        for hook in hooks
-        for pole in poles_of(hook)
-    ]
+    columns = []
+    for place in places:
+        site, layer = at(place)
+        d, dtype = seen[place].shape[0], str(seen[place].dtype).removeprefix("torch.")
+        for pole in POLES[: 1 + site.signed]:
+            columns.append(ColumnInfo(place, pole, site.name, layer, site.indexed_by, d, dtype))
+    return columns
 
 
 class Recorder:
@@ -116,7 +92,7 @@ class Recorder:
 
     Args:
         model: what is scanned.
-        columns: hooks and poles.
+        columns: layers and poles.
         top_n: samples kept per neuron.
         n_visual: values kept per sample at visual tokens.
         n_text: the same at text tokens.
@@ -145,9 +121,10 @@ class Recorder:
         self.poles: dict[str, list[Pole]] = {}
         for column in columns:
             self.poles.setdefault(column.hook, []).append(column.pole)
+        self.by_image = {c.hook: c.indexed_by == "image" for c in columns}
 
     def see(self, batch: Batch, ids: Sequence[int], names: Sequence[str]) -> None:
-        """Run a batch and take in what the hooks hold.
+        """Run a batch and take in what its units are.
 
         Args:
             batch: the batch.
@@ -161,28 +138,27 @@ class Recorder:
         by_kind = rows_by_kind(batch.kinds)
         sample_ids = torch.tensor(ids, device=self.model.device)
 
-        def look(hook: str) -> Callable[[Tensor], None]:
-            def take_in(activation: Tensor) -> None:
-                acts = tokens_of(self.model, hook, activation, batch)
-                if indexed_by_image(hook):
-                    rows = rows_by_image(batch.image_rows, acts.shape[1], len(batch))
-                    broken[hook] = self._update(hook, acts, rows, sample_ids, None)
-                else:
-                    broken[hook] = self._update(hook, acts, by_kind, sample_ids, batch.kinds)
+        def take_in(place: str, values: Tensor, defined: Tensor | None) -> None:
+            read = of_tokens(self.model, batch, place, values, defined)
+            if self.by_image[place]:
+                rows = rows_by_image(batch.image_rows, read[0].shape[1], len(batch))
+                broken[place] = self._update(place, read, rows, sample_ids, None)
+            else:
+                broken[place] = self._update(place, read, by_kind, sample_ids, batch.kinds)
 
-            return take_in
-
-        # Image hooks hold nothing for a batch of text-only samples.
-        hooks = [h for h in self.poles if batch.pixel_values is not None or not indexed_by_image(h)]
-        if not hooks:
+        # Sites indexed by image hold nothing for a batch of text-only samples.
+        places = [place for place in self.poles if batch.pixel_values is not None or not self.by_image[place]]
+        if not places:
             return
-        self.model.observe(batch, {hook: look(hook) for hook in hooks}, fast=self.fast)
+        self.model.observe(batch, readers(places, take_in), fast=self.fast)
         self._refuse(broken, ids, names)
 
-    def _update(self, hook: str, acts: Tensor, rows: list[RowTokens], ids: Tensor, kinds: Tensor | None) -> Tensor:
-        broken = torch.zeros(len(rows), dtype=torch.bool, device=acts.device)
-        for pole in self.poles[hook]:
-            column = hook, pole
+    def _update(self, place: str, read: Values, rows: list[RowTokens], ids: Tensor, kinds: Tensor | None) -> Tensor:
+        values, defined = read
+        broken = torch.zeros(len(rows), dtype=torch.bool, device=values.device)
+        for pole in self.poles[place]:
+            column = place, pole
+            acts = values if defined is None else values.masked_fill(~defined, torch.inf if pole == "-" else -torch.inf)
             if self.states[column].peak_all.device != acts.device:  # a model spread over devices
                 self._move(column, acts.device)
             ids = ids.to(acts.device)

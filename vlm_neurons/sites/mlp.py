@@ -44,6 +44,8 @@ class MLP(Coordinates):
         prefix: what starts an id, before the layer.
         pattern: hook name with `{layer}`.
         indexed_by: see `Site`.
+        writes: name of the hook whose coordinates are multiplied by columns of the matrix that follows, and added to
+            the residual stream of the backbone; None: they are not.
         signed: see `Site`; the tensor takes both signs by a large amount.
         layered: False where layer 0 is the rule, so that a mask of neurons names no layer.
     """
@@ -52,6 +54,7 @@ class MLP(Coordinates):
     prefix: str
     pattern: str
     indexed_by: IndexedBy
+    writes: str | None = None
     signed: bool = False
     layered: bool = True
 
@@ -65,7 +68,11 @@ class MLP(Coordinates):
 
     def directions(self, weights: Weights, layer: int) -> Float[Tensor, "unit d_model"]:
         """Columns of the matrix that follows."""
-        return weights(self.name, layer).T
+        return super().directions(weights, layer) if self.writes is None else weights(self.name, layer).T
+
+    def written(self, layer: int) -> str:
+        """The hook that is multiplied by that matrix."""
+        return self.place(layer) if self.writes is None else self.writes.format(layer=layer)
 
     def fingerprint(self) -> str:
         """The hook names: values come from the model alone."""
@@ -97,12 +104,13 @@ class MLP(Coordinates):
         return f"{self.prefix}{self.layer_of(address.place)}N{address.unit}{'-' if address.pole == '-' else ''}"
 
 
+POST, PROJECTOR = "blocks.{layer}.mlp.hook_post", "projector.{layer}.hook_post"
 MLPS = (
-    # SiLU(gate_proj(x)): the neuron of Xu, Lan, Lu 2025 (section 3.2).
-    MLP("gate", "L", "blocks.{layer}.mlp.hook_act", "row"),
+    # SiLU(gate_proj(x)): the neuron of Xu, Lan, Lu 2025 (section 3.2); it is multiplied by up_proj(x) before it writes.
+    MLP("gate", "L", "blocks.{layer}.mlp.hook_act", "row", POST),
     # SiLU(gate_proj(x)) * up_proj(x), the input of down_proj: TransformerLens' `mlp.hook_post`.
-    MLP("post", "post:L", "blocks.{layer}.mlp.hook_post", "row", signed=True),
-    MLP("projector", "P", "projector.{layer}.hook_post", "image", layered=False),
+    MLP("post", "post:L", POST, "row", POST, signed=True),
+    MLP("projector", "P", PROJECTOR, "image", PROJECTOR, layered=False),
     MLP("vision", "V", "vision.{layer}.mlp.hook_post", "image"),
 )
 
@@ -123,6 +131,11 @@ class AnyHook(Coordinates):
     def indexed_by(self) -> IndexedBy:  # type: ignore[override]
         """See `Site`."""
         return "image" if self.name.startswith(IMAGE_HOOKS) else "row"
+
+    @property
+    def layered(self) -> bool:
+        """A hook is one layer."""
+        return False
 
     @property
     def layer(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -29,6 +29,7 @@ class Address(NamedTuple):
     pole: Pole
 
 
+@runtime_checkable
 class Site(Protocol):
     """A kind of unit. Subclass it: what has a body here suits a dictionary with ids `NAME:L12F345`.
 
@@ -42,6 +43,11 @@ class Site(Protocol):
     signed: bool
     indexed_by: IndexedBy
 
+    @property
+    def layered(self) -> bool:
+        """Whether there can be more than one layer: a mask of its units is [layer, unit] then, else [unit]."""
+        return True
+
     def layers(self, points: Iterable[str]) -> list[int]:
         """The layers that a model with these hook points has units in."""
         ...
@@ -51,13 +57,15 @@ class Site(Protocol):
         ...
 
     def edited(self, layer: int) -> str:
-        """The hook that `edit` changes; all that are read fire before it, or it is one of them."""
+        """The hook that `edit` changes: of it and all that are read the last to fire."""
         return self.hooks([layer])[-1]
 
     def read(self, tensors: Tensors) -> tuple[Float[Tensor, "*batch_pos unit"], Bool[Tensor, "*batch_pos unit"] | None]:
         """Values of all units of one layer, and where they are defined (None: everywhere).
 
-        Undefined values count as 0, and edits leave them alone: the neurons of an expert that was not chosen.
+        Where a unit is not defined (the neuron of an expert that was not chosen) its value does not matter: it is left
+        out of scans (but that it counts as 0 in the means of a modality test) and of evidence (NaN), recorded as 0, and
+        edits leave it alone.
 
         Args:
             tensors: the `hooks` of that layer.
@@ -67,7 +75,8 @@ class Site(Protocol):
     def edit(
         self, tensors: Tensors, units: Tensor | None, values: Float[Tensor, "*batch_pos unit"]
     ) -> dict[str, Tensor]:
-        """Tensors that hold other values of some units.
+        """Tensors that hold other values of some units. Values that `read` gave are no change, whatever else the edited
+        hook holds; those of undefined units are always such.
 
         Args:
             tensors: the `hooks` of one layer and the hook that is edited; they are left as they are.
@@ -84,8 +93,14 @@ class Site(Protocol):
 
         Raises:
             ValueError: units of this site do not write there.
+            IndexError: there is no such layer.
         """
-        raise ValueError(f"units of site {self.name!r} have no direction in the residual stream of the backbone")
+        raise ValueError(f"site {self.name!r} does not write to the backbone: its units have no direction there")
+
+    def written(self, layer: int) -> str:
+        """The place of what `directions` are multiplied by: this layer, but for neurons whose value is multiplied by
+        something else first."""
+        return self.place(layer)
 
     def fingerprint(self) -> str:
         """Digest of what decides the values beside the model; a run goes on only with the same."""

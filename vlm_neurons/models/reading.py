@@ -1,0 +1,119 @@
+"""Layers of sites, read from the hooks of a forward pass. Whoever looks at units of a model looks here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from vlm_neurons.models.passes import Pass, current_pass
+from vlm_neurons.sites import Site, at
+
+if TYPE_CHECKING:
+    from vlm_neurons.models.batch import Batch
+    from vlm_neurons.models.hooked import HookedVLM
+
+R = TypeVar("R")
+Values = tuple[Float[Tensor, "item pos unit"], Bool[Tensor, "item pos unit"] | None]  # and where they are defined
+Take = Callable[[str, Float[Tensor, "item pos unit"], Bool[Tensor, "item pos unit"] | None], None]
+
+
+def together(hooks: Sequence[str], fn: Callable[[dict[str, Tensor]], R]) -> list[tuple[str, Callable[..., R | None]]]:
+    """Hook functions that give `fn` what several hooks hold, all of it, when the last of them fires.
+
+    What the others hold is kept (a copy) under the forward pass that is running, so that it is dropped with the pass,
+    however that ends, and a pass inside another one has its own. One hook alone is handed on as it is.
+
+    Args:
+        hooks: names, in the order in which they fire.
+        fn: is given {hook: tensor}; what it returns is what the last hook function returns.
+
+    Returns:
+        A pair of name and hook function for each. When run they raise RuntimeError if another hook fires last, or
+        outside a pass of a HookedVLM's bridge, where there is nothing to keep tensors under.
+    """
+    kept: WeakKeyDictionary[Pass, dict[str, Tensor]] = WeakKeyDictionary()
+    *early, last = dict.fromkeys(hooks)
+
+    def keeper(name: str) -> Callable[..., None]:
+        def keep(tensor: Tensor, hook: Any = None) -> None:
+            running = current_pass()
+            if running is None:
+                raise RuntimeError(
+                    f"{name!r} and {last!r} are read together: this needs a bridge that is a HookedVLM's"
+                )
+            kept.setdefault(running, {})[name] = tensor.clone()
+
+        return keep
+
+    def finish(tensor: Tensor, hook: Any = None) -> R:
+        running = current_pass()
+        found = kept.pop(running, {}) if early and running is not None else {}
+        if len(found) < len(early):
+            raise RuntimeError(f"{[name for name in early if name not in found]} did not fire before {last!r}")
+        return fn({**found, last: tensor})
+
+    return [*((name, keeper(name)) for name in early), (last, finish)]
+
+
+def readers(places: Iterable[str], take: Take) -> dict[str, Callable[[Tensor], None]]:
+    """Functions for `HookedVLM.observe` that read layers of sites.
+
+    Args:
+        places: see `vlm_neurons.sites.Address`.
+        take: is given place, values of all units, and where they are defined (None: everywhere), once a pass; nothing
+            of a site that is indexed by image where the batch has no image.
+
+    Returns:
+        One function per hook that the places need.
+    """
+    found: dict[str, list[Callable[..., None]]] = {}
+    for place in dict.fromkeys(places):
+        site, layer = at(place)
+
+        def read(tensors: dict[str, Tensor], place: str = place, site: Site = site) -> None:
+            take(place, *site.read(tensors))
+
+        for hook, fn in together(site.hooks([layer]), read):
+            found.setdefault(hook, []).append(fn)
+    return {hook: fns[0] if len(fns) == 1 else partial(_each, fns) for hook, fns in found.items()}
+
+
+def hooks_of(places: Iterable[str]) -> set[str]:
+    """The hooks that some places are read from.
+
+    >>> hooks_of(["blocks.2.mlp.hook_act"])
+    {'blocks.2.mlp.hook_act'}
+    """
+    return {hook for site, layer in map(at, places) for hook in site.hooks([layer])}
+
+
+def _each(fns: Sequence[Callable[..., None]], tensor: Tensor) -> None:
+    for fn in fns:
+        fn(tensor)
+
+
+def of_tokens(model: HookedVLM, batch: Batch, place: str, values: Tensor, defined: Tensor | None) -> Values:
+    """What was read at a place, as [row, pos, unit] or, without class tokens, as [image, patch, unit].
+
+    Raises:
+        ValueError: the place holds something else, such as an attention pattern or one vector per head.
+    """
+    site, layer = at(place)
+    by_image, shape = site.indexed_by == "image", tuple(values.shape)
+    if by_image:
+        hook = site.hooks([layer])[0]
+        values = model.patch_activations(hook, values)
+        defined = None if defined is None else model.patch_activations(hook, defined)
+    outer = (len(batch.images),) if by_image else tuple(batch.input_ids.shape)
+    if values.dim() != 3 or tuple(values.shape[: len(outer)]) != outer:
+        wanted = "[image, patch, d]" if by_image else "[row, pos, d]"
+        raise ValueError(
+            f"{place!r} holds {shape}; a scan needs {wanted}, "
+            "such as an MLP's or the residual stream's hooks have (model.hook_map() lists shapes)"
+        )
+    return values, defined
