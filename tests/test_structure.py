@@ -165,3 +165,13 @@ def test_shapes_in_signatures_are_checked_while_tests_run():
 
     with pytest.raises(TypeCheckError, match="sample_ids"):
         order_keys(torch.ones(3), torch.ones(4, dtype=torch.int64))
+
+
+def test_no_alias_of_a_type_is_any():
+    found = set()
+    for name, file in files().items():
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
+            if isinstance(value, ast.Name) and value.id == "Any":
+                found.add((name, node.lineno))
+    assert not found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import Tensor
 
@@ -16,7 +16,7 @@ from vlm_neurons.models.adapters.geometry import grid_of
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Images = Any  # what one row may hold: an image, a path, a list of those, or None
+Images: TypeAlias = "Image | str | Path | Sequence[Image | str | Path] | None"  # what one row may hold
 
 
 def load_images(entry: Images) -> list[Image]:
