@@ -26,8 +26,8 @@ from PIL import Image
 from vlm_neurons.models import Batch, HookedVLM
 from vlm_neurons.models.fused import inputs_of
 from vlm_neurons.models.load import load_processor
-from vlm_neurons.scanning.cost import state_bytes
 from vlm_neurons.scanning.fused import Fused, choose
+from vlm_neurons.scanning.planning import state_bytes
 from vlm_neurons.scanning.recorder import Recorder, measure_columns
 from vlm_neurons.tokens import TokenKind
 from vlm_neurons.zoo import path as zoo_path

@@ -14,8 +14,7 @@ from vlm_neurons.hooks import ablate, record
 from vlm_neurons.interventions.effects import activation_sizes, matched
 from vlm_neurons.stats import bootstrap_means as bootstrap
 from vlm_neurons.synthetic.pairs import ColorPairs, color_pairs
-from vlm_neurons.synthetic.render import coverage
-from vlm_neurons.synthetic.scene import COLORS
+from vlm_neurons.synthetic.scene import COLORS, coverage
 from vlm_neurons.units import Neuron
 
 CHOOSE, JUDGE = 301, 302  # seeds of the scenes

@@ -25,7 +25,7 @@ from transformer_lens import patching
 import vlm_neurons as vn
 from vlm_neurons.hooks import patch
 from vlm_neurons.synthetic.pairs import color_pairs
-from vlm_neurons.synthetic.render import coverage
+from vlm_neurons.synthetic.scene import coverage
 from vlm_neurons.viz.heat_map import heat_map
 
 out = Path(sys.argv[1] if len(sys.argv) > 1 and "ipykernel" not in sys.modules else "runs/patching")

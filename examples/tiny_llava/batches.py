@@ -13,8 +13,7 @@ from transformers import LlavaProcessor
 from vlm_neurons.synthetic import language
 from vlm_neurons.synthetic.dataset import TRAINING_SEED
 from vlm_neurons.synthetic.language import Dialogue
-from vlm_neurons.synthetic.render import coverage, render
-from vlm_neurons.synthetic.scene import GRID, Scene, draw_scene
+from vlm_neurons.synthetic.scene import GRID, Scene, coverage, draw_scene, render
 
 CONTENT_WEIGHT = 3.0
 N_PATCHES = GRID * GRID

@@ -14,7 +14,7 @@ from PIL import Image
 from vlm_neurons.models.adapters import adapter_of
 from vlm_neurons.models.adapters.geometry import layout
 from vlm_neurons.models.prepare import prepare
-from vlm_neurons.models.tokenizing import words_of
+from vlm_neurons.models.template import words_of
 
 rng = seeds.rng()
 

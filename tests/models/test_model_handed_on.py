@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import vlm_neurons as vn
-from vlm_neurons.models.handing import REFUSED, OverBridge
+from vlm_neurons.models.bridge import REFUSED, OverBridge
 
 TAKES = ("input", "tokens", "frames", "sentence_a", "text", "logits")  # first parameters: tokens or text
 HARMLESS = {  # they take tokens or text, and run no forward pass

@@ -13,8 +13,7 @@ import torch
 from vlm_neurons.models import Batch, RowError
 from vlm_neurons.models.adapters import adapter_of
 from vlm_neurons.models.prepare import prepare as prepare_as
-from vlm_neurons.models.template import render
-from vlm_neurons.models.tokenizing import words_of
+from vlm_neurons.models.template import render, words_of
 from vlm_neurons.tokens import TokenKind
 
 HF_LLAVA = (  # the template of llava-hf/llava-1.5-7b-hf, without its generation marks

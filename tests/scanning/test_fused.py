@@ -13,9 +13,9 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import vlm_neurons as vn
+from vlm_neurons.scanning.blocks import ColumnInfo
 from vlm_neurons.scanning.fused import Fused, choose, compiled, largest_by_chunk, reduced
 from vlm_neurons.scanning.moments import image_means, of_both
-from vlm_neurons.scanning.recorder import ColumnInfo
 from vlm_neurons.scanning.summarise import extremes, one_by_one, rows_by_kind, summarise
 
 COLUMN = ColumnInfo("blocks.0.mlp.hook_act", "+", "gate", 0, "row", 4, "float32")
@@ -102,7 +102,7 @@ def test_without_a_working_compiler_a_scan_says_so_and_goes_on() -> None:
     code = """
 import torch
 from vlm_neurons.scanning.fused import choose
-from vlm_neurons.scanning.recorder import ColumnInfo
+from vlm_neurons.scanning.blocks import ColumnInfo
 column = ColumnInfo("blocks.0.mlp.hook_act", "+", "gate", 0, "row", 4, "float32")
 choose(True, [column], torch.randint(1, 4, (2, 16)), 2, 1, print)
 """

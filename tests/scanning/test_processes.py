@@ -25,10 +25,8 @@ from scanning.test_resume import (  # noqa: F401
 
 from vlm_neurons.models import HookedVLM
 from vlm_neurons.scanning import Run, merge, scan
-from vlm_neurons.scanning.blocks import claimed
-from vlm_neurons.scanning.cost import state_bytes
-from vlm_neurons.scanning.place import place
-from vlm_neurons.scanning.recorder import ColumnInfo
+from vlm_neurons.scanning.blocks import ColumnInfo, claimed
+from vlm_neurons.scanning.planning import place, state_bytes
 
 
 def assert_identical(a, b):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from vlm_neurons.synthetic.pairs import color_pairs
-from vlm_neurons.synthetic.render import alpha_of
+from vlm_neurons.synthetic.scene import alpha_of
 
 
 def test_pairs_differ_where_the_object_is_and_only_there() -> None:

@@ -7,8 +7,7 @@ import pytest
 
 import vlm_neurons as vn
 from vlm_neurons.synthetic import language
-from vlm_neurons.synthetic.render import _inside, render
-from vlm_neurons.synthetic.scene import COLORS, SHAPES, SIZES, Scene, draw_scene, held_out_keys
+from vlm_neurons.synthetic.scene import COLORS, SHAPES, SIZES, Scene, _inside, draw_scene, held_out_keys, render
 
 SEED = secrets.randbelow(100_000)  # fresh scenes at every run
 

@@ -11,8 +11,7 @@ import numpy as np
 from vlm_neurons._checks import amount, whole
 from vlm_neurons._images import rgb
 from vlm_neurons._text import not_utf8
-from vlm_neurons.evidence.exemplars import BOS, Exemplar, Seen, assign
-from vlm_neurons.evidence.tokens import readable
+from vlm_neurons.evidence.exemplars import BOS, Exemplar, Seen, assign, readable
 from vlm_neurons.tokens import TokenKind
 
 if TYPE_CHECKING:

@@ -6,8 +6,7 @@ Light to import: torch, but neither transformers nor transformer_lens, until a m
 from __future__ import annotations
 
 from vlm_neurons.models.adapters import families
-from vlm_neurons.models.batch import Batch
-from vlm_neurons.models.errors import HookNeverFires, RowError
+from vlm_neurons.models.batch import Batch, HookNeverFires, RowError
 from vlm_neurons.models.hooked import HookedVLM
 from vlm_neurons.models.template import is_dated, on_day
 

@@ -21,7 +21,7 @@ from vlm_neurons.tokens import TokenKind
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
-    from vlm_neurons.models.tokenizing import Words
+    from vlm_neurons.models.template import Words
 
 
 class Runnable(Protocol):

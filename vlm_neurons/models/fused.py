@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vlm_neurons.models.adapters import Adapter, along, module_at
-from vlm_neurons.models.batch import Batch
-from vlm_neurons.models.errors import HookNeverFires
+from vlm_neurons.models.batch import Batch, HookNeverFires
 from vlm_neurons.models.guards import indexed_by_image
 from vlm_neurons.models.passes import begin_pass, running
 from vlm_neurons.sites import named

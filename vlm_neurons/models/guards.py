@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from vlm_neurons.models.errors import HookNeverFires
+from vlm_neurons.models.batch import HookNeverFires
 from vlm_neurons.models.passes import begin_pass, end_pass
 from vlm_neurons.sites import named, site_of_hook
 from vlm_neurons.sites import names as site_names

@@ -16,13 +16,12 @@ from vlm_neurons.models import bound, guards
 from vlm_neurons.models.adapters import Adapter, adapter_of, module_at
 from vlm_neurons.models.batch import Batch
 from vlm_neurons.models.bound import BoundVLM
-from vlm_neurons.models.bridge import extend, wrap
+from vlm_neurons.models.bridge import OverBridge, extend, wrap
 from vlm_neurons.models.fingerprint import fingerprint
 from vlm_neurons.models.fused import Twin, make_twin
-from vlm_neurons.models.handing import OverBridge
 from vlm_neurons.models.images import Images, by_patch
 from vlm_neurons.models.prepare import prepare
-from vlm_neurons.models.tokenizing import words_of
+from vlm_neurons.models.template import words_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,11 +10,9 @@ import torch
 
 from vlm_neurons._text import not_utf8
 from vlm_neurons.models.adapters import Adapter
-from vlm_neurons.models.batch import Batch
-from vlm_neurons.models.errors import RowError
+from vlm_neurons.models.batch import Batch, RowError
 from vlm_neurons.models.images import Images, Pixels, process_images
-from vlm_neurons.models.template import Rendered, render
-from vlm_neurons.models.tokenizing import Words
+from vlm_neurons.models.template import Rendered, Words, render
 from vlm_neurons.tokens import TokenKind
 
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch import Tensor
 from vlm_neurons._files import write_atomic
 from vlm_neurons.scanning.moments import MOMENTS, Moments
 from vlm_neurons.scanning.state import TENSORS, TopSamples
+from vlm_neurons.sites.protocol import IndexedBy
 from vlm_neurons.units import Pole
 
 FORMAT = 4  # 1 had no moments, 2 none of third order, 3 no day
@@ -25,6 +27,42 @@ Column = tuple[str, Pole]  # hook, pole
 LOGS = (".log", ".out", ".err")  # what schedulers write beside a run
 States = dict[Column, TopSamples]
 Sums = dict[Column, Moments]
+
+
+@dataclass(frozen=True)
+class ColumnInfo:
+    """One layer of a site and one pole in a scan; an entry of `columns` in `scan.json`.
+
+    Attributes:
+        hook: hook name, or the place of another kind of unit; see `vlm_neurons.Neuron`.
+        pole: `"+"` or `"-"`.
+        site: name of the site, or the hook name.
+        layer: number of the layer.
+        indexed_by: `"row"`, or `"image"`: all its tokens are visual.
+        d: neurons.
+        dtype: of the activations, and of the values that are kept.
+    """
+
+    hook: str
+    pole: Pole
+    site: str
+    layer: int
+    indexed_by: IndexedBy
+    d: int
+    dtype: str
+
+    @property
+    def column(self) -> Column:
+        """What names its tensors."""
+        return self.hook, self.pole
+
+    def empty(self, top_n: int, n_visual: int, n_text: int, device: torch.device) -> TopSamples:
+        """A state that has seen nothing."""
+        return TopSamples.empty(self.d, top_n, n_visual, n_text, getattr(torch, self.dtype), device)
+
+    def record(self) -> dict[str, Any]:
+        """For `scan.json`."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)

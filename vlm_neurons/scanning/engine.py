@@ -15,14 +15,20 @@ from vlm_neurons._checks import whole_number
 from vlm_neurons.data import DEFAULT_PROMPT, ImageTextData, describe
 from vlm_neurons.models import on_day
 from vlm_neurons.models.reading import hooks_of
-from vlm_neurons.scanning.arguments import check_model_and_prompt, places_of
-from vlm_neurons.scanning.blocks import Skip, States, check_place, claimed, open_block, write_block
-from vlm_neurons.scanning.cost import SHARE, TIMED, measure, seconds_per_sample
+from vlm_neurons.scanning.blocks import ColumnInfo, Skip, States, check_place, claimed, open_block, write_block
 from vlm_neurons.scanning.fused import Fused, choose
 from vlm_neurons.scanning.identity import day_of, describe_scan, made_with
 from vlm_neurons.scanning.loading import Loaded, ahead, chunks_of, known_skips, load
-from vlm_neurons.scanning.place import place
-from vlm_neurons.scanning.recorder import ColumnInfo, Recorder, measure_columns
+from vlm_neurons.scanning.planning import (
+    SHARE,
+    TIMED,
+    check_model_and_prompt,
+    measure,
+    place,
+    places_of,
+    seconds_per_sample,
+)
+from vlm_neurons.scanning.recorder import Recorder, measure_columns
 from vlm_neurons.scanning.run import Run
 from vlm_neurons.scanning.writing import finish, start
 from vlm_neurons.synthetic import open_data

@@ -20,7 +20,7 @@ from vlm_neurons.tokens import TokenKind
 from vlm_neurons.units import Pole
 
 if TYPE_CHECKING:
-    from vlm_neurons.scanning.recorder import ColumnInfo
+    from vlm_neurons.scanning.blocks import ColumnInfo
 
 Parts = tuple[Summary, Extremes, tuple[Tensor, Tensor]]  # of a batch
 CHUNK = 8  # tokens; sums over so few are unrolled by the compiler, into one pass

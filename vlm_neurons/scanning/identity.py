@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vlm_neurons.scanning.blocks import FORMAT
-from vlm_neurons.scanning.recorder import ColumnInfo
+from vlm_neurons.scanning.blocks import FORMAT, ColumnInfo
 from vlm_neurons.sites import at
 
 if TYPE_CHECKING:

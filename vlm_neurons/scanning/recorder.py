@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from vlm_neurons.models.reading import Values, of_tokens, readers
-from vlm_neurons.scanning.blocks import Column, States, Sums
+from vlm_neurons.scanning.blocks import Column, ColumnInfo, States, Sums
 from vlm_neurons.scanning.fused import Fused, Parts
 from vlm_neurons.scanning.moments import Moments, image_means, of_both
-from vlm_neurons.scanning.state import TopSamples
 from vlm_neurons.scanning.summarise import RowTokens, entering, extremes, rows_by_image, rows_by_kind, summarise
 from vlm_neurons.sites import at
-from vlm_neurons.sites.protocol import IndexedBy
 from vlm_neurons.units import Pole
 
 if TYPE_CHECKING:
@@ -24,42 +21,6 @@ if TYPE_CHECKING:
 
 
 POLES: tuple[Pole, Pole] = "+", "-"
-
-
-@dataclass(frozen=True)
-class ColumnInfo:
-    """One layer of a site and one pole in a scan; an entry of `columns` in `scan.json`.
-
-    Attributes:
-        hook: hook name, or the place of another kind of unit; see `vlm_neurons.Neuron`.
-        pole: `"+"` or `"-"`.
-        site: name of the site, or the hook name.
-        layer: number of the layer.
-        indexed_by: `"row"`, or `"image"`: all its tokens are visual.
-        d: neurons.
-        dtype: of the activations, and of the values that are kept.
-    """
-
-    hook: str
-    pole: Pole
-    site: str
-    layer: int
-    indexed_by: IndexedBy
-    d: int
-    dtype: str
-
-    @property
-    def column(self) -> Column:
-        """What names its tensors."""
-        return self.hook, self.pole
-
-    def empty(self, top_n: int, n_visual: int, n_text: int, device: torch.device) -> TopSamples:
-        """A state that has seen nothing."""
-        return TopSamples.empty(self.d, top_n, n_visual, n_text, getattr(torch, self.dtype), device)
-
-    def record(self) -> dict[str, Any]:
-        """For `scan.json`."""
-        return asdict(self)
 
 
 def measure_columns(model: HookedVLM, places: Sequence[str], batch: Batch, fast: bool = False) -> list[ColumnInfo]:

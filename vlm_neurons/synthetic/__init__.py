@@ -1,6 +1,5 @@
 """A procedural world with exact ground truth per patch and per word."""
 
-from vlm_neurons.synthetic.dataset import Scenes, Word, scenes
-from vlm_neurons.synthetic.opening import open_data
+from vlm_neurons.synthetic.dataset import Scenes, Word, open_data, scenes
 
 __all__ = ["Scenes", "Word", "open_data", "scenes"]

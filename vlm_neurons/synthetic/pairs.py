@@ -9,8 +9,7 @@ from PIL import Image
 
 from vlm_neurons.data import ImageTextData
 from vlm_neurons.synthetic import language
-from vlm_neurons.synthetic.render import render
-from vlm_neurons.synthetic.scene import COLORS, Scene, draw_scene
+from vlm_neurons.synthetic.scene import COLORS, Scene, draw_scene, render
 
 
 @dataclass(frozen=True, eq=False)

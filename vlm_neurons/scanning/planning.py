@@ -1,0 +1,161 @@
+"""Before a scan starts: what it is given, which of several processes this is, and what it will cost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vlm_neurons._text import not_utf8
+from vlm_neurons.models import HookedVLM
+from vlm_neurons.scanning.blocks import ColumnInfo
+from vlm_neurons.scanning.moments import Moments
+from vlm_neurons.scanning.recorder import Recorder
+from vlm_neurons.sites import Site, named
+from vlm_neurons.sites import names as site_names
+
+if TYPE_CHECKING:
+    from vlm_neurons.models import Batch, HookedVLM
+
+TIMED = 3  # batches
+SHARE = 20  # at most one in so many batches is spent on timing
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What is ahead of this process.
+
+    Attributes:
+        seconds: time of one sample.
+        state: bytes of the state of all neurons, in memory and in every block.
+        disk: bytes that blocks and result will take beyond what is there.
+        free: bytes that are free where they go.
+    """
+
+    seconds: float
+    state: int
+    disk: int
+    free: int
+
+    def check(self, path: Path) -> None:
+        """Raise OSError if the disk is too small."""
+        if self.disk > self.free:
+            raise OSError(
+                f"{path}: blocks and result need {self.disk / 2**20:,.1f} MiB, {self.free / 2**20:,.1f} MiB are free. "
+                "Free some, choose another directory, or larger blocks (block_size=), each of which stores a state"
+            )
+
+
+def state_bytes(columns: Sequence[ColumnInfo], top_n: int, n_visual: int, n_text: int) -> int:
+    """Bytes of the state of all neurons."""
+    meta = torch.device("meta")
+    states = sum(c.empty(top_n, n_visual, n_text, meta).nbytes for c in columns)
+    return states + sum(Moments.empty(c.d, meta).nbytes for c in columns if c.indexed_by == "row")
+
+
+def measure(
+    path: Path, columns: Sequence[ColumnInfo], parameters: dict[str, Any], seconds: float, n_blocks: int
+) -> Cost:
+    """The cost of `n_blocks` blocks and the result."""
+    state = state_bytes(columns, parameters["top_n"], parameters["n_visual"], parameters["n_text"])
+    return Cost(seconds, state, state * (n_blocks + 1), shutil.disk_usage(path).free)
+
+
+def seconds_per_sample(model: HookedVLM, recorder: Recorder, batches: Sequence[Batch]) -> float:
+    """Time of one sample, forward pass and statistics together; `recorder` is of no use afterwards.
+
+    Args:
+        model: the model, warmed up.
+        recorder: an empty one.
+        batches: what to time.
+    """
+    seen, began = 0, time.perf_counter()
+    for batch in batches:
+        with suppress(FloatingPointError):  # the scan itself will come to this sample, and name it
+            recorder.see(batch, range(seen, seen + len(batch)), [""] * len(batch))
+        seen += len(batch)
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+    return (time.perf_counter() - began) / seen
+
+
+# SLURM_NTASKS is set in a batch script too, which is one process; SLURM_STEP_NUM_TASKS only in what srun started.
+_VARIABLES = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))
+
+
+def place(environment: Mapping[str, str] | None = None) -> tuple[int, int]:
+    """This process's number and the number of processes.
+
+    Raises:
+        ValueError: one of the two variables is missing or no whole number, or the number is not below the number of
+            processes.
+
+    >>> place({"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "8"})
+    (2, 8)
+    """
+    environment = os.environ if environment is None else environment
+    for rank_name, world_name in _VARIABLES:
+        found = {name: environment[name] for name in (rank_name, world_name) if name in environment}
+        if world_name not in found and (rank_name not in found or rank_name.startswith("SLURM")):
+            continue  # a SLURM batch script has SLURM_PROCID=0, and is one process
+        for name in (rank_name, world_name):
+            if not found.get(name, "").strip().isdecimal():
+                is_now = f"is {found[name]!r}" if name in found else "is not set"
+                raise ValueError(
+                    f"{name} {is_now} in the environment, which has {found}: every process needs {rank_name}=0, 1 ... "
+                    f"and the common {world_name}; torchrun and srun set both. For one process unset both"
+                )
+        rank, world = int(found[rank_name]), int(found[world_name])
+        if not 0 <= rank < world:
+            raise ValueError(
+                f"{rank_name}={rank} with {world_name}={world} in the environment: {rank_name} has to be 0 to "
+                f"{world - 1}"
+            )
+        return rank, world
+    return 0, 1
+
+
+def check_model_and_prompt(model: Any, prompt: Any) -> None:
+    """Raise ValueError for what is no `HookedVLM`, and for a prompt that is no text."""
+    if not isinstance(model, HookedVLM):
+        remedy = "HookedVLM.from_pretrained(name) loads one, HookedVLM(model, processor) takes one of transformers"
+        raise ValueError(
+            f"model={model if isinstance(model, str) else type(model).__name__!r} is no HookedVLM: {remedy}"
+        )
+    if not isinstance(prompt, str) or not_utf8(prompt):
+        raise ValueError(f"prompt={prompt!a}: the question for the samples without one of their own, as a string")
+
+
+def places_of(model: HookedVLM, site: str | Site | Sequence[str | Site]) -> tuple[list[str], list[str]]:
+    """The names of the sites, each once, and the places of their layers. Objects among them are registered.
+
+    Raises:
+        ValueError: what is no site, or one that the model has no layer of.
+    """
+    given = [site] if isinstance(site, str | Site) else list(site) if isinstance(site, Sequence) else []
+    names, places = [], []
+    for one in given if all(isinstance(one, str | Site) for one in given) else []:
+        if isinstance(one, str) and one not in site_names():
+            names.append(one)
+            places += model.site_hooks(one)  # a hook, or an error that says what is like it
+            continue
+        found = named(one)
+        layers = found.layers(model.hook_dict)
+        if not layers:
+            raise ValueError(
+                f"site {found.name!r}: {model.name} has no layer with its hooks (model.hook_map() lists all)"
+            )
+        names.append(found.name)
+        places += [found.place(layer) for layer in layers]
+    if not places:
+        raise ValueError(
+            f"site={site!r}: choose from {', '.join(site_names())}, or name a hook such as blocks.0.hook_mlp_out"
+        )
+    return list(dict.fromkeys(names)), list(dict.fromkeys(places))
