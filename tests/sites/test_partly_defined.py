@@ -18,6 +18,7 @@ from torch import Tensor
 
 import vlm_neurons as vn
 from vlm_neurons import sites
+from vlm_neurons.evidence import load
 from vlm_neurons.hooks import ablate, patch, record, scale
 from vlm_neurons.hooks.editing import edits
 from vlm_neurons.hooks.selecting import targets
@@ -49,10 +50,10 @@ class Halves(sites.Site):
         return post.masked_fill(~defined, torch.nan), defined
 
     def edit(self, tensors: Any, units: Tensor | None, values: Tensor) -> dict[str, Tensor]:
-        (_, residual), (hook, post) = tensors.items()
+        _, (hook, post) = tensors.items()
         new = post.clone()
         new[..., slice(None) if units is None else units] = values
-        return {hook: torch.where(defined_by(residual), new, post)}
+        return {hook: torch.where(new.isnan(), post, new)}  # NaN, as was read: no change
 
     def fingerprint(self) -> str:
         return "halves"
@@ -170,9 +171,9 @@ def test_patching_and_attribution_count_it_nowhere(model: vn.HookedVLM, batch: v
     found = vn.patch_neurons(model, **given).set_index("unit")
     new = torch.where(defined, torch.where(there, clean, 0), values)
     expected = metric(edited(model, other, new)) - metric(model(other))
-    assert found.effect["all"] == pytest.approx(float(expected.mean()), abs=1e-5)
+    assert found.effect["all"] == pytest.approx(float(expected.mean()), rel=1e-4, abs=1e-4)
     guessed = vn.attribute_neurons(model, **given).set_index("unit")
-    assert found.effect["never"] == pytest.approx(0, abs=1e-5)  # another batch, other last digits
+    assert found.effect["never"] == pytest.approx(0, abs=1e-4)  # another batch, other last digits
     assert guessed.effect["never"] == 0 and np.isfinite(guessed.effect["all"])
 
 
@@ -203,7 +204,7 @@ def test_it_is_left_out_of_a_scan(model: vn.HookedVLM, data: vn.ImageTextData, r
         values = -values if pole == "-" else values
         scores[i] = torch.where(counted, values, -torch.inf).amax((0, 1))
     expected = scores.sort(0, descending=True).values.T
-    assert torch.allclose(best.scores, expected, atol=1e-5)
+    assert torch.allclose(best.scores, expected, rtol=1e-4, atol=1e-4)
     assert best.sample_ids[NEVER].tolist() == [-1] * 8 and (best.sample_ids[0] >= 0).any()
 
 
@@ -216,16 +217,19 @@ def test_what_is_never_defined_has_no_class(run: vn.Run) -> None:
 
 
 @torch.no_grad()
-def test_evidence_is_nan_there(model: vn.HookedVLM, data: vn.ImageTextData, run: vn.Run) -> None:
-    neuron = "half:L1F2-"
-    evidence = vn.gather_evidence(model, data, run, [neuron, f"half:L1F{NEVER}"], n_top=3, n_spare=2, progress=False)
+def test_evidence_is_nan_there(model: vn.HookedVLM, data: vn.ImageTextData, run: vn.Run, tmp_path: Path) -> None:
+    neuron, never = "half:L1F2-", f"half:L1F{NEVER}"
+    vn.gather_evidence(model, data, run, [neuron, never], n_top=3, n_spare=2, out=tmp_path, progress=False)
+    evidence = load(tmp_path / "evidence")
     for e in evidence[neuron].exemplars:
         one = model.prepare([data[e.seen.sample].load_images()], ["Hi"], [data[e.seen.sample].response])
         values, defined = read(model, one)
         expected = torch.where(defined, -values, torch.nan)[0, :, 2]
-        np.testing.assert_allclose(e.patch_acts[0].ravel(), expected[one.mask("visual")[0]].numpy(), atol=1e-5)
-        np.testing.assert_allclose(e.token_acts, expected[~one.mask("visual")[0]].numpy(), atol=1e-5)
-    assert all(np.isnan(e.token_acts).all() for e in evidence[f"half:L1F{NEVER}"].exemplars)
+        np.testing.assert_allclose(
+            e.patch_acts[0].ravel(), expected[one.mask("visual")[0]].numpy(), rtol=1e-4, atol=1e-4
+        )
+        np.testing.assert_allclose(e.token_acts, expected[~one.mask("visual")[0]].numpy(), rtol=1e-4, atol=1e-4)
+    assert all(np.isnan(e.token_acts).all() for e in evidence[never].exemplars)
 
 
 def test_a_run_goes_on_only_with_the_same_site(
@@ -282,7 +286,7 @@ def test_what_does_not_fire_in_this_order_is_refused(model: vn.HookedVLM, batch:
         sites.register(Halves())
 
 
-def test_files_of_a_run_are_read_without_the_site(run: vn.Run, tmp_path: Path) -> None:
+def test_files_of_a_run_are_read_without_the_site(run: vn.Run) -> None:
     sites.forget("half")
     try:
         again = vn.Run.load(run.path)
