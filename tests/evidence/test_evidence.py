@@ -161,7 +161,7 @@ def test_arrays_of_any_direction_become_evidence(tmp_path: Path) -> None:
 def test_a_residual_stream_far_above_the_rest_marks_a_sink(
     made: tuple[vn.HookedVLM, vn.ImageTextData, vn.Run],
 ) -> None:
-    from vlm_neurons.evidence.looking import Look, look
+    from vlm_neurons.evidence.activations import Look, look
 
     model, data, _ = made
     sample = Look(0, "", data[0].load_images(), "Hi", "A dog.", [Neuron.parse("L0N0")])

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vlm_neurons._checks import check_columns, whole
+from vlm_neurons.evidence.activations import Activations, Look, look
 from vlm_neurons.evidence.evidence import Evidence
 from vlm_neurons.evidence.exemplars import Exemplar, Seen, assign, draw
-from vlm_neurons.evidence.looking import Activations, Look, look
 from vlm_neurons.models import on_day
 from vlm_neurons.scanning import Run
 from vlm_neurons.scanning.run import check_length

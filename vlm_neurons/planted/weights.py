@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vlm_neurons.concepts.concept import Concept
-from vlm_neurons.evidence.looking import Look, look
+from vlm_neurons.evidence.activations import Look, look
 from vlm_neurons.models.adapters import along, module_at
 from vlm_neurons.sites import named
 from vlm_neurons.stats import auroc
