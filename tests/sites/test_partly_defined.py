@@ -271,6 +271,13 @@ def _is_weak(thing: Any) -> bool:
     return isinstance(thing, WeakKeyDictionary)
 
 
+def test_what_is_read_together_is_kept_nowhere_but_in_a_pass() -> None:
+    """As on a bridge that no HookedVLM was made of, where nothing tells one pass from the next."""
+    (_, first), _ = record(IDS[0], {})
+    with pytest.raises(RuntimeError, match="this needs a bridge that is a HookedVLM's"):
+        first(torch.zeros(1, 2, N))
+
+
 def test_what_does_not_fire_in_this_order_is_refused(model: vn.HookedVLM, batch: vn.Batch) -> None:
     class Backwards(Halves):
         def hooks(self, layers: Sequence[int]) -> list[str]:

@@ -7,7 +7,7 @@ The neuron's output weights are set to 0: it reads and does not act.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,13 +20,14 @@ from torch import Tensor
 from vlm_neurons.concepts.concept import Concept
 from vlm_neurons.evidence.activations import Look, look
 from vlm_neurons.models.adapters import along, module_at
-from vlm_neurons.sites import named
+from vlm_neurons.models.reading import of_tokens, readers
+from vlm_neurons.sites import at, named
 from vlm_neurons.stats import auroc
 from vlm_neurons.tokens import TokenKind
 from vlm_neurons.units import Neuron
 
 if TYPE_CHECKING:
-    from vlm_neurons.models import HookedVLM
+    from vlm_neurons.models import Batch, HookedVLM
     from vlm_neurons.synthetic.dataset import Scenes
 
 STRENGTH = 6.0
@@ -114,29 +115,30 @@ def examples(
     on: list[Tensor] = []
     for i in range(len(data)):
         batch = model.prepare([data[i].load_images()], [data[i].prompt], [data[i].response])
-        kept: list[Tensor] = []
-        model.observe(batch, {hook: _keep(kept)})
+        values = _values(model, batch, hook)
         share = torch.tensor(maps[i].ravel())
         sure = (share == 0) | (share >= COVERED)
-        if hook.startswith("vision"):
-            rows.append(model.patch_activations(hook, kept[0])[0][sure].cpu())
-        else:
-            rows.append(kept[0][0][batch.mask(TokenKind.VISUAL)[0]][sure].cpu())
-            text = batch.mask(TokenKind.TEXT)[0]
-            is_word = torch.tensor([t.strip() == concept.value for t in batch.tokens(0)])[text.cpu()]
-            if words or not bool(is_word.any()):
-                rows.append(kept[0][0][text].cpu())
-            else:
-                rows.append(kept[0][0][text].cpu()[~is_word])
-                is_word = is_word[~is_word]
-            on += [share[sure] >= COVERED, is_word]
-            continue
         on.append(share[sure] >= COVERED)
+        if at(hook)[0].indexed_by == "image":
+            rows.append(values[sure])
+            continue
+        visual, text = (batch.mask(kind)[0].cpu() for kind in (TokenKind.VISUAL, TokenKind.TEXT))
+        is_word = torch.tensor([t.strip() == concept.value for t in batch.tokens(0)])[text]
+        wanted = torch.ones_like(is_word) if words or not bool(is_word.any()) else ~is_word
+        rows += [values[visual][sure], values[text][wanted]]
+        on.append(is_word[wanted])
     return torch.cat(rows).float(), torch.cat(on)
 
 
-def _keep(kept: list[Tensor]) -> Callable[[Tensor], None]:
-    return lambda activation: kept.append(activation.detach().clone())
+def _values(model: HookedVLM, batch: Batch, hook: str) -> Float[Tensor, "place d"]:
+    """What a hook holds at every token of a row, or every patch of its image."""
+    kept: list[Tensor] = []
+
+    def keep(place: str, values: Tensor, defined: Tensor | None) -> None:
+        kept.append(of_tokens(model, batch, place, values, defined)[0][0].detach().cpu().clone())
+
+    model.observe(batch, readers([hook], keep))
+    return kept[0]
 
 
 def probe(x: Float[Tensor, "place d"], on: Bool[Tensor, "place"], decay: float = 1e-3) -> Float[Tensor, "d"]:
