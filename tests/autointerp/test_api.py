@@ -15,6 +15,7 @@ from pathlib import Path
 import cases
 import loopback
 import pytest
+import seeds
 
 import vlm_neurons as vn
 from vlm_neurons.autointerp.client import Cache
@@ -43,7 +44,7 @@ def test_a_password_in_the_address_is_in_no_file(tmp_path: Path) -> None:
 
 def test_two_hundred_neurons_and_a_fifth_of_faults(tmp_path: Path) -> None:
     evidence = cases.text_neurons(200)
-    with loopback.running(fault=loopback.faulty(0.2, seed=int(time.time()))) as server:
+    with loopback.running(fault=loopback.faulty(0.2, seed=seeds.number())) as server:
         first = vn.explain(evidence, explainer(server), out=tmp_path, progress=False)
         assert set(first) == set(evidence)
         lines = [json.loads(line) for line in (tmp_path / "explanations.jsonl").read_text().splitlines()]

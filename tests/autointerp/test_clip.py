@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -96,7 +95,7 @@ def evidence(pictures: Sequence[Image.Image], maps: Sequence[np.ndarray]) -> vn.
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> ClipSimulator:
     made = ClipSimulator.from_pretrained(saved("clip", tmp_path_factory.mktemp("clip")), generic=GENERIC)
-    return taught(made, seed=int(time.time()))
+    return taught(made, seed=seeds.number())
 
 
 def test_the_name_of_a_colour_lights_its_patches(clip: ClipSimulator) -> None:

@@ -151,7 +151,7 @@ def test_hundreds_of_jobs_and_a_fifth_of_faults(tmp_path: Path) -> None:
     wrong, exemplars = random.Random(seeds.number()), [*words(200), *pictures(30)]
     sides = [side for side in ("picture", "text") for _ in exemplars]
     faults = [f for f in loopback.FAULTS if f not in ("timeout", "drip")]  # a slow machine would add its own
-    with loopback.running(answer=answer, fault=loopback.faulty(0.2, int(time.time()), faults)) as server:
+    with loopback.running(answer=answer, fault=loopback.faulty(0.2, seeds.number(), faults)) as server:
         asker = simulator(server, cache=tmp_path / "cache.sqlite", grid=2, coarse=0, logprobs=False)
         first = ask(asker, "red regions; the word 'red'", exemplars, "picture", "text")
         assert not [d for d, n in Counter(server.paid).items() if n > 1]
@@ -197,7 +197,7 @@ def test_scores_survive_a_fifth_of_faults_and_resume_from_the_run_directory(tmp_
     with loopback.running(answer=seeing.answer) as server:
         asker = simulator(server, coarse=0, logprobs=False)
         clean = vn.score(true, evidence, asker, progress=False, full=True).iloc[0]
-        server.fault = loopback.faulty(0.2, int(time.time()), faults)
+        server.fault = loopback.faulty(0.2, seeds.number(), faults)
         spoiled = vn.score(true, evidence, asker, out=tmp_path, progress=False, full=True).iloc[0]
         assert 0 < spoiled["n_failed"] < 40 and clean["n_failed"] == 0 and clean["r"] > 0.6
         assert abs(spoiled["r"] - clean["r"]) < clean["r_high"] - clean["r_low"]

@@ -99,7 +99,7 @@ def _double(model: HookedVLM) -> Any:
 
 
 @torch.no_grad()
-def test_direct_logits_of_all_neurons_are_the_share_of_their_mlp(model: HookedVLM, batch: Any) -> None:
+def test_direct_logit_attribution_of_all_neurons_are_the_share_of_their_mlp(model: HookedVLM, batch: Any) -> None:
     hf = model.bridge.original_model
     last = model.n_layers - 1
     _, cache = model.run_with_cache(batch)
@@ -118,7 +118,7 @@ def test_direct_logits_of_all_neurons_are_the_share_of_their_mlp(model: HookedVL
 
 @torch.no_grad()
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_direct_logits_count_back_from_the_last_token_of_each_row(model: HookedVLM, side: str) -> None:
+def test_direct_logit_attribution_count_back_from_the_last_token_of_each_row(model: HookedVLM, side: str) -> None:
     prompts, answers = ["a red circle", "a", "the blue ring is at the top"], ["red", "a circle", "top left"]
     batch = model.prepare([None] * 3, prompts, answers, padding_side=side)
     ids = [f"L1N{i}" for i in range(44)]

@@ -17,6 +17,7 @@ from vlm_neurons.scanning.blocks import ColumnInfo
 from vlm_neurons.scanning.fused import Fused, choose, compiled, largest_by_chunk, reduced
 from vlm_neurons.scanning.moments import image_means, of_both
 from vlm_neurons.scanning.summarise import extremes, one_by_one, rows_by_kind, summarise
+from vlm_neurons.units import Pole
 
 COLUMN = ColumnInfo("blocks.0.mlp.hook_act", "+", "gate", 0, "row", 4, "float32")
 
@@ -32,9 +33,7 @@ def random_batch(pos: int, d: int, dtype: torch.dtype, rows: int = 3) -> tuple[t
     return acts.masked_fill((kinds == 0)[..., None], torch.inf), kinds
 
 
-def assert_same(
-    fused: Fused, acts: torch.Tensor, kinds: torch.Tensor, n_visual: int, n_text: int, pole: vn.Pole
-) -> None:
+def assert_same(fused: Fused, acts: torch.Tensor, kinds: torch.Tensor, n_visual: int, n_text: int, pole: Pole) -> None:
     flat, rows = acts.flatten(0, 1), rows_by_kind(kinds)
     summary, found, means = fused(acts, kinds, n_visual, n_text, pole)
     plain, expected = summarise(flat, rows, n_visual, n_text, pole), extremes(flat, rows, pole)
@@ -50,7 +49,7 @@ def assert_same(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("pole", ["+", "-"])
-def test_masks_give_what_cuts_give_to_the_last_bit(dtype: torch.dtype, pole: vn.Pole) -> None:
+def test_masks_give_what_cuts_give_to_the_last_bit(dtype: torch.dtype, pole: Pole) -> None:
     for pos, n_visual, n_text in ((1, 4, 2), (3, 4, 2), (17, 4, 2), (64, 1, 9), (131, 20, 3)):
         acts, kinds = random_batch(max(pos, 2), 6, dtype)
         assert_same(Fused(reduced), acts, kinds, n_visual, n_text, pole)

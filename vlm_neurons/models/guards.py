@@ -1,6 +1,6 @@
 """Guards against what TransformerLens does in silence on a vision-language model.
 
-Each has a test that shows the wrong number without it (tests/model/test_model_guards.py).
+Each has a test that shows the wrong number without it (tests/models/test_model_guards.py).
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class Reply:
     Attributes:
         ask: the question.
         answer: checked against the schema; None if it failed.
-        failure: (kind, detail) or None; kinds as in `vlm_neurons.autointerp.explainers.Failure`.
+        failure: (kind, detail) or None; kinds as in `vlm_neurons.autointerp.explanation.Failure`.
         model: as the server called it.
         tokens_in: as the server counted.
         tokens_out: the same.
