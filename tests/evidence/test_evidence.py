@@ -15,7 +15,7 @@ from PIL import Image
 
 import vlm_neurons as vn
 from vlm_neurons.concepts import Concept, pixel_bank, visual_bank
-from vlm_neurons.evidence import SPLITS, load, looking, save
+from vlm_neurons.evidence import SPLITS, activations, load, save
 from vlm_neurons.evidence.exemplars import Seen
 from vlm_neurons.units import Neuron
 
@@ -204,7 +204,7 @@ def test_sinks_are_marked_whichever_hooks_are_looked_at(
     model, data, _ = made
     last = f"blocks.{model.n_layers - 1}.hook_in"
     run = vn.scan(model, data, site=["gate", last], top_n=4, batch_size=5, out=tmp_path / "run", progress=False)
-    monkeypatch.setattr(looking, "SINK", 1.0)  # half of all positions
+    monkeypatch.setattr(activations, "SINK", 1.0)  # half of all positions
     names = ["L0N3", f"{last}:2", f"{last}:1"]
     alone, together = (
         vn.gather_evidence(model, data, run, which, n_top=3, n_spare=0, progress=False) for which in (names[:1], names)
