@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vlm_neurons.models import Batch, HookedVLM
 
 Metric = Callable[[Float[Tensor, "batch pos d_vocab"]], Float[Tensor, "batch"]]
-Units: TypeAlias = "Neurons | Mapping[str, Neurons]"  # each alone, or those of a name together
+Units: TypeAlias = Neurons | Mapping[str, Neurons]  # each alone, or those of a name together
 
 
 def patch_neurons(

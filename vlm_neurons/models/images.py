@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
+from PIL.Image import Image
 from torch import Tensor
 
 from vlm_neurons._images import read_image
 from vlm_neurons.models.adapters import Adapter, Placed
 from vlm_neurons.models.adapters.geometry import grid_of
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-Images: TypeAlias = "Image | str | Path | Sequence[Image | str | Path] | None"  # what one row may hold
+Images: TypeAlias = Image | str | Path | Sequence[Image | str | Path] | None  # what one row may hold
 
 
 def load_images(entry: Images) -> list[Image]:
@@ -26,13 +24,11 @@ def load_images(entry: Images) -> list[Image]:
         OSError: a file is missing or broken; the message names it.
         TypeError: the entry is none of an image, a path, a list of those, or None.
     """
-    from PIL import Image
-
     if entry is None:
         return []
     if isinstance(entry, (list, tuple)):
         return [image for one in entry for image in load_images(one)]
-    if isinstance(entry, (Image.Image, str, Path)):
+    if isinstance(entry, (Image, str, Path)):
         return [read_image(entry)]
     raise TypeError(f"an image is a PIL image or a path, a list of those, or None; got {type(entry).__name__}")
 
