@@ -147,7 +147,7 @@ def _editor(target: Target, value: Value, where: Where, caller: str, prompt_only
         if prompt_only and running is not None and running.past > 0:
             return None
         new = value(read[0], target)
-        return _put(tensors, target, read, new, positions(where, layer[0], target.by_image, caller))
+        return _put(tensors, target, read, new, positions(where, layer[0], target.image_hook, caller))
 
     return fn
 
@@ -162,7 +162,7 @@ def _put(
     """The edited hook's tensor with new values where the mask is True and the units are defined, else what was read."""
     old, defined = read
     if mask is not None:
-        mask = mask.reshape(*mask.shape, *[1] * (old.dim() - 2))
+        mask = mask.reshape(*mask.shape, *[1] * (old.dim() - mask.dim()))
     if defined is not None:
         mask = defined if mask is None else mask & defined
     new = (new if mask is None else torch.where(mask, new, old)).expand_as(old)
@@ -179,7 +179,7 @@ def _statistic(target: Target, to: str, where: Where, seed: int) -> Edit:
     def fn(tensors: dict[str, Tensor]) -> Tensor | None:
         layer = target.layer(tensors)
         values, defined = target.of(layer)
-        mask = real_positions(where, layer[0], target.by_image, "ablate")
+        mask = real_positions(where, layer[0], target.image_hook, "ablate")
         if not bool(mask.any()):
             return None
         running = current_pass()
@@ -245,7 +245,7 @@ def _source(target: Target, cache: Mapping[str, Tensor]) -> Tensor:
 def _from(source: Tensor) -> Value:
     def value(old: Tensor, target: Target) -> Tensor:
         if source.shape != old.shape:
-            what = "[image, patch]" if target.by_image else "[batch, pos]"
+            what = "images" if target.image_hook else "[batch, pos]"
             raise ValueError(
                 f"patch: the source at {target.place} is {tuple(source.shape)}, this run {tuple(old.shape)}: both runs "
                 f"need the same {what}; give prompts of one length, or ablate(..., to=values) with values that fit"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -16,19 +16,19 @@ from vlm_neurons.tokens import TokenKind
 Where = (
     str | TokenKind | Collection[str | TokenKind] | Bool[Tensor, "..."] | Callable[[Batch], Bool[Tensor, "..."]] | None
 )
-"""None (everywhere); a bool tensor [batch, pos] as `batch.mask("visual")`, or [image, patch] at hooks indexed by image;
-inside HookedVLM calls also a token kind or its name, several of those in a tuple, or a function of the batch that
-returns the tensor. While generating, kinds hold for new tokens too (they are TEXT); a tensor is about the prompt, and
-leaves new tokens alone."""
+"""None (everywhere); a bool tensor [batch, pos] as `batch.mask("visual")`, or of the activation's leading dimensions at
+hooks indexed by image; inside HookedVLM calls also a token kind or its name, several of those in a tuple, or a function
+of the batch that returns the tensor. While generating, kinds hold for new tokens too (they are TEXT); a tensor is about
+the prompt, and leaves new tokens alone."""
 
 
-def positions(where: Where, tensor: Tensor, by_image: bool, caller: str) -> Bool[Tensor, "batch pos"] | None:
+def positions(where: Where, tensor: Tensor, image_hook: str | None, caller: str) -> Bool[Tensor, "*item"] | None:
     """`where` for one activation; None means everywhere.
 
     Args:
         where: see `Where`.
         tensor: the activation.
-        by_image: whether its dimension 0 is the image, not the batch row.
+        image_hook: the hook, where its leading dimensions are not the batch's rows and positions but those of images.
         caller: starts error messages.
 
     Raises:
@@ -38,8 +38,8 @@ def positions(where: Where, tensor: Tensor, by_image: bool, caller: str) -> Bool
         return None
     mask, new = _mask(where, caller)
     mask = mask.to(tensor.device)
-    if by_image:
-        return _by_image(mask, tensor, caller)
+    if image_hook is not None:
+        return _by_image(mask, tensor, image_hook, caller)
     running = current_pass()
     after = running.past > 0 if running is not None else tensor.shape[1] == 1 != mask.shape[1]
     if after and tensor.shape[0] == mask.shape[0]:
@@ -49,13 +49,18 @@ def positions(where: Where, tensor: Tensor, by_image: bool, caller: str) -> Bool
     return mask
 
 
-def real_positions(where: Where, tensor: Tensor, by_image: bool, caller: str) -> Bool[Tensor, "batch pos"]:
-    """As `positions`, without padding wherever the mask of the forward pass is known."""
-    mask = positions(where, tensor, by_image, caller)
+def real_positions(where: Where, tensor: Tensor, image_hook: str | None, caller: str) -> Bool[Tensor, "*item"]:
+    """As `positions`, without padding and class tokens wherever these are known."""
+    mask = positions(where, tensor, image_hook, caller)
     if mask is None:
-        mask = torch.ones(tensor.shape[:2], dtype=torch.bool, device=tensor.device)
+        mask = torch.ones(tensor.shape[: 1 if tensor.dim() == 2 else 2], dtype=torch.bool, device=tensor.device)
+    if image_hook is not None:
+        batch = current_batch()
+        if batch is None:
+            return mask
+        return mask & mask_by_image(batch, batch.mask("visual"), image_hook, tensor.shape).to(mask.device)
     running = current_pass()
-    if by_image or running is None or running.attention_mask is None:
+    if running is None or running.attention_mask is None:
         return mask
     real = running.attention_mask[:, running.past : running.past + tensor.shape[1]].to(tensor.device).bool()
     return mask & real if real.shape == mask.shape else mask
@@ -87,36 +92,31 @@ def _mask(where: Where, caller: str) -> tuple[Tensor, bool]:
     return torch.stack(masks).any(0), new
 
 
-def _by_image(mask: Tensor, tensor: Tensor, caller: str) -> Tensor:
-    if mask.shape == tensor.shape[:2]:
+def _by_image(mask: Tensor, tensor: Tensor, hook: str, caller: str) -> Tensor:
+    if mask.shape == tensor.shape[: mask.dim()]:
         return mask
     batch = current_batch()
     if batch is None or mask.shape != batch.kinds.shape:
         raise _misfit(mask, tensor, caller)
-    return mask_by_image(batch, mask, tensor.shape[1])
+    return mask_by_image(batch, mask, hook, tensor.shape)
 
 
-def mask_by_image(batch: Batch, mask: Bool[Tensor, "batch pos"], n: int) -> Bool[Tensor, "image n"]:
-    """A mask over positions as one over the patches of every image.
-
-    Args:
-        n: entries per image at the hook; what comes before the patches (CLIP's CLS token) is False.
-    """
-    found = torch.zeros(len(batch.images), n, dtype=torch.bool, device=mask.device)
-    visual = batch.patch_index >= 0
-    sizes = [rows * columns for rows, columns in batch.grids]
-    starts = [sum(sizes[:i]) for i in range(len(sizes))]
-    flat = torch.zeros(sum(sizes), dtype=torch.bool, device=mask.device)
-    flat[batch.patch_index[visual].to(mask.device)] = mask[visual.to(mask.device)]
-    for image, (start, size) in enumerate(zip(starts, sizes, strict=True)):
-        found[image, n - size :] = flat[start : start + size]
-    return found
+def mask_by_image(
+    batch: Batch, mask: Bool[Tensor, "batch pos"], hook: str, shape: Sequence[int]
+) -> Bool[Tensor, "*item"]:
+    """A mask over positions as one over the leading dimensions of a vision or projector hook's tensor; rows that are no
+    patch (CLIP's CLS token, padding) are False."""
+    rows, visual = batch.rows_at(hook, shape), batch.patch_index >= 0
+    # the last entry is for rows that are no patch, whose number is -1; patches that no position is about are False too
+    chosen = torch.zeros(len(batch.patches) + 1, dtype=torch.bool, device=mask.device)
+    chosen[batch.patch_index[visual].to(mask.device)] = mask[visual.to(mask.device)]
+    return chosen[rows.patch.to(mask.device)].view(*shape[: rows.leading])
 
 
 def _misfit(mask: Tensor, tensor: Tensor, caller: str) -> ValueError:
     return ValueError(
         f"{caller}: where {tuple(mask.shape)} does not fit activations {tuple(tensor.shape)}: it has to be "
-        "their first two dimensions ([image, patch] at hooks indexed by image)"
+        "their first two dimensions (at hooks indexed by image: all but the last)"
     )
 
 

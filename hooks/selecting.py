@@ -73,9 +73,9 @@ class Target:
         return self.site.edited(self._at[1])
 
     @property
-    def by_image(self) -> bool:
-        """Whether the units' values are [image, patch], not [batch, pos]."""
-        return self.site.indexed_by == "image"
+    def image_hook(self) -> str | None:
+        """The hook, where the units' values are by image, not [batch, pos]."""
+        return self.hooks[0] if self.site.indexed_by == "image" else None
 
     def index(self, device: torch.device) -> Tensor:
         """Units [neuron]."""

@@ -49,13 +49,14 @@ class Patch:
 
     Attributes:
         image: number of the image in the batch.
-        row: row in the patch grid, 0 at the top.
-        column: column in the patch grid, 0 at the left.
-        box: pixels in the image as the model saw it (after resize and crop).
+        row: row in the image's grid of patches (`Batch.grids`), 0 at the top.
+        column: column in that grid, 0 at the left.
+        box: pixels in the image as the model saw it (`Batch.seen_image`).
         original_box: pixels in the image as it was given, clipped to it.
+        tile: number of the tile that shows it, row by row; -1 where the patch is one of the whole image.
 
     >>> batch.grids[0], batch.patches[9]  # the second patch of the second row
-    ((8, 8), Patch(image=0, row=1, column=1, box=(8.0, 8.0, 16.0, 16.0), original_box=(8.0, 8.0, 16.0, 16.0)))
+    ((8, 8), Patch(image=0, row=1, column=1, box=(8.0, 8.0, 16.0, 16.0), original_box=(8.0, 8.0, 16.0, 16.0), tile=-1))
     """
 
     image: int
@@ -63,3 +64,4 @@ class Patch:
     column: int
     box: Box
     original_box: Box
+    tile: int = -1

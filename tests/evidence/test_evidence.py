@@ -51,7 +51,9 @@ def test_activations_equal_a_cache_read_by_hand(made: tuple[vn.HookedVLM, vn.Ima
             row = rows.loc[e.seen.sample]
             batch = model.prepare([data[e.seen.sample].load_images()], [row["prompt"]], [row["response"]])
             _, cache = model.run_with_cache(batch, names_filter=neuron.hook)
-            raw = model.patch_activations(neuron.hook, cache[neuron.hook])[..., neuron.index].float().numpy()
+            kept = cache[neuron.hook]
+            kept = batch.by_patch(neuron.hook, kept)[0] if neuron.site in ("projector", "vision") else kept
+            raw = kept[..., neuron.index].float().numpy()
             raw = -raw if neuron.pole == "-" else raw
             words = (batch.kinds[0] != vn.TokenKind.VISUAL).numpy()
             if neuron.site in ("projector", "vision"):

@@ -86,7 +86,9 @@ def test_every_edit_equals_the_edit_by_hand_at_every_site_and_position_kind(mode
             if hook.startswith(("vision", "projector")):
                 everywhere = torch.ones(old.shape[:2], dtype=torch.bool)
                 mask = everywhere if where is None else on_patches(batch, mask, old)
-            counted = mask if hook.startswith(("vision", "projector")) else mask & real
+            # the mean is over patches and tokens: not over class tokens and padding
+            patches = hook.startswith(("vision", "projector"))
+            counted = mask & (on_patches(batch, batch.mask("visual"), old) if patches else real)
             m = mask[..., None]
             scaled, patched, mean = old.clone(), old.clone(), old.clone()
             scaled[..., i] = torch.where(m, old[..., i] * factors, old[..., i])

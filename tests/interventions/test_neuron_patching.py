@@ -183,14 +183,15 @@ def test_rows_and_caches_are_taken_with_their_own_images(model: HookedVLM, batch
     for row in range(3):
         alone, own = vn.interventions.take_rows(batch, [row]), vn.interventions.row_cache(cache, batch, row)
         real = batch.attention_mask[row].bool()
-        assert own["projector.0.hook_post"].shape[0] == len(vn.interventions.images_of_row(batch, row))
+        assert own["projector.0.hook_post"].shape[0] == 4 * len(vn.interventions.images_of_row(batch, row))
         assert torch.equal(own["blocks.0.mlp.hook_act"], cache["blocks.0.mlp.hook_act"][row][real])
         assert own["blocks.0.attn.hook_pattern"].shape[1:] == (int(real.sum()),) * 2
         _, single = model.run_with_cache(alone, names_filter=["projector.0.hook_post", "blocks.1.mlp.hook_post"]
                                          if row < 2 else ["blocks.1.mlp.hook_post"])  # fmt: skip
         assert torch.allclose(single["blocks.1.mlp.hook_post"][0][real], own["blocks.1.mlp.hook_post"], atol=1e-5)
         if row < 2:
-            assert torch.allclose(single["projector.0.hook_post"], own["projector.0.hook_post"], atol=1e-5)
+            both = single["projector.0.hook_post"].flatten(0, 1), own["projector.0.hook_post"]
+            assert torch.allclose(*both, atol=1e-5)
     with pytest.raises(IndexError, match="rows 0 to 2"):
         vn.interventions.row_cache(cache, batch, 3)
 

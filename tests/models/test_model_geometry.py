@@ -142,19 +142,19 @@ def test_the_seen_image_is_what_resizing_and_cropping_give() -> None:
 def test_a_family_of_another_layout_of_pixels_tells_what_an_image_looks_like() -> None:
     tok = tiny.tokenizer()
     processor, config = tiny.processor(tok), tiny.llava(tok).config
-    upside_down = replace(
-        adapter_of(config), seen=lambda processor, inputs, image: inputs["pixel_values"][image].flip(1)
-    )
+    upside_down = replace(adapter_of(config), seen=lambda processor, own: own["pixel_values"][0].flip(1))
     picture = tiny.image(28, 28)
     batch = prepare(processor, config, upside_down, words_of(processor, config), [picture], ["a"])
     assert np.array_equal(np.asarray(batch.seen_image(0)), np.asarray(picture)[::-1])
     assert batch.pixel_values is not None
-    packed = replace(batch, pixel_values=batch.pixel_values.reshape(-1, 7), _seen=_unpacked)  # no image dimension
+    rows = batch.pixel_values.reshape(-1, 7)  # no image dimension
+    packed = replace(batch, image_inputs={"pixel_values": rows}, splits={"pixel_values": (0, [len(rows)])},
+                     _seen=_unpacked)  # fmt: skip
     assert np.array_equal(np.asarray(packed.seen_image(0)), np.asarray(picture))
 
 
-def _unpacked(image_processor: Any, inputs: Any, image: int) -> Any:
-    return inputs["pixel_values"].reshape(-1, 3, 28, 28)[image]
+def _unpacked(image_processor: Any, own: Any) -> Any:
+    return own["pixel_values"].reshape(3, 28, 28)
 
 
 def test_a_processor_whose_geometry_is_unknown_is_refused() -> None:

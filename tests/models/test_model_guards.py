@@ -25,7 +25,7 @@ def models() -> tuple[HookedVLM, Any]:
     """A HookedVLM, and a bare bridge over the same weights with our hook points but without guards."""
     tok = tiny.tokenizer()
     hf = tiny.llava(tok)
-    bare = wrap(copy.deepcopy(hf), tok, "LlavaForConditionalGeneration", "bare")
+    bare = wrap(copy.deepcopy(hf), tok, adapter_of(hf.config), "bare")
     extend(bare, adapter_of(hf.config))
     return HookedVLM(hf, tiny.processor(tok)), bare
 
@@ -61,7 +61,7 @@ def test_image_tokens_without_pixels_are_refused(models: tuple[HookedVLM, Any], 
     with pytest.raises(ValueError, match="image tokens, but no pixels"):
         model.bridge(batch.input_ids, attention_mask=batch.attention_mask)
     with pytest.raises(ValueError, match="no pixel_values"):
-        model(dataclasses.replace(batch, pixel_values=None))
+        model(dataclasses.replace(batch, image_inputs={}))
     with pytest.raises(TypeError, match="a Batch from prepare"):
         model(batch.input_ids)  # type: ignore[arg-type]
 
@@ -190,11 +190,14 @@ def test_the_map_from_image_to_row_and_patch_to_position_is_right(models: tuple[
     """Projected patch k of image i is what the backbone gets at the position whose patch_index says so."""
     model, _ = models
     _, cache = model.run_with_cache(batch, names_filter=["vision_projector.hook_out", "blocks.0.hook_in"])
-    projected = model.patch_activations("vision_projector.hook_out", cache["vision_projector.hook_out"])
+    projected, patches = batch.by_patch("vision_projector.hook_out", cache["vision_projector.hook_out"])
     for row, at in batch.mask("visual").nonzero().tolist():
-        patch = batch.patches[int(batch.patch_index[row, at])]
-        within = patch.row * batch.grids[patch.image][1] + patch.column
-        assert torch.equal(cache["blocks.0.hook_in"][row, at], projected[patch.image, within])
+        number = int(batch.patch_index[row, at])
+        patch = batch.patches[number]
+        assert patches[number] == number and torch.equal(cache["blocks.0.hook_in"][row, at], projected[number])
+        columns = batch.grids[patch.image][1]
+        first = sum(rows * across for rows, across in batch.grids[: patch.image])
+        assert number == first + patch.row * columns + patch.column
         assert int(batch.image_rows[patch.image]) == row
 
 

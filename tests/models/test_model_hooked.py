@@ -15,6 +15,7 @@ from torch import Tensor
 
 import vlm_neurons as vn
 from vlm_neurons.hooks import ablate
+from vlm_neurons.models.adapters import adapter_of
 from vlm_neurons.models.bridge import wrap
 from vlm_neurons.sites import names
 
@@ -34,7 +35,7 @@ def test_a_bridge_that_the_user_built_is_extended_in_place() -> None:
     tok = tiny.tokenizer()
     hf = tiny.llava(tok)
     processor = tiny.processor(tok)
-    bridge = wrap(copy.deepcopy(hf), tok, "LlavaForConditionalGeneration", "mine")
+    bridge = wrap(copy.deepcopy(hf), tok, adapter_of(hf.config), "mine")
     assert "blocks.0.mlp.hook_act" not in bridge.hook_dict
     from_bridge, from_hf = vn.HookedVLM(bridge, processor), vn.HookedVLM(hf, processor)
     assert from_bridge.bridge is bridge
@@ -313,18 +314,18 @@ def test_vision_layers_that_cannot_matter_follow_the_config(layers: Any) -> None
 
 
 @torch.no_grad()
-def test_patch_activations_are_the_patches(model: vn.HookedVLM) -> None:
+def test_activations_by_patch_are_those_of_the_patches(model: vn.HookedVLM) -> None:
     batch = batch_of(model, tiny.RESPONSES)
-    names = ["vision_encoder.encoder_layers.1.hook_out", "vision_projector.hook_in", "blocks.0.mlp.hook_act"]
+    names = ["vision_encoder.encoder_layers.1.hook_out", "vision_projector.hook_in"]
     _, cache = model.run_with_cache(batch, names_filter=[*names, "vision_encoder.encoder_layers.0.attn.hook_pattern"])
-    tower, projector, backbone = (model.patch_activations(n, cache[n]) for n in names)
-    assert torch.equal(tower, projector), "hidden state -2 without CLS is what the projector reads"
-    assert backbone is cache[names[2]]
-    with pytest.raises(ValueError, match="4 x 4 patches"):
-        model.patch_activations("vision_encoder.hook_in", batch.pixel_values)
+    tower, projector = (batch.by_patch(n, cache[n]) for n in names)
+    assert torch.equal(tower[0], projector[0]), "hidden state -2 without CLS is what the projector reads"
+    assert tower[1].tolist() == projector[1].tolist() == list(range(len(batch.patches)))
+    with pytest.raises(ValueError, match=f"rows for each of {len(batch.patches)} patches"):
+        batch.by_patch("vision_encoder.hook_in", batch.pixel_values)
     pattern = "vision_encoder.encoder_layers.0.attn.hook_pattern"
-    with pytest.raises(ValueError, match="4 x 4 patches"):
-        model.patch_activations(pattern, cache[pattern])
+    with pytest.raises(ValueError, match=f"rows for each of {len(batch.patches)} patches"):
+        batch.by_patch(pattern, cache[pattern])
 
 
 def test_site_hooks_and_what_exists(model: vn.HookedVLM) -> None:

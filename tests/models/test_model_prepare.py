@@ -41,7 +41,7 @@ FORMS: dict[str, tuple[str | None, str, str]] = {
     ),
     "thinking": (
         THINKING,
-        "<s><|im_start|>user\n{images}{prompt}<|im_end|>\n<|im_start|>assistant\n",
+        "<s><|im_start|>user\n{images}{prompt}<|im_end|>\n<|im_start|>assistant\nthink:\n",
         "<|im_end|>\n",
     ),
 }
@@ -205,8 +205,7 @@ def test_a_prompt_without_response_ends_in_the_generation_prompt() -> None:
         processor, config, words = make("bpe", template)
         batch = prepare(processor, config, words, [None], ["What is it?"])
         head = before.format(images="", images_nl="", prompt="What is it?", prompt_trimmed="What is it?")
-        expected = head + "think:\n" if form == "thinking" else head.rstrip(" ")
-        assert batch.texts[0] == expected, form
+        assert batch.texts[0] == head.rstrip(" "), form
         assert not bool(batch.mask("text").any())
         assert batch.responses == (None,)
 
@@ -306,7 +305,7 @@ def test_files_are_turned_upright_by_exif(tmp_path: Any) -> None:
 def test_a_processor_that_counts_other_tokens_than_the_model_is_refused() -> None:
     processor, config, words = make("bpe", None)
     processor.num_additional_image_tokens = 0
-    with pytest.raises(ValueError, match="expands image 0 to 15 tokens, the model has 4 x 4 patches"):
+    with pytest.raises(ValueError, match="to 15 tokens, the model has 16 places"):
         prepare(processor, config, words, [tiny.image()], ["a"])
 
 

@@ -55,7 +55,7 @@ def record(model, data, hooks, batches, prompt="Could you describe the image?"):
             values = cache[hook].double()
             for row, i in enumerate(ids):
                 if hook.startswith(("vision", "projector")):
-                    patches = model.patch_activations(hook, values)[batch.image_rows == row].flatten(0, 1)
+                    patches = batch.by_patch(hook, values)[0][batch.row_of_patches == row]
                     everything[hook][i] = patches, [int(TokenKind.VISUAL)] * len(patches)
                 else:
                     keep = batch.attention_mask[row].bool()

@@ -112,7 +112,7 @@ def test_order_keys_follow_score_then_lower_id():
 
 def test_samples_without_images_are_absent_from_image_tensors():
     acts = torch.arange(24.0).reshape(3 * 4, 2)  # three images of four patches
-    rows = rows_by_image(torch.tensor([0, 2, 2]), n_patches=4, n_rows=4)
+    rows = rows_by_image(torch.tensor([0] * 4 + [2] * 8), n_rows=4)
     state = TopSamples.empty(2, 3, 2, 1, torch.float32)
     state.update(summarise(acts, rows, 2, 1), torch.tensor([10, 11, 12, 13]), extremes(acts, rows).peak_all)
     assert state.sample_ids.tolist() == [[12, 10, -1]] * 2

@@ -110,7 +110,7 @@ def test_a_quick_scan_equals_brute_force_at_equal_batches_and_moments_too(tmp_pa
         for hook, values in seen(model, batch, hooks, True).items():
             for row, i in enumerate(ids):
                 if hook.startswith(("vision", "projector")):
-                    patches = model.patch_activations(hook, values)[batch.image_rows == row].flatten(0, 1)
+                    patches = batch.by_patch(hook, values)[0][batch.row_of_patches == row]
                     everything.setdefault(hook, {})[i] = patches.double(), [2] * len(patches)
                 else:
                     keep = batch.attention_mask[row].bool()

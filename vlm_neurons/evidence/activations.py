@@ -62,13 +62,15 @@ def look(model: HookedVLM, samples: Sequence[Look], source: str = "") -> list[tu
     Returns:
         For each sample what the model saw; and of every neuron its activations at the patches of each image and at
         every token but the visual ones (NaN where the neuron is not defined, and where its site sees no text). The
-        negative pole's are negated. Sites indexed by image are without CLS, and absent from a sample without images.
+        negative pole's are negated. Sites indexed by image are without CLS, and absent from a sample without images;
+        where several rows of the vision tower are one patch, its value is the largest of theirs.
     """
     batch = model.prepare([list(s.images) for s in samples], [s.prompt for s in samples], [s.response for s in samples])
     columns: dict[str, dict[Neuron, int]] = {}  # of each place: neuron -> which of those that are kept
     for neuron in dict.fromkeys(n for s in samples for n in s.neurons):
         columns.setdefault(neuron.hook, {})[neuron] = len(columns.get(neuron.hook, ()))
     kept: dict[str, Tensor] = {}
+    patches_of: dict[str, np.ndarray] = {}  # of places indexed by image
     norms: list[Tensor] = []
     last = f"blocks.{model.n_layers - 1}.hook_in"
 
@@ -76,9 +78,11 @@ def look(model: HookedVLM, samples: Sequence[Look], source: str = "") -> list[tu
         if place == last:
             norms.append(values.float().norm(dim=-1).cpu())
         if place in columns:
-            acts, there = of_tokens(model, batch, place, values, defined)
+            acts, there, patch = of_tokens(model, batch, place, values, defined)
             acts = acts if there is None else acts.masked_fill(~there, torch.nan)
             kept[place] = acts[..., [n.index for n in columns[place]]].float().cpu()
+            if patch is not None:
+                patches_of[place] = patch.numpy()
 
     read = [*columns, last]
     model.observe(batch, readers(read, keep), fast=hooks_of(read) <= model.fast_hooks)
@@ -96,7 +100,7 @@ def look(model: HookedVLM, samples: Sequence[Look], source: str = "") -> list[tu
                 kept[neuron.hook][..., columns[neuron.hook][neuron]].numpy() * (-1 if neuron.pole == "-" else 1) + 0.0
             )  # no -0.0
             if by_image:
-                maps = tuple(own[i].reshape(batch.grids[i]) for i in images)
+                maps = _largest(batch, patches_of[neuron.hook], images, own[0])
                 activations[neuron.id] = maps, np.full(len(words), np.nan, np.float32)
             else:
                 activations[neuron.id] = _maps(batch, places, images, own[row]), own[row, words]
@@ -145,6 +149,17 @@ def _patches(batch: Batch, row: int) -> Iterator[tuple[int, Patch]]:
     for position, index in enumerate(batch.patch_index[row].tolist()):
         if index >= 0:
             yield position, batch.patches[index]
+
+
+def _largest(batch: Batch, patch_of: np.ndarray, images: list[int], values: np.ndarray) -> tuple[np.ndarray, ...]:
+    """At the patches of some images the largest of the values that belong to each."""
+    maps = {i: np.full(batch.grids[i], np.nan, np.float32) for i in images}
+    for number, value in zip(patch_of, values, strict=True):
+        patch = batch.patches[number]
+        if patch.image in maps:
+            at = patch.row, patch.column
+            maps[patch.image][at] = np.fmax(maps[patch.image][at], value)
+    return tuple(maps.values())
 
 
 def _maps(

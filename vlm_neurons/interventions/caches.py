@@ -38,9 +38,9 @@ def row_cache(cache: Mapping[str, Tensor], batch: Batch, row: int) -> dict[str, 
         row: which row.
 
     Returns:
-        Tensors of backbone hooks [pos, ...] without padding. Tensors of vision and projector hooks keep the image
-        dimension, [image, patch, ...], with the images of this row alone: also where the row has one, or none.
-        Tensors that do not have the batch's rows (rotary embeddings) are left as they are.
+        Tensors of backbone hooks [pos, ...] without padding. Of vision and projector hooks the rows of this row's
+        images, [row of the tensor, ...]: none where it has no image. Tensors that do not have the batch's rows
+        (rotary embeddings) are left as they are.
 
     Raises:
         IndexError: there is no such row.
@@ -49,8 +49,8 @@ def row_cache(cache: Mapping[str, Tensor], batch: Batch, row: int) -> dict[str, 
     >>> batch = model.prepare([[a, b], c], "Could you describe the image?")
     >>> _, cache = model.run_with_cache(batch)
     >>> row = vn.interventions.row_cache(cache, batch, 1)
-    >>> cache["projector.0.hook_post"].shape[0], row["projector.0.hook_post"].shape[0]  # images
-    (3, 1)
+    >>> cache["projector.0.hook_post"].shape, row["projector.0.hook_post"].shape  # three images, one image
+    (torch.Size([3, 64, 128]), torch.Size([64, 128]))
     >>> len(row["blocks.0.hook_resid_pre"]) == int(batch.attention_mask[1].sum())  # no padding
     True
     """
@@ -61,12 +61,21 @@ def row_cache(cache: Mapping[str, Tensor], batch: Batch, row: int) -> dict[str, 
         if not isinstance(tensor, Tensor):
             continue
         if at(name)[0].indexed_by == "image":
-            found[name] = tensor[images] if tensor.dim() and tensor.shape[0] == len(batch.images) else tensor
+            found[name] = _of_images(name, tensor, batch, images)
         elif tensor.dim() and tensor.shape[0] == len(batch) and not name.startswith("rotary_emb."):
             found[name] = _unpadded(tensor[row], real, name)
         else:
             found[name] = tensor
     return found
+
+
+def _of_images(name: str, tensor: Tensor, batch: Batch, images: list[int]) -> Tensor:
+    try:
+        rows = batch.rows_at(name, tensor.shape)
+    except ValueError:  # such as attention patterns
+        return tensor[images] if tensor.dim() and tensor.shape[0] == len(batch.images) else tensor
+    mine = torch.isin(rows.image, torch.tensor(images, dtype=torch.long))
+    return tensor.flatten(0, rows.leading - 1)[mine.to(tensor.device)]
 
 
 def _unpadded(tensor: Tensor, real: Tensor, name: str) -> Tensor:
@@ -92,11 +101,7 @@ def take_rows(batch: Batch, rows: Sequence[int]) -> Batch:
     """
     images = [images_of_row(batch, row) for row in rows]
     chosen = [i for of_row in images for i in of_row]
-    sizes = [r * c for r, c in batch.grids]
-    starts = [sum(sizes[:i]) for i in range(len(sizes))]
-    patches = [
-        replace(p, image=new) for new, old in enumerate(chosen) for p in batch.patches[starts[old] :][: sizes[old]]
-    ]
+    sizes = batch.patch_counts
     index = torch.tensor(list(rows), device=batch.input_ids.device)
     patch_index = torch.full_like(batch.patch_index[index], -1)
     first = 0
@@ -111,11 +116,8 @@ def take_rows(batch: Batch, rows: Sequence[int]) -> Batch:
     return replace(
         batch,
         **picked,
-        pixel_values=batch.pixel_values[chosen] if batch.pixel_values is not None and chosen else None,
-        more={name: value[chosen] for name, value in batch.more.items()} if chosen else {},
+        **batch.take(chosen),
+        row_inputs={name: value[index] for name, value in batch.row_inputs.items()},
         image_rows=torch.tensor([n for n, of in enumerate(images) for _ in of], dtype=torch.long, device=index.device),
         patch_index=patch_index,
-        patches=tuple(patches),
-        images=tuple(batch.images[i] for i in chosen),
-        grids=tuple(batch.grids[i] for i in chosen),
     )

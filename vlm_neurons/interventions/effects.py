@@ -219,8 +219,9 @@ def activation_sizes(model: HookedVLM, batches: Sequence[Batch], places: Sequenc
     counts: dict[str, Any] = {}
 
     def add(place: str, values: Tensor, defined: Tensor | None) -> None:
-        by_image = sites.at(place)[0].indexed_by == "image"
-        mask = real_positions(where, values, by_image, "activation_sizes")
+        site, layer = sites.at(place)
+        image_hook = site.hooks([layer])[0] if site.indexed_by == "image" else None
+        mask = real_positions(where, values, image_hook, "activation_sizes")
         chosen = values[mask].double()
         if defined is not None:
             chosen = chosen.masked_fill(~defined[mask], 0)

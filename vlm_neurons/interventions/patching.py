@@ -120,7 +120,7 @@ def attribute_neurons(
         def fn(tensors: dict[str, Tensor]) -> Tensor:
             values, defined = layer.read(tensors)
             change = source[layer.place].to(values) - values.detach()
-            mask = _mask(positions(where, values, layer.by_image, "attribute_neurons"), defined, values)
+            mask = _mask(positions(where, values, layer.image_hook, "attribute_neurons"), defined, values)
             changes[layer.place] = change if mask is None else change.masked_fill(~mask, 0)
             leaf = leaves[layer.place] = torch.zeros_like(values, requires_grad=True)
             return layer.edit(tensors, None, values + leaf)
@@ -136,7 +136,7 @@ def attribute_neurons(
     for (place, layer), gradient in zip(layers.items(), gradients, strict=True):
         change = changes[place]
         product = torch.zeros_like(change) if gradient is None else gradient * change
-        shares[place] = _by_row(product.flatten(1, -2).sum(1), layer.by_image, corrupted)
+        shares[place] = _by_row(product, layer.image_hook, corrupted)
     effects = torch.zeros(len(groups), len(corrupted))
     for i, found in enumerate(groups.values()):
         for target in found:
@@ -189,20 +189,23 @@ def _patcher(layer: Target, units: list[list[Target]], source: Tensor, where: Wh
     """Part i of the values gets the clean ones of unit i."""
 
     def fn(tensors: dict[str, Tensor]) -> Tensor:
-        values, defined = layer.read(tensors)
-        result, size = values.clone(), source.shape[0]
+        read, there = layer.read(tensors)
         # a tensor is about the batch; a name is resolved for all its copies
         given = where.repeat(len(units), 1) if isinstance(where, Tensor) else where
-        mask = _mask(positions(given, values, layer.by_image, "patch_neurons"), defined, values)
+        mask = _mask(positions(given, read, layer.image_hook, "patch_neurons"), there, read)
+        # copies stand one after the other, whatever the leading dimensions are
+        values, clean = read.flatten(0, -2), source.flatten(0, -2)
+        mask = None if mask is None else mask.flatten(0, -2)
+        result, size = values.clone(), len(clean)
         for i, found in enumerate(units):
             part = slice(i * size, (i + 1) * size)
             for target in (t for t in found if t.place == layer.place):
                 index = slice(None) if target.neurons is None else target.index(values.device)
-                new = source[..., index].to(values)
+                new = clean[:, index].to(values)
                 if mask is not None:
-                    new = torch.where(target.chosen(mask[part]), new, values[part][..., index])
-                result[part, ..., index] = new
-        return layer.edit(tensors, None, result)
+                    new = torch.where(target.chosen(mask[part]), new, values[part][:, index])
+                result[part, index] = new
+        return layer.edit(tensors, None, result.view_as(read))
 
     return fn
 
@@ -210,17 +213,18 @@ def _patcher(layer: Target, units: list[list[Target]], source: Tensor, where: Wh
 def _mask(mask: Tensor | None, defined: Tensor | None, values: Tensor) -> Tensor | None:
     """Positions and units that are meant and defined, as one mask of the values' shape; None: all."""
     if mask is not None:
-        mask = mask.reshape(*mask.shape, *[1] * (values.dim() - 2)).expand_as(values)
+        mask = mask.reshape(*mask.shape, *[1] * (values.dim() - mask.dim())).expand_as(values)
     if mask is None or defined is None:
         return defined if mask is None else mask
     return mask & defined
 
 
-def _by_row(values: Float[Tensor, "item d"], by_image: bool, batch: Batch) -> Float[Tensor, "batch d"]:
-    if not by_image:
-        return values
-    rows = batch.image_rows.to(values.device)
-    return values.new_zeros(len(batch), values.shape[-1]).index_add(0, rows, values)
+def _by_row(values: Float[Tensor, "*item d"], image_hook: str | None, batch: Batch) -> Float[Tensor, "batch d"]:
+    """The sum over the positions of every row."""
+    if image_hook is None:
+        return values.flatten(1, -2).sum(1)
+    rows = batch.image_rows.cpu()[batch.rows_at(image_hook, values.shape).image].to(values.device)
+    return values.new_zeros(len(batch), values.shape[-1]).index_add(0, rows, values.flatten(0, -2))
 
 
 def _table(

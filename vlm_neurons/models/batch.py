@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import accumulate
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vlm_neurons.models.adapters.adapter import one_view
+from vlm_neurons.models.adapters.adapter import Split, one_view
 from vlm_neurons.tokens import Patch, TokenKind
 
 if TYPE_CHECKING:
     from PIL import Image
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What the rows of a tensor are that is indexed by image, its leading dimensions flattened.
+
+    Attributes:
+        leading: how many dimensions these are.
+        patch: number of the patch of every row in `Batch.patches`, -1 for a row that is none (class tokens, padding).
+        image: number of the image of every row.
+    """
+
+    leading: int
+    patch: Int[Tensor, "item"]
+    image: Int[Tensor, "item"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,19 +44,23 @@ class Batch:
         input_ids: token ids, every image expanded to its visual tokens.
         attention_mask: 1 at tokens, 0 at padding.
         kinds: `TokenKind` numbers.
-        pixel_values: images as the processor made them, in the layout of the family; None if no row has one.
-        image_rows: batch row of every image. Vision and projector hooks are indexed by image: their tensor's entry i
-            belongs to row `image_rows[i]`.
+        image_inputs: what the model is given of the images, by the names of its forward pass, in the layout of the
+            family; empty if no row has an image.
+        image_rows: batch row of every image.
         patch_index: index into `patches` at visual positions, -1 elsewhere.
         patches: all patches, images one after the other, in the order of the visual tokens.
         images: the images as given, in RGB.
-        grids: rows and columns of patches, one pair per image.
+        grids: rows and columns of patches, one pair per image. Where a family shows an image whole and in tiles, its
+            grid is of a sheet with all of them side by side, with gaps (see `seen_image`).
         prompts: as given.
         responses: as given; None where there is none.
         texts: what was tokenised, with one image token per image.
         spans: characters of `texts[row]` that a token covers, start and end; (0, 0) for tokens without characters,
             such as a BOS that the tokenizer adds.
-        more: what else the model is given with the pixels, one entry per image.
+        row_inputs: what else the model is given, by row.
+        site_rows: of the sites `"vision"` and `"projector"`, one tensor per image: for every row of the site's tensors
+            which of the image's patches it is, -1 for a row that is none. Read it with `rows_at`.
+        splits: dimension and sizes by which an image input is split into images, where it is not one entry per image.
 
     >>> batch = model.prepare([data[0].load_images(), None], "What is it?", ["a large cross", "a size"])
     >>> len(batch), batch.image_rows.tolist(), batch.grids
@@ -49,7 +72,7 @@ class Batch:
     input_ids: Int[Tensor, "batch pos"]
     attention_mask: Int[Tensor, "batch pos"]
     kinds: Int[Tensor, "batch pos"]
-    pixel_values: Float[Tensor, "*pixels"] | None
+    image_inputs: Mapping[str, Tensor]
     image_rows: Int[Tensor, "image"]
     patch_index: Int[Tensor, "batch pos"]
     patches: tuple[Patch, ...]
@@ -59,13 +82,19 @@ class Batch:
     responses: tuple[str | None, ...]
     texts: tuple[str, ...]
     spans: Int[Tensor, "batch pos 2"]
-    more: Mapping[str, Tensor] = field(default_factory=dict)
+    row_inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    site_rows: Mapping[str, tuple[Int[Tensor, "item"], ...]] = field(default_factory=dict)
+    splits: Mapping[str, Split] = field(default_factory=dict)
     _tokenizer: Any = field(repr=False, default=None)
     _image_processor: Any = field(repr=False, default=None)
-    _seen: Callable[[Any, Mapping[str, Tensor], int], Tensor] = field(repr=False, default=one_view)
+    _seen: Callable[[Any, Mapping[str, Tensor]], Tensor] = field(repr=False, default=one_view)
 
     def __len__(self) -> int:
         return self.input_ids.shape[0]
+
+    def __repr__(self) -> str:
+        rows, positions = self.input_ids.shape
+        return f"Batch({rows} rows, {positions} positions, {len(self.images)} images, {len(self.patches)} patches)"
 
     def mask(self, kind: TokenKind | str) -> Bool[Tensor, "batch pos"]:
         """True at the positions of one kind; a name such as `"visual"` will do.
@@ -87,18 +116,126 @@ class Batch:
             for name, value in vars(self).items()
             if isinstance(value, Tensor) and value.device != torch.device(device)
         }
-        if any(value.device != torch.device(device) for value in self.more.values()):
-            moved["more"] = {name: value.to(device) for name, value in self.more.items()}
+        for name in ("image_inputs", "row_inputs"):
+            given: Mapping[str, Tensor] = getattr(self, name)
+            if any(value.device != torch.device(device) for value in given.values()):
+                moved[name] = {key: value.to(device) for key, value in given.items()}
         return replace(self, **moved) if moved else self
 
     @property
-    def image_inputs(self) -> dict[str, Tensor]:
-        """What the model is given of the images, by the names of its forward pass.
+    def pixel_values(self) -> Float[Tensor, "*pixels"] | None:
+        """Images as the processor made them, in the layout of the family; None if no row has one."""
+        return self.image_inputs.get("pixel_values")
 
-        >>> list(batch.image_inputs)
+    @property
+    def model_inputs(self) -> dict[str, Tensor]:
+        """What the model is given beside ids and mask, by the names of its forward pass.
+
+        >>> list(batch.model_inputs)
         ['pixel_values']
         """
-        return {} if self.pixel_values is None else {"pixel_values": self.pixel_values, **self.more}
+        return {**self.image_inputs, **self.row_inputs}
+
+    @cached_property
+    def patch_counts(self) -> list[int]:
+        """Patches of every image.
+
+        >>> batch.patch_counts
+        [64]
+        """
+        counts = Counter(patch.image for patch in self.patches)
+        return [counts[i] for i in range(len(self.images))]
+
+    @cached_property
+    def row_of_patches(self) -> Int[Tensor, "patch"]:
+        """Batch row of every patch.
+
+        >>> batch.row_of_patches.unique().tolist()
+        [0]
+        """
+        return self.image_rows.cpu().repeat_interleave(torch.tensor(self.patch_counts, dtype=torch.long))
+
+    def own_inputs(self, image: int) -> dict[str, Tensor]:
+        """What the model is given of one image.
+
+        >>> batch.own_inputs(0)["pixel_values"].shape
+        torch.Size([1, 3, 64, 64])
+        """
+        return {name: self._pick(name, value, [image]) for name, value in self.image_inputs.items()}
+
+    def _pick(self, name: str, value: Tensor, images: Sequence[int]) -> Tensor:
+        dim, sizes = self.splits.get(name, (0, [1] * len(self.images)))
+        parts = value.split(list(sizes), dim)
+        return torch.cat([parts[i] for i in images], dim)
+
+    def rows_at(self, hook: str, shape: Sequence[int]) -> Rows:
+        """What the rows of a vision or projector hook's tensor are.
+
+        Raises:
+            ValueError: the tensor does not hold the batch's patches (an attention pattern, or what the tower is given).
+
+        >>> batch.rows_at("vision.0.mlp.hook_post", (1, 64, 96)).patch.tolist() == list(range(64))
+        True
+        """
+        likely = "projector" if "projector" in hook else "vision"
+        for site in sorted(self._rows, key=lambda name: name != likely):
+            patch, image = self._rows[site]
+            leading = next((n for n in (1, 2) if len(shape) > n and prod(shape[:n]) == len(patch)), None)
+            if leading is not None and not hook.endswith(("hook_pattern", "hook_attn_scores")):
+                return Rows(leading, patch, image)
+        raise ValueError(f"{hook!r} {tuple(shape)} does not have rows for each of {len(self.patches)} patches")
+
+    @cached_property
+    def _rows(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Of every site the patch and the image of every row."""
+        starts = list(accumulate(self.patch_counts, initial=0))
+        return {
+            site: (
+                torch.cat([torch.where(rows < 0, rows, rows + at) for rows, at in zip(own, starts, strict=False)]),
+                torch.arange(len(own)).repeat_interleave(torch.tensor([len(rows) for rows in own])),
+            )
+            for site, own in self.site_rows.items()
+        }
+
+    def by_patch(self, hook: str, tensor: Float[Tensor, "*item d"]) -> tuple[Float[Tensor, "n *d"], Int[Tensor, "n"]]:
+        """Activations of a vision or projector hook at patches.
+
+        Returns:
+            The rows of its tensor that are patches, in the order of `patches`, and which patch each is. Several rows
+            may be one patch, where the projector puts neighbours together.
+
+        Raises:
+            ValueError: see `rows_at`.
+
+        >>> _, cache = model.run_with_cache(batch)
+        >>> values, patch = batch.by_patch("projector.0.hook_post", cache["projector.0.hook_post"])
+        >>> values.shape, batch.patches[patch[9]].row
+        (torch.Size([64, 128]), 1)
+        """
+        rows = self.rows_at(hook, tensor.shape)
+        order = rows.patch.argsort(stable=True)
+        order = order[int((rows.patch < 0).sum()) :]
+        flat = tensor.flatten(0, rows.leading - 1)
+        plain = len(order) == len(flat) and bool((order.diff() == 1).all())
+        return flat if plain else flat[order.to(flat.device)], rows.patch[order]
+
+    def take(self, images: Sequence[int]) -> dict[str, Any]:
+        """Fields of a batch of some of the images, in another order, repeats allowed; for `dataclasses.replace`."""
+        starts = list(accumulate(self.patch_counts, initial=0))
+        return {
+            "image_inputs": {
+                name: self._pick(name, value, images) for name, value in self.image_inputs.items() if images
+            },
+            "splits": {name: (dim, [sizes[i] for i in images]) for name, (dim, sizes) in self.splits.items()},
+            "site_rows": {site: tuple(rows[i] for i in images) for site, rows in self.site_rows.items()},
+            "patches": tuple(
+                replace(patch, image=new)
+                for new, old in enumerate(images)
+                for patch in self.patches[starts[old] : starts[old + 1]]
+            ),
+            "images": tuple(self.images[i] for i in images),
+            "grids": tuple(self.grids[i] for i in images),
+        }
 
     def tokens(self, row: int) -> list[str]:
         """The tokens of a row as they read, blanks included; padding too.
@@ -119,7 +256,8 @@ class Batch:
         return found
 
     def seen_image(self, i: int) -> Image.Image:
-        """Image i as the model saw it: resized and cropped, the normalisation undone.
+        """Image i as the model saw it: resized and cropped, the normalisation undone. Where a family shows an image
+        whole and in tiles: a sheet with all of them.
 
         >>> batch.seen_image(0).size
         (64, 64)
@@ -128,7 +266,7 @@ class Batch:
 
         if self.pixel_values is None or not 0 <= i < len(self.images):
             raise IndexError(f"image {i}: this batch has {len(self.images)} images")
-        pixels = self._seen(self._image_processor, self.image_inputs, i).detach().float().cpu()
+        pixels = self._seen(self._image_processor, self.own_inputs(i)).detach().float().cpu()
         processor = self._image_processor
         if getattr(processor, "do_normalize", False):
             mean, std = (torch.tensor(list(v)).view(3, 1, 1) for v in (processor.image_mean, processor.image_std))

@@ -50,7 +50,7 @@ def checked(vlm: Runnable, batch: Batch) -> Batch:
             f"a Batch from prepare() is needed here, got {type(batch).__name__}; bare tokens run without images "
             "and mask (model.bind(batch) is for tools that pass tokens)"
         )
-    if batch.pixel_values is None and bool((batch.input_ids == vlm.words.image_id).any()):
+    if not batch.image_inputs and bool((batch.input_ids == vlm.words.image_id).any()):
         raise ValueError("the batch has image tokens but no pixel_values: make it with prepare()")
     if batch.attention_mask is None or bool((batch.attention_mask.bool() != (batch.kinds != TokenKind.PAD)).any()):
         raise ValueError("attention_mask does not fit kinds: it has to be 0 at PAD and 1 elsewhere; use prepare()")
@@ -99,7 +99,7 @@ class BoundVLM:
                 "and the image positions have to be the same. Bind the batch that the tokens come from"
             )
         inputs: dict[str, Any] = {"attention_mask": batch.attention_mask, "use_cache": False}
-        return tokens, {**inputs, **batch.image_inputs, **(kwargs or {})}
+        return tokens, {**inputs, **batch.model_inputs, **(kwargs or {})}
 
     @property
     def _n_images(self) -> int:
@@ -246,7 +246,7 @@ def generate_tokens(vlm: Runnable, batch: Batch, max_new_tokens: int) -> Tensor:
         bos_token_id=own.bos_token_id,
         pad_token_id=vlm.words.pad_id,
     )
-    inputs = {"attention_mask": batch.attention_mask, **batch.image_inputs}
+    inputs = {"attention_mask": batch.attention_mask, **batch.model_inputs}
     with torch.no_grad(), running(batch):
         out = hf.generate(input_ids=batch.input_ids, generation_config=config, **inputs)
     return out[:, batch.input_ids.shape[1] :]

@@ -18,6 +18,7 @@ from torch import nn
 
 from vlm_neurons.models import guards
 from vlm_neurons.models.adapters import Adapter, along, module_at
+from vlm_neurons.models.declared import declared
 from vlm_neurons.sites import named
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ _NAMES = {
 }
 
 
-def wrap(model: nn.Module, tokenizer: Any, architecture: str, name: str) -> TransformerBridge:
+def wrap(model: nn.Module, tokenizer: Any, adapter: Adapter, name: str) -> TransformerBridge:
     """Build the bridge around a Hugging Face model, which is changed in place: submodules are replaced, attention
     becomes eager. Loads nothing and installs nothing."""
     # The one private path that we use: boot_transformers() runs `pip install torchvision` where it is missing.
@@ -46,8 +47,9 @@ def wrap(model: nn.Module, tokenizer: Any, architecture: str, name: str) -> Tran
     # tokenizer by name (add_bos_token is only read as "do not reload"; what it does is measured afterwards).
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.init_kwargs.update(name_or_path=name, add_bos_token=True)
-    bridge = build_bridge_from_module(model, architecture, hf_config=model.config, tokenizer=tokenizer, model_name=name)
-    return bridge
+    return build_bridge_from_module(
+        model, declared(adapter), hf_config=model.config, tokenizer=tokenizer, model_name=name
+    )
 
 
 def extend(bridge: TransformerBridge, adapter: Adapter) -> None:
@@ -56,7 +58,7 @@ def extend(bridge: TransformerBridge, adapter: Adapter) -> None:
         for i, place in along(bridge.original_model, path):
             component = _attach(bridge, _NAMES[site].format(i=i), place)
             _name(bridge, named(site).place(i), component.hook_out if is_output else component.hook_in)
-    if adapter.projector is not None:
+    if adapter.projector is not None and "{i}" not in adapter.projector.out:
         _name(bridge, "vision_projector.hook_post", bridge._hook_registry[named("projector").place(0)])
         into = _attach(bridge, "vision_projector.in", adapter.projector.into)
         _name(bridge, "vision_projector.hook_pre", into.hook_out)

@@ -92,7 +92,7 @@ def inputs_of(batch: Batch, causal: bool = True) -> dict[str, Tensor]:
     Where attention is causal, padding on the right needs no mask: no token looks to its right, and what padding holds
     is never read. Without a mask attention can use its quickest form.
     """
-    inputs = {"input_ids": batch.input_ids, **batch.image_inputs}
+    inputs = {"input_ids": batch.input_ids, **batch.model_inputs}
     mask = batch.attention_mask
     if not causal or bool((mask[:, 1:] > mask[:, :-1]).any()):  # padded on the left
         inputs["attention_mask"] = mask

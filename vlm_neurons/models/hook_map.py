@@ -94,7 +94,7 @@ def measure(model: Runnable) -> pd.DataFrame:
                 "hook": name,
                 "site": found[0].name if found else "",
                 "holds": holds(name),
-                "shape": _shape(name, shapes[same], batch.input_ids.shape[1], batch.grids[0]),
+                "shape": _shape(name, shapes[same], batch.input_ids.shape[1], batch),
                 "indexed_by": "image" if guards.indexed_by_image(name) else "row",
                 "affects_logits": same in reached,
                 "same_as": "" if same == name else same,
@@ -163,15 +163,25 @@ def _order(name: str) -> tuple[Any, ...]:
     return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in name.split("."))
 
 
-def _shape(name: str, shape: tuple[int, ...], length: int, grid: tuple[int, int]) -> str:
+def _shape(name: str, shape: tuple[int, ...], length: int, batch: Batch) -> str:
     """A shape in words, from a batch of one row and one image."""
-    n_patches = grid[0] * grid[1]
     if name.startswith("rotary_emb.") or not shape:
         return str(list(shape))
-    image = guards.indexed_by_image(name)
-    words = {length: "pos"} if not image else {n_patches: "patch", n_patches + 1: "patch+1"}
+    if guards.indexed_by_image(name):
+        words = _of_rows(name, shape, batch)
+        return f"[{', '.join([*words, *map(str, shape[len(words) :])])}]"
     attention = name.endswith(("hook_pattern", "hook_attn_scores"))
     named = range(2, 4) if attention else range(1, 2)
-    parts = ["image" if image else "batch"]
-    parts += [words.get(size, str(size)) if i in named else str(size) for i, size in enumerate(shape) if i > 0]
-    return f"[{', '.join(parts)}]"
+    parts = ["pos" if size == length and i in named else str(size) for i, size in enumerate(shape) if i > 0]
+    return f"[{', '.join(['batch', *parts])}]"
+
+
+def _of_rows(name: str, shape: tuple[int, ...], batch: Batch) -> list[str]:
+    """Words for the leading dimensions of a tensor of the vision tower or the projector."""
+    try:
+        rows = batch.rows_at(name, shape)
+    except ValueError:  # such as pixels
+        return ["image"]
+    n, every = len(batch.patches), len(rows.patch)
+    word = "patch" if every == n else f"patch+{every - n}" if every < 2 * n else "row"
+    return [word] if rows.leading == 1 else ["image" if shape[0] == 1 else "tile", word]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
@@ -19,7 +20,7 @@ from vlm_neurons.models.bound import BoundVLM
 from vlm_neurons.models.bridge import OverBridge, extend, wrap
 from vlm_neurons.models.fingerprint import fingerprint
 from vlm_neurons.models.fused import Twin, make_twin
-from vlm_neurons.models.images import Images, by_patch
+from vlm_neurons.models.images import Images
 from vlm_neurons.models.prepare import prepare
 from vlm_neurons.models.template import words_of
 
@@ -79,10 +80,11 @@ class HookedVLM(OverBridge):
             self.bridge: TransformerBridge = model  # type: ignore[assignment]
         else:
             self._twin = make_twin(hf_model.eval(), self.adapter)  # before the model is changed
-            self.bridge = wrap(hf_model, self.tokenizer, self.adapter.architecture, self.name)
+            self.bridge = wrap(hf_model, self.tokenizer, self.adapter, self.name)
         extend(self.bridge, self.adapter)
         self.bridge.processor = processor
-        self.first_dead_layer = max(self.adapter.feature_layers(self.config))
+        # with none all layers are read
+        self.first_dead_layer = max(self.adapter.feature_layers(self.config), default=sys.maxsize)
         body = module_at(hf_model, self.adapter.body)
         self._guard = guards.guard_of(body, self.words.image_id, self.words.pad_id, self.tokenizer.bos_token_id)
         self._map: Any = None
@@ -275,18 +277,6 @@ class HookedVLM(OverBridge):
     def generate_tokens(self, batch: Batch, max_new_tokens: int = 64) -> Int[Tensor, "batch new"]:
         """The token ids that `generate` decodes; rows that ended earlier are padded."""
         return bound.generate_tokens(self, batch, max_new_tokens)
-
-    def patch_activations(self, hook: str, tensor: Float[Tensor, "image ..."]) -> Float[Tensor, "image patch ..."]:
-        """Activations by patch: of a hook that is indexed by image, what comes before the patches (CLIP's CLS token)
-        is taken off, so that entry [i, k] belongs to the k-th visual token of image i. Other tensors are returned as
-        they are.
-
-        Raises:
-            ValueError: the tensor is not one per patch (an attention pattern, or what the tower is given).
-        """
-        if not guards.indexed_by_image(hook):
-            return tensor
-        return by_patch(self.adapter, self.config, hook, tensor)
 
     def site_hooks(self, site: str) -> list[str]:
         """Hook names of a site in order of layers, or `[site]` if it is the name of a hook.

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from inspect import signature
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import torch
 from PIL.Image import Image
 from torch import Tensor
 
 from vlm_neurons._images import read_image
 from vlm_neurons.models.adapters import Adapter, Placed
-from vlm_neurons.models.adapters.geometry import grid_of
+from vlm_neurons.models.adapters.adapter import Given, Split
 
 Images: TypeAlias = Image | str | Path | Sequence[Image | str | Path] | None  # what one row may hold
 
@@ -35,13 +38,25 @@ def load_images(entry: Images) -> list[Image]:
 
 @dataclass(frozen=True)
 class Pixels:
-    """The images of a batch, processed: pixels, what else the model is given with them, and where their tokens look."""
+    """The images of a batch, processed.
 
-    images: tuple[Image, ...]
-    rows: tuple[int, ...]
-    values: Tensor | None
-    more: dict[str, Tensor]
-    placed: tuple[Placed, ...]
+    Attributes:
+        images: all of them.
+        rows: batch row of every image.
+        inputs: what the model is given of them.
+        placed: where their tokens look.
+        texts: what stands in a row's text for each image.
+        splits: see `Batch`.
+        site_rows: see `Batch`.
+    """
+
+    images: tuple[Image, ...] = ()
+    rows: tuple[int, ...] = ()
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    placed: tuple[Placed, ...] = ()
+    texts: tuple[str, ...] = ()
+    splits: Mapping[str, Split] = field(default_factory=dict)
+    site_rows: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
 
     def count(self, image: int) -> int:
         """Image tokens of an image."""
@@ -54,39 +69,47 @@ def process_images(processor: Any, config: Any, adapter: Adapter, entries: Seque
     images = tuple(image for row in loaded for image in row)
     rows = tuple(r for r, row in enumerate(loaded) for _ in row)
     if not images:
-        return Pixels((), (), None, {}, ())
-    output = processor.image_processor(list(images), return_tensors="pt")
-    values = output["pixel_values"]
-    placed = adapter.geometry(processor.image_processor, config, [(im.height, im.width) for im in images], values)
-    for i, one in enumerate(placed):
-        _check_count(processor, output, i, one, adapter.processor_settings(config))
-    return Pixels(images, rows, values, {name: output[name] for name in adapter.inputs}, tuple(placed))
-
-
-def _check_count(processor: Any, output: Any, i: int, placed: Placed, settings: dict[str, Any]) -> None:
-    """The processor's own count of visual tokens has to agree with the patches."""
-    if getattr(processor, "patch_size", None) is None or not hasattr(processor, "replace_image_token"):
-        return  # processors saved before transformers 4.45 leave the expansion to the model
-    count = processor.replace_image_token(output, i).count(processor.image_token)
-    if count != len(placed.patches):
-        rows, columns = placed.grid
-        raise ValueError(
-            f"the processor expands image {i} to {count} tokens, the model has {rows} x {columns} patches: set the "
-            f"processor's {', '.join(f'{name}={value!r}' for name, value in settings.items())}"
-        )
-
-
-def by_patch(adapter: Adapter, config: Any, hook: str, tensor: Tensor) -> Tensor:
-    """See `HookedVLM.patch_activations`."""
-    size = config.vision_config.image_size
-    grid = grid_of((size, size) if isinstance(size, int) else tuple(size), config.vision_config.patch_size)
-    if tensor.dim() >= 3 and not hook.endswith(("hook_pattern", "hook_attn_scores")):
-        for mlps in (adapter.projector, adapter.vision):
-            order = list(mlps.rows(config, grid)) if mlps is not None and mlps.rows is not None else []
-            if tensor.shape[1] == len(order):
-                kept = sorted((row for row, patch in enumerate(order) if patch >= 0), key=order.__getitem__)
-                plain = kept == list(range(kept[0], len(order)))  # a view will do
-                return tensor[:, kept[0] :] if plain else tensor[:, kept]
-    raise ValueError(
-        f"{hook!r} {tuple(tensor.shape)} does not have one entry for each of {grid[0]} x {grid[1]} patches"
+        return Pixels()
+    # a processor's own defaults are stronger than the settings of its image processor
+    settings = {"return_tensors": "pt", **getattr(processor, "images_kwargs", {})}
+    nested = [row for row in loaded if row] if adapter.nested else [list(images)]
+    output = processor.image_processor(nested, **settings)
+    given = Given(processor, config, [(im.height, im.width) for im in images], rows, output)
+    placed = tuple(adapter.geometry(given))
+    texts = tuple(adapter.replace(given, i, one) for i, one in enumerate(placed))
+    image_token = processor.tokenizer.convert_ids_to_tokens(config.image_token_id)
+    for i, (one, text) in enumerate(zip(placed, texts, strict=True)):
+        _check_count(text.count(image_token), i, one, adapter.processor_settings(config))
+    taken = taken_by(adapter.architecture)
+    return Pixels(
+        images,
+        rows,
+        {name: value for name, value in output.items() if name in taken and isinstance(value, Tensor)},
+        placed,
+        texts,
+        adapter.splits(given, placed),
+        {
+            site: tuple(torch.tensor(list(mlps.rows(given, one)), dtype=torch.long) for one in placed)
+            for site, (mlps, _, _) in adapter.sites.items()
+            if mlps.rows is not None
+        },
     )
+
+
+@cache
+def taken_by(architecture: str) -> frozenset[str]:
+    """The inputs that a Hugging Face model has names for."""
+    import transformers
+
+    return frozenset(signature(getattr(transformers, architecture).forward).parameters)
+
+
+def _check_count(count: int, i: int, placed: Placed, settings: dict[str, Any]) -> None:
+    """The processor's own count of visual tokens has to agree with the patches."""
+    if count != len(placed.patches):
+        told = ", ".join(f"{name}={value!r}" for name, value in settings.items())
+        raise ValueError(
+            f"the processor expands image {i} to {count} tokens, the model has {len(placed.patches)} places for it "
+            f"(a grid of {placed.grid[0]} x {placed.grid[1]}): set the processor's "
+            f"{told or 'settings to those of the checkpoint'}"
+        )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vlm_neurons.models.adapters import adapter_of
+from vlm_neurons.models.adapters import Adapter, adapter_of
 
 
 def load(
@@ -74,21 +75,46 @@ def load_processor(source: str, config: Any) -> Any:
 
     Raises:
         OSError: a file of the processor is missing.
+        ImportError: the family's images cannot be processed without torchvision.
     """
     import transformers
 
     adapter = adapter_of(config)
-    processor = getattr(transformers, adapter.processor)
-    images = transformers.AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     try:
-        saved, _ = processor.get_processor_dict(source)
+        images = transformers.AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
+    except (ImportError, ValueError) as error:
+        if "torchvision" not in str(error).lower():
+            raise
+        raise ImportError(
+            f"transformers processes images of {adapter.name} models by torchvision alone: "
+            "pip install torchvision (of the version that goes with your torch)"
+        ) from error
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    made = processor_class(adapter)
+    try:
+        saved, _ = made.get_processor_dict(source)
     except OSError:
         saved = {}
     settings: dict[str, Any] = adapter.processor_settings(config)
-    settings["image_token"] = tokenizer.convert_ids_to_tokens(config.image_token_id)
-    settings |= {k: saved[k] for k in [*settings, "chat_template"] if saved.get(k) is not None}
-    return processor(image_processor=images, tokenizer=tokenizer, **settings)
+    taken = set(signature(made.__init__).parameters) - {"self", "image_processor", "tokenizer", "video_processor"}
+    if "image_token" in taken:
+        settings["image_token"] = tokenizer.convert_ids_to_tokens(config.image_token_id)
+    settings |= {name: saved[name] for name in taken if saved.get(name) is not None}
+    return made(image_processor=images, tokenizer=tokenizer, **settings)
+
+
+def processor_class(adapter: Adapter) -> Any:
+    """The family's processor, which need not have what it has no use for here: a processor of videos."""
+    import transformers
+
+    family = getattr(transformers, adapter.processor)
+
+    def check(self: Any, name: str, given: Any) -> None:
+        if given is not None:
+            family.check_argument_for_proper_class(self, name, given)
+
+    # without torchvision, the check itself fails at the processor of videos
+    return type(family.__name__, (family,), {"check_argument_for_proper_class": check})
 
 
 def _not_there(name: str, source: str, error: Exception) -> OSError:

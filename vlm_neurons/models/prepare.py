@@ -36,11 +36,11 @@ def prepare(
         _check_text(words, row, prompt, response)
     pixels = process_images(processor, config, adapter, entries)
     rendered = [
-        render(processor, words.image_token, prompt, pixels.rows.count(row), response, day)
+        render(processor, adapter.plain, prompt, pixels.rows.count(row), response, day)
         for row, (prompt, response) in enumerate(zip(prompt_list, response_list, strict=True))
     ]
     tokens = _tokenise(words, rendered, pixels)
-    return _assemble(processor, adapter, words, pixels, rendered, tokens, side, prompt_list, response_list)
+    return _assemble(processor, config, adapter, words, pixels, rendered, tokens, side, prompt_list, response_list)
 
 
 def _rows(images: Any, prompts: Any, responses: Any) -> tuple[list[Images], list[str], list[str | None]]:
@@ -72,7 +72,8 @@ def _check_text(words: Words, row: int, prompt: str, response: str | None) -> No
             raise RowError(row, f"the {name} cannot be read: {reason}; remove it")
         hit = next((t for t in words.special_texts if t and t in text), None)
         if hit is not None:
-            advice = "images go before the prompt by themselves" if hit == words.image_token else "remove or reword it"
+            images = (words.placeholder, words.image_token)
+            advice = "images go before the prompt by themselves" if hit in images else "remove or reword it"
             raise RowError(row, f"the {name} contains {hit!r}, which the tokenizer reads as a special token: {advice}")
 
 
@@ -91,12 +92,12 @@ def _tokenise(words: Words, rendered: list[Rendered], pixels: Pixels) -> list[_R
     images_of = [[i for i, r in enumerate(pixels.rows) if r == row] for row in range(len(rendered))]
     expanded = []
     for row, (one, images) in enumerate(zip(rendered, images_of, strict=True)):
-        pieces = one.text.split(words.image_token)
+        pieces = one.text.split(words.placeholder)
         if len(pieces) - 1 != len(images):
             raise RowError(row, f"the chat template puts {len(pieces) - 1} image tokens for {len(images)} images")
         parts = [pieces[0]]
         for image, piece in zip(images, pieces[1:], strict=True):
-            parts += [words.image_token * pixels.count(image), piece]
+            parts += [pixels.texts[image], piece]
         expanded.append("".join(parts))
     bos = words.tokenizer.bos_token
     encoded = words.tokenizer(
@@ -133,7 +134,7 @@ def _row(
     n_visual = sum(pixels.count(i) for i in images)
     if ids.count(words.image_id) != n_visual:
         raise RowError(row, f"{ids.count(words.image_id)} image tokens for {n_visual} patches")
-    spans = _as_rendered(words, one, _true_spans(words, text, ids, offsets), [pixels.count(i) for i in images])
+    spans = _as_rendered(words, one, _true_spans(words, text, ids, offsets), [len(pixels.texts[i]) for i in images])
     looks = iter([patch for i in images for patch in pixels.placed[i].patches])
     kinds = []
     for token, (start, end) in zip(ids, spans, strict=True):
@@ -172,19 +173,19 @@ def _true_spans(words: Words, text: str, ids: list[int], offsets: list[Any]) -> 
     return spans
 
 
-def _as_rendered(words: Words, one: Rendered, spans: list[tuple[int, int]], counts: list[int]) -> list[tuple[int, int]]:
-    """Move spans of the expanded text to the text with one image token per image."""
-    if not counts:
+def _as_rendered(words: Words, one: Rendered, spans: list[tuple[int, int]], sizes: list[int]) -> list[tuple[int, int]]:
+    """Move spans of the expanded text to the text with one placeholder per image, which is `sizes` characters there."""
+    if not sizes:
         return spans
-    size = len(words.image_token)
+    size = len(words.placeholder)
     moves = []  # first character after the placeholder in the expanded text, characters to take off from there on
     searched = shift = 0
-    for count in counts:
-        at = one.text.index(words.image_token, searched)
+    for expanded in sizes:
+        at = one.text.index(words.placeholder, searched)
         searched = at + size
         first = at + shift
-        shift += (count - 1) * size
-        moves.append((first, first + count * size, at, shift))
+        shift += expanded - size
+        moves.append((first, first + expanded, at, shift))
 
     def move(position: int, is_end: bool) -> int:
         moved = position
@@ -200,6 +201,7 @@ def _as_rendered(words: Words, one: Rendered, spans: list[tuple[int, int]], coun
 
 def _assemble(
     processor: Any,
+    config: Any,
     adapter: Adapter,
     words: Words,
     pixels: Pixels,
@@ -214,7 +216,7 @@ def _assemble(
     kinds = torch.full((n_rows, width), int(TokenKind.PAD))
     patch_index = torch.full((n_rows, width), -1)
     spans = torch.zeros((n_rows, width, 2), dtype=torch.long)
-    patches = [[p for p in one.patches if p is not None] for one in pixels.placed]
+    patches = [one.shown for one in pixels.placed]
     starts = [sum(map(len, patches[:i])) for i in range(len(patches) + 1)]
     for i, row in enumerate(rows):
         at = width - len(row.ids) if side == "left" else 0
@@ -225,12 +227,13 @@ def _assemble(
         if row.images:
             indices = torch.cat([torch.arange(starts[k], starts[k + 1]) for k in row.images])
             patch_index[i, kinds[i] == int(TokenKind.VISUAL)] = indices
+    image_rows = torch.tensor(pixels.rows, dtype=torch.long)
     return Batch(
         input_ids=input_ids,
         attention_mask=(kinds != int(TokenKind.PAD)).long(),
         kinds=kinds,
-        pixel_values=pixels.values,
-        image_rows=torch.tensor(pixels.rows, dtype=torch.long),
+        image_inputs=pixels.inputs,
+        image_rows=image_rows,
         patch_index=patch_index,
         patches=tuple(p for of_image in patches for p in of_image),
         images=pixels.images,
@@ -239,7 +242,9 @@ def _assemble(
         responses=tuple(responses),
         texts=tuple(r.text for r in rendered),
         spans=spans,
-        more=pixels.more,
+        row_inputs=adapter.row_inputs(config, kinds, image_rows),
+        site_rows=pixels.site_rows,
+        splits=pixels.splits,
         _tokenizer=words.tokenizer,
         _image_processor=processor.image_processor,
         _seen=adapter.seen,

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vlm_neurons.models.passes import Pass, current_pass
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from vlm_neurons.models.hooked import HookedVLM
 
 R = TypeVar("R")
-Values = tuple[Float[Tensor, "item pos unit"], Bool[Tensor, "item pos unit"] | None]  # and where they are defined
+# and where they are defined; of what is indexed by image also which patch of the batch each position is
+Values = tuple[Float[Tensor, "item pos unit"], Bool[Tensor, "item pos unit"] | None, Int[Tensor, "pos"] | None]
 Take = Callable[[str, Float[Tensor, "item pos unit"], Bool[Tensor, "item pos unit"] | None], None]
 
 
@@ -98,22 +99,24 @@ def _each(fns: Sequence[Callable[..., None]], tensor: Tensor) -> None:
 
 
 def of_tokens(model: HookedVLM, batch: Batch, place: str, values: Tensor, defined: Tensor | None) -> Values:
-    """What was read at a place, as [row, pos, unit] or, without class tokens, as [image, patch, unit].
+    """What was read at a place, as [row, pos, unit] or [1, n, unit]: of all images the rows that are patches, in the
+    order of `batch.patches` (see `Batch.by_patch`).
 
     Raises:
         ValueError: the place holds something else, such as an attention pattern or one vector per head.
     """
     site, layer = at(place)
-    by_image, shape = site.indexed_by == "image", tuple(values.shape)
+    by_image, shape, patch = site.indexed_by == "image", tuple(values.shape), None
     if by_image:
         hook = site.hooks([layer])[0]
-        values = model.patch_activations(hook, values)
-        defined = None if defined is None else model.patch_activations(hook, defined)
-    outer = (len(batch.images),) if by_image else tuple(batch.input_ids.shape)
+        defined = None if defined is None else batch.by_patch(hook, defined)[0][None]
+        values, patch = batch.by_patch(hook, values)
+        values = values[None]
+    outer = (1,) if by_image else tuple(batch.input_ids.shape)
     if values.dim() != 3 or tuple(values.shape[: len(outer)]) != outer:
-        wanted = "[image, patch, d]" if by_image else "[row, pos, d]"
+        wanted = "one vector per patch" if by_image else "[row, pos, d]"
         raise ValueError(
             f"{place!r} holds {shape}; a scan needs {wanted}, "
             "such as an MLP's or the residual stream's hooks have (model.hook_map() lists shapes)"
         )
-    return values, defined
+    return values, defined, patch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -33,35 +33,41 @@ class Rendered:
 
 
 def render(
-    processor: Any, image_token: str, prompt: str, n_images: int, response: str | None, day: str | None = None
+    processor: Any,
+    plain: Callable[[str, str, int, str], tuple[str, str]],
+    prompt: str,
+    n_images: int,
+    response: str | None,
+    day: str | None = None,
 ) -> Rendered:
     """Render one row.
 
     A chat template that writes today's date (Mistral's and Llama's do) is told `day`, an ISO date; None is today.
 
     With a chat template: a user message (the images, then the prompt) and, if there is a response, an assistant
-    message; else the generation prompt. Without one, LLaVA-1.5's (Xu, Lan, Lu 2025, section 3.2, second hand):
-    `USER: <image>\\n{prompt}\\nASSISTANT: {response}`.
+    message; else the generation prompt. What stands before a response is what stands before one that is generated.
+    Without a template, `plain` (see `Adapter`).
 
     Raises:
         ValueError: the template loses or changes the response, so that its characters cannot be told.
     """
     if getattr(processor, "chat_template", None):
         return _chat(processor, prompt, n_images, response, day)
-    before = f"USER: {(image_token + chr(10)) * n_images}{prompt}\nASSISTANT:"
+    before, joined = plain(processor.image_token, prompt, n_images, processor.tokenizer.bos_token or "")
     if response is None:
         return Rendered(before, len(before), len(before))
-    start = len(before) + 1
-    return Rendered(f"{before} {response}", start, start + len(response))
+    start = len(before) + len(joined)
+    return Rendered(before + joined + response, start, start + len(response))
 
 
 def _chat(processor: Any, prompt: str, n_images: int, response: str | None, day: str | None) -> Rendered:
-    given = {"tokenize": False, **_dated(processor.chat_template, day)}
+    # thinking is not what a user waits for, nor has a given response been thought about
+    given: dict[str, Any] = {"tokenize": False, "enable_thinking": False, **_dated(processor.chat_template, day)}
     content = [*({"type": "image"} for _ in range(n_images)), {"type": "text", "text": prompt}]
     messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+    asked = processor.apply_chat_template(messages, add_generation_prompt=True, **given)
     if response is None:
-        text = processor.apply_chat_template(messages, add_generation_prompt=True, **given)
-        return Rendered(text, len(text), len(text))
+        return Rendered(asked, len(asked), len(asked))
 
     def with_answer(answer: str) -> str:
         reply = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
@@ -73,12 +79,14 @@ def _chat(processor: Any, prompt: str, n_images: int, response: str | None, day:
     if len(parts) != 2:
         raise ValueError(f"the chat template shows the response {len(parts) - 1} times; it has to be once")
     before, after = parts
+    # Some templates leave out of an answer's turn what they ask a generated one with, such as an empty thought.
+    told = before if not asked.startswith(before) else asked
     if not response:
-        return Rendered(before + after, len(before), len(before))
+        return Rendered(told + after, len(told), len(told))
     text = with_answer(response)
     for kept in (response, response.strip(), response.rstrip(), response.lstrip()):  # many templates trim
         if text == before + kept + after:
-            return Rendered(text, len(before), len(before) + len(kept))
+            return Rendered(told + kept + after, len(told), len(told) + len(kept))
     raise ValueError(
         "the chat template changes the response, so its tokens cannot be told from the template's. "
         "Set processor.chat_template = None for LLaVA-1.5's form, or pass a template that keeps the text"
@@ -124,7 +132,8 @@ class Words:
 
     Attributes:
         tokenizer: a fast Hugging Face tokenizer.
-        image_token: text of the image token.
+        placeholder: what stands for an image in prompts as rendered.
+        image_token: text of the token that an image is expanded to.
         image_id: its id.
         pad_id: id to pad with.
         special_ids: ids of special tokens; they are never TEXT. Not the unknown token: it stands for characters.
@@ -134,6 +143,7 @@ class Words:
     """
 
     tokenizer: Any
+    placeholder: str
     image_token: str
     image_id: int
     pad_id: int
@@ -159,14 +169,14 @@ def words_of(processor: Any, config: Any) -> Words:
     image_token = tokenizer.convert_ids_to_tokens(image_id)
     if image_token is None:
         raise ValueError(f"the model's image_token_id {image_id} is not in the tokenizer's vocabulary")
-    named = getattr(processor, "image_token", image_token)
-    if named != image_token:
-        raise ValueError(f"the processor's image token is {named!r}, the model's is {image_token!r} (id {image_id})")
+    placeholder = getattr(processor, "image_token", image_token)
     added = {t.content: i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
-    special = added | {t: tokenizer.convert_tokens_to_ids(t) for t in [*tokenizer.all_special_tokens, image_token]}
+    named = [*tokenizer.all_special_tokens, image_token, placeholder]
+    special = added | {t: tokenizer.convert_tokens_to_ids(t) for t in named}
     pad = next(p for p in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if p is not None)
     return Words(
         tokenizer=tokenizer,
+        placeholder=placeholder,
         image_token=image_token,
         image_id=image_id,
         pad_id=int(pad),

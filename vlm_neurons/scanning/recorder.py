@@ -32,7 +32,7 @@ def measure_columns(model: HookedVLM, places: Sequence[str], batch: Batch, fast:
     seen: dict[str, Tensor] = {}
 
     def see(place: str, values: Tensor, defined: Tensor | None) -> None:
-        acts, _ = of_tokens(model, batch, place, values, defined)
+        acts, _, _ = of_tokens(model, batch, place, values, defined)
         seen[place] = torch.empty(acts.shape[-1], dtype=acts.dtype, device="meta")
 
     model.observe(batch, readers(places, see), fast=fast)
@@ -102,7 +102,7 @@ class Recorder:
         def take_in(place: str, values: Tensor, defined: Tensor | None) -> None:
             read = of_tokens(self.model, batch, place, values, defined)
             if self.by_image[place]:
-                rows = rows_by_image(batch.image_rows, read[0].shape[1], len(batch))
+                rows = rows_by_image(batch.row_of_patches[read[2]], len(batch))
                 broken[place] = self._update(place, read, rows, sample_ids, None)
             else:
                 broken[place] = self._update(place, read, by_kind, sample_ids, batch.kinds)
@@ -115,7 +115,7 @@ class Recorder:
         self._refuse(broken, ids, names)
 
     def _update(self, place: str, read: Values, rows: list[RowTokens], ids: Tensor, kinds: Tensor | None) -> Tensor:
-        values, defined = read
+        values, defined, _ = read
         broken = torch.zeros(len(rows), dtype=torch.bool, device=values.device)
         for pole in self.poles[place]:
             column = place, pole

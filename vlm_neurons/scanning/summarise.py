@@ -58,14 +58,17 @@ def rows_by_kind(kinds: Int[Tensor, "batch pos"]) -> list[RowTokens]:
     return rows
 
 
-def rows_by_image(image_rows: Int[Tensor, "image"], n_patches: int, n_rows: int) -> list[RowTokens]:
-    """Tokens of every sample in a vision tensor flattened from [image, patch, d]; all of them are visual.
+def rows_by_image(rows: Int[Tensor, "patch"], n_rows: int) -> list[RowTokens]:
+    """Tokens of every sample in a vision tensor [patch, d] of all images; all of them are visual.
 
-    >>> rows_by_image(torch.tensor([0, 2]), n_patches=4, n_rows=3)[1].visual     # a sample without images
+    Args:
+        rows: sample of every patch.
+        n_rows: how many samples there are.
+
+    >>> rows_by_image(torch.tensor([0, 0, 2, 2]), n_rows=3)[1].visual     # a sample without images
     slice(0, 0, None)
     """
-    images = image_rows.repeat_interleave(n_patches).cpu()
-    return [RowTokens(_positions(images, row, 0), NONE, NONE) for row in range(n_rows)]
+    return [RowTokens(_positions(rows, row, 0), NONE, NONE) for row in range(n_rows)]
 
 
 def _positions(values: Int[Tensor, "n"], wanted: int, start: int) -> Positions:

@@ -11,6 +11,27 @@ from torch import Tensor, nn
 from vlm_neurons.tokens import Patch
 
 Size = tuple[int, int]  # height, width
+Inputs = Mapping[str, Tensor]
+Split = tuple[int, Sequence[int]]  # a dimension of an input, and how many of its entries are each image's
+
+
+@dataclass(frozen=True)
+class Given:
+    """The images of a batch, processed.
+
+    Attributes:
+        processor: the Hugging Face processor.
+        config: of the model.
+        sizes: of every image as it was given.
+        rows: batch row of every image.
+        output: all that the image processor returned.
+    """
+
+    processor: Any
+    config: Any
+    sizes: Sequence[Size]
+    rows: Sequence[int]
+    output: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -18,17 +39,43 @@ class Placed:
     """One image, placed.
 
     Attributes:
-        grid: rows and columns of patches.
+        grid: rows and columns of the grid that `Patch.row` and `Patch.column` count in: of the image, or of a sheet on
+            which the whole view and the tiles lie side by side. Places of the sheet that hold no patch are gaps.
         patches: one per image token, in order; None for a token that shows no place, such as the end of a row.
     """
 
     grid: tuple[int, int]
     patches: Sequence[Patch | None]
 
+    @property
+    def shown(self) -> list[Patch]:
+        """The patches without the tokens that show no place."""
+        return [patch for patch in self.patches if patch is not None]
 
-def one_view(image_processor: Any, inputs: Mapping[str, Tensor], image: int) -> Tensor:
+
+def one_view(image_processor: Any, own: Inputs) -> Tensor:
     """An image as the model saw it, where its pixels are one view of it."""
-    return inputs["pixel_values"][image]
+    return own["pixel_values"][0]
+
+
+def one_each(given: Given, placed: Sequence[Placed]) -> dict[str, Split]:
+    """Where every input has one entry per image."""
+    return {}
+
+
+def by_processor(given: Given, image: int, placed: Placed) -> str:
+    """What the processor puts in the place of an image's placeholder."""
+    return given.processor.replace_image_token(given.output, image)  # type: ignore[no-any-return]
+
+
+def no_row_inputs(config: Any, kinds: Tensor, image_rows: Tensor) -> dict[str, Tensor]:
+    """Where the model is given nothing by row but ids and mask."""
+    return {}
+
+
+def as_llava(placeholder: str, prompt: str, n_images: int, bos: str) -> tuple[str, str]:
+    """LLaVA-1.5's prompt (Xu, Lan, Lu 2025, section 3.2, second hand)."""
+    return f"USER: {(placeholder + chr(10)) * n_images}{prompt}\nASSISTANT:", " "
 
 
 @dataclass(frozen=True)
@@ -40,15 +87,16 @@ class MLPs:
         out: the last projection; its input is the neurons.
         act: the activation function, if its output is a site of its own.
         up: the projection that a gate is multiplied by, if it has one.
-        rows: of a stack that is indexed by image: (config, grid) -> the patch of every row of one image, -1 for a
-            row that is none (class tokens, padding).
+        rows: of a stack that is indexed by image: (given, one placed image) -> for every row of its tensor which of
+            `placed.shown` it is, -1 for a row that is none (class tokens, padding). Several rows may be one patch. Rows
+            of all images stand one after the other, whatever the tensor's leading dimensions are.
     """
 
     into: str
     out: str
     act: str | None = None
     up: str | None = None
-    rows: Callable[[Any, tuple[int, int]], Sequence[int]] | None = None
+    rows: Callable[[Given, Placed], Sequence[int]] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,50 +106,66 @@ class Adapter:
     Attributes:
         name: Hugging Face `model_type`.
         architecture: class name of the Hugging Face model, and of the TransformerLens adapter.
-        towers: `model_type` of the vision towers, and how many class tokens stand in their tensors.
+        towers: `model_type` of the vision towers.
         backbones: `model_type` of the language models. All have a gated MLP.
-        geometry: (image processor, config, sizes of the images as given, pixels as processed) -> where the image tokens
-            look.
-        feature_layers: config -> how many vision layers are below each tensor that the projector reads; layers from
-            the largest on cannot change the logits.
+        geometry: where the image tokens look.
         processor: class name of the Hugging Face processor.
-        processor_settings: config -> what the processor has to be told where the checkpoint leaves it out.
         backbone: MLPs of the language model: sites gate and post.
         vision: MLPs of the vision tower; None: not reachable.
         projector: the projector's; None: it has no hidden neurons.
+        processor_settings: config -> what the processor has to be told where the checkpoint leaves it out.
+        feature_layers: config -> how many vision layers are below each tensor that the projector reads; layers from
+            the largest on cannot change the logits. Empty: all layers are read.
         layers: the layers of the language model.
         body: the model without its unembedding; empty: the model itself.
+        embed: the token embedding.
         norm: the norm before the unembedding.
         norm_offset: what the norm adds to its weight.
         unembed: the unembedding.
-        inputs: what else the image processor returns and the forward pass takes, one entry per image.
+        tower: the vision tower.
+        connector: the projector as a whole.
+        declared: whether TransformerLens has no adapter for the family, or one that asks for torchvision, so that the
+            bridge is built from this record.
+        nested: whether the image processor is told which images are in one row.
+        splits: which entries of the model's inputs are each image's, for those that are not one entry per image.
+        row_inputs: (config, kinds [batch, pos], row of every image) -> what else the model is given by row.
         causal: whether no position sees a later one; if not, padding on any side needs its mask.
-        seen: (image processor, what the model is given of the images, number of an image) -> its pixels
-            [3, height, width] as the model saw it, in which the boxes of its patches are. A function of a module, since
-            batches travel between processes.
+        seen: (image processor, inputs of one image) -> its pixels [3, height, width] as the model saw it, in which the
+            boxes of its patches are. A function of a module, since batches travel between processes.
+        replace: what stands in the text for an image.
+        plain: (placeholder, prompt, number of images, BOS) -> text before the response, and what joins them: where the
+            processor has no chat template.
         check: raises a ValueError for a config that is not supported.
         limits: what does not work, for `families`.
     """
 
     name: str
     architecture: str
-    towers: Mapping[str, int]
+    towers: tuple[str, ...]
     backbones: tuple[str, ...]
-    geometry: Callable[[Any, Any, Sequence[Size], Tensor], list[Placed]]
-    feature_layers: Callable[[Any], tuple[int, ...]]
+    geometry: Callable[[Given], list[Placed]]
     processor: str
-    processor_settings: Callable[[Any], dict[str, Any]]
     backbone: MLPs
     vision: MLPs | None
     projector: MLPs | None
+    processor_settings: Callable[[Any], dict[str, Any]] = lambda config: {}
+    feature_layers: Callable[[Any], tuple[int, ...]] = lambda config: ()
     layers: str = "model.language_model.layers.{i}"
     body: str = "model"
+    embed: str = "model.language_model.embed_tokens"
     norm: str = "model.language_model.norm"
     norm_offset: float = 0.0
     unembed: str = "lm_head"
-    inputs: tuple[str, ...] = ()
+    tower: str = "model.vision_tower"
+    connector: str = "model.multi_modal_projector"
+    declared: bool = False
+    nested: bool = False
+    splits: Callable[[Given, Sequence[Placed]], dict[str, Split]] = one_each
+    row_inputs: Callable[[Any, Tensor, Tensor], dict[str, Tensor]] = no_row_inputs
     causal: bool = True
-    seen: Callable[[Any, Mapping[str, Tensor], int], Tensor] = one_view
+    seen: Callable[[Any, Inputs], Tensor] = one_view
+    replace: Callable[[Given, int, Placed], str] = by_processor
+    plain: Callable[[str, str, int, str], tuple[str, str]] = as_llava
     check: Callable[[Any], None] = lambda config: None
     limits: str = ""
 

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
-
-from vlm_neurons.models.adapters.adapter import Adapter, MLPs, Placed, Size
+from vlm_neurons.models.adapters.adapter import Adapter, Given, MLPs, Placed, by_processor
 from vlm_neurons.models.adapters.geometry import grid_of, layout, patches
 
 TOWERS = {"clip_vision_model": 1, "siglip_vision_model": 0}  # class tokens, before the patches
 
 
-def place(image_processor: Any, config: Any, sizes: Sequence[Size], pixels: Tensor) -> list[Placed]:
+def place(given: Given) -> list[Placed]:
     """Where the visual tokens look.
 
     Raises:
         ValueError: the image processor did something that its settings do not say.
     """
     found = []
-    for i, size in enumerate(sizes):
-        one = layout(image_processor, size)
-        if one.processed != tuple(pixels.shape[-2:]):
+    for i, size in enumerate(given.sizes):
+        one = layout(given.processor.image_processor, size)
+        seen = tuple(given.output["pixel_values"].shape[-2:])
+        if one.processed != seen:
             raise ValueError(
-                f"the image processor made image {i} {tuple(pixels.shape[-2:])}, its settings say {one.processed}: "
-                f"{type(image_processor).__name__} has a step that is not known here"
+                f"the image processor made image {i} {seen}, its settings say {one.processed}: "
+                f"{type(given.processor.image_processor).__name__} has a step that is not known here"
             )
-        side = config.vision_config.patch_size
+        side = given.config.vision_config.patch_size
         found.append(Placed(grid_of(one.processed, side), patches(i, one, side)))
     return found
 
@@ -61,14 +59,21 @@ def check(config: Any) -> None:
         )
 
 
-def after_class_tokens(config: Any, grid: tuple[int, int]) -> list[int]:
+def replace_image(given: Given, image: int, placed: Placed) -> str:
+    """One token per patch. Processors saved before transformers 4.45 do not count them."""
+    if getattr(given.processor, "patch_size", None) is None or not hasattr(given.processor, "replace_image_token"):
+        return given.processor.image_token * len(placed.patches)  # type: ignore[no-any-return]
+    return by_processor(given, image, placed)
+
+
+def after_class_tokens(given: Given, placed: Placed) -> list[int]:
     """Rows of the tower: class tokens, then the patches."""
-    return [-1] * TOWERS[config.vision_config.model_type] + in_order(config, grid)
+    return [-1] * TOWERS[given.config.vision_config.model_type] + in_order(given, placed)
 
 
-def in_order(config: Any, grid: tuple[int, int]) -> list[int]:
+def in_order(given: Given, placed: Placed) -> list[int]:
     """Rows that are the patches."""
-    return list(range(grid[0] * grid[1]))
+    return list(range(len(placed.shown)))
 
 
 GATED = MLPs(
@@ -83,7 +88,7 @@ PROJECTOR = "model.multi_modal_projector."
 LLAVA = Adapter(
     name="llava",
     architecture="LlavaForConditionalGeneration",
-    towers=TOWERS,
+    towers=tuple(TOWERS),
     backbones=("llama", "mistral", "qwen2"),
     geometry=place,
     feature_layers=feature_layers,
@@ -92,6 +97,7 @@ LLAVA = Adapter(
     backbone=GATED,
     vision=MLPs(into=TOWER + "fc1", out=TOWER + "fc2", rows=after_class_tokens),
     projector=MLPs(into=PROJECTOR + "linear_1", out=PROJECTOR + "linear_2", rows=in_order),
+    replace=replace_image,
     check=check,
     limits="image processors that resize and crop; neither padding to a square nor tiles",
 )
