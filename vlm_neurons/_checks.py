@@ -75,7 +75,7 @@ def of_kind(name: str, given: object, kind: type, remedy: str) -> None:
     TypeError: table=a list: give a dict
     """
     if not isinstance(given, kind):
-        raise TypeError(f"{name}={_short(given)}: {remedy}")
+        raise TypeError(f"{name}={short(given)}: {remedy}")
 
 
 def on_scale(least: float, most: float, remedy: str, **options: object) -> None:
@@ -87,9 +87,16 @@ def on_scale(least: float, most: float, remedy: str, **options: object) -> None:
     """
     for name, value in options.items():
         if isinstance(value, bool) or not isinstance(value, Real) or not least <= float(value) <= most:
-            raise ValueError(f"{name}={_short(value)}: {remedy}")
+            raise ValueError(f"{name}={short(value)}: {remedy}")
 
 
-def _short(given: object) -> str:
-    """Numbers and words as they are, other things by their kind."""
-    return repr(given)[:80] if isinstance(given, str | int | float) or given is None else f"a {type(given).__name__}"
+def short(given: object) -> str:
+    """Numbers and words as they are, other things by their kind, in a few characters.
+
+    >>> short("a" * 200)[-8:], short(b"..."), short([1, 2])
+    ('aaaa ...', 'a bytes', 'a list')
+    """
+    if not isinstance(given, str | int | float) and given is not None:
+        return f"a {type(given).__name__}"
+    text = repr(given)
+    return text if len(text) <= 80 else f"{text[:76]} ..."

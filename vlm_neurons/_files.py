@@ -18,9 +18,12 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # with the user's umask
+    created = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)  # with the user's umask
+    mode = os.fstat(created).st_mode & 0o777
+    os.close(created)
     try:
         write(temporary)
+        temporary.chmod(mode)  # safetensors puts a file of its own there, for the user alone
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -11,9 +11,10 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from vlm_neurons._images import read_image
+from vlm_neurons._checks import short
+from vlm_neurons._images import Encoded, read_image
 
-ImageLike = Image.Image | Path
+ImageLike = Image.Image | Path | Encoded
 # (kind, word), such as ("color", "red") -> share of every patch of the image that has it
 Truth = Mapping[tuple[str, str], Float[np.ndarray, "rows columns"]]
 
@@ -24,7 +25,8 @@ class Sample:
 
     Attributes:
         id: place in the data set, from 0.
-        images: PIL images or paths, in the order in which the prompt shows them; empty for a text-only sample.
+        images: PIL images, paths, or the bytes of files, in the order in which the prompt shows them; empty for a
+            text-only sample.
         prompt: what the model is asked; None means the prompt of the scan.
         response: the text that counts as TEXT; None means that the model has to generate it.
         name: file name or place in the source, for messages and tables.
@@ -75,26 +77,38 @@ class Sample:
         return prompt if self.prompt is None else self.prompt
 
 
-def make_sample(index: int, entry: dict[str, Any], name: str, base: Path) -> Sample:
+def make_sample(index: int, entry: Mapping[str, Any], name: str, base: Path) -> Sample:
     """Check one record and make it a sample; `name` is where the record stands, for messages."""
     if "image" not in entry:
         raise ValueError(
-            f'{name}: no "image" among {sorted(entry)}; write {{"image": path, "response": text}}, '
+            f'{name}: no "image" among {sorted(map(str, entry))}; write {{"image": path, "response": text}}, '
             '"image": null for a text-only sample, a list of paths for several images'
         )
     for words in ("response", "prompt"):
         if not isinstance(entry.get(words), str | None):
-            raise ValueError(f"{name}: {words!r} is {entry[words]!r}; write a string, or null")
+            raise ValueError(f"{name}: {words!r} is {short(entry[words])}; write a string, or null")
     images = entry["image"]
-    images = list(images) if isinstance(images, list | tuple) else [] if images is None else [images]
-    paths = tuple(_as_image(image, name, base) for image in images)
-    label = entry.get("name") or next((p.name for p in paths if isinstance(p, Path)), name)
-    return Sample(index, paths, entry.get("prompt"), entry.get("response"), str(label))
+    images = list(images) if isinstance(images, list | tuple) else [images]
+    found = [_as_image(image, name, base) for image in images if image is not None]
+    label = entry.get("name") or next((called for _, called in found if called), name)
+    return Sample(index, tuple(image for image, _ in found), entry.get("prompt"), entry.get("response"), str(label))
 
 
-def _as_image(image: Any, name: str, base: Path) -> ImageLike:
-    if isinstance(image, Image.Image):
-        return image
+def _as_image(image: Any, name: str, base: Path) -> tuple[ImageLike, str]:
+    """A picture and the name of its file, if that is known."""
+    if isinstance(image, Image.Image | Encoded):
+        return image, Path(getattr(image, "filename", "") or "").name  # of one that was opened from a file
+    if isinstance(image, bytes):
+        return Encoded(image), ""
+    if isinstance(image, Mapping) and {*image} == {"bytes", "path"}:  # an undecoded image of Hugging Face datasets
+        path = image["path"]
+        if image["bytes"] is not None:
+            return Encoded(image["bytes"]), Path(path).name if isinstance(path, str) else ""
+        image = path
     if isinstance(image, str | Path) and str(image):
-        return (base / image).absolute()
-    raise ValueError(f'{name}: "image" holds {type(image).__name__} {image!r}; write a path, a list of paths, or null')
+        path = (base / image).absolute()
+        return path, path.name
+    raise ValueError(
+        f'{name}: "image" holds {short(image)}; write a path, a list of paths, or null. In memory: a PIL image '
+        "(Image.fromarray(array) makes one), or the bytes of a file"
+    )

@@ -5,25 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vlm_neurons.data.sample import ImageLike, Sample, make_sample
+from vlm_neurons.data.sample import Sample, make_sample
 from vlm_neurons.data.sources import read_dataset, read_folder, read_jsonl
-
-
-def _digest(image: ImageLike) -> str:
-    """SHA-256 of a file's bytes, or of the mode, size and pixels of an image in memory."""
-    try:
-        if isinstance(image, Path):
-            with image.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
-        return hashlib.sha256(f"{image.mode}{image.size}".encode() + image.tobytes()).hexdigest()
-    except Exception as error:  # unreadable: the scan records it as a broken image
-        return f"unreadable:{type(error).__name__}"
+from vlm_neurons.data.survey import Answered, Facts, survey
 
 
 class ImageTextData(Sequence[Sample]):
@@ -58,20 +47,26 @@ class ImageTextData(Sequence[Sample]):
         return f"{type(self).__name__}({len(self)} samples, source={self.source!r})"
 
     @cached_property
+    def facts(self) -> list[Facts]:
+        """Names, texts and digests of pictures of all samples; asks for every sample once, and decodes every picture.
+
+        >>> vn.scenes(1, seed=0).facts[0].name
+        'scene 0'
+        """
+        return survey(self.samples)
+
+    @property
     def image_digests(self) -> list[tuple[str, ...]]:
-        """SHA-256 of every image of every sample; reads every file once."""
-
-        def digests(index: int) -> tuple[str, ...]:
-            return tuple(_digest(image) for image in self.samples[index].images)
-
-        with ThreadPoolExecutor(4) as pool:  # hashlib and file reads release the interpreter lock
-            return list(pool.map(digests, range(len(self))))
+        """SHA-256 of every image of every sample, as a model is shown it: the same for a file, its bytes in a dataset,
+        and the image that was opened from it; "unreadable:..." for what cannot be read."""
+        return [facts.digests for facts in self.facts]
 
     def fingerprint(self) -> str:
-        """SHA-256 over ids, names, prompts, responses and the bytes of all images."""
+        """SHA-256 over prompts, responses and pictures, in order: what decides what a model sees, not what it is called
+        or where it is kept."""
         total = hashlib.sha256()
-        for sample, digests in zip(self, self.image_digests, strict=True):
-            row = [sample.id, sample.name, sample.prompt, sample.response, *digests]
+        for one in self.facts:
+            row = [one.prompt, one.response, *one.digests]
             total.update(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
         return total.hexdigest()
 
@@ -82,8 +77,8 @@ class ImageTextData(Sequence[Sample]):
             prompt: prompt of the samples that have none of their own.
 
         Returns:
-            id -> id of the first sample with the same image bytes, prompt and response. Unreadable images are equal
-            to nothing.
+            id -> id of the first sample with the same pictures, prompt and response. Unreadable pictures are equal to
+            nothing.
 
         >>> said = [{"image": None, "response": text} for text in ("red", "blue", "red")]
         >>> vn.ImageTextData.from_samples(said).duplicates("What color?")
@@ -91,27 +86,30 @@ class ImageTextData(Sequence[Sample]):
         """
         first: dict[tuple[Any, ...], int] = {}
         repeated = {}
-        for sample, digests in zip(self, self.image_digests, strict=True):
-            if any(digest.startswith("unreadable:") for digest in digests):
-                continue
-            key = (digests, sample.question(prompt), sample.response)
-            if first.setdefault(key, sample.id) != sample.id:
-                repeated[sample.id] = first[key]
+        for i, one in enumerate(self.facts):
+            key = (one.digests, one.question(prompt), one.response)
+            if one.readable and first.setdefault(key, i) != i:
+                repeated[i] = first[key]
         return repeated
 
     def with_responses(self, responses: Sequence[str | None]) -> ImageTextData:
         """The same samples with other responses; the source stays the same. The same data if the responses are.
 
+        Raises:
+            ValueError: another number of responses.
+
         >>> data = vn.ImageTextData.from_samples([{"image": None, "prompt": "What color is grass?"}])
         >>> data[0].response, data.with_responses(["green"])[0].response
         (None, 'green')
         """
-        if list(responses) == [s.response for s in self]:
+        responses, known = list(responses), self.__dict__.get("facts")
+        if len(responses) != len(self):
+            raise ValueError(f"{len(responses)} responses for {len(self)} samples: give one for each, or None")
+        if responses == [one.response for one in known or self]:
             return self  # with what it knows beyond its samples, as scenes do
-        samples = [replace(s, response=r) for s, r in zip(self, responses, strict=True)]
-        new = ImageTextData(samples, self.source)
-        if "image_digests" in self.__dict__:
-            new.__dict__["image_digests"] = self.image_digests
+        new = ImageTextData(Answered(self.samples, responses), self.source)
+        if known is not None:
+            new.__dict__["facts"] = [replace(one, response=r) for one, r in zip(known, responses, strict=True)]
         return new
 
     @classmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -107,32 +106,7 @@ class _DatasetSamples(Sequence[Sample]):
         index = index % len(self)
         row = self.dataset[index]
         entry = {field: row[column] for field, column in self.columns.items() if column is not None}
-        images = entry["image"]
-        images = images if isinstance(images, list | tuple) else [images]
-        entry["image"] = [_dataset_image(image) for image in images if image is not None]
         return make_sample(index, entry, f"row {index}", Path.cwd())
-
-
-def _dataset_image(image: Any) -> Any:
-    """A PIL image, a path, or the `{"bytes", "path"}` of a dataset's undecoded image."""
-    if not isinstance(image, dict):
-        return image
-    if image.get("bytes") is None:
-        return image.get("path")
-    try:
-        return Image.open(io.BytesIO(image["bytes"]))
-    except OSError:
-        return _BrokenImage()
-
-
-class _BrokenImage(Image.Image):
-    """Stands for bytes that are no image, so that the scan can record the sample instead of stopping."""
-
-    def convert(self, *args: Any, **kwargs: Any) -> Image.Image:
-        raise OSError("its bytes are no image")
-
-    def tobytes(self, *args: Any, **kwargs: Any) -> bytes:
-        raise OSError("its bytes are no image")
 
 
 def read_dataset(dataset: Any, image: str, response: str | None, prompt: str | None) -> Sequence[Sample]:

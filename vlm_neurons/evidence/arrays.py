@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from vlm_neurons._checks import amount, whole
-from vlm_neurons._images import rgb
+from vlm_neurons._images import read_image
 from vlm_neurons._text import not_utf8
 from vlm_neurons.evidence.exemplars import BOS, Exemplar, Seen, assign, readable
 from vlm_neurons.tokens import TokenKind
@@ -130,7 +130,8 @@ def seen_of(
         grid = np.asarray(patches, np.float32)
         if grid.ndim != 2:
             raise ValueError(f"{neuron}, sample {sample}: patches are {grid.shape}; give [rows, columns]")
-        shown, maps, boxes = (rgb(image),), (grid,), (tiles(image.size, grid.shape),)
+        upright = read_image(image, f"{neuron}, sample {sample}: the image")
+        shown, maps, boxes = (upright,), (grid,), (tiles(upright.size, grid.shape),)
     kinds = np.full(len(tokens), int(TokenKind.TEXT))
     sinks = np.array([i == 0 and t in BOS for i, t in enumerate(tokens)], bool)
     no_sinks = tuple(np.zeros(m.shape, bool) for m in maps)

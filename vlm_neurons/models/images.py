@@ -13,15 +13,16 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from vlm_neurons._images import read_image
+from vlm_neurons._images import Encoded, read_image
 from vlm_neurons.models.adapters import Adapter, Placed
 from vlm_neurons.models.adapters.adapter import Given, Split
 
-Images: TypeAlias = Image | str | Path | Sequence[Image | str | Path] | None  # what one row may hold
+One: TypeAlias = Image | str | Path | bytes | Encoded
+Images: TypeAlias = One | Sequence[One] | None  # what one row may hold
 
 
 def load_images(entry: Images) -> list[Image]:
-    """The images of one row in RGB; files are turned upright by their EXIF orientation.
+    """The images of one row in RGB, upright by their EXIF orientation.
 
     Raises:
         OSError: a file is missing or broken; the message names it.
@@ -31,9 +32,11 @@ def load_images(entry: Images) -> list[Image]:
         return []
     if isinstance(entry, (list, tuple)):
         return [image for one in entry for image in load_images(one)]
-    if isinstance(entry, (Image, str, Path)):
+    if isinstance(entry, (Image, str, Path, bytes, Encoded)):
         return [read_image(entry)]
-    raise TypeError(f"an image is a PIL image or a path, a list of those, or None; got {type(entry).__name__}")
+    raise TypeError(
+        f"an image is a PIL image, a path or the bytes of a file, a list of those, or None; got {type(entry).__name__}"
+    )
 
 
 @dataclass(frozen=True)

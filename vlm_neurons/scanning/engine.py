@@ -175,7 +175,7 @@ def _with_responses(
     model: HookedVLM, data: ImageTextData, out: Path, prompt: str, batch_size: int, world: int, progress: bool
 ) -> ImageTextData:
     """The data with every response that the model can write; they go to `captions.jsonl` in the run directory."""
-    if not any(sample.response is None and _readable(sample) for sample in data):
+    if not any(one.response is None and one.readable for one in data.facts):
         return data
     if world > 1:
         raise ValueError(
@@ -183,14 +183,6 @@ def _with_responses(
             "and scan its JSONL"
         )
     return describe(model, data, out / "captions.jsonl", prompt=prompt, batch_size=batch_size, progress=progress)
-
-
-def _readable(sample: Any) -> bool:
-    try:
-        sample.load_images()
-    except OSError:
-        return False
-    return True
 
 
 def _first_batch(model: HookedVLM, data: ImageTextData, prompt: str, known: dict[int, Skip]) -> Batch:
@@ -201,9 +193,9 @@ def _first_batch(model: HookedVLM, data: ImageTextData, prompt: str, known: dict
     """
     skipped: list[Skip] = []
     for with_images in (True, False):
-        for sample in data:
-            if bool(sample.images) == with_images:
-                loaded = load(model, data, [sample.id], prompt, known)
+        for i, one in enumerate(data.facts):
+            if bool(one.digests) == with_images:
+                loaded = load(model, data, [i], prompt, known)
                 if loaded.batch is not None:
                     return loaded.batch
                 skipped += loaded.skipped
@@ -296,7 +288,7 @@ class _Job:
         for loaded in ahead(self.load, chunks, self.workers):
             skipped += loaded.skipped
             if loaded.batch is not None:
-                recorder.see(loaded.batch, loaded.ids, [self.data[i].name for i in loaded.ids])
+                recorder.see(loaded.batch, loaded.ids, [self.data.facts[i].name for i in loaded.ids])
                 counts["id"] += loaded.ids
                 counts["n_visual_tokens"] += loaded.batch.mask(TokenKind.VISUAL).sum(1).tolist()
                 counts["n_text_tokens"] += loaded.batch.mask(TokenKind.TEXT).sum(1).tolist()

@@ -42,14 +42,14 @@ def known_skips(data: ImageTextData, prompt: str) -> dict[int, Skip]:
     """Samples that need not be loaded to see that they cannot be scanned: file names that are not UTF-8, which no table
     can hold, empty responses and duplicates."""
     skips = {}
-    for s in data:
-        if reason := next(filter(None, map(not_utf8, [s.name, *filter(None, s.image_paths)])), ""):
-            skips[s.id] = Skip(s.id, printable(s.name), "unusable", f"the file's name or path: {reason}; rename it")
-        elif s.response is not None and not s.response.strip():
-            skips[s.id] = Skip(s.id, s.name, "empty response", repr(s.response))
+    for i, one in enumerate(data.facts):
+        if reason := next(filter(None, map(not_utf8, [one.name, *filter(None, one.paths)])), ""):
+            skips[i] = Skip(i, printable(one.name), "unusable", f"the file's name or path: {reason}; rename it")
+        elif one.response is not None and not one.response.strip():
+            skips[i] = Skip(i, one.name, "empty response", repr(one.response))
     for repeated, first in data.duplicates(prompt).items():
-        same = f"same images, prompt and response as sample {first} ({printable(data[first].name)})"
-        skips.setdefault(repeated, Skip(repeated, data[repeated].name, "duplicate", same))
+        same = f"same images, prompt and response as sample {first} ({printable(data.facts[first].name)})"
+        skips.setdefault(repeated, Skip(repeated, data.facts[repeated].name, "duplicate", same))
     return skips
 
 

@@ -89,12 +89,12 @@ def _write_samples(run: Run, data: ImageTextData, prompt: str, files: list[Any])
         name: torch.cat([file.get_tensor(f"samples/{name}") for file in files]).tolist()
         for name in ("id", "n_visual_tokens", "n_text_tokens")
     }
-    samples = [data[i] for i in scanned["id"]]
+    samples = [data.facts[i] for i in scanned["id"]]
     table = pd.DataFrame(
         {
             "id": scanned["id"],
             "name": [s.name for s in samples],
-            "images": [s.image_paths for s in samples],
+            "images": [list(s.paths) for s in samples],
             "prompt": [s.question(prompt) for s in samples],
             "response": [s.response for s in samples],
             "n_visual_tokens": scanned["n_visual_tokens"],
