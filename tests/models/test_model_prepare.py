@@ -309,6 +309,13 @@ def test_a_processor_that_counts_other_tokens_than_the_model_is_refused() -> Non
         prepare(processor, config, words, [tiny.image()], ["a"])
 
 
+def test_a_picture_that_would_be_blown_up_is_refused_by_row_before_it_is_processed() -> None:
+    processor, config, words = make("bpe", None)
+    with pytest.raises(RowError, match="row 1: a picture of 12000 x 1 pixels is more than 200 times as long"):
+        prepare(processor, config, words, [tiny.image(), tiny.image(12000, 1)], ["a", "b"])
+    assert len(prepare(processor, config, words, [tiny.image(1600, 8)], ["a"]).images) == 1
+
+
 def test_a_slow_tokenizer_is_refused() -> None:
     processor, config, _ = make("bpe", None)
 

@@ -16,8 +16,11 @@ from torch import Tensor
 from vlm_neurons._images import Encoded, read_image
 from vlm_neurons.models.adapters import Adapter, Placed
 from vlm_neurons.models.adapters.adapter import Given, Split
+from vlm_neurons.models.batch import RowError
 
 One: TypeAlias = Image | str | Path | bytes | Encoded
+# Of a picture's sides; Qwen's processors refuse the same. LLaVA-1.5's makes 12,000 x 1 pixels 4,032,000 x 336, 12.6 GB.
+LONGEST = 200
 Images: TypeAlias = One | Sequence[One] | None  # what one row may hold
 
 
@@ -73,6 +76,10 @@ def process_images(processor: Any, config: Any, adapter: Adapter, entries: Seque
     rows = tuple(r for r, row in enumerate(loaded) for _ in row)
     if not images:
         return Pixels()
+    for row, image in zip(rows, images, strict=True):
+        if max(image.size) > LONGEST * min(image.size):
+            raise RowError(row, f"a picture of {image.width} x {image.height} pixels is more than {LONGEST} times as "
+                                "long as it is wide: processors blow its short side up; cut it first")  # fmt: skip
     # a processor's own defaults are stronger than the settings of its image processor
     settings = {"return_tensors": "pt", **getattr(processor, "images_kwargs", {})}
     nested = [row for row in loaded if row] if adapter.nested else [list(images)]
