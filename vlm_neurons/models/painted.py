@@ -1,0 +1,145 @@
+"""Which place of which image every element of the pixels shows, read from painted images; and a tower without attention.
+
+Knows nothing of any family: whatever a processor does (resize, crop, tiles, flattened patches, padding), an image whose
+brightness is its x coordinate comes out with every element as bright as the x that it was taken from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from PIL import Image
+from torch import Tensor, nn
+
+from vlm_neurons.models.batch import Batch
+from vlm_neurons.models.bound import BoundVLM, Runnable
+
+Paint = Callable[[int, tuple[int, int]], Image.Image]  # number of an image of the batch, its width and height
+
+
+@dataclass(frozen=True)
+class Painted:
+    """The source of every element of one tensor of pixels.
+
+    Attributes:
+        image: number in the batch; -1 for padding, and for what is mixed with it.
+        x: pixels from the left edge of the original; of no meaning where `image` is -1.
+        y: pixels from its top.
+    """
+
+    image: Int[Tensor, "*pixels"]
+    x: Float[Tensor, "*pixels"]
+    y: Float[Tensor, "*pixels"]
+
+    @property
+    def live(self) -> Bool[Tensor, "*pixels"]:
+        """Elements that show a place."""
+        return self.image >= 0
+
+
+def flat(size: tuple[int, int], brightness: int) -> Image.Image:
+    """An image of one grey."""
+    return Image.new("RGB", size, (brightness,) * 3)
+
+
+def ramp(size: tuple[int, int], axis: int) -> Image.Image:
+    """An image whose brightness goes from 0 at one edge to 255 at the other: left to right (axis 0), or downwards."""
+    steps = (np.arange(size[axis]) + 0.5) * 255 / size[axis]
+    values = np.broadcast_to(steps if axis == 0 else steps[:, None], (size[1], size[0]))
+    return Image.fromarray(values.round().astype(np.uint8)).convert("RGB")
+
+
+def painted(model: Runnable, batch: Batch) -> dict[str, Painted]:
+    """The source of every element that the model is given of the images of a batch, by the names of its inputs.
+
+    Args:
+        model: prepares painted images of the sizes of the batch's.
+        batch: with images.
+    """
+    black = _processed(model, batch, lambda i, size: flat(size, 0))
+    ramps = [_processed(model, batch, lambda i, size, axis=axis: ramp(size, axis)) for axis in (0, 1)]  # type: ignore[misc]
+    whites = [
+        _processed(model, batch, lambda i, size, n=n: flat(size, 255 if i == n else 0))  # type: ignore[misc]
+        for n in range(len(batch.images))
+    ]
+    names = [name for name, base in black.items() if any(bool((white[name] != base).any()) for white in whites)]
+    sizes = [image.size for image in batch.images]
+    return {
+        name: _read(black[name], [w[name] for w in whites], [r[name] for r in ramps], sizes)  # type: ignore[misc]
+        for name in names
+    }
+
+
+def _read(black: Tensor, whites: list[Tensor], ramps: tuple[Tensor, Tensor], sizes: list[tuple[int, int]]) -> Painted:
+    spans = torch.stack([white.double() - black.double() for white in whites])
+    strength, image = spans.abs().max(0)
+    live = strength > 0.5 * strength.max()  # elsewhere there is padding, or a mixture with it
+    image = torch.where(live, image, -1)
+    span = torch.where(live, spans.sum(0), 1.0)
+    extent = torch.tensor(sizes, dtype=torch.double)[image.clamp(min=0)]
+    x, y = ((one.double() - black.double()) / span * extent[..., axis] for axis, one in enumerate(ramps))
+    return Painted(image, x, y)
+
+
+def _processed(model: Runnable, batch: Batch, paint: Paint) -> dict[str, Tensor]:
+    """What the model is given of painted images: all that is a number with a fraction."""
+    rows: list[list[Image.Image]] = [[] for _ in range(len(batch))]
+    for i, row in enumerate(batch.image_rows.tolist()):
+        rows[row].append(paint(i, batch.images[i].size))
+    made = model.prepare(rows, list(batch.prompts), list(batch.responses))
+    inputs = {**made.image_inputs}
+    return {name: value.cpu() for name, value in inputs.items() if value.is_floating_point()}
+
+
+def _original(module: nn.Module) -> nn.Module:
+    """What a component of a bridge stands for."""
+    inner = getattr(module, "original_component", None)
+    return inner if isinstance(inner, nn.Module) else module
+
+
+def _attends(module: nn.Module) -> bool:
+    name = type(_original(module)).__name__.lower()
+    return "attention" in name or "attn" in name
+
+
+def attention_modules(model: nn.Module) -> list[nn.Module]:
+    """The innermost attention modules of numbered layers. A head that pools stands alone: it is no layer."""
+    found = []
+    for path, module in model.named_modules():
+        if not _attends(module) or not any(part.isdigit() for part in path.split(".")):
+            continue
+        own = {id(module), id(_original(module))}  # Pixtral calls a whole layer `PixtralAttentionLayer`
+        if not any(_attends(inner) for inner in module.modules() if id(inner) not in own):
+            found.append(module)
+    return found
+
+
+@contextmanager
+def without_attention(model: nn.Module) -> Iterator[None]:
+    """Every layer's attention puts out zeros: no position sees another.
+
+    Raises:
+        ValueError: no attention was found, so that what a position sees could not be told from what its neighbours do.
+    """
+
+    def silent(value: Any) -> Any:
+        return torch.zeros_like(value) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+    def zero(module: nn.Module, args: Any, output: Any) -> Any:
+        return tuple(map(silent, output)) if isinstance(output, tuple) else silent(output)
+
+    modules = attention_modules(model)
+    if not modules:
+        raise ValueError("no attention module was found in numbered layers: what a position sees cannot be measured")
+    handles = [module.register_forward_hook(zero) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
