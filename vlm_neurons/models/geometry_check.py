@@ -43,7 +43,7 @@ class MeasuredGeometry:
             `position` in it (at hooks -1, and the row of their tensor with its leading dimensions flattened); `image`,
             `tile`, `patch_row`, `patch_column` as the batch says; `measured` and `said` (boxes in original pixels, None
             for nothing); `problem` (empty where they agree).
-        cost: seconds, forward and backward passes, places (measured or not).
+        cost: seconds, backward passes (and one forward pass), places (measured or not).
 
     >>> found = vn.models.measure_geometry(model, batch, positions=2)
     >>> len(found.differences), found.ok
@@ -77,8 +77,8 @@ class MeasuredGeometry:
         at = f"row {first.row}, position {first.position}" if first.row >= 0 else f"row {first.position} of its tensor"
         raise ValueError(
             f"visual positions do not look where the batch says: {len(self.differences)} of {len(self.table)} measured "
-            f"places differ. The first is {first['where']!r}, {at}: {first.problem}. Values of neurons are right, boxes "
-            "and maps would not be: report the checkpoint and the settings of its image processor"
+            f"places differ. The first is {first['where']!r}, {at}: {first.problem}. Values of neurons are right, "
+            "boxes and maps would not be: report the checkpoint and the settings of its image processor"
         )
 
     def __str__(self) -> str:

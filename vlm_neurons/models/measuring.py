@@ -1,8 +1,8 @@
 """Geometry by measurement: what every visual position, and every row of the vision sites, really sees.
 
-The gradient of what the backbone's first layer receives at a position, with respect to the pixels, is zero but where the
-position sees; with the tower's attention silenced no position sees another. Read through images painted with their own
-coordinates (`painted`), that is a box in the original image. Nothing here knows a family.
+The gradient of what the backbone's first layer receives at a position, with respect to the pixels, is zero but where
+the position sees; with the tower's attention silenced no position sees another. Read through images painted with their
+own coordinates (`painted`), that is a box in the original image. Nothing here knows a family.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import torch
@@ -62,7 +62,7 @@ def measure_geometry(
         A table of everything measured; `.ok`, `.differences`, `.check()`, `.cost`.
 
     Raises:
-        ValueError: `positions` is no such number, the batch has no images, or the model has no attention in numbered layers.
+        ValueError: `positions` is no such number, the batch has no images, or the model no attention in its layers.
 
     Measured edges are the outermost pixels' centres. They may differ from what is said by half a pixel of the original,
     1/255 of its side (a ramp has 256 levels), and half a pixel of the image as resized.
@@ -77,19 +77,31 @@ def measure_geometry(
         batch = model.prepare([[flat(size, 128) for size in DEFAULT_SIZES]], ["What is it?"])
     if not batch.images:
         raise ValueError("a batch without images has no geometry: prepare one with an image")
-    began, found = time.monotonic(), []
+    began = time.monotonic()
+    look = look_at(model, batch)
+    return compare(look, batch, positions, progress, began)
+
+
+def look_at(model: Measurable, batch: Batch) -> Look:
+    """Paint, and run the model as far as the backbone: what `measure_geometry` does before anything is compared."""
     sites = {hook: site for site in ("vision", "projector") for hook in _ends(site, model.site_hooks(site))}
-    look = _receive(model, batch, painted(model, batch), list(sites))
-    expected, todo = Expected(batch), []
+    return _receive(model, batch, painted(model, batch), sites)
+
+
+def compare(
+    look: Look, batch: Batch, positions: int | Literal["all"], progress: bool, began: float
+) -> MeasuredGeometry:
+    """What was looked at beside what a batch of the same images says."""
+    expected, found, todo = Expected(batch), list[tuple[Place, Seen, str]](), list[Place]()
     for where, tensor in look.received.items():
-        said = batch.patch_index.flatten().tolist() if where == EMBEDDING else _site_rows(batch, sites[where])
+        said = batch.patch_index.flatten().tolist() if where == EMBEDDING else _site_rows(batch, look.sites[where])
         found += _lengths(where, len(said), len(tensor))
         todo += _chosen(where, said[: len(tensor)], expected, positions, look)
     for place in tqdm(todo, desc="geometry", unit="place", disable=not progress, delay=2):
-        seen = look.at(place.where, [place.index])
+        seen = look.at(place.where, (place.index,))
         found.append((place, seen, expected.problem(place, seen)))
     n_places = sum(len(tensor) for tensor in look.received.values())
-    cost = {"seconds": time.monotonic() - began, "forward": 1, "backward": look.passes, "places": n_places}
+    cost = {"seconds": time.monotonic() - began, "backward": len(look.seen), "places": n_places}
     return MeasuredGeometry(table_of(found, batch), cost)
 
 
@@ -123,7 +135,7 @@ def _chosen(
     groups: dict[int, list[int]] = {}
     for index, patch in enumerate(said):
         groups.setdefault(expected.patches[patch].image if patch >= 0 else -1, []).append(index)
-    if groups.get(-1) and not look.at(where, groups[-1]):
+    if -1 in groups and not look.at(where, tuple(groups[-1])):
         del groups[-1]
     rng, chosen = random.Random(0), []
     for indices in groups.values():
@@ -143,22 +155,26 @@ class Look:
         received: by place, what is there, with leading dimensions flattened.
         leaves: the pixels.
         sources: of every element of the pixels where it was taken from.
-        passes: backward passes so far.
+        sites: hook -> its site.
+        seen: what was looked at so far, at the cost of a backward pass each.
     """
 
     received: dict[str, Float[Tensor, "row unit"]]
     leaves: dict[str, Tensor]
     sources: dict[str, Painted]
-    passes: int = 0
+    sites: dict[str, str]
+    seen: dict[tuple[str, tuple[int, ...]], Seen] = field(default_factory=dict)
 
-    def at(self, where: str, indices: Sequence[int]) -> Seen:
+    def at(self, where: str, indices: tuple[int, ...]) -> Seen:
         """What rows of a tensor see, together."""
-        rows = self.received[where][list(indices)]
+        if (where, indices) not in self.seen:
+            self.seen[where, indices] = self._look(self.received[where][list(indices)])
+        return self.seen[where, indices]
+
+    def _look(self, rows: Float[Tensor, "row unit"]) -> Seen:
         if not rows.requires_grad:
             return {}
-        self.passes += 1
-        generator = torch.Generator().manual_seed(self.passes)
-        weights = torch.randn(rows.shape, generator=generator).to(rows)
+        weights = torch.randn(rows.shape, generator=torch.Generator().manual_seed(0)).to(rows)
         grads = torch.autograd.grad(
             (rows * weights).sum(), list(self.leaves.values()), retain_graph=True, allow_unused=True
         )
@@ -174,7 +190,7 @@ class Look:
         return {image: (a, b, c, d) for image, (a, b, c, d) in seen.items()}
 
 
-def _receive(model: Measurable, batch: Batch, sources: dict[str, Painted], hooks: Sequence[str]) -> Look:
+def _receive(model: Measurable, batch: Batch, sources: dict[str, Painted], sites: dict[str, str]) -> Look:
     """Run the tower and the projector as far as the backbone, without the tower's attention, and keep the graph.
 
     Raises:
@@ -196,7 +212,7 @@ def _receive(model: Measurable, batch: Batch, sources: dict[str, Painted], hooks
         kept[EMBEDDING] = tensor.flatten(0, -2)
         raise StopAtLayerException(tensor)  # the bridge catches it, as for stop_at_layer
 
-    wanted = [(points[hook], keep(hook)) for hook in hooks] + [(points[guards.MERGED], stop)]
+    wanted = [(points[hook], keep(hook)) for hook in sites] + [(points[guards.MERGED], stop)]
     handles = [(point, point.add_hook(fn)) for point, fn in wanted]
     hf: Any = model.bridge.original_model
     try:
@@ -205,10 +221,10 @@ def _receive(model: Measurable, batch: Batch, sources: dict[str, Painted], hooks
     finally:
         for point, handle in handles:
             model.bridge._remove_temporary_hook(point, "fwd", handle)
-    silent = [hook for hook in hooks if hook not in kept]
+    silent = [hook for hook in sites if hook not in kept]
     if silent:
         raise guards.never_fired(silent, points)
-    return Look({EMBEDDING: kept.pop(EMBEDDING), **kept}, leaves, sources)
+    return Look({EMBEDDING: kept.pop(EMBEDDING), **kept}, leaves, sources, sites)
 
 
 @contextmanager

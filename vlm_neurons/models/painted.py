@@ -1,4 +1,4 @@
-"""Which place of which image every element of the pixels shows, read from painted images; and a tower without attention.
+"""Which place of which image every element of the pixels shows, read from painted images; a tower without attention.
 
 Knows nothing of any family: whatever a processor does (resize, crop, tiles, flattened patches, padding), an image whose
 brightness is its x coordinate comes out with every element as bright as the x that it was taken from.
@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vlm_neurons.models.batch import Batch
-from vlm_neurons.models.bound import BoundVLM, Runnable
+from vlm_neurons.models.bound import Runnable
 
 Paint = Callable[[int, tuple[int, int]], Image.Image]  # number of an image of the batch, its width and height
 
@@ -63,28 +63,30 @@ def painted(model: Runnable, batch: Batch) -> dict[str, Painted]:
         batch: with images.
     """
     black = _processed(model, batch, lambda i, size: flat(size, 0))
-    ramps = [_processed(model, batch, lambda i, size, axis=axis: ramp(size, axis)) for axis in (0, 1)]  # type: ignore[misc]
+    along_x = _processed(model, batch, lambda i, size: ramp(size, 0))
+    along_y = _processed(model, batch, lambda i, size: ramp(size, 1))
     whites = [
         _processed(model, batch, lambda i, size, n=n: flat(size, 255 if i == n else 0))  # type: ignore[misc]
         for n in range(len(batch.images))
     ]
-    names = [name for name, base in black.items() if any(bool((white[name] != base).any()) for white in whites)]
-    sizes = [image.size for image in batch.images]
+    sizes = torch.tensor([image.size for image in batch.images], dtype=torch.double)
+    shown = [name for name, base in black.items() if any(bool((white[name] != base).any()) for white in whites)]
     return {
-        name: _read(black[name], [w[name] for w in whites], [r[name] for r in ramps], sizes)  # type: ignore[misc]
-        for name in names
+        name: _read(black[name], [white[name] for white in whites], along_x[name], along_y[name], sizes)
+        for name in shown
     }
 
 
-def _read(black: Tensor, whites: list[Tensor], ramps: tuple[Tensor, Tensor], sizes: list[tuple[int, int]]) -> Painted:
+def _read(
+    black: Tensor, whites: list[Tensor], along_x: Tensor, along_y: Tensor, sizes: Float[Tensor, "image 2"]
+) -> Painted:
     spans = torch.stack([white.double() - black.double() for white in whites])
     strength, image = spans.abs().max(0)
     live = strength > 0.5 * strength.max()  # elsewhere there is padding, or a mixture with it
-    image = torch.where(live, image, -1)
     span = torch.where(live, spans.sum(0), 1.0)
-    extent = torch.tensor(sizes, dtype=torch.double)[image.clamp(min=0)]
-    x, y = ((one.double() - black.double()) / span * extent[..., axis] for axis, one in enumerate(ramps))
-    return Painted(image, x, y)
+    x, y = ((one.double() - black.double()) / span for one in (along_x, along_y))
+    extent = sizes[image]
+    return Painted(torch.where(live, image, -1), x * extent[..., 0], y * extent[..., 1])
 
 
 def _processed(model: Runnable, batch: Batch, paint: Paint) -> dict[str, Tensor]:
@@ -93,8 +95,7 @@ def _processed(model: Runnable, batch: Batch, paint: Paint) -> dict[str, Tensor]
     for i, row in enumerate(batch.image_rows.tolist()):
         rows[row].append(paint(i, batch.images[i].size))
     made = model.prepare(rows, list(batch.prompts), list(batch.responses))
-    inputs = {**made.image_inputs}
-    return {name: value.cpu() for name, value in inputs.items() if value.is_floating_point()}
+    return {name: value.cpu() for name, value in made.image_inputs.items() if value.is_floating_point()}
 
 
 def _original(module: nn.Module) -> nn.Module:

@@ -1,0 +1,87 @@
+"""A scan of every site is what keeping every activation of the same batches gives."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import brute_force as brute
+import builders
+import seeds
+import tiny
+
+import vlm_neurons as vn
+from vlm_neurons.tokens import TokenKind
+
+
+def some_data(n: int) -> vn.ImageTextData:
+    """Samples with two images, one, or none; every response once."""
+    rng = seeds.rng()
+    entries = []
+    for i in range(n):
+        sizes = rng.integers(24, 90, ((1, 2, 0)[i % 3], 2)).tolist()
+        entries.append(
+            {"image": [tiny.image(*size, rng) for size in sizes], "response": f"{i} dogs", "prompt": "What?"}
+        )
+    return vn.ImageTextData.from_samples(entries)
+
+
+def observed(model: vn.HookedVLM, batch: Any, hooks: list[str]) -> dict[str, Any]:
+    """What hooks hold, by the forward pass that scans run."""
+    seen: dict[str, Any] = {}
+    model.observe(batch, {hook: partial(keep, seen, hook) for hook in hooks}, fast=True)
+    return seen
+
+
+def keep(into: dict[str, Any], hook: str, tensor: Any) -> None:
+    into[hook] = tensor.clone()
+
+
+def kept(model: vn.HookedVLM, data: Any, hooks: list[str], batch_size: int) -> dict[str, dict[int, Any]]:
+    """Hook -> sample -> values [token, unit] of all its tokens, and their kinds."""
+    everything: dict[str, dict[int, Any]] = {hook: {} for hook in hooks}
+    for start in range(0, len(data), batch_size):
+        ids = range(start, min(start + batch_size, len(data)))
+        samples = [data[i] for i in ids]
+        batch = model.prepare(
+            [s.load_images() for s in samples], [s.prompt for s in samples], [s.response for s in samples]
+        )
+        for hook, tensor in observed(model, batch, hooks).items():
+            site = hook.split(".")[0]
+            if site in batch.site_rows:
+                rows = [r >= 0 for r in batch.site_rows[site]]
+                parts = tensor.flatten(0, -2).split([len(r) for r in rows])
+                owners = batch.image_rows.tolist()
+                for row, i in enumerate(ids):
+                    mine = [p[r] for p, r, owner in zip(parts, rows, owners, strict=True) if owner == row]
+                    values = [v for part in mine for v in part]
+                    everything[hook][i] = values, [int(TokenKind.VISUAL)] * len(values)
+                continue
+            for row, i in enumerate(ids):
+                real = batch.attention_mask[row].bool()
+                everything[hook][i] = list(tensor[row][real]), batch.kinds[row][real].tolist()
+    return everything
+
+
+def test_a_scan_equals_brute_force(family: builders.Made, tmp_path: Path):
+    model, data = family.model, some_data(7)
+    sites = list(model.adapter.sites)
+    run = vn.scan(
+        model, data, sites, top_n=3, n_visual=3, n_text=2, batch_size=3, compiled=False, out=tmp_path / "run",
+        progress=False,
+    )  # fmt: skip
+    hooks = sorted({hook for hook, _ in run.columns})
+    assert hooks == sorted(hook for site in sites for hook in model.site_hooks(site))
+    everything = kept(model, data, hooks, 3)
+    for hook, pole in run.columns:
+        found, sign = run.top(hook, pole), 1 if pole == "+" else -1
+        for unit in range(0, found.sample_ids.shape[0], 9):
+            recordings = [
+                brute.Recording(i, [sign * float(v[unit]) for v in values], kinds)
+                for i, (values, kinds) in everything[hook].items()
+            ]
+            best = brute.top(recordings, 3)
+            assert found.sample_ids[unit].tolist() == [r.id for r in best] + [-1] * (3 - len(best)), hook
+            assert found.visual[unit, : len(best)].tolist() == [brute.kept(r, brute.VISUAL, 3) for r in best]
+            assert found.text[unit, : len(best)].tolist() == [brute.kept(r, brute.TEXT, 2) for r in best]
