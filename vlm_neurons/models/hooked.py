@@ -98,6 +98,7 @@ class HookedVLM(OverBridge):
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
         device_map: Any = None,
+        check_geometry: bool = False,
     ) -> HookedVLM:
         """Load a model: an embedded one (`"tiny-llava-scenes"`), a local directory, or a name on the Hugging Face hub.
 
@@ -106,15 +107,19 @@ class HookedVLM(OverBridge):
             device: default CUDA if there is one, else CPU.
             dtype: default bfloat16 on CUDA, float32 on CPU.
             device_map: passed to transformers instead of `device`, to spread a model over devices.
+            check_geometry: measure on a few positions that patches are where batches say (`models.measure_geometry`).
 
         Raises:
             OSError: it is neither on disk nor can it be downloaded.
-            ValueError: the model family is not supported.
+            ValueError: the family is not supported, or `check_geometry` found a position that looks elsewhere.
         """
         from vlm_neurons.models.load import load
+        from vlm_neurons.models.measuring import measure_geometry
 
-        model, processor, name = load(name_or_dir, device, dtype, device_map)
-        return cls(model, processor, name)
+        model = cls(*load(name_or_dir, device, dtype, device_map))
+        if check_geometry:
+            measure_geometry(model).check()
+        return model
 
     def __repr__(self) -> str:
         return f"HookedVLM({self.name!r}, {self.n_layers} layers, {self.dtype}, {self.device})"

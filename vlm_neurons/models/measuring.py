@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Literal, Protocol
 
 import torch
@@ -112,12 +113,9 @@ def _ends(site: str, hooks: list[str]) -> list[str]:
 
 def _site_rows(batch: Batch, site: str) -> list[int]:
     """Of every row of a site's tensor its patch, by number in the batch."""
-    starts = Counter(patch.image for patch in batch.patches)
-    found, start = [], 0
-    for image, rows in enumerate(batch.site_rows[site]):
-        found += [start + k if k >= 0 else -1 for k in rows.tolist()]
-        start += starts[image]
-    return found
+    starts = accumulate(batch.patch_counts, initial=0)
+    of_images = batch.site_rows.get(site, ())
+    return [at + k if k >= 0 else -1 for at, rows in zip(starts, of_images, strict=False) for k in rows.tolist()]
 
 
 def _lengths(where: str, said: int, there: int) -> list[tuple[Place, Seen, str]]:
