@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from vlm_neurons.models.template import template_of
+
 _SAMPLED = 64
 
 
@@ -41,7 +43,7 @@ def fingerprint(model: nn.Module, config: Any, processor: Any) -> str:
     digest = hashlib.sha256()
     settings = _lasting(config.to_dict())
     images = processor.image_processor.to_dict()
-    template = getattr(processor, "chat_template", None)
+    template = template_of(processor) or None
     digest.update(json.dumps([settings, images, template], sort_keys=True, default=str).encode())
     with torch.no_grad():
         named = {n.replace("_original_component.", ""): p for n, p in model.named_parameters()}

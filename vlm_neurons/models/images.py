@@ -70,8 +70,26 @@ class Pixels:
 
 
 def process_images(processor: Any, config: Any, adapter: Adapter, entries: Sequence[Images]) -> Pixels:
-    """Run the image processor once over all images of the batch, and place their patches."""
+    """Run the image processor once over all images of the batch, and place their patches.
+
+    Raises:
+        RowError: it cannot take an image.
+    """
     loaded = [load_images(entry) for entry in entries]
+    try:
+        return _processed(processor, config, adapter, loaded)
+    except RowError:
+        raise
+    except Exception as error:
+        for row, pictures in enumerate(loaded):
+            try:
+                _processed(processor, config, adapter, [pictures])
+            except Exception as alone:
+                raise RowError(row, f"the image processor cannot take it: {alone}") from alone
+        raise error  # only together
+
+
+def _processed(processor: Any, config: Any, adapter: Adapter, loaded: Sequence[Sequence[Image]]) -> Pixels:
     images = tuple(image for row in loaded for image in row)
     rows = tuple(r for r, row in enumerate(loaded) for _ in row)
     if not images:
@@ -82,7 +100,7 @@ def process_images(processor: Any, config: Any, adapter: Adapter, entries: Seque
                                 "long as it is wide: processors blow its short side up; cut it first")  # fmt: skip
     # a processor's own defaults are stronger than the settings of its image processor
     settings = {"return_tensors": "pt", **getattr(processor, "images_kwargs", {})}
-    nested = [row for row in loaded if row] if adapter.nested else [list(images)]
+    nested = [list(row) for row in loaded if row] if adapter.nested else [list(images)]
     output = processor.image_processor(nested, **settings)
     given = Given(processor, config, [(im.height, im.width) for im in images], rows, output)
     placed = tuple(adapter.geometry(given))

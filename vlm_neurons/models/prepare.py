@@ -36,7 +36,7 @@ def prepare(
         _check_text(words, row, prompt, response)
     pixels = process_images(processor, config, adapter, entries)
     rendered = [
-        render(processor, adapter.plain, prompt, pixels.rows.count(row), response, day)
+        _render(row, processor, adapter.plain, prompt, pixels.rows.count(row), response, day)
         for row, (prompt, response) in enumerate(zip(prompt_list, response_list, strict=True))
     ]
     tokens = _tokenise(words, rendered, pixels)
@@ -59,6 +59,14 @@ def _rows(images: Any, prompts: Any, responses: Any) -> tuple[list[Images], list
     if not entries:
         raise ValueError("an empty batch: give at least one row")
     return entries, prompt_list, response_list
+
+
+def _render(row: int, *given: Any) -> Rendered:
+    try:
+        return render(*given)
+    except Exception as error:  # a template raises what it likes: about this row, which others have no part in
+        why = str(error) if isinstance(error, ValueError) else f"the chat template refuses it: {error}"
+        raise RowError(row, why) from error
 
 
 def _check_text(words: Words, row: int, prompt: str, response: str | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -51,7 +51,7 @@ def render(
     Raises:
         ValueError: the template loses or changes the response, so that its characters cannot be told.
     """
-    if getattr(processor, "chat_template", None):
+    if template_of(processor):
         return _chat(processor, prompt, n_images, response, day)
     before, joined = plain(processor.image_token, prompt, n_images, processor.tokenizer.bos_token or "")
     if response is None:
@@ -60,17 +60,26 @@ def render(
     return Rendered(before + joined + response, start, start + len(response))
 
 
+def template_of(processor: Any) -> str:
+    """The chat template: the processor's, or one that was saved with its tokenizer alone; empty where there is none."""
+    for owner in (processor, getattr(processor, "tokenizer", None)):
+        if text := _text(getattr(owner, "chat_template", None)):
+            return text
+    return ""
+
+
 def _chat(processor: Any, prompt: str, n_images: int, response: str | None, day: str | None) -> Rendered:
     # thinking is not what a user waits for, nor has a given response been thought about
-    given: dict[str, Any] = {"tokenize": False, "enable_thinking": False, **_dated(processor.chat_template, day)}
-    content = [*({"type": "image"} for _ in range(n_images)), {"type": "text", "text": prompt}]
-    messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+    template = _dated(template_of(processor), day)
+    given: dict[str, Any] = {"tokenize": False, "enable_thinking": False, "chat_template": template}
+    parts_too = _takes_parts(processor)
+    messages = [_message("user", prompt, n_images, processor, parts_too)]
     asked = processor.apply_chat_template(messages, add_generation_prompt=True, **given)
     if response is None:
         return Rendered(asked, len(asked), len(asked))
 
     def with_answer(answer: str) -> str:
-        reply = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
+        reply = _message("assistant", answer, 0, processor, parts_too)
         return processor.apply_chat_template([*messages, reply], add_generation_prompt=False, **given)
 
     # What stands before and after the response does not depend on it. Searching for the response itself would find
@@ -88,23 +97,51 @@ def _chat(processor: Any, prompt: str, n_images: int, response: str | None, day:
         if text == before + kept + after:
             return Rendered(told + kept + after, len(told), len(told) + len(kept))
     raise ValueError(
-        "the chat template changes the response, so its tokens cannot be told from the template's. "
-        "Set processor.chat_template = None for LLaVA-1.5's form, or pass a template that keeps the text"
+        "the chat template changes the response, so its tokens cannot be told from the template's: reword it, or pass "
+        "a template that keeps the text (processor.chat_template)"
     )
 
 
-def _dated(template: str | dict[str, str], day: str | None) -> dict[str, str]:
-    """`chat_template=` whose `strftime_now` tells the day; empty for a template that asks for none.
+def _message(role: str, text: str, n_images: int, processor: Any, parts_too: bool) -> dict[str, Any]:
+    if parts_too:
+        return {
+            "role": role,
+            "content": [*({"type": "image"} for _ in range(n_images)), {"type": "text", "text": text}],
+        }
+    return {"role": role, "content": (processor.image_token + "\n") * n_images + text}
+
+
+_known_to_take_parts: dict[str, bool] = {}
+
+
+def _takes_parts(processor: Any) -> bool:
+    """Whether a chat template reads a turn as a list of parts; templates of language models want one string, and write
+    Python's repr of a list, or raise."""
+    template = template_of(processor)
+    if template not in _known_to_take_parts:
+        probe = f"{_PROBE}'\n{_PROBE}"  # a repr would escape it
+        shown = [False, False]
+        for parts_too in (False, True):
+            with suppress(Exception):  # whatever a template raises; where both forms raise, its rows say so
+                message = _message("user", probe, 0, processor, parts_too)
+                shown[parts_too] = probe in processor.apply_chat_template(
+                    [message], tokenize=False, add_generation_prompt=True, chat_template=_dated(template, None)
+                )
+        _known_to_take_parts[template] = shown[True] or not shown[False]
+    return _known_to_take_parts[template]
+
+
+def _dated(template: str, day: str | None) -> str:
+    """The template with a `strftime_now` that tells the day; the same for a template that asks for none.
 
     A macro, because transformers turns functions among the template's variables into text.
     """
-    text = _text(template)
-    if "strftime_now" not in text:
-        return {}
+    if "strftime_now" not in template:
+        return template
     at = date.fromisoformat(day) if day else date.today()
     told = "".join(f"|replace('%{c}', '{at.strftime('%' + c)}')" for c in _DIRECTIVES)
     # a template's first newline after a block is dropped by transformers' settings, so this one is
-    return {"chat_template": "{% macro strftime_now(format) %}{{ format" + told + " }}{% endmacro %}\n" + text}
+    return "{% macro strftime_now(format) %}{{ format" + told + " }}{% endmacro %}\n" + template
 
 
 def _text(template: str | dict[str, str] | None) -> str:
@@ -113,7 +150,7 @@ def _text(template: str | dict[str, str] | None) -> str:
 
 def is_dated(processor: Any) -> bool:
     """Whether prompts have the day in them."""
-    return "strftime_now" in _text(getattr(processor, "chat_template", None))
+    return "strftime_now" in template_of(processor)
 
 
 @contextmanager
