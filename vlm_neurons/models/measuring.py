@@ -79,8 +79,8 @@ def measure_geometry(
     if not batch.images:
         raise ValueError("a batch without images has no geometry: prepare one with an image")
     began = time.monotonic()
-    look = look_at(model, batch)
-    return compare(look, batch, positions, progress, began)
+    with torch.inference_mode(False), torch.enable_grad():  # whatever it is called in
+        return compare(look_at(model, batch), batch, positions, progress, began)
 
 
 def look_at(model: Measurable, batch: Batch) -> Look:
@@ -214,7 +214,7 @@ def _receive(model: Measurable, batch: Batch, sources: dict[str, Painted], sites
     handles = [(point, point.add_hook(fn)) for point, fn in wanted]
     hf: Any = model.bridge.original_model
     try:
-        with torch.enable_grad(), _frozen(hf), without_attention(hf), running(batch.to(model.device)):
+        with _frozen(hf), without_attention(hf), running(batch.to(model.device)):
             model.bridge(tokens, **{**inputs, **leaves})
     finally:
         for point, handle in handles:
