@@ -54,7 +54,7 @@ def cells(explanation: str, text: str, sheet: Image.Image) -> dict[str, Any]:
         label = np.asarray(label_of(number))
         row, column = min(corners, key=lambda at: np.abs(corners[at][:, : label.shape[1]] - label.astype(int)).sum())
         inside = pixels[row * height + 16 : (row + 1) * height - 1, column * width + 1 : (column + 1) * width - 1]
-        share = color_names(inside / 255).get(color, np.zeros(1)).mean()
+        share = color_names(inside).get(color, np.zeros(1)).mean()
         found.append({"cell": number, "value": round(10 * float(share))})
     return {"cells": found[::-1]}
 

@@ -14,7 +14,8 @@ from vlm_neurons import planted
 from vlm_neurons.autointerp.explainers.dissection import correlations
 from vlm_neurons.autointerp.explanation import NO_PATTERN
 from vlm_neurons.concepts import Concept, lexical_bank, pixel_bank, visual_bank
-from vlm_neurons.concepts.visual import means, places, unlike_border
+from vlm_neurons.concepts.shares import means
+from vlm_neurons.concepts.visual import PLACES, places, planes_of, unlike_border
 from vlm_neurons.evidence.arrays import tiles
 
 SEED = random.SystemRandom().randrange(1000)
@@ -105,11 +106,11 @@ def test_objects_have_their_place_from_pixels_on_any_background() -> None:
     scenes = vn.scenes(60, seed=SEED)
     real, true = [], []
     for i in range(60):
-        pixels = np.asarray(scenes[i].load_images()[0]) / 255
+        found = places(unlike_border(planes_of(np.asarray(scenes[i].load_images()[0]))))
         boxes = tiles((64, 64), (8, 8))
-        for concept, mask in places(unlike_border(pixels)).items():
-            real.append(means(mask.astype(float), boxes))
-            true.append(scenes.concept("place", concept.value)[i])
+        for number, place in enumerate(PLACES, 1):
+            real.append(means(found == number, boxes))
+            true.append(scenes.concept("place", place)[i])
     assert np.corrcoef(np.ravel(real), np.ravel(true))[0, 1] > 0.9
 
 

@@ -24,7 +24,7 @@ from vlm_neurons.autointerp.client import ChatClient
 from vlm_neurons.autointerp.simulators import Job, Prediction
 from vlm_neurons.autointerp.simulators.grounded import GroundedSimulator, painted
 from vlm_neurons.autointerp.simulators.phrases import Phrase, own_phrases
-from vlm_neurons.concepts.visual import means
+from vlm_neurons.concepts.shares import means
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "red", "blue", "things", "the", "sky"]
 COLORS = {6: (230, 20, 20), 7: (20, 20, 230)}

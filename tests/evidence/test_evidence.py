@@ -270,7 +270,7 @@ def test_truth_is_what_the_data_set_knows_and_not_what_a_source_is_called(tmp_pa
         "x", images=[white], patch_acts=[np.ones((8, 8))], source={"data": "scenes:n=1,seed=0"}
     )
     seen = one.exemplars[0].seen
-    assert seen.truth is None and visual_bank(seen) == pixel_bank(seen)  # it was "pink cross"
+    assert seen.truth is None and visual_bank(seen) is pixel_bank(seen)  # it was "pink cross"
     model, data = vn.HookedVLM.from_pretrained("tiny-llava-scenes"), vn.scenes(4, seed=0)
     other = vn.ImageTextData.from_samples([data[i] for i in (3, 2, 1, 0)])  # known wherever the sample goes
     run = vn.scan(model, other, top_n=2, out=tmp_path, progress=False)

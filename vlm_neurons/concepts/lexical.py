@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
-from functools import lru_cache
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import cache, lru_cache
 from itertools import accumulate
 
 import numpy as np
@@ -14,6 +14,7 @@ from jaxtyping import Bool, Int
 from vlm_neurons.concepts.concept import Concept
 
 _PIECE = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
+Key = tuple[str, str]  # kind and value of a concept: thousands are compared, and tuples are quick
 _CONTEXTS = 120  # words that "after" and "before" are tried with, the most frequent ones
 MIN_TEXTS = 2  # a word has to be in so many texts
 
@@ -84,47 +85,79 @@ def lexical_bank(texts: Sequence[Sequence[str]]) -> dict[Concept, list[Bool[np.n
         concept -> for each text, whether each token has it. A word of several tokens has it at all of them.
     """
     read = [pieces_of(tokens) for tokens in texts]
-    counts = Counter(w for pieces, _ in read for w in {p.lower() for p in pieces})
-    common = {w for w, n in counts.items() if n >= MIN_TEXTS}
-    contexts = {w for w, _ in Counter({w: counts[w] for w in common}).most_common(_CONTEXTS)}
-    found: dict[Concept, list[set[int]]] = {}
+    words, contexts = vocabulary(pieces for pieces, _ in read)
+    found: dict[Key, dict[int, set[int]]] = {}
     for number, (pieces, _) in enumerate(read):
-        for place, concept in _concepts(pieces, common, contexts):
-            found.setdefault(concept, [set() for _ in read])[number].add(place)
+        for place, key in keys_of(pieces, words, contexts):
+            found.setdefault(key, {}).setdefault(number, set()).add(place)
     homes = [np.array(home, int) for _, home in read]
+    nowhere = [np.zeros(len(home), bool) for home in homes]  # shared: most texts lack most concepts
     return {
-        concept: [_at(home, where) for home, where in zip(homes, places, strict=True)]
-        for concept, places in found.items()
-        if sum(bool(p) for p in places) >= MIN_TEXTS
+        Concept(*key): [_at(homes[i], places[i]) if i in places else none for i, none in enumerate(nowhere)]
+        for key, places in found.items()
+        if len(places) >= MIN_TEXTS
     }
 
 
-def _concepts(pieces: list[str], common: set[str], contexts: set[str]) -> list[tuple[int, Concept]]:
-    """(place, concept) of every word and mark of a text."""
-    found = []
+def vocabulary(
+    texts: Iterable[Sequence[str]], n_words: int | None = None, n_contexts: int = _CONTEXTS
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Words and marks that are in at least two texts, and those that neighbours are told by.
+
+    Args:
+        texts: pieces of each text.
+        n_words: so many of the most frequent; None: all.
+        n_contexts: so many of the most frequent are `after` and `before` tried with.
+
+    Returns:
+        Each as word -> number of texts, the most frequent first; of equally frequent ones in order of the alphabet.
+    """
+    counts = Counter(word for pieces in texts for word in {p.lower() for p in pieces})
+    common = sorted((w for w, n in counts.items() if n >= MIN_TEXTS), key=lambda w: (-counts[w], w))
+    words = [w for w in common if w[0].isalnum()][:n_words]
+    return {w: counts[w] for w in words}, {w: counts[w] for w in common[:n_contexts]}
+
+
+def keys_of(pieces: Sequence[str], words: Collection[str], contexts: Collection[str]) -> Iterator[tuple[int, Key]]:
+    """(place, kind and value of a concept) of every word and mark of a text.
+
+    Args:
+        pieces: of the text.
+        words: words that are a concept of their own.
+        contexts: words and marks that neighbours are told by.
+    """
     low = [p.lower() for p in pieces]
     starts = True
     for i, (piece, word) in enumerate(zip(pieces, low, strict=True)):
         is_word = piece[0].isalnum()
-        if is_word and word in common:
-            found.append((i, Concept("word", word)))
+        if is_word and word in words:
+            yield i, ("word", word)
         if not is_word:
-            found += [(i, Concept("punctuation", piece)), (i, Concept("punctuation", "any"))]
-        found += [(i, Concept("class", name)) for name, words in CLASSES.items() if word in words]
+            yield i, ("punctuation", piece)
+            yield i, ("punctuation", "any")
+        for name in _classes().get(word, ()):
+            yield i, ("class", name)
         if word[0].isdigit():
-            found.append((i, Concept("class", "numbers")))
+            yield i, ("class", "numbers")
         if piece[0].isupper():
-            found.append((i, Concept("capital", "")))
+            yield i, ("capital", "")
         if starts and is_word:
-            found.append((i, Concept("position", "first word of a sentence")))
+            yield i, ("position", "first word of a sentence")
         if i == 0:
-            found.append((i, Concept("position", "first word of the text")))
+            yield i, ("position", "first word of the text")
         starts = piece in ".!?" or (starts and not is_word)
         if i and low[i - 1] in contexts:
-            found.append((i, Concept("after", low[i - 1])))
+            yield i, ("after", low[i - 1])
         if i + 1 < len(low) and low[i + 1] in contexts:
-            found.append((i, Concept("before", low[i + 1])))
-    return found
+            yield i, ("before", low[i + 1])
+
+
+@cache
+def _classes() -> dict[str, tuple[str, ...]]:
+    """Word -> its classes."""
+    return {
+        word: tuple(name for name, words in CLASSES.items() if word in words) for word in set().union(*CLASSES.values())
+    }
 
 
 def words_for(concept: Concept) -> str:
@@ -160,7 +193,8 @@ def mask_of(concept: Concept, tokens: tuple[str, ...]) -> Bool[np.ndarray, "toke
     [False, True, False]
     """
     pieces, home = pieces_of(tokens)
-    where = {place for place, other in _concepts(pieces, {concept.value}, {concept.value}) if other == concept}
+    own = {concept.value}
+    where = {place for place, key in keys_of(pieces, own, own) if key == (concept.kind, concept.value)}
     return _at(np.array(home, int), where)
 
 

@@ -2,20 +2,21 @@
 
 From the pixels alone: colour names, brightness, texture, edges and their direction, position, object-ness and where
 objects are. Of scenes also the truth: shape, size, place and exact colour of the objects.
+
+Pixels are whole numbers from 0 to 255 here, and so are all thresholds: every decision is exact.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
-from itertools import product
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int16, Shaped, UInt8
 from scipy import ndimage
 
 from vlm_neurons.concepts.concept import Concept
+from vlm_neurons.concepts.shares import Boxes
 from vlm_neurons.synthetic.scene import COLUMNS, ROWS
 
 if TYPE_CHECKING:
@@ -26,37 +27,180 @@ Maps = dict[Concept, Float[np.ndarray, "rows columns"]]
 _HUES = ((15, "red"), (42, "orange"), (68, "yellow"), (160, "green"), (200, "cyan"), (252, "blue"), (295, "purple"),
          (345, "pink"), (361, "red"))  # fmt: skip
 COLORS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink", "brown", "white", "gray", "black")
+EDGES = ("horizontal", "vertical", "diagonal")
+PLACES = tuple(f"{row} {column}" for row in ROWS for column in COLUMNS)
+POSITIONS = ("top", "bottom", "left side", "right side", "center", "edge", "corners")
+FAR = 0.15 * 255  # from the border's colours: a region unlike it
+STEEP = 0.1 * 255  # so much changes per pixel, in the channel in which most changes: an edge
+Planes = Int16[np.ndarray, "3 height width"]
 
 
-def hsv(pixels: Float[np.ndarray, "height width 3"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Hue in degrees, saturation and value in [0, 1], of pixels in [0, 1]."""
-    top, low = pixels.max(-1), pixels.min(-1)
+def planes_of(pixels: UInt8[np.ndarray, "height width 3"]) -> Planes:
+    """Red, green and blue one after the other, in numbers that can be subtracted."""
+    return np.ascontiguousarray(np.moveaxis(pixels, -1, 0)).astype(np.int16)
+
+
+@cache
+def _color_of_hue() -> UInt8[np.ndarray, "degree"]:
+    starts = [0, *(end for end, _ in _HUES)]
+    return np.repeat([COLORS.index(name) for _, name in _HUES], np.diff(starts)).astype(np.uint8)
+
+
+def colors(planes: Planes) -> UInt8[np.ndarray, "height width"]:
+    """The colour name of every pixel, as its place in `COLORS`.
+
+    >>> COLORS[colors(planes_of(np.full((1, 1, 3), (120, 60, 10), np.uint8)))[0, 0]]
+    'brown'
+    """
+    top, low = planes.max(0), planes.min(0)
     span = top - low
-    safe = np.where(span > 0, span, 1)
-    r, g, b = (pixels[..., c] for c in range(3))
-    hue = np.select([top == r, top == g], [((g - b) / safe) % 6, (b - r) / safe + 2], (r - g) / safe + 4) * 60
-    return np.where(span > 0, hue, 0), np.where(top > 0, span / np.where(top > 0, top, 1), 0), top
+    black, plain = (top < 51) | ((span < 31) & (top < 77)), span < 39
+    found = np.where(top > 204, COLORS.index("white"), COLORS.index("gray")).astype(np.uint8)
+    found[black] = COLORS.index("black")
+    vivid = np.flatnonzero(~(black | plain))
+    found.ravel()[vivid] = _chromatic(planes.reshape(3, -1)[:, vivid], top.ravel()[vivid], span.ravel()[vivid])
+    return found
 
 
-def color_names(pixels: Float[np.ndarray, "height width 3"]) -> dict[str, np.ndarray]:
-    """Bool[height, width] for every colour name; each pixel has exactly one."""
-    hue, saturation, value = hsv(pixels)
-    chroma = saturation * value
-    black = (value < 0.2) | ((chroma < 0.12) & (value < 0.3))
-    plain = ~black & (chroma < 0.15)
-    brown = ~black & ~plain & (hue >= 10) & (hue < 45) & (value < 0.62)
-    pale_red = ((hue < 15) | (hue >= 310)) & (saturation < 0.6) & (value > 0.6)
-    named = {name: np.zeros(hue.shape, bool) for name in COLORS}
-    start = 0
-    for end, name in _HUES:
-        named[name] |= (hue >= start) & (hue < end)
-        start = end
-    free = ~black & ~plain & ~brown
-    named = {name: mask & free for name, mask in named.items()}
-    named["pink"] |= named["red"] & pale_red
-    named["red"] &= ~pale_red
-    named |= {"brown": brown, "black": black, "white": plain & (value > 0.8), "gray": plain & (value <= 0.8)}
-    return named
+def _chromatic(
+    channels: Int16[np.ndarray, "3 pixel"], top: Int16[np.ndarray, "pixel"], span: Int16[np.ndarray, "pixel"]
+) -> UInt8[np.ndarray, "pixel"]:
+    """The colour names of pixels that are neither black, nor gray, nor white."""
+    red, green, blue = channels
+    is_red, is_green = top == red, top == green
+    rest = np.where(is_red, green - blue, np.where(is_green, blue - red, red - green))
+    start = np.where(is_red, np.int16(360) * (rest < 0), np.where(is_green, np.int16(120), np.int16(240)))
+    # no quotient but a whole number of degrees is nearer to one than 1 / 255: float32 does not mistake them
+    hue = (start + np.float32(60) * rest / span).astype(np.int16)
+    found = _color_of_hue()[hue]
+    found[(found == COLORS.index("red")) & (5 * span < 3 * top) & (top > 153)] = COLORS.index("pink")
+    found[(hue >= 10) & (hue < 45) & (top < 159)] = COLORS.index("brown")
+    return found
+
+
+def color_names(pixels: UInt8[np.ndarray, "height width 3"]) -> dict[str, Bool[np.ndarray, "height width"]]:
+    """The pixels of every colour name; each pixel has exactly one."""
+    found = colors(planes_of(pixels))
+    return {name: found == i for i, name in enumerate(COLORS)}
+
+
+def slopes(planes: Planes) -> tuple[Planes, Planes]:
+    """Twice the change per pixel, downwards and to the right; 0 along a side of one pixel."""
+
+    def twice(values: np.ndarray, axis: int) -> np.ndarray:
+        found, values = np.zeros_like(values), np.moveaxis(values, axis, 0)
+        into = np.moveaxis(found, axis, 0)
+        if len(values) > 1:
+            into[1:-1] = values[2:] - values[:-2]
+            into[0], into[-1] = 2 * (values[1] - values[0]), 2 * (values[-1] - values[-2])
+        return found
+
+    return twice(planes, 1), twice(planes, 2)
+
+
+def edges(down: Planes, right: Planes) -> UInt8[np.ndarray, "height width"]:
+    """0 where there is no edge, else 1 and the place of its direction in `EDGES`; an edge lies across the steepest
+    change.
+
+    >>> picture = np.repeat([0, 0, 255, 255], 12).reshape(4, 4, 3).astype(np.uint8)
+    >>> edges(*slopes(planes_of(picture)))[:, 0].tolist()
+    [0, 1, 1, 0]
+    """
+    sizes = down.astype(np.float32) ** 2 + right.astype(np.float32) ** 2  # whole numbers below 2^24
+    on = np.flatnonzero(sizes.max(0) > 4 * STEEP**2)
+    most = sizes.reshape(3, -1)[:, on].argmax(0)  # of the channels, the one that changes most
+    steps = [np.abs(slope.reshape(3, -1)[most, on].astype(np.float32)) for slope in (down, right)]
+    tilt = np.float32(np.tan(np.pi / 8))  # 22.5 degrees
+    found = np.zeros(down.shape[1:], np.uint8)
+    found.ravel()[on] = np.where(steps[1] < tilt * steps[0], 1, np.where(steps[0] < tilt * steps[1], 2, 3))
+    return found
+
+
+def unlike_border(planes: Planes) -> Bool[np.ndarray, "height width"]:
+    """Pixels whose colour is far from the border's: from its median, and from every colour that a tenth of it has.
+
+    A pattern behind objects has several colours; an object that reaches the border seldom covers a tenth of it.
+
+    >>> picture = np.zeros((8, 8, 3), np.uint8)
+    >>> picture[:, ::2], picture[3, 3:5] = 255, (255, 0, 0)
+    >>> np.argwhere(unlike_border(planes_of(picture))).tolist()
+    [[3, 3], [3, 4]]
+    """
+    border = np.concatenate([planes[:, 0], planes[:, -1], planes[:, :, 0], planes[:, :, -1]], 1).T
+    rough = np.rint(border * (8 / 255)).astype(int) @ [81, 9, 1]
+    common = np.flatnonzero(np.bincount(rough) >= len(border) / 10)
+    twice = 2 * np.stack([np.median(group, axis=0) for group in (border, *(border[rough == c] for c in common))])
+    # 4 times the squared distance, |2 p - c|^2 - |2 p|^2: whole numbers below 2^24, which float32 holds exactly
+    flat = planes.reshape(3, -1).astype(np.float32)
+    near = (twice**2).sum(1).astype(np.float32)[:, None] - (4 * twice).astype(np.float32) @ flat
+    far = near.min(0) + 4 * (flat**2).sum(0) > 4 * FAR**2
+    return np.asarray(far.reshape(planes.shape[1:]))
+
+
+def places(unlike: Bool[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width"]:
+    """0 where there is no object (connected pixels), else 1 and the place in `PLACES` of the ninth of the image that
+    its middle lies in."""
+    labels, n = ndimage.label(unlike)
+    inside = np.flatnonzero(unlike)
+    which, (y, x) = labels.ravel()[inside], np.divmod(inside, unlike.shape[1])
+    sizes = np.bincount(which, minlength=n + 1).clip(1)
+    cells = [
+        (3 * (np.bincount(which, at, n + 1) / sizes + 0.5) / size).astype(int)  # + 0.5: pixels' numbers are corners'
+        for at, size in zip((y, x), unlike.shape, strict=True)
+    ]
+    place = (1 + 3 * cells[0] + cells[1]).astype(np.uint8)
+    place[0] = 0
+    return place[labels]
+
+
+def positions(boxes: Shaped[np.ndarray, "box 4"]) -> Float[np.ndarray, "position box"]:
+    """Where patches are among all of their picture's, as 0 or 1: halves would hold too much, so thirds; `center`,
+    `edge` and `corners` too. Patches of several tiles are in one picture."""
+    middles = (boxes[:, :2] + boxes[:, 2:]) / 2
+    first, last = (pick.reduce(middles, 0, initial=np.nan) for pick in (np.fmin, np.fmax))  # NaN is nowhere
+    x, y = ((middles - first) / np.where(last > first, last - first, 1)).round(9).T
+    low, high = round(1 / 3, 9), round(2 / 3, 9)
+    return np.stack([
+        y < low, y > high, x < low, x > high,
+        (y >= low) & (y <= high) & (x >= low) & (x <= high),
+        (y <= 0) | (y >= 1) | (x <= 0) | (x >= 1),
+        ((y < low) | (y > high)) & ((x < low) | (x > high)),
+    ]).astype(float)  # fmt: skip
+
+
+PIXEL_CONCEPTS = (
+    *(Concept("color", c) for c in COLORS),
+    *(Concept("brightness", b) for b in ("bright", "dark")),
+    *(Concept("texture", t) for t in ("textured", "smooth")),
+    *(Concept("edge", e) for e in ("", *EDGES)),
+    *(Concept("object", ""), *(Concept("place", p) for p in PLACES)),
+    *(Concept("position", p) for p in POSITIONS),
+)
+
+
+def pixel_shares(
+    pixels: UInt8[np.ndarray, "height width 3"], boxes: Shaped[np.ndarray, "box 4"]
+) -> Float[np.ndarray, "box concept"]:
+    """Share of every box that has each of `PIXEL_CONCEPTS`.
+
+    Args:
+        pixels: what the model saw.
+        boxes: left, top, right, bottom of every patch in it.
+    """
+    laid = Boxes.over(boxes, *pixels.shape[:2])
+    planes = planes_of(pixels)
+    down, right = slopes(planes)
+    value = planes[0] + planes[1] + planes[2]  # three times the brightness
+    steps = np.maximum(*(np.abs(slope[0] + slope[1] + slope[2]) for slope in (down, right)))  # six times its change
+    bright = (value > 535) + 2 * (value < 230).astype(np.uint8)  # 0.7 and 0.3 of the range
+    rough = (steps > 76) + 2 * (steps < 16).astype(np.uint8)  # 0.05 and 0.01 of it
+    edge = laid.counts(edges(down, right), 4)
+    place = laid.counts(places(unlike_border(planes)), 10)
+    found = [
+        laid.counts(colors(planes), len(COLORS)), laid.counts(bright, 3)[1:], laid.counts(rough, 3)[1:],
+        edge[1:].sum(0)[None], edge[1:], place[1:].sum(0)[None], place[1:], positions(boxes),
+    ]  # fmt: skip
+    return np.concatenate(found).T
 
 
 @lru_cache(maxsize=2048)  # many neurons share their samples
@@ -65,104 +209,9 @@ def pixel_bank(seen: Seen) -> tuple[Maps, ...]:
     edges, regions unlike the image's border (`object`, and by `place`), and positions."""
     found = []
     for image, boxes in zip(seen.images, seen.boxes, strict=True):
-        pixels = np.asarray(image, dtype=float) / 255
-        value = pixels.mean(-1)
-        steps = np.maximum(*(np.abs(g) for g in np.gradient(value))) if min(value.shape) > 1 else np.zeros(value.shape)
-        unlike = unlike_border(pixels)
-        masks = {Concept("color", name): mask for name, mask in color_names(pixels).items()}
-        masks |= {Concept("brightness", "bright"): value > 0.7, Concept("brightness", "dark"): value < 0.3}
-        masks |= {Concept("texture", "textured"): steps > 0.05, Concept("texture", "smooth"): steps <= 0.01}
-        masks |= edges(pixels) | {Concept("object", ""): unlike} | places(unlike)
-        maps = {c: means(m.astype(float), boxes) for c, m in masks.items()}
-        found.append(maps | positions(boxes.shape[:2]))
+        shares = pixel_shares(np.asarray(image), boxes.reshape(-1, 4))
+        found.append(dict(zip(PIXEL_CONCEPTS, shares.T.reshape(-1, *boxes.shape[:2]), strict=True)))
     return tuple(found)
-
-
-def unlike_border(pixels: Float[np.ndarray, "height width 3"], far: float = 0.15) -> Bool[np.ndarray, "height width"]:
-    """Pixels whose colour is far from the border's: from its median, and from every colour that a tenth of it has.
-
-    A pattern behind objects has several colours; an object that reaches the border seldom covers a tenth of it.
-
-    >>> picture = np.zeros((8, 8, 3))
-    >>> picture[:, ::2], picture[3, 3:5] = 1, (1, 0, 0)
-    >>> np.argwhere(unlike_border(picture)).tolist()
-    [[3, 3], [3, 4]]
-    """
-    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    rough = np.rint(border * 8)
-    _, which, counts = np.unique(rough, axis=0, return_inverse=True, return_counts=True)
-    groups = [border[which.ravel() == i] for i in np.flatnonzero(counts >= len(border) / 10)]
-    colors = [np.median(group, axis=0) for group in (border, *groups)]
-    near = np.min([np.linalg.norm(pixels - color, axis=-1) for color in colors], axis=0)
-    return near > far  # type: ignore[no-any-return]
-
-
-def edges(pixels: Float[np.ndarray, "height width 3"], steep: float = 0.1) -> dict[Concept, Bool[np.ndarray, "h w"]]:
-    """Pixels on edges, of any direction and by direction.
-
-    Args:
-        pixels: in [0, 1].
-        steep: so much of the full range has to change per pixel, in the channel in which most changes.
-
-    >>> picture = np.repeat([0.0, 0.0, 1.0, 1.0], 12).reshape(4, 4, 3)
-    >>> [c.value for c, mask in edges(picture).items() if mask.any()]
-    ['', 'horizontal']
-    """
-    down, right = np.gradient(pixels, axis=(0, 1)) if min(pixels.shape[:2]) > 1 else (np.zeros_like(pixels),) * 2
-    best = np.hypot(down, right).argmax(-1)[..., None]
-    down, right = (np.take_along_axis(g, best, -1)[..., 0] for g in (down, right))
-    angle = np.degrees(np.arctan2(down, right)) % 180  # of the steepest change: an edge lies across it
-    on = np.hypot(down, right) > steep
-    level = np.abs(angle - 90) < 22.5
-    upright = (angle < 22.5) | (angle > 157.5)
-    kinds = {"": on, "horizontal": on & level, "vertical": on & upright, "diagonal": on & ~level & ~upright}
-    return {Concept("edge", name): mask for name, mask in kinds.items()}
-
-
-def places(unlike: Bool[np.ndarray, "height width"]) -> dict[Concept, Bool[np.ndarray, "height width"]]:
-    """Objects (connected pixels) by the ninth of the image that their middle lies in."""
-    labels, n = ndimage.label(unlike)
-    middles = np.array(ndimage.center_of_mass(unlike, labels, range(1, n + 1))).reshape(n, 2)
-    cells = (3 * (middles + 0.5) / unlike.shape).astype(int)  # + 0.5: pixel numbers are those of their corners
-    found = {}
-    for (row, first), (column, second) in product(enumerate(ROWS), enumerate(COLUMNS)):
-        here = 1 + np.flatnonzero((cells == (row, column)).all(1))
-        found[Concept("place", f"{first} {second}")] = np.isin(labels, here)
-    return found
-
-
-def positions(grid: Sequence[int]) -> Maps:
-    """Where a patch is, as 0 or 1: halves would hold too much, so thirds; `center`, `edge` and `corners` too."""
-    rows, columns = grid
-    y, x = (np.arange(n)[:, None] / max(n - 1, 1) for n in (rows, columns))
-    y, x = np.broadcast_to(y, (rows, columns)), np.broadcast_to(x.T, (rows, columns))
-    low, high = 1 / 3, 2 / 3
-    inner = (y > 0) & (y < 1) & (x > 0) & (x < 1)
-    masks = {
-        "top": y < low,
-        "bottom": y > high,
-        "left side": x < low,
-        "right side": x > high,
-        "center": (y >= low) & (y <= high) & (x >= low) & (x <= high),
-        "edge": ~inner,
-        "corners": ((y < low) | (y > high)) & ((x < low) | (x > high)),
-    }
-    return {Concept("position", name): mask.astype(float) for name, mask in masks.items()}
-
-
-def means(values: Float[np.ndarray, "height width"], boxes: Shaped[np.ndarray, "rows columns 4"]) -> np.ndarray:
-    """Mean over every box, to the nearest pixel; 0 for a box without pixels.
-
-    >>> means(np.eye(2), np.array([[[0, 0, 2, 1], [1, 1, 2, 2]]])).tolist()
-    [[0.5, 1.0]]
-    """
-    total = np.pad(values.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-    edges = np.nan_to_num(boxes).round().astype(int)
-    left, right = (edges[..., i].clip(0, values.shape[1]) for i in (0, 2))
-    top, bottom = (edges[..., i].clip(0, values.shape[0]) for i in (1, 3))
-    area = (right - left) * (bottom - top)
-    sums = total[bottom, right] - total[top, right] - total[bottom, left] + total[top, left]
-    return np.where(area > 0, sums / np.maximum(area, 1), 0.0)
 
 
 def visual_bank(seen: Seen, truth: bool = True) -> tuple[Maps, ...]:

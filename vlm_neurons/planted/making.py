@@ -13,7 +13,7 @@ from jaxtyping import Float
 from vlm_neurons._checks import amount, whole
 from vlm_neurons.concepts.concept import Concept
 from vlm_neurons.concepts.lexical import pieces_of
-from vlm_neurons.concepts.visual import positions
+from vlm_neurons.concepts.visual import POSITIONS, positions
 from vlm_neurons.evidence.arrays import tiles
 from vlm_neurons.evidence.evidence import Evidence
 from vlm_neurons.evidence.exemplars import Exemplar, Seen, assign
@@ -143,7 +143,9 @@ def _ideal(rule: Rule, seen: Seen) -> Sides:
     """What the rule says of every patch and token, in [0, 1]."""
     patches = None
     if seen.images:
-        maps = {**positions((8, 8)), **{Concept(*key): shares for key, shares in (seen.truth or {}).items()}}
+        at = positions(seen.boxes[0].reshape(-1, 4)).reshape(-1, 8, 8)
+        maps = {Concept("position", name): place for name, place in zip(POSITIONS, at, strict=True)}
+        maps |= {Concept(*key): shares for key, shares in (seen.truth or {}).items()}
         sides = [np.min([maps[c] for c in concepts], axis=0) for concepts in rule.visual]
         patches = np.clip(np.max(sides, axis=0), 0, 1) if sides else np.zeros((8, 8))
     tokens = np.max([_has(c, seen.tokens) for c in rule.text], axis=0) if rule.text else np.zeros(len(seen.tokens))

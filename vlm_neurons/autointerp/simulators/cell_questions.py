@@ -16,7 +16,7 @@ from vlm_neurons.autointerp.client.asking import Ask, Reply
 from vlm_neurons.autointerp.client.prompting import fence, image_part, text_part
 from vlm_neurons.autointerp.explanation import Failure
 from vlm_neurons.autointerp.simulators.questions import PACKAGE, Scale, Strict, Values, Wording, failure_of, values_of
-from vlm_neurons.concepts.visual import means
+from vlm_neurons.concepts.shares import means
 
 Grid = tuple[int, int]
 SIDE = 512  # pixels of the longer side: one tile for most models, cells of 64 pixels in a grid of 8

@@ -20,7 +20,7 @@ from vlm_neurons.autointerp.explanation import Failure, says_nothing
 from vlm_neurons.autointerp.protocols import Job, Prediction, Resolution, Simulator, constant
 from vlm_neurons.autointerp.simulators.phrases import PICTURES, Named, Phrase, named_phrases, naming, own_phrases
 from vlm_neurons.autointerp.simulators.questions import PACKAGE, VERSION, Purse
-from vlm_neurons.concepts.visual import means
+from vlm_neurons.concepts.shares import means
 from vlm_neurons.models.fingerprint import fingerprint
 
 if TYPE_CHECKING:
