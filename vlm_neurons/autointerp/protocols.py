@@ -11,14 +11,14 @@ import numpy as np
 from jaxtyping import Float
 
 from vlm_neurons.autointerp.explanation import Explanation, Failure
+from vlm_neurons.protocols import SIDES as SIDES
+from vlm_neurons.protocols import Side as Side
 
 if TYPE_CHECKING:
     from vlm_neurons.autointerp.client import Plan
     from vlm_neurons.evidence import Evidence, Exemplar
 
-Side = Literal["picture", "text"]
 Kind = Literal["visual", "text", "multimodal"]
-SIDES: tuple[Side, ...] = ("picture", "text")
 OTHER: dict[Side, Side] = {"picture": "text", "text": "picture"}
 _OF_KIND: dict[Kind, tuple[Side, ...]] = {"visual": ("picture",), "text": ("text",), "multimodal": SIDES}
 

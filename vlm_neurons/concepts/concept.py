@@ -1,29 +1,10 @@
-"""A concept has a name for programs and words for people."""
+"""Visual concepts in words."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-
-@dataclass(frozen=True, order=True)
-class Concept:
-    """One concept of a bank.
-
-    Attributes:
-        kind: `"color"`, `"shape"`, `"size"`, `"place"`, `"brightness"`, `"texture"`, `"edge"`, `"position"`,
-            `"object"`; of words `"word"`, `"class"`, `"punctuation"`, `"position"`, `"after"`, `"before"`, `"capital"`.
-        value: which one, such as `"red"`.
-    """
-
-    kind: str
-    value: str
-
-    @property
-    def name(self) -> str:
-        """`"color:red"`."""
-        return f"{self.kind}:{self.value}"
-
+from vlm_neurons.protocols import Concept as Concept
 
 _NOUN = {"shape": "{}s", "object": "objects", "brightness": "{} regions", "texture": "{} regions",
          "edge": "{} edges"}  # fmt: skip
