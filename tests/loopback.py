@@ -18,12 +18,21 @@ PAID = ("good", "refusal", "length", "wrong_schema", "filter")
 """What an account is charged for."""
 
 
+@dataclass(frozen=True)
+class Says:
+    """An answer as it goes over the wire: JSON, or bytes or text as they are."""
+
+    status: int
+    content: Any
+    kind: str = "application/json"
+
+
 @dataclass
 class Server:
     """What the server is told, and what it saw.
 
     Attributes:
-        fault: of the number of a request and its body, the fault to show; "" for none.
+        fault: of the number of a request and its body, the fault to show, or what to say; "" for none.
         delay: seconds before each answer.
         usage: whether it tells the tokens of an answer.
         refusal: what it says where it refuses.
@@ -35,7 +44,7 @@ class Server:
         authorization: the headers that came with them.
     """
 
-    fault: Callable[[int, dict[str, Any]], str] = lambda number, body: ""
+    fault: Callable[[int, dict[str, Any]], str | Says] = lambda number, body: ""
     delay: float = 0.0
     usage: bool = True
     refusal: str = "I cannot help with that."
@@ -81,11 +90,14 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(told, body, fault, number)
         except (BrokenPipeError, ConnectionResetError):
             return
-        if (fault or "good") in PAID:
+        if isinstance(fault, str) and (fault or "good") in PAID:
             with told.lock:
                 told.paid.append(digest(body))
 
-    def _answer(self, told: Server, body: dict[str, Any], fault: str, number: int) -> None:
+    def _answer(self, told: Server, body: dict[str, Any], fault: str | Says, number: int) -> None:
+        if isinstance(fault, Says):
+            text = fault.content.encode() if isinstance(fault.content, str) else fault.content
+            return self._send(fault.status, text, {"content-type": fault.kind, "retry-after-ms": "10"})
         content = told.answer(body) if callable(told.answer) else told.answer
         logprobs = content.pop("logprobs", None) if isinstance(content, dict) else None
         prompt = content.pop("prompt_logprobs", None) if isinstance(content, dict) else None

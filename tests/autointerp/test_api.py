@@ -154,10 +154,10 @@ def test_a_server_without_schemas_is_found_out_once(tmp_path: Path) -> None:
     with loopback.running(fault=fault) as server:
         found = vn.explain(cases.text_neurons(6), explainer(server, concurrency=1), out=tmp_path, progress=False)
         assert not any(e.failure for e in found.values())
-        assert [("response_format" in b) for b in server.requests] == [True] + 6 * [False]
+        assert [("response_format" in b) for b in server.requests] == 2 * [True] + 6 * [False], "asked once more"
         assert "JSON schema" in json.dumps(server.requests[-1])
         vn.explain(cases.text_neurons(9), explainer(server, concurrency=1), out=tmp_path, progress=False)
-        assert len(server.requests) == 10, "remembered"
+        assert len(server.requests) == 11, "remembered"
     with loopback.running(fault=fault) as server:
         found = vn.explain(cases.text_neurons(1), explainer(server, schema=True), progress=False)
         assert [e.failure.kind for e in found.values() if e.failure] == ["request"], "declared: not doubted"
@@ -173,16 +173,16 @@ def test_a_model_without_images_is_asked_in_numbers_and_words(refusal: str, tmp_
         asker = explainer(server, concurrency=1, max_retries=0)
         assert asker.plan(evidence).images == 8
         found = vn.explain(evidence, asker, out=tmp_path, progress=False)
-        assert [bool(images_of(b["messages"])) for b in server.requests] == [True] + 4 * [False]
+        assert [bool(images_of(b["messages"])) for b in server.requests] == 2 * [True] + 4 * [False]
         assert not any(e.failure for e in found.values())
         assert {k for k, e in found.items() if e.prompt.endswith(" without pictures")} == {"a", "b"}
         assert "2 were asked without pictures" in summary(found)
         vn.explain(evidence, asker, out=tmp_path, redo=True, progress=False)
-        assert len(server.requests) == 5, "remembered, and answered by the cache"
+        assert len(server.requests) == 6, "remembered, and answered by the cache"
         told = explainer(server, images=False)
         assert told.plan(evidence).images == 0
         assert vn.explain(evidence, told, progress=False)["a"].prompt == found["a"].prompt
-        assert len(server.requests) == 9, "declared: not tried"
+        assert len(server.requests) == 10, "declared: not tried"
 
 
 def test_what_is_wrong_with_one_picture_is_no_word_on_pictures() -> None:

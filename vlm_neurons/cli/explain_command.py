@@ -22,7 +22,14 @@ CLASSES = ["visual", "text", "multimodal", "unknown", "not_applicable"]
 SEEING = ("visual", "text", "multimodal")
 CONCURRENCY = 8
 DETAIL = 300  # letters shown of what a server said
-SERVER = ("base_url", "price", "max_cost", "concurrency")  # options of what asks a server
+SERVER = (
+    "base_url",
+    "price",
+    "max_cost",
+    "concurrency",
+    "max_tokens",
+    "retry_failures",
+)  # options of what asks a server
 
 
 def add_options(p: argparse.ArgumentParser, positive: Callable[[str], int]) -> None:
@@ -50,6 +57,18 @@ def add_server_options(p: argparse.ArgumentParser, positive: Callable[[str], int
     p.add_argument("--price", type=_price, metavar="IN,OUT", help="dollars per million tokens")
     p.add_argument("--max-cost", type=float, help="dollars; no call is sent that could pass it")
     p.add_argument("--concurrency", type=positive, help=f"requests at once (default: {CONCURRENCY})")
+    p.add_argument("--max-tokens", type=positive, help="of every answer; a model that thinks first needs more of them")
+    p.add_argument("--retry-failures", action="store_true", default=None,
+                   help="ask again where the cache has a failure; find out anew what the server can do")  # fmt: skip
+
+
+def server_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What was said about a server, as it is passed on."""
+    given = {"max_tokens": args.max_tokens} if args.max_tokens else {}
+    return {
+        "base_url": args.base_url, "price": args.price, "max_cost": args.max_cost,
+        "retry_failures": bool(args.retry_failures), "concurrency": args.concurrency or CONCURRENCY, **given,
+    }  # fmt: skip
 
 
 def _price(text: str) -> tuple[float, float]:
@@ -197,9 +216,8 @@ def _explainer(args: argparse.Namespace, run: Run) -> Explainer:
     kind: Any = entry.load()
     if entry.needs == "server":
         asked: Explainer = kind(
-            args.explainer_model, base_url=args.base_url, max_cost=args.max_cost, attempt=args.attempt or 0,
-            price=args.price, concurrency=args.concurrency or CONCURRENCY, cache=run.path / "cache.sqlite",
-        )  # fmt: skip
+            args.explainer_model, attempt=args.attempt or 0, cache=run.path / "cache.sqlite", **server_options(args)
+        )
         return asked
     opened: Explainer = kind(*_opened(args))
     return opened

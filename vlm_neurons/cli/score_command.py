@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vlm_neurons.autointerp.registry import SIMULATORS, in_words
-from vlm_neurons.cli.explain_command import CONCURRENCY, SERVER, add_server_options, named, refuse_unused
+from vlm_neurons.cli.explain_command import SERVER, add_server_options, named, refuse_unused, server_options
 from vlm_neurons.cli.output import cell, console, say
 
 if TYPE_CHECKING:
@@ -103,9 +103,8 @@ def _simulator(args: argparse.Namespace, run: Run) -> str | Simulator:
     kind: Any = entry.load()
     if entry.needs == "server":
         made: Simulator = kind(
-            args.simulator_model, base_url=args.base_url, max_cost=args.max_cost, price=args.price,
-            concurrency=args.concurrency or CONCURRENCY, cache=run.path / "cache.sqlite",
-            prompt_logprobs=args.prompt_logprobs or 0,
+            args.simulator_model, cache=run.path / "cache.sqlite", prompt_logprobs=args.prompt_logprobs or 0,
+            **server_options(args),
         )  # fmt: skip
         return made
     options: dict[str, Any] = {"device": args.device}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -13,6 +13,8 @@ from pydantic import BaseModel, ValidationError
 
 from vlm_neurons._text import not_utf8, printable
 from vlm_neurons.autointerp.client import replies
+from vlm_neurons.autointerp.client.answers import answer_of
+from vlm_neurons.autointerp.client.prices import parts_of
 from vlm_neurons.autointerp.client.replies import choice_of, message_of
 
 TOP = 11  # likeliest tokens at every place of an answer: as many as a scale from 0 to 10 has numbers
@@ -53,9 +55,31 @@ class Ask:
         return self.plain is not None and capabilities.get("images") is False
 
     def sent(self, capabilities: dict[str, bool]) -> list[dict[str, Any]]:
-        """The messages that such a server is sent."""
+        """The messages that such a server is sent: words alone as one string, which every server takes."""
         messages = self.plain if self.plain is not None and self.is_plain(capabilities) else self.messages
+        if not capabilities.get("system", True):
+            messages = folded(messages)
+        messages = [{**m, "content": _string_of(m["content"])} for m in messages]
         return [*messages, {"role": "assistant", "content": self.prefill}] if self.prefill else messages
+
+
+def folded(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same with what the system says at the beginning of what the user says, for models that know no system.
+
+    >>> folded([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}])
+    [{'role': 'user', 'content': [{'type': 'text', 'text': 'Be brief.'}, {'type': 'text', 'text': 'Why?'}]}]
+    """
+    told = list(parts_of([m for m in messages if m["role"] == "system"]))
+    rest = [m for m in messages if m["role"] != "system"]
+    if not told or not rest:
+        return messages
+    return [{**rest[0], "content": [*told, *parts_of(rest[:1])]}, *rest[1:]]
+
+
+def _string_of(content: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
+    if isinstance(content, str) or any(part["type"] != "text" for part in content):
+        return content
+    return "\n\n".join(part["text"] for part in content)
 
 
 @dataclass(frozen=True)
@@ -105,29 +129,32 @@ def tokens_of(completion: dict[str, Any]) -> tuple[int, int] | None:
 
 def body_of(ask: Ask, model: str, capabilities: dict[str, bool], extra: dict[str, Any]) -> dict[str, Any]:
     """The request. Without the schema capability it is asked for in words, behind everything else."""
-    messages = ask.sent(capabilities)
     body: dict[str, Any] = {"model": model}
     if capabilities.get("temperature", True):
         body["temperature"] = ask.temperature
     body["max_tokens" if capabilities.get("max_tokens", True) else "max_completion_tokens"] = ask.max_tokens
     if ask.prefill:
-        return {**body, "messages": messages, "extra_body": {**extra, **replies.fields(ask.top)}}
+        return {**body, "messages": ask.sent(capabilities), "extra_body": {**extra, **replies.fields(ask.top)}}
     if ask.logprobs and capabilities.get("logprobs", True):
         body |= {"logprobs": True, "top_logprobs": TOP}
     if capabilities.get("schema", True):
         schema = {"name": ask.schema.__name__, "strict": True, "schema": schema_of(ask.schema)}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        messages = ask.sent(capabilities)
     else:
         hint = "Answer with one JSON object of this JSON schema and nothing else: " + json.dumps(schema_of(ask.schema))
-        messages = [*messages, {"role": "user", "content": hint}] if not messages else _with_hint(messages, hint)
+        messages = _with_hint(ask, hint).sent(capabilities)
     return {**body, "messages": messages, **({"extra_body": extra} if extra else {})}
 
 
-def _with_hint(messages: list[dict[str, Any]], hint: str) -> list[dict[str, Any]]:
-    last = messages[-1]
-    content = last["content"]
-    parts = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
-    return [*messages[:-1], {**last, "content": [*parts, {"type": "text", "text": hint}]}]
+def _with_hint(ask: Ask, hint: str) -> Ask:
+    """The same question with some words behind it."""
+
+    def longer(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        last = messages[-1:] or [{"role": "user", "content": []}]
+        return [*messages[:-1], {**last[0], "content": [*parts_of(last), {"type": "text", "text": hint}]}]
+
+    return replace(ask, messages=longer(ask.messages), plain=None if ask.plain is None else longer(ask.plain))
 
 
 @cache
@@ -152,24 +179,18 @@ def read(ask: Ask, completion: dict[str, Any]) -> tuple[BaseModel | None, tuple[
     if finish == "content_filter":
         return None, ("filter", "the server's content filter stopped the answer")
     if finish == "length":
-        return None, ("length", f"the answer needs more than {ask.max_tokens} tokens")
-    text = message.get("content") or ""
-    if not isinstance(text, str):
-        return None, ("schema", f"an answer that is no text: {str(text)[:120]!r}")
+        return None, ("length", f"the answer, with what is thought before it, needs more than {ask.max_tokens} tokens; "
+                                "allow it more with max_tokens=")  # fmt: skip
+    text, fault = answer_of(message)
     if not_utf8(text):
         return None, ("schema", f"half of a character (a lone surrogate); the answer begins with {text[:120]!r}")
+    if fault is not None:
+        return None, ("schema", f"{fault}; it begins with {text[:120]!r}" if text else fault)
     try:
-        return ask.schema.model_validate_json(_object(text)), None
+        return ask.schema.model_validate_json(text), None
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         return None, ("schema", f"{first['msg']} at {first['loc']}; the answer begins with {text[:120]!r}")
-
-
-def _object(text: str) -> str:
-    """The answer without a code fence around it; nothing else is repaired."""
-    text = text.strip()
-    fenced = re.fullmatch(r"```(?:json)?\s*(.*?)\s*```", text, re.DOTALL)
-    return fenced[1] if fenced else text
 
 
 def redactor(secret: str | None) -> Callable[[object], str]:
@@ -177,7 +198,7 @@ def redactor(secret: str | None) -> Callable[[object], str]:
 
     def redact(message: object) -> str:
         text = printable(str(message))
-        if secret:
+        if secret and len(secret) > 5:  # "x", "none" and "EMPTY" are no secrets, and may be words of the message
             text = text.replace(secret, "***")
         return _KEYS.sub("***", text)[:500]
 

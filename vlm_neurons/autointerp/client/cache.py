@@ -7,17 +7,18 @@ import json
 import os
 import sqlite3
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, model TEXT, reply TEXT NOT NULL, created TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS capabilities
-  (server TEXT, model TEXT, name TEXT, value TEXT, PRIMARY KEY (server, model, name));
+CREATE TABLE IF NOT EXISTS found_out
+  (server TEXT, model TEXT, name TEXT, value TEXT, created TEXT, PRIMARY KEY (server, model, name));
 CREATE TABLE IF NOT EXISTS under_way (key TEXT PRIMARY KEY, created TEXT NOT NULL);
 """
+EXPIRY = timedelta(days=1)  # of what was found out about a server: it may be put right, or have another model
 
 
 def request_key(request: dict[str, Any]) -> str:
@@ -61,19 +62,17 @@ class Cache:
         row = self._db.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
         return json.loads(row[0]) if row else None
 
-    def put(self, key: str, reply: dict[str, Any]) -> None:
-        """Keep a reply; the first one stays."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        values = (key, json.dumps(reply.get("model", "")).strip('"'), json.dumps(reply), now)  # ASCII holds anything
+    def put(self, key: str, reply: dict[str, Any], again: bool = False) -> None:
+        """Keep a reply; the first one stays, unless the question was put again on order."""
+        values = (key, json.dumps(reply.get("model", "")).strip('"'), json.dumps(reply), _now())  # ASCII holds anything
         with self._db:
-            self._db.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?)", values)
+            self._db.execute(f"INSERT OR {'REPLACE' if again else 'IGNORE'} INTO replies VALUES (?, ?, ?, ?)", values)
             self._db.execute("DELETE FROM under_way WHERE key = ?", (key,))
 
     def begin(self, key: str) -> bool:
         """Note that a request is about to be sent. Whether a run that ended without its reply had sent it already."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
         with self._db:
-            return self._db.execute("INSERT OR IGNORE INTO under_way VALUES (?, ?)", (key, now)).rowcount == 0
+            return self._db.execute("INSERT OR IGNORE INTO under_way VALUES (?, ?)", (key, _now())).rowcount == 0
 
     def give_up(self, key: str) -> None:
         """Note that a request ended without a reply that could be kept."""
@@ -84,17 +83,20 @@ class Cache:
         """Whether a request was sent by a run that ended without its reply."""
         return self._db.execute("SELECT 1 FROM under_way WHERE key = ?", (key,)).fetchone() is not None
 
-    def capabilities(self, server: str, model: str) -> dict[str, bool]:
-        """What was found out about a model on a server."""
-        wanted = (address_of(server), model)
-        rows = self._db.execute("SELECT name, value FROM capabilities WHERE server = ? AND model = ?", wanted)
+    def capabilities(self, server: str, model: str, ever: bool = False) -> dict[str, bool]:
+        """What was found out about a model on a server, not long ago; with `ever`, whenever it was."""
+        since = "" if ever else (datetime.now(UTC) - EXPIRY).isoformat(timespec="seconds")
+        rows = self._db.execute(
+            "SELECT name, value FROM found_out WHERE server = ? AND model = ? AND created > ?",
+            (address_of(server), model, since),
+        )
         return {name: value == "yes" for name, value in rows}
 
     def put_capability(self, server: str, model: str, name: str, value: bool) -> None:
         """Remember what was found out."""
         with self._db:
-            values = (address_of(server), model, name, "yes" if value else "no")
-            self._db.execute("INSERT OR REPLACE INTO capabilities VALUES (?, ?, ?, ?)", values)
+            values = (address_of(server), model, name, "yes" if value else "no", _now())
+            self._db.execute("INSERT OR REPLACE INTO found_out VALUES (?, ?, ?, ?, ?)", values)
 
     def __len__(self) -> int:
         return int(self._db.execute("SELECT count(*) FROM replies").fetchone()[0])
@@ -114,6 +116,10 @@ def address_of(server: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def _writable(name: str) -> sqlite3.Connection:
     """A connection with all tables, after making sure that it can be written: before a reply is paid, not after."""
     db = sqlite3.connect(name, timeout=30)
@@ -131,7 +137,7 @@ def _holds_a_cache(path: Path) -> bool:
         return False
     with closing(sqlite3.connect(_address(path), uri=True, timeout=30)) as db:
         names = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    return names >= {"replies", "capabilities", "under_way"}
+    return names >= {"replies", "found_out", "under_way"}
 
 
 def _address(path: Path) -> str:

@@ -14,8 +14,9 @@ from typing import Any
 
 from vlm_neurons.autointerp.client.asking import Ask, Reply
 from vlm_neurons.autointerp.client.cache import Cache
+from vlm_neurons.autointerp.client.connection import Connection
 from vlm_neurons.autointerp.client.prices import Plan, Price, images_of
-from vlm_neurons.autointerp.client.running import Asking, Connection
+from vlm_neurons.autointerp.client.running import Asking
 
 
 class ChatClient(Connection):
@@ -37,19 +38,23 @@ class ChatClient(Connection):
         schema: whether the server obeys a JSON schema, likewise. Without it, it is asked for in words and checked here.
         extra_body: fields of the vendor's own.
         logprobs: whether the server gives the likeliest tokens; True, False, or None to find out.
+        retry_failures: ask again where the cache has a failure: a refusal, an answer that was cut off, filtered, or not
+            what was asked for. What the server could not do is found out anew too.
+
+    What is found out is confirmed before it is believed: the question is sent again as it was, and then without the
+    field that the server blames. It holds for a day.
     """
 
     def plan(self, asks: Sequence[Ask]) -> Plan:
         """What `stream` would do; sends nothing."""
         cache = Cache(self.cache, reading=True)
         able = self.capabilities(cache)
-        keyed = [(self.key(a, able), a) for a in asks]
-        todo = [(key, a) for key, a in keyed if cache.get(key) is None]
-        again = sum(cache.left_under_way(key) for key, _ in todo)
+        todo = [a for a in asks if self.stored(cache, a, able) is None]
+        again = sum(cache.left_under_way(self.key(a, able)) for a in todo)
         cache.close()
         price = self.price if isinstance(self.price, Price) else None
-        counts, sent = price or Price(0, 0), [a.sent(able) for _, a in todo]
-        tokens_in, tokens_out = sum(map(counts.tokens, sent)), sum(a.max_tokens for _, a in todo)
+        counts, sent = price or Price(0, 0), [a.sent(able) for a in todo]
+        tokens_in, tokens_out = sum(map(counts.tokens, sent)), sum(a.max_tokens for a in todo)
         cost = (price.cost(tokens_in // 2, tokens_out // 5), price.cost(tokens_in, tokens_out)) if price else None
         images = sum(len(images_of(messages)) for messages in sent)
         source = price.source if price else ""
@@ -59,9 +64,9 @@ class ChatClient(Connection):
         """What the cache has to each question; sends nothing."""
         cache, run = Cache(self.cache, reading=True), Asking(self, (), None)
         able = self.capabilities(cache)
-        stored = [cache.get(self.key(a, able)) for a in asks]
+        stored = [self.stored(cache, a, able) for a in asks]
         cache.close()
-        return [None if s is None else run.reply(a, s, able, cached=True) for a, s in zip(asks, stored, strict=True)]
+        return [None if s is None else run.reply(a, *s, cached=True) for a, s in zip(asks, stored, strict=True)]
 
     def stream(self, asks: Sequence[Ask]) -> Iterator[Reply]:
         """A reply to every question, in the order in which they come; failures are replies too.
@@ -118,7 +123,8 @@ class Server:
         timeout: seconds without a byte until a try is given up.
         deadline: seconds for a request with all its tries.
         max_retries: the SDK's.
-        extra_body: fields of the server's own.
+        extra_body: fields of the server's own, such as `{"add_special_tokens": True}` for vLLM (see `ApiSimulator`).
+        retry_failures: ask again where the cache has a failure, and find out anew what the server can do.
 
     Raises:
         ValueError: a limit that cannot be kept: `max_cost` without a known price, or a number that is none.
@@ -138,6 +144,7 @@ class Server:
     deadline: float = 600.0
     max_retries: int = 4
     extra_body: dict[str, Any] = field(default_factory=dict)
+    retry_failures: bool = False
 
     def __post_init__(self) -> None:
         self.client()  # says now what is wrong
@@ -147,6 +154,7 @@ class Server:
         return ChatClient(
             self.model, self.base_url, self.api_key, self.cache, self.concurrency, self.timeout, self.deadline,
             self.max_retries, self.max_cost, self.price, self.images, self.schema, self.extra_body,
+            retry_failures=self.retry_failures,
         )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from vlm_neurons._checks import whole
 from vlm_neurons.autointerp.client.asking import Ask, Reply
 from vlm_neurons.autointerp.client.client import ChatClient, Server
 from vlm_neurons.autointerp.client.local import LocalChat, open_model
@@ -40,6 +41,7 @@ class Showing(Simulator):
             2023). A server has to give log probabilities of prompts, as vLLM does (20, unless it is started with
             another `--max-logprobs`). 0 lets the model write the answer.
         attempt: another number asks again where the cache has an answer.
+        max_tokens: of every answer. None allows what the answer itself takes; a model that thinks first needs more.
     """
 
     grid: int = 8
@@ -48,8 +50,11 @@ class Showing(Simulator):
     detail: str = "auto"
     prompt_logprobs: int = 0
     attempt: int = 0
+    max_tokens: int | None = None
 
     def __post_init__(self) -> None:
+        if self.max_tokens is not None:
+            whole(1, max_tokens=self.max_tokens)
         if self.prompt_logprobs < 0:
             raise ValueError(f"prompt_logprobs={self.prompt_logprobs}: a number of tokens, 0 for none")
         if self.grid < 1 or self.coarse < 0:
@@ -63,11 +68,11 @@ class Showing(Simulator):
     def shown(self) -> list[Any]:
         """What decides the questions."""
         return [prompt_id(PACKAGE, VERSION), self.grid, self.coarse, self.logprobs, self.detail, self.attempt,
-                self.prompt_logprobs]  # fmt: skip
+                self.prompt_logprobs, self.max_tokens]  # fmt: skip
 
     def opened(self, jobs: Sequence[Job], start: int = 0) -> OpenJobs:
         """The questions of some jobs."""
-        wording = Wording(self.attempt, self.logprobs is not False, self.detail, self.prompt_logprobs)
+        wording = Wording(self.attempt, self.logprobs is not False, self.detail, self.prompt_logprobs, self.max_tokens)
         return OpenJobs(jobs, self.grid, self.coarse if self.coarse < self.grid else 0, wording, start)
 
     def answers(self, jobs: Sequence[Job], stream: Stream) -> Iterator[tuple[int, Prediction]]:
@@ -88,6 +93,10 @@ class ApiSimulator(Showing, Server):
 
     See `Server` for where it is and what it may cost, `Showing` for how samples are shown. Answers that lack a cell,
     or have other tokens than the question, are failures. Equal questions are asked once.
+
+    The prompt that a server makes of the messages is its own: it may lack the BOS token that `LocalSimulator`, and the
+    model in training, begin with. vLLM adds none where the chat template has none; there,
+    `extra_body={"add_special_tokens": True}` switches it on (with a template that has one it would be the second).
 
     >>> ApiSimulator("gpt-4o", max_cost=2.0, grid=4).resolution
     Resolution(levels=None, grid=(4, 4))

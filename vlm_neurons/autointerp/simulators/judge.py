@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator
 
+from vlm_neurons._checks import whole
 from vlm_neurons.autointerp.client import prompting
 from vlm_neurons.autointerp.client.asking import Ask, Reply
 from vlm_neurons.autointerp.client.client import ChatClient, Server
@@ -55,6 +56,7 @@ class ApiJudge(Judge, Server):
             gives them (None) or always (True); False takes the probability that the model states.
         detail: of pictures: `"low"`, `"high"` or `"auto"`.
         attempt: another number asks again where the cache has an answer.
+        max_tokens: of every answer; a model that thinks first needs more than 60, which is what None allows.
 
     >>> judge = vn.simulators.ApiJudge(model="gpt-4o", sides=("picture",), max_cost=1.0)
     >>> plan = judge.plan("pink regions", evidence["L2N304"].split("test"))
@@ -66,6 +68,12 @@ class ApiJudge(Judge, Server):
     logprobs: bool | None = None
     detail: str = "auto"
     attempt: int = 0
+    max_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_tokens is not None:
+            whole(1, max_tokens=self.max_tokens)
+        super().__post_init__()
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -74,7 +82,7 @@ class ApiJudge(Judge, Server):
 
     def settings(self) -> str:
         """All that decides its answers, as one string."""
-        own = [self.sides, self.logprobs, self.detail, self.attempt, self.extra_body]
+        own = [self.sides, self.logprobs, self.detail, self.attempt, self.max_tokens, self.extra_body]
         return json.dumps([self.name, self.client().base_url, prompting.prompt_id(PACKAGE, VERSION), *own])
 
     def client(self) -> ChatClient:
@@ -93,7 +101,7 @@ class ApiJudge(Judge, Server):
         return [found[i] for i in range(len(exemplars))]
 
     def _asks(self, explanation: str, exemplars: Sequence[Exemplar]) -> Iterator[Ask]:
-        wording = Wording(self.attempt, self.logprobs is not False, self.detail)
+        wording = Wording(self.attempt, self.logprobs is not False, self.detail, max_tokens=self.max_tokens)
         for place, e in enumerate(exemplars):
             images = e.seen.images if "picture" in self.sides else ()
             told = [t for t, is_text in zip(e.seen.tokens, e.seen.is_text, strict=True) if is_text]

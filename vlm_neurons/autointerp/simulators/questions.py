@@ -64,23 +64,26 @@ class Wording:
         detail: of pictures: `"low"`, `"high"` or `"auto"`.
         prompt_logprobs: likeliest tokens to ask for at each place of a filled answer about words; 0 for an answer that
             the model writes.
+        max_tokens: of every answer; None for what the answer itself takes.
     """
 
     attempt: int = 0
     logprobs: bool = True
     detail: str = "auto"
     prompt_logprobs: int = 0
+    max_tokens: int | None = None
 
     def ask(
         self, question: Any, mark: str, parts: list[dict[str, Any]], schema: type[BaseModel], n: int, prefill: str = ""
     ) -> Ask:
-        """A request about an explanation; n bounds the tokens of the answer."""
+        """A request about an explanation; n bounds the tokens of the answer, unless another bound is given."""
         told = prompting.render(PACKAGE, "explanation", fence=mark, explanation=_line(question.explanation))
         system = {"role": "system", "content": prompting.render(PACKAGE, "system", fence=mark)}
         messages: list[dict[str, Any]] = [system, {"role": "user", "content": [text_part(told), *parts]}]
         if prefill:
             return Ask(question, messages, schema, n, attempt=self.attempt, prefill=prefill, top=self.prompt_logprobs)
-        return Ask(question, messages, schema, n, attempt=self.attempt, logprobs=self.logprobs)
+        room = self.max_tokens or n
+        return Ask(question, messages, schema, room, attempt=self.attempt, logprobs=self.logprobs)
 
 
 @dataclass
@@ -137,7 +140,7 @@ def chances(
     for one in content:
         starts.append(len(text))
         text += one["token"]
-    spans = [m.span(1) for m in pattern.finditer(text) if m[1]]
+    spans = [m.span(1) for m in pattern.finditer(text) if m[1]][-len(said) :]  # behind what was thought before
     if [text[a:b] for a, b in spans] != list(said):
         return []
     found: list[list[tuple[str, float]]] = []
