@@ -83,7 +83,7 @@ class Batch:
     texts: tuple[str, ...]
     spans: Int[Tensor, "batch pos 2"]
     row_inputs: Mapping[str, Tensor] = field(default_factory=dict)
-    site_rows: Mapping[str, tuple[Int[Tensor, "item"], ...]] = field(default_factory=dict)
+    site_rows: Mapping[str, tuple[Int[Tensor, "_"], ...]] = field(default_factory=dict)
     splits: Mapping[str, Split] = field(default_factory=dict)
     _tokenizer: Any = field(repr=False, default=None)
     _image_processor: Any = field(repr=False, default=None)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vlm_neurons.models import guards
+from vlm_neurons.models.adapters import Adapter
 from vlm_neurons.models.batch import Batch
 from vlm_neurons.models.passes import running
 from vlm_neurons.tokens import TokenKind
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 class Runnable(Protocol):
     """What is needed of a HookedVLM to run it: the class itself is above this file."""
 
+    adapter: Adapter
     bridge: TransformerBridge
+    config: Any
     words: Words
 
     @property
@@ -52,6 +55,9 @@ def checked(vlm: Runnable, batch: Batch) -> Batch:
         )
     if not batch.image_inputs and bool((batch.input_ids == vlm.words.image_id).any()):
         raise ValueError("the batch has image tokens but no pixel_values: make it with prepare()")
+    needed = vlm.adapter.row_inputs(vlm.config, batch.kinds, batch.image_rows)  # transformers may do without in silence
+    if missing := sorted(set(needed) - set(batch.row_inputs)):
+        raise ValueError(f"the batch lacks {', '.join(missing)}, which this model needs: make it with prepare()")
     if batch.attention_mask is None or bool((batch.attention_mask.bool() != (batch.kinds != TokenKind.PAD)).any()):
         raise ValueError("attention_mask does not fit kinds: it has to be 0 at PAD and 1 elsewhere; use prepare()")
     return batch.to(vlm.device)

@@ -25,7 +25,7 @@ class Place:
         where: `EMBEDDING`, or the hook.
         index: in the tensor there, with its leading dimensions flattened.
         patch: its patch, by number in the batch; -1 for none.
-        per_side: how many rows of this tensor, side by side, make up one patch.
+        per_side: how many rows of this tensor, side by side, may make up one patch.
     """
 
     where: str

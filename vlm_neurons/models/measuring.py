@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
+from math import ceil
 from typing import Any, Literal, Protocol
 
 import torch
@@ -96,7 +97,8 @@ def compare(
     expected, found, todo = Expected(batch), list[tuple[Place, Seen, str]](), list[Place]()
     for where, tensor in look.received.items():
         said = batch.patch_index.flatten().tolist() if where == EMBEDDING else _site_rows(batch, look.sites[where])
-        found += _lengths(where, len(said), len(tensor))
+        found += _impossible(where, said, len(tensor), len(batch.patches))
+        said = [k if k < len(batch.patches) else -1 for k in said]
         todo += _chosen(where, said[: len(tensor)], expected, positions, look)
     for place in tqdm(todo, desc="geometry", unit="place", disable=not progress, delay=2):
         seen = look.at(place.where, (place.index,))
@@ -118,10 +120,15 @@ def _site_rows(batch: Batch, site: str) -> list[int]:
     return [at + k if k >= 0 else -1 for at, rows in zip(starts, of_images, strict=False) for k in rows.tolist()]
 
 
-def _lengths(where: str, said: int, there: int) -> list[tuple[Place, Seen, str]]:
-    if said == there:
-        return []
-    return [(Place(where, min(said, there), -1), {}, f"the tensor has {there} rows, {said} are said")]
+def _impossible(where: str, said: list[int], there: int, n_patches: int) -> list[tuple[Place, Seen, str]]:
+    """What is wrong with what is said, whatever the model sees."""
+    found = []
+    if len(said) != there:
+        found.append((min(len(said), there), f"the tensor has {there} rows, {len(said)} are said"))
+    beyond = next((i for i, k in enumerate(said) if k >= n_patches), None)
+    if beyond is not None:
+        found.append((beyond, f"it is said to be patch {said[beyond]}, and the batch has {n_patches}"))
+    return [(Place(where, index, -1), {}, wrong) for index, wrong in found]
 
 
 def _chosen(
@@ -129,7 +136,7 @@ def _chosen(
 ) -> list[Place]:
     """The places to measure, in order. Those without a patch are measured one by one only where together they see
     something, since most see nothing."""
-    per_side = round(max(Counter(k for k in said if k >= 0).values(), default=1) ** 0.5)
+    per_side = ceil(max(Counter(k for k in said if k >= 0).values(), default=1) ** 0.5)
     groups: dict[int, list[int]] = {}
     for index, patch in enumerate(said):
         groups.setdefault(expected.patches[patch].image if patch >= 0 else -1, []).append(index)
