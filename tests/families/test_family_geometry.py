@@ -135,7 +135,7 @@ def test_every_wrong_claim_is_found(family: builders.Made):
 
 
 def test_a_claim_about_another_picture_is_found(family: builders.Made):
-    batch = prepared(family.model, [(90, 64), (60, 60)])
+    batch = prepared(family.model, [(90, 64), (90, 64)])  # as many patches each
     exchanged = tuple(replace(p, image=1 - p.image) for p in batch.patches)
     found = measure_geometry(family.model, replace(batch, patches=exchanged), 3, False)
     said = found.differences[found.differences["where"] == "embedding"].problem

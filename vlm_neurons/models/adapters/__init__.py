@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from vlm_neurons.models.adapters.adapter import Adapter, MLPs, Placed, along, module_at
 from vlm_neurons.models.adapters.llava import LLAVA
+from vlm_neurons.models.adapters.llava_next import LLAVA_NEXT
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["FAMILIES", "Adapter", "MLPs", "Placed", "adapter_of", "along", "families", "module_at", "supported"]
 
-FAMILIES: dict[str, Adapter] = {adapter.name: adapter for adapter in (LLAVA,)}
+FAMILIES: dict[str, Adapter] = {adapter.name: adapter for adapter in (LLAVA, LLAVA_NEXT)}
 
 
 def supported() -> str:

@@ -1,0 +1,121 @@
+"""LLaVA-NeXT: the whole image in one view, then tiles of it at a larger size; a token ends every row of the tiles.
+
+Which tiles, and what of their padding is cut away, is asked of transformers' own functions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlm_neurons.models.adapters.adapter import Given, MLPs, Placed, Size
+from vlm_neurons.models.adapters.geometry import Layout
+from vlm_neurons.models.adapters.llava import LLAVA, PROJECTOR, TOWER, TOWERS
+from vlm_neurons.models.adapters.tiles import on_sheet, patch, rows_of_views, whole
+from vlm_neurons.tokens import Patch
+
+
+def place(given: Given) -> list[Placed]:
+    """Where the visual tokens look.
+
+    Raises:
+        ValueError: the image processor makes other tiles than the model reads.
+    """
+    check_tiles(given)
+    side = given.config.vision_config.image_size
+    n = side // given.config.vision_config.patch_size
+    found = []
+    for i, size in enumerate(given.sizes):
+        canvas, kept = kept_of(given.config, size)
+        tiles = Layout(size, *_fitted(size, canvas), canvas)
+        across = canvas[1] // side
+        patches: list[Patch | None] = [*whole(i, size, side, n)]
+        for line in kept.tolist():
+            for number in line:
+                row, column = divmod(number, across * n)
+                tile = row // n * across + column // n
+                patches.append(patch(i, tiles, (row, column), side / n, n, tile))
+            patches.append(None)  # the end of a row
+        found.append(Placed((n + canvas[0] // side * n, across * n), patches))
+    return found
+
+
+def check_tiles(given: Given) -> None:
+    """The image processor's settings have to be the model's.
+
+    Raises:
+        ValueError: they are not.
+    """
+    side, images = given.config.vision_config.image_size, given.processor.image_processor
+    made = tuple(given.output["pixel_values"].shape[-2:])
+    if made != (side, side):
+        raise ValueError(
+            f"the image processor makes tiles of {made}, the vision tower takes {side} x {side}: set its size and "
+            "crop_size"
+        )
+    told, known = ([list(one) for one in pins] for pins in (images.image_grid_pinpoints, given.config.image_grid_pinpoints))
+    if told != known:
+        raise ValueError(
+            f"image_grid_pinpoints are {told} in the image processor and {known} in the model: they have to be the same"
+        )
+
+
+def kept_of(config: Any, size: Size) -> tuple[Size, Tensor]:
+    """Size of all tiles together in pixels, and the numbers of their patches that become tokens, [rows, columns]:
+    those of padding above and below, or at the sides, do not."""
+    from transformers.image_processing_utils import select_best_resolution
+    from transformers.models.llava_next.modeling_llava_next import unpad_image
+
+    canvas = select_best_resolution(size, config.image_grid_pinpoints)
+    rows, columns = (edge // config.vision_config.patch_size for edge in canvas)
+    numbers = torch.arange(rows * columns).view(1, rows, columns)
+    return tuple(canvas), unpad_image(numbers, size)[0]
+
+
+def _fitted(size: Size, canvas: Size) -> tuple[Size, tuple[int, int]]:
+    """The largest size of the image's shape that the tiles hold, and where its corner is in them, negative."""
+    (height, width), (high, wide) = size, canvas
+    if wide / width < high / height:
+        fitted = min(math.ceil(height * (wide / width)), high), wide
+    else:
+        fitted = high, min(math.ceil(width * (high / height)), wide)
+    return fitted, (-((high - fitted[0]) // 2), -((wide - fitted[1]) // 2))
+
+
+def sheet_of(image_processor: Any, own: Mapping[str, Tensor]) -> Tensor:
+    """The sheet of one image."""
+    from transformers.image_processing_utils import select_best_resolution
+
+    views = own["pixel_values"][0]
+    side = views.shape[-1]
+    high, wide = select_best_resolution(own["image_sizes"][0].tolist(), image_processor.image_grid_pinpoints)
+    down, across = high // side, wide // side
+    return on_sheet(image_processor, list(views[: 1 + down * across]), across)  # behind them is other images' padding
+
+
+def of_tower(given: Given, placed: Placed) -> list[int]:
+    """Rows of the tower: view by view, class tokens in front."""
+    return rows_of_views(placed, TOWERS[given.config.vision_config.model_type])
+
+
+def of_projector(given: Given, placed: Placed) -> list[int]:
+    """Rows of the projector: it is given patches of padding too, which become no token."""
+    return rows_of_views(placed)
+
+
+LLAVA_NEXT = replace(
+    LLAVA,
+    name="llava_next",
+    architecture="LlavaNextForConditionalGeneration",
+    geometry=place,
+    seen=sheet_of,
+    processor="LlavaNextProcessor",
+    vision=MLPs(into=TOWER + "fc1", out=TOWER + "fc2", rows=of_tower),
+    projector=MLPs(into=PROJECTOR + "linear_1", out=PROJECTOR + "linear_2", rows=of_projector),
+    limits="",
+)

@@ -1,0 +1,103 @@
+"""Images that are shown whole and in tiles: one sheet, with the whole view on top and the tiles side by side below it.
+
+Rows and columns of patches count through the sheet, and boxes are in its pixels. Places beside the whole view, and those
+of tiles that no token shows, are gaps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vlm_neurons.models.adapters.adapter import Placed
+from vlm_neurons.models.adapters.geometry import Layout
+from vlm_neurons.tokens import Patch
+
+
+def patch(image: int, layout: Layout, at: tuple[int, int], step: float, below: int = 0, tile: int = -1) -> Patch:
+    """One patch of a whole view, or of the tiles.
+
+    Args:
+        image: its number.
+        layout: of the whole view, or of all tiles together.
+        at: row and column there.
+        step: a patch's side in pixels.
+        below: rows of patches that the whole view takes on the sheet, for a patch of the tiles.
+        tile: number of the tile; -1 is the whole view.
+    """
+    row, column = at
+    left, top = step * column, step * row
+    shift = step * below
+    return Patch(
+        image, row + below, column,
+        (left, top + shift, left + step, top + shift + step),
+        layout.to_original((left, top, left + step, top + step)),
+        tile,
+    )  # fmt: skip
+
+
+def whole(image: int, size: tuple[int, int], side: int, n: int) -> list[Patch]:
+    """The patches of a whole view, row by row: the image squeezed to a square of `side` pixels, n patches a side."""
+    layout = Layout(size, (side, side), (0, 0), (side, side))
+    return [patch(image, layout, (row, column), side / n) for row in range(n) for column in range(n)]
+
+
+def split(image: int, size: tuple[int, int], side: int, n: int, tiles: tuple[int, int]) -> list[Patch]:
+    """The patches of rows x columns of tiles, one tile after the other: the image squeezed to all of them together."""
+    down, across = tiles
+    layout = Layout(size, (down * side, across * side), (0, 0), (down * side, across * side))
+    return [
+        patch(image, layout, (n * y + row, n * x + column), side / n, n, across * y + x)
+        for y in range(down)
+        for x in range(across)
+        for row in range(n)
+        for column in range(n)
+    ]
+
+
+def per_side(placed: Placed) -> int:
+    """Patches at a side of a tile, and of the whole view."""
+    return sum(patch.tile < 0 and patch.row == 0 for patch in placed.shown)
+
+
+def rows_of_views(placed: Placed, class_tokens: int = 0, pooled: int = 1, whole_last: bool = False) -> list[int]:
+    """For every row of a tensor of views the patch of `placed.shown`, -1 for none.
+
+    Args:
+        placed: one image on its sheet.
+        class_tokens: rows in front of each view's.
+        pooled: rows, and columns, of the tower's patches that become one token.
+        whole_last: whether the whole view stands behind the tiles.
+    """
+    number = {(one.row, one.column): k for k, one in enumerate(placed.shown)}
+    n, (rows, columns) = per_side(placed), placed.grid
+    corners = [(row, column) for row in range(n, rows, n) for column in range(0, columns, n)]
+    found = []
+    for top, left in [*corners, (0, 0)] if whole_last else [(0, 0), *corners]:
+        found += [-1] * class_tokens
+        places = [(top + y // pooled, left + x // pooled) for y in range(n * pooled) for x in range(n * pooled)]
+        found += [number.get(place, -1) for place in places]
+    return found
+
+
+def on_sheet(image_processor: Any, views: Sequence[Float[Tensor, "3 side side"]], across: int) -> Tensor:
+    """The whole view, and below it the tiles side by side; gaps are black.
+
+    Args:
+        image_processor: that normalised the views.
+        views: the whole one, then the tiles.
+        across: tiles in a row.
+    """
+    side, down = views[0].shape[-1], (len(views) - 1) // across
+    sheet = views[0].new_zeros(3, side * (1 + down), side * across)
+    if image_processor.do_normalize:
+        mean, std = (torch.tensor(list(v)).view(3, 1, 1) for v in (image_processor.image_mean, image_processor.image_std))
+        sheet = sheet - (mean / std).to(sheet)
+    for k, view in enumerate(views):
+        y, x = (1 + (k - 1) // across, (k - 1) % across) if k else (0, 0)
+        sheet[:, y * side : (y + 1) * side, x * side : (x + 1) * side] = view
+    return sheet
