@@ -58,7 +58,9 @@ def check_tiles(given: Given) -> None:
             f"the image processor makes tiles of {made}, the vision tower takes {side} x {side}: set its size and "
             "crop_size"
         )
-    told, known = ([list(one) for one in pins] for pins in (images.image_grid_pinpoints, given.config.image_grid_pinpoints))
+    told, known = (
+        [list(one) for one in pins] for pins in (images.image_grid_pinpoints, given.config.image_grid_pinpoints)
+    )
     if told != known:
         raise ValueError(
             f"image_grid_pinpoints are {told} in the image processor and {known} in the model: they have to be the same"
@@ -93,7 +95,7 @@ def sheet_of(image_processor: Any, own: Mapping[str, Tensor]) -> Tensor:
 
     views = own["pixel_values"][0]
     side = views.shape[-1]
-    high, wide = select_best_resolution(own["image_sizes"][0].tolist(), image_processor.image_grid_pinpoints)
+    high, wide = select_best_resolution(tuple(own["image_sizes"][0].tolist()), image_processor.image_grid_pinpoints)
     down, across = high // side, wide // side
     return on_sheet(image_processor, list(views[: 1 + down * across]), across)  # behind them is other images' padding
 

@@ -1,7 +1,7 @@
 """Images that are shown whole and in tiles: one sheet, with the whole view on top and the tiles side by side below it.
 
-Rows and columns of patches count through the sheet, and boxes are in its pixels. Places beside the whole view, and those
-of tiles that no token shows, are gaps.
+Rows and columns of patches count through the sheet, and boxes are in its pixels. Places beside the whole view, and
+those of tiles that no token shows, are gaps.
 """
 
 from __future__ import annotations
@@ -95,7 +95,9 @@ def on_sheet(image_processor: Any, views: Sequence[Float[Tensor, "3 side side"]]
     side, down = views[0].shape[-1], (len(views) - 1) // across
     sheet = views[0].new_zeros(3, side * (1 + down), side * across)
     if image_processor.do_normalize:
-        mean, std = (torch.tensor(list(v)).view(3, 1, 1) for v in (image_processor.image_mean, image_processor.image_std))
+        mean, std = (
+            torch.tensor(list(v)).view(3, 1, 1) for v in (image_processor.image_mean, image_processor.image_std)
+        )
         sheet = sheet - (mean / std).to(sheet)
     for k, view in enumerate(views):
         y, x = (1 + (k - 1) // across, (k - 1) % across) if k else (0, 0)

@@ -1,0 +1,60 @@
+"""Images that a family shows whole and in tiles lie on one sheet, and what is said of its places is right."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import vlm_neurons as vn
+
+sys.path.append(str(Path(__file__).parents[1] / "families"))
+import built_tiles
+
+SIZES = [(40, 33), (100, 31), (23, 90), (200, 150), (9, 60)]  # width, height
+
+
+@pytest.fixture(scope="module", params=built_tiles.FAMILIES)
+def model(request: pytest.FixtureRequest) -> vn.HookedVLM:
+    return vn.HookedVLM(*built_tiles.FAMILIES[request.param]())
+
+
+def ramps(width: int, height: int) -> Image.Image:
+    """Red is the column, green the row, blue everywhere 255, so that black is padding."""
+    xs, ys = np.meshgrid((np.arange(width) + 0.5) * 255 / width, (np.arange(height) + 0.5) * 255 / height)
+    return Image.fromarray(np.stack([xs, ys, 0 * xs + 255], -1).round().astype(np.uint8))
+
+
+def test_every_place_of_a_sheet_shows_what_its_patch_shows_of_the_picture(model: vn.HookedVLM) -> None:
+    for width, height in SIZES:
+        batch = model.prepare([ramps(width, height)], "Hi")
+        sheet, (rows, columns) = np.asarray(batch.seen_image(0)).astype(float), batch.grids[0]
+        places = {(patch.row, patch.column): patch for patch in batch.patches}
+        assert len(places) == len(batch.patches)
+        step = sheet.shape[1] / columns
+        assert sheet.shape[0] / rows == step
+        compared = 0
+        for (row, column), patch in places.items():
+            assert patch.box == (column * step, row * step, (column + 1) * step, (row + 1) * step)
+            x0, y0, x1, y1 = map(int, patch.box)
+            shown, (left, top, right, bottom) = sheet[y0:y1, x0:x1], patch.original_box
+            if (shown[..., 2] < 250).any():  # padding at the edge of what is kept
+                continue
+            mean = shown.mean((0, 1))
+            off = mean[0] * width / 255 - (left + right) / 2, mean[1] * height / 255 - (top + bottom) / 2
+            assert abs(off[0]) <= 1 + (right - left) / 4 and abs(off[1]) <= 1 + (bottom - top) / 4, (width, patch, off)
+            compared += 1
+        assert compared > len(places) / 2
+
+
+def test_gaps_of_a_sheet_are_black_or_padding(model: vn.HookedVLM) -> None:
+    batch = model.prepare([ramps(100, 31)], "Hi")
+    sheet, step = np.asarray(batch.seen_image(0)), batch.seen_image(0).width // batch.grids[0][1]
+    gaps = np.ones(batch.grids[0], bool)
+    for patch in batch.patches:
+        gaps[patch.row, patch.column] = False
+    assert gaps.any()
+    assert (sheet[np.kron(gaps, np.ones((step, step), bool))] == 0).mean() > 0.9
