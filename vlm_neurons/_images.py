@@ -29,16 +29,23 @@ class Encoded:
     """A picture as its file has it, without a file of its own: some bytes, or a part of another file (a tar).
 
     >>> Encoded(b"GIF89a")
-    Encoded(file=None, offset=0, size=0)
+    Encoded(file=None, offset=0, size=0, broken='')
     """
 
     data: bytes = field(default=b"", repr=False)
     file: Path | None = None
     offset: int = 0
     size: int = 0
+    broken: str = ""  # why there is nothing to read
 
     def read(self) -> bytes:
-        """Its bytes."""
+        """Its bytes.
+
+        Raises:
+            OSError: there are none.
+        """
+        if self.broken:
+            raise OSError(self.broken)
         if self.file is None:
             return self.data
         with self.file.open("rb") as opened:

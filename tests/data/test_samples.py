@@ -23,7 +23,6 @@ def save(folder, *names):
 
 def test_folder_is_sorted_by_name_and_takes_captions(tmp_path):
     save(tmp_path, "b.png", "a.jpg", "C.PNG")
-    (tmp_path / "notes.txt").write_text("not an image")
     (tmp_path / "captions.jsonl").write_text(
         json.dumps({"image": "b.png", "response": "B", "prompt": "What?"})
         + "\n\n"
@@ -91,9 +90,10 @@ def test_empty_folders_and_unknown_captions_are_refused(tmp_path):
 
 
 def test_open_takes_paths_and_what_source_says(tmp_path):
-    save(tmp_path, "a.png")
-    (tmp_path / "d.jsonl").write_text(json.dumps({"image": "a.png", "response": "A"}) + "\n")
-    for spec in (tmp_path, tmp_path / "d.jsonl"):
+    (tmp_path / "in").mkdir()
+    save(tmp_path / "in", "a.png")
+    (tmp_path / "d.jsonl").write_text(json.dumps({"image": "in/a.png", "response": "A"}) + "\n")
+    for spec in (tmp_path / "in", tmp_path / "d.jsonl"):
         data = open_data(spec)
         again = open_data(data.source)
         assert again.fingerprint() == data.fingerprint() and again.source == data.source

@@ -163,14 +163,12 @@ def test_text_and_file_names_that_are_no_utf8_are_recorded_and_the_others_are_sc
 
 
 def test_the_model_is_asked_about_files_whose_names_are_no_utf8(tmp_path, model):
+    photos = tmp_path / "photos"
+    photos.mkdir()
     for name in ("a\udcff.png", "b.png"):
-        tiny.image().save(os.fsencode(tmp_path / name))
-    said = [
-        describe(model, ImageTextData.from_folder(tmp_path), tmp_path / "c.jsonl", max_new_tokens=2, progress=False)
-    ]
-    said += [
-        describe(model, ImageTextData.from_folder(tmp_path), tmp_path / "c.jsonl", max_new_tokens=2, progress=False)
-    ]
+        tiny.image().save(os.fsencode(photos / name))
+    said = [describe(model, ImageTextData.from_folder(photos), tmp_path / "c.jsonl", max_new_tokens=2, progress=False)]
+    said += [describe(model, ImageTextData.from_folder(photos), tmp_path / "c.jsonl", max_new_tokens=2, progress=False)]
     (tmp_path / "c.jsonl").read_text(encoding="utf-8")
     assert [s.response for s in said[0]] == [s.response for s in said[1]] and said[0][0].response is not None
 

@@ -144,9 +144,15 @@ def _model(args: argparse.Namespace, name: str | None = None) -> HookedVLM:
 
 
 def _data(args: argparse.Namespace) -> ImageTextData:
+    import warnings
+
     from vlm_neurons.synthetic import open_data
 
-    return open_data(args.data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the summary says the same
+        data = open_data(args.data, args.images)
+    say(f"data: {data.summary()}")
+    return data
 
 
 def _scan(model: HookedVLM, data: ImageTextData, args: argparse.Namespace, **options: Any) -> Run:
@@ -263,7 +269,9 @@ def _model_options(p: argparse.ArgumentParser, model: bool = True, required: boo
 def _data_options(p: argparse.ArgumentParser) -> None:
     from vlm_neurons.data.describing import DEFAULT_PROMPT
 
-    p.add_argument("--data", required=True, help="folder of images, .jsonl, or scenes:n=100,seed=0")
+    text = "folder of images, .jsonl, LLaVA's or COCO's .json, shards-{000..099}.tar, or scenes:n=100,seed=0"
+    p.add_argument("--data", required=True, help=text)
+    p.add_argument("--images", help="folder of the images of a .json (default: that of the file)")
     p.add_argument("--prompt", default=DEFAULT_PROMPT, help="for samples without one (default: %(default)s)")
     p.add_argument("--batch-size", type=_positive, default=8, help="(default: %(default)s)")
 

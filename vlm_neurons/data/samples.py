@@ -8,11 +8,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from vlm_neurons.data.annotations import read_coco, read_llava
+from vlm_neurons.data.fields import Found
 from vlm_neurons.data.sample import Sample, make_sample
-from vlm_neurons.data.sources import read_dataset, read_folder, read_jsonl
+from vlm_neurons.data.shards import read_shards
+from vlm_neurons.data.sources import read_folder, read_jsonl
 from vlm_neurons.data.survey import Answered, Facts, survey
+from vlm_neurons.data.tables import read_dataset, read_frame
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class ImageTextData(Sequence[Sample]):
@@ -22,15 +29,17 @@ class ImageTextData(Sequence[Sample]):
         samples: the samples; `samples[i].id` must be i.
         source: how `synthetic.open_data` finds the same data again, such as `"jsonl:/abs/data.jsonl"`.
             `"memory"` for data that cannot be reopened.
+        found: what was found where it was read from; None for data of other origin.
 
     >>> data = ImageTextData.from_samples([{"image": None, "response": "A red square."}])
     >>> len(data), data[0].response
     (1, 'A red square.')
     """
 
-    def __init__(self, samples: Sequence[Sample], source: str = "memory") -> None:
+    def __init__(self, samples: Sequence[Sample], source: str = "memory", found: Found | None = None) -> None:
         self.samples = samples
         self.source = source
+        self.found = found
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -45,6 +54,19 @@ class ImageTextData(Sequence[Sample]):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self)} samples, source={self.source!r})"
+
+    def summary(self) -> str:
+        """What it is, in one sentence: samples, with and without text, fields that were used and not used.
+
+        >>> vn.scenes(3, seed=0).summary()
+        'scenes:n=3,seed=0: 3 samples, 3 with text, 0 without'
+        """
+        samples = self.__dict__.get("facts") or list(self)
+        said = sum(one.response is not None for one in samples)
+        parts = [f"{self.source}: {len(samples):,} samples, {said:,} with text, {len(samples) - said:,} without"]
+        if self.found is not None:
+            parts = [f"{self.found.kind}, {parts[0]}", self.found.fields, *self.found.notes]
+        return "; ".join(parts)
 
     @cached_property
     def facts(self) -> list[Facts]:
@@ -107,7 +129,7 @@ class ImageTextData(Sequence[Sample]):
             raise ValueError(f"{len(responses)} responses for {len(self)} samples: give one for each, or None")
         if responses == [one.response for one in known or self]:
             return self  # with what it knows beyond its samples, as scenes do
-        new = ImageTextData(Answered(self.samples, responses), self.source)
+        new = ImageTextData(Answered(self.samples, responses), self.source, self.found)
         if known is not None:
             new.__dict__["facts"] = [replace(one, response=r) for one, r in zip(known, responses, strict=True)]
         return new
@@ -139,7 +161,8 @@ class ImageTextData(Sequence[Sample]):
 
     @classmethod
     def from_folder(cls, path: str | Path) -> ImageTextData:
-        """Every image of a folder, sorted by name; `captions.jsonl` beside them gives prompts and responses.
+        """Every image of a folder, sorted by name; `captions.jsonl` beside them gives prompts and responses, several of
+        one picture as several samples.
 
         >>> from pathlib import Path
         >>> from PIL import Image
@@ -165,6 +188,103 @@ class ImageTextData(Sequence[Sample]):
         return cls(*read_jsonl(Path(path)))
 
     @classmethod
+    def from_llava(cls, path: str | Path, images: str | Path | None = None) -> ImageTextData:
+        """Conversations in LLaVA's form (detail_23k.json, llava_instruct_150k.json, ShareGPT4V).
+
+        Every answer is a sample; its prompt is the question with the earlier turns before it, a line each. `<image>` at
+        the beginning or the end of a question is taken off: pictures go before the prompt by themselves. A last
+        question without an answer is a sample without a response.
+
+        Args:
+            path: a JSON list of `{"id", "image", "conversations": [{"from": "human" or "gpt", "value": text}]}`, or a
+                JSONL of these; `"messages"` with `"role"` and `"content"` are read too.
+            images: folder that the pictures' paths are relative to; that of the file if not given.
+
+        Raises:
+            ValueError: a record in another form; the message names it.
+
+        >>> from pathlib import Path
+        >>> turns = [{"from": "human", "value": "<image>\\nWhat is it?"}, {"from": "gpt", "value": "A dog."}]
+        >>> written = Path("llava.json").write_text(json.dumps([{"image": "1.jpg", "conversations": turns}]))
+        >>> sample = vn.ImageTextData.from_llava("llava.json", images="train2017")[0]
+        >>> sample.name, sample.prompt, sample.response
+        ('1.jpg', 'What is it?', 'A dog.')
+        """
+        return cls(*read_llava(Path(path), None if images is None else Path(images)))
+
+    @classmethod
+    def from_coco(cls, path: str | Path, images: str | Path | None = None, joined: bool = False) -> ImageTextData:
+        """Captions in COCO's form (captions_train2017.json).
+
+        Args:
+            path: a JSON object with `images` (id, file_name) and `annotations` (image_id, caption).
+            images: folder of the pictures; that of the file if not given.
+            joined: one sample a picture, with all its captions one after the other; else one sample a caption.
+
+        Raises:
+            ValueError: another form; the message names the record.
+
+        >>> from pathlib import Path
+        >>> said = [{"image_id": 7, "caption": "A dog."}, {"image_id": 7, "caption": "A pet."}]
+        >>> content = {"images": [{"id": 7, "file_name": "7.jpg"}], "annotations": said}
+        >>> written = Path("coco.json").write_text(json.dumps(content))
+        >>> [sample.response for sample in vn.ImageTextData.from_coco("coco.json")]
+        ['A dog.', 'A pet.']
+        >>> vn.ImageTextData.from_coco("coco.json", joined=True)[0].response
+        'A dog. A pet.'
+        """
+        return cls(*read_coco(Path(path), None if images is None else Path(images), joined))
+
+    @classmethod
+    def from_webdataset(cls, shards: str | Path | Sequence[str | Path]) -> ImageTextData:
+        """Tar shards on disk, as webdataset and img2dataset write them; pictures are read when they are needed.
+
+        The files of one key are a sample: its pictures, its text (`.txt` or `.caption`, or `response` in `.json`), and
+        `prompt` in `.json`.
+
+        Args:
+            shards: a tar file, a name with `{000..099}` or `*` in it, or a list of those.
+
+        Raises:
+            ValueError: a shard that is no plain tar, or is torn; the message names it.
+
+        >>> import io, tarfile
+        >>> with tarfile.open("shard-0.tar", "w") as tar:
+        ...     for name, content in (("1.jpg", b"..."), ("1.txt", b"a dog")):
+        ...         member = tarfile.TarInfo(name)
+        ...         member.size = len(content)
+        ...         tar.addfile(member, io.BytesIO(content))
+        >>> [(sample.name, sample.response) for sample in vn.ImageTextData.from_webdataset("shard-{0..0}.tar")]
+        [('1', 'a dog')]
+        """
+        return cls(*read_shards(shards))
+
+    @classmethod
+    def from_frame(
+        cls,
+        frame: pd.DataFrame,
+        image_column: str = "image",
+        response_column: str | None = None,
+        prompt_column: str | None = None,
+    ) -> ImageTextData:
+        """A pandas DataFrame; missing values are None.
+
+        Args:
+            frame: one row a sample. Pictures are paths, PIL images, bytes of files, `{"bytes", "path"}` as Hugging
+                Face's Parquet files have them, lists of those, or None.
+            image_column: column of the pictures.
+            response_column: column of the response; None means `"response"` where it exists, else no responses.
+            prompt_column: the same for the prompt, `"prompt"`.
+
+        >>> import pandas as pd
+        >>> table = pd.DataFrame({"image": ["a.png", None], "caption": ["a dog", "no picture"]})
+        >>> [s.response for s in vn.ImageTextData.from_frame(table, response_column="caption")]
+        ['a dog', 'no picture']
+        """
+        samples, found = read_frame(frame, image_column, response_column, prompt_column)
+        return cls(samples, found=found)
+
+    @classmethod
     def from_dataset(
         cls,
         dataset: Any,
@@ -172,10 +292,14 @@ class ImageTextData(Sequence[Sample]):
         response_column: str | None = None,
         prompt_column: str | None = None,
     ) -> ImageTextData:
-        """A Hugging Face `datasets.Dataset`; images are decoded when they are needed.
+        """A Hugging Face dataset; images are decoded when they are needed.
+
+        A format (numpy, torch, pandas ...) is set aside, a transform (`with_transform`) is honoured. A streaming
+        dataset is read from its beginning to its end once to count, once to look at its pictures, and once for the
+        scan, so it has to give the same rows every time.
 
         Args:
-            dataset: a dataset with a length (not a streaming one).
+            dataset: a `datasets.Dataset`, or an `IterableDataset`.
             image_column: column of an image, a list of images, or None.
             response_column: column of the response; None means `"response"` where it exists, else no responses.
             prompt_column: the same for the prompt, `"prompt"`.
@@ -183,4 +307,5 @@ class ImageTextData(Sequence[Sample]):
         >>> photos = datasets.load_dataset("imagefolder", data_dir="photos", split="train")  # doctest: +SKIP
         >>> data = vn.ImageTextData.from_dataset(photos, response_column="caption")  # doctest: +SKIP
         """
-        return cls(read_dataset(dataset, image_column, response_column, prompt_column))
+        samples, found = read_dataset(dataset, image_column, response_column, prompt_column)
+        return cls(samples, found=found)

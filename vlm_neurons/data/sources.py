@@ -1,18 +1,30 @@
-"""Where samples come from: a folder, a JSONL, a Hugging Face dataset, a source string."""
+"""Samples in files of our own form: a folder of pictures, a JSONL."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from vlm_neurons.data.fields import WRITTEN, Found, check_fields, count_unused
 from vlm_neurons.data.sample import Sample, make_sample
 
 CAPTIONS = "captions.jsonl"
+READ = ("image", "response", "prompt")
+
+
+@cache
+def picture_suffixes() -> frozenset[str]:
+    """Suffixes of files that PIL reads here, such as ".png"."""
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
 
 
 def read_records(path: Path, content: bytes | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -25,7 +37,8 @@ def read_records(path: Path, content: bytes | None = None) -> Iterator[tuple[int
     Raises:
         ValueError: the file is not UTF-8, or a line is no JSON object; the message names file and line.
     """
-    for number, line in enumerate((path.read_bytes() if content is None else content).split(b"\n"), 1):
+    content = (path.read_bytes() if content is None else content).removeprefix(b"\xef\xbb\xbf")  # Windows' mark
+    for number, line in enumerate(content.split(b"\n"), 1):
         if not line.strip():
             continue
         try:
@@ -37,28 +50,37 @@ def read_records(path: Path, content: bytes | None = None) -> Iterator[tuple[int
                 f"{path}, line {number}: not JSON ({error.msg} at column {error.colno}); "
                 'every line is one object such as {"image": "a.jpg", "response": "A cat."}'
             ) from None
+        except (RecursionError, ValueError) as error:  # brackets in brackets, or a number of thousands of digits
+            raise ValueError(f"{path}, line {number}: not read as JSON ({type(error).__name__})") from None
         if not isinstance(record, dict):
             raise ValueError(f"{path}, line {number}: {type(record).__name__}, not an object; write {{...}}")
         yield number, record
 
 
-def read_jsonl(path: Path) -> tuple[list[Sample], str]:
-    """The samples of a JSONL, and their source. Files are not opened here: a missing image is the scan's to record."""
+def read_jsonl(path: Path) -> tuple[list[Sample], str, Found]:
+    """The samples of a JSONL, their source, and what was found. Files are not opened here: a missing image is the
+    scan's to record."""
     path = path.absolute()
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; pass a .jsonl file, or a directory of images")
     samples: list[Sample] = []
+    records: list[dict[str, Any]] = []
     for number, record in read_records(path):
-        samples.append(make_sample(len(samples), record, f"{path}, line {number}", path.parent))
+        where = f"{path}, line {number}"
+        check_fields(record, where)
+        samples.append(make_sample(len(samples), record, where, path.parent))
+        records.append(dict.fromkeys(record))
     if not samples:
         raise ValueError(f'{path}: no samples; write one object a line, {{"image": "a.jpg", "response": "A cat."}}')
     # a text-only sample has no file to be called by: its line is its name
     samples = [s if s.images else replace(s, name=s.name.removeprefix(f"{path}, ")) for s in samples]
-    return samples, f"jsonl:{path}"
+    found = Found("JSONL", READ, count_unused(records, [*READ, *WRITTEN])).tell(path)
+    return samples, f"jsonl:{path}", found
 
 
-def read_folder(folder: Path) -> tuple[list[Sample], str]:
-    """Images of a folder, sorted by name, with the responses of `captions.jsonl` if it is there; and their source.
+def read_folder(folder: Path) -> tuple[list[Sample], str, Found]:
+    """Images of a folder, sorted by name, with the responses of `captions.jsonl` if it is there; their source, and what
+    was found. Several captions of a picture are several samples.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -69,69 +91,63 @@ def read_folder(folder: Path) -> tuple[list[Sample], str]:
         raise ValueError(f"{folder} is a file, not a directory of images; ImageTextData.from_jsonl reads a .jsonl file")
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such directory; pass a directory of images, or a .jsonl file")
-    known = Image.registered_extensions()
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in known)
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    paths = [p for p in entries if p.suffix.lower() in picture_suffixes() and not p.is_dir()]
     if not paths:
+        there = _left_out([entry for entry in entries if entry.name != CAPTIONS])
         raise ValueError(
-            f"{folder}: no images in it (folders inside it are not searched); for images elsewhere write a JSONL"
+            f"{folder}: no images in it (folders inside it are not searched){', but ' if there else ''}"
+            f"{'; '.join(there)}; for images elsewhere write a JSONL"
         )
-    samples = {p: Sample(i, (p,), None, None, p.name) for i, p in enumerate(paths)}
-    captions = folder / CAPTIONS
+    said: dict[Path, list[Sample]] = {p: [] for p in paths}
+    captions, records = folder / CAPTIONS, list[dict[str, Any]]()
     if captions.is_file():
+        same = {_plain(p): p for p in paths}
         for number, record in read_records(captions):
             where = f"{captions}, line {number}"
-            found = make_sample(0, record, where, folder)
-            path = found.images[0] if len(found.images) == 1 else None
-            if not isinstance(path, Path) or path not in samples:
+            check_fields(record, where)
+            sample = make_sample(0, record, where, folder)
+            path = sample.images[0] if len(sample.images) == 1 else None
+            own = same.get(_plain(path)) if isinstance(path, Path) else None
+            if own is None:
+                alike = [p.name for p in paths if isinstance(path, Path) and p.name.lower() == path.name.lower()]
+                meant = f" (there is {alike[0]!r})" if alike else ""
                 raise ValueError(
-                    f"{where}: {record['image']!r} is no image of {folder}; correct the line, "
+                    f"{where}: {record['image']!r} is no image of {folder}{meant}; correct the line, "
                     f"or pass {captions} itself as data"
                 )
-            samples[path] = replace(samples[path], prompt=found.prompt, response=found.response)
-    return list(samples.values()), f"folder:{folder}"
+            said[own].append(replace(sample, images=(own,), name=own.name))
+            records.append(dict.fromkeys(record))
+    samples = [one for p, given in said.items() for one in given or [Sample(0, (p,), None, None, p.name)]]
+    left_out = _left_out([entry for entry in entries if entry != captions and entry not in said])
+    found = Found(
+        f"folder of {len(paths):,} pictures" + (f" with {CAPTIONS}" if captions.is_file() else ""),
+        READ if captions.is_file() else ("image",), count_unused(records, [*READ, *WRITTEN]), tuple(left_out),
+    ).tell(folder)  # fmt: skip
+    return [replace(one, id=i) for i, one in enumerate(samples)], f"folder:{folder}", found
 
 
-class _DatasetSamples(Sequence[Sample]):
-    """Samples made from the rows of a dataset when they are asked for."""
-
-    def __init__(self, dataset: Any, image: str, response: str | None, prompt: str | None) -> None:
-        self.dataset, self.columns = dataset, {"image": image, "response": response, "prompt": prompt}
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: Any) -> Any:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        index = index % len(self)
-        row = self.dataset[index]
-        entry = {field: row[column] for field, column in self.columns.items() if column is not None}
-        return make_sample(index, entry, f"row {index}", Path.cwd())
+def _plain(path: Path) -> str:
+    """A path that is the same for all spellings of one file: "é" may be one character or two, "x/../" is nothing."""
+    return unicodedata.normalize("NFC", os.path.normpath(path))
 
 
-def read_dataset(dataset: Any, image: str, response: str | None, prompt: str | None) -> Sequence[Sample]:
-    """See `ImageTextData.from_dataset`."""
-    columns = list(getattr(dataset, "column_names", None) or [])
-    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__") or isinstance(dataset, dict):
-        raise ValueError(
-            f"{type(dataset).__name__} is no datasets.Dataset with a length; choose a split, and do not stream it"
-        )
-    if response is None and "response" in columns:
-        response = "response"
-    if prompt is None and "prompt" in columns:
-        prompt = "prompt"
-    for argument, column in (("image_column", image), ("response_column", response), ("prompt_column", prompt)):
-        if column is not None and column not in columns:
-            raise ValueError(f"the dataset has no column {column!r}, only {columns}; pass {argument}=")
-    return _DatasetSamples(_undecoded(dataset, image), image, response, prompt)
+def _left_out(entries: list[Path]) -> list[str]:
+    """What else is in a folder of pictures, in words; folders only where pictures are in them."""
+    files = Counter(entry.suffix.lower() or "without a suffix" for entry in entries if not entry.is_dir())
+    notes = [f"left out: {', '.join(f'{n:,} {suffix}' for suffix, n in files.most_common())}"] if files else []
+    if {".heic", ".heif"} & {*files}:
+        notes[0] += " (HEIC: convert it to JPEG, or install and register pillow-heif)"
+    if metadata := [entry.name for entry in entries if entry.suffix in (".jsonl", ".csv", ".txt", ".json")][:3]:
+        notes.append(f"texts are read from {CAPTIONS} only, not from {', '.join(metadata)}")
+    inner = [entry for entry in entries if entry.is_dir() and _has_pictures(entry)]
+    if inner:
+        notes.append(f"{len(inner)} folders with pictures in them are not searched ({inner[0].name} ...)")
+    return notes
 
 
-def _undecoded(dataset: Any, column: str) -> Any:
-    """The dataset with its image column as raw bytes: one broken image must not stop everything."""
-    feature: Any = getattr(dataset, "features", {}).get(column)
-    if type(feature).__name__ == "Image":
-        return dataset.cast_column(column, replace(feature, decode=False))
-    inner: Any = getattr(feature, "feature", None)
-    if type(inner).__name__ == "Image":
-        return dataset.cast_column(column, type(feature)(replace(inner, decode=False)))
-    return dataset
+def _has_pictures(folder: Path) -> bool:
+    try:
+        return any(Path(name).suffix.lower() in picture_suffixes() for name in os.listdir(folder))
+    except OSError:
+        return False

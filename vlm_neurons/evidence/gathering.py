@@ -19,8 +19,9 @@ from vlm_neurons.units import Neuron, parse_neurons
 
 if TYPE_CHECKING:
     import pandas as pd
+    from PIL.Image import Image
 
-    from vlm_neurons.data import ImageTextData
+    from vlm_neurons.data import ImageTextData, Sample
     from vlm_neurons.models import HookedVLM
 
 
@@ -146,12 +147,22 @@ def _look_at(
     with bar, on_day(model, run.info["day"]):
         for chunk in (ids[i : i + size] for i in range(0, len(ids), size)):
             samples = [
-                Look(i, str(row["name"]), one.load_images(), row["prompt"], row["response"], wanted[i], one.truth)
+                Look(i, str(row["name"]), _pictures(one, run), row["prompt"], row["response"], wanted[i], one.truth)
                 for i, one, row in ((i, data[i], rows.loc[i]) for i in chunk)
             ]
             looked.update(zip(chunk, look(model, samples, run.info["data"]["source"]), strict=True))
             bar.update(len(chunk))
     return looked
+
+
+def _pictures(sample: Sample, run: Run) -> list[Image]:
+    try:
+        return sample.load_images()
+    except OSError as error:
+        raise OSError(
+            f"{error}. It could be read when {run.path} was scanned: if the data was moved, say where it is now, with "
+            "data= or on the command line --data"
+        ) from error
 
 
 def _exemplar(looked: tuple[Seen, dict[str, Activations]], neuron: Neuron) -> Exemplar:

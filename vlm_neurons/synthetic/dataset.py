@@ -14,6 +14,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from vlm_neurons.data import ImageTextData, Sample
+from vlm_neurons.data.kinds import open_path, open_source
 from vlm_neurons.synthetic import language
 from vlm_neurons.synthetic.scene import GRID, Scene, Split, coverage, draw_scene, render
 
@@ -196,14 +197,16 @@ def _words(kind: str) -> tuple[str, ...]:
     return language.WORD_CLASSES[kind]
 
 
-def open_data(spec: str | Path) -> ImageTextData:
-    """Data from a path or from what `source` says.
+def open_data(spec: str | Path, images: str | Path | None = None) -> ImageTextData:
+    """Data from a path, whose kind is found from the file, or from what `source` says.
 
     Args:
-        spec: a directory, a `.jsonl` file, `"folder:/abs"`, `"jsonl:/abs"` or `"scenes:n=100,seed=0"`.
+        spec: a directory of pictures, a `.jsonl` file, LLaVA's conversations or COCO's captions in `.json`, tar shards
+            (`"shards-{000..099}.tar"`), `"scenes:n=100,seed=0"`, or the `source` of data.
+        images: folder of the pictures, for conversations and captions.
 
     Returns:
-        the samples; `data.source` opens the same again.
+        the samples; `data.source` opens the same again, `data.summary()` says what was found.
 
     Raises:
         ValueError: none of these.
@@ -214,27 +217,21 @@ def open_data(spec: str | Path) -> ImageTextData:
     """
     spec = str(spec)
     kind, _, rest = spec.partition(":")
-    if kind == "folder" and rest:
-        return ImageTextData.from_folder(rest)
-    if kind == "jsonl" and rest:
-        return ImageTextData.from_jsonl(rest)
     if kind == "scenes" and rest:
         arguments = _scene_arguments(spec, rest)
         try:
             return scenes(**arguments)
         except TypeError as error:  # an unknown name, or a word where a number belongs
             raise ValueError(f"{spec!r}: write scenes:n=100,seed=0 ({error})") from None
-    path = Path(spec)
-    if path.is_dir():
-        return ImageTextData.from_folder(path)
-    if path.is_file():
-        if path.suffix.lower() in Image.registered_extensions():
-            raise ValueError(f"{path} is an image; pass its folder, {path.absolute().parent}")
-        return ImageTextData.from_jsonl(path)
-    raise ValueError(
-        f"{spec!r} is no data: pass a directory of images, a .jsonl file, or scenes:n=100,seed=0; "
-        "data made in memory has to be passed as an ImageTextData"
-    )
+    data = open_source(spec)
+    if data is None:
+        data = open_path(spec, images)
+    if data is None:
+        raise ValueError(
+            f"{spec!r} is no data: pass a directory of images, a .jsonl file, LLaVA's or COCO's .json, tar shards, or "
+            "scenes:n=100,seed=0; data made in memory has to be passed as an ImageTextData"
+        )
+    return data
 
 
 def _scene_arguments(spec: str, text: str) -> dict[str, Any]:
