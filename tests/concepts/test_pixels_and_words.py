@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import seeds
 from scipy import ndimage
+from viewing import share_by_loops
 
 from vlm_neurons.concepts import Concept, lexical_bank
 from vlm_neurons.concepts.lexical import CLASSES, pieces_of
@@ -25,16 +26,6 @@ def photograph(name: str, height: int, width: int) -> np.ndarray:
     from skimage import data
 
     return np.asarray(Image.fromarray(getattr(data, name)()).convert("RGB").resize((width, height)))
-
-
-def share_by_loops(mask: np.ndarray, box: np.ndarray) -> float:
-    """Every pixel by the part of it that the box covers."""
-    total = area = 0.0
-    for y in range(max(0, math.floor(box[1])), min(mask.shape[0], math.ceil(box[3]))):
-        for x in range(max(0, math.floor(box[0])), min(mask.shape[1], math.ceil(box[2]))):
-            part = max(0, min(box[3], y + 1) - max(box[1], y)) * max(0, min(box[2], x + 1) - max(box[0], x))
-            total, area = total + part * float(mask[y, x]), area + part
-    return total / area if area else 0.0
 
 
 def test_shares_of_boxes_of_any_place_and_size_equal_loops_over_their_pixels() -> None:
