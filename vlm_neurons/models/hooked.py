@@ -20,6 +20,7 @@ from vlm_neurons.models.bound import BoundVLM
 from vlm_neurons.models.bridge import OverBridge, extend, wrap
 from vlm_neurons.models.fingerprint import fingerprint
 from vlm_neurons.models.fused import Twin, make_twin
+from vlm_neurons.models.generating import Sampling, continuable, generate_tokens
 from vlm_neurons.models.images import Images
 from vlm_neurons.models.prepare import prepare
 from vlm_neurons.models.template import words_of
@@ -130,6 +131,7 @@ class HookedVLM(OverBridge):
         prompts: Sequence[str] | str,
         responses: Sequence[str | None] | str | None = None,
         padding_side: Literal["left", "right"] | None = None,
+        end: bool = True,
     ) -> Batch:
         """Make a batch.
 
@@ -139,6 +141,7 @@ class HookedVLM(OverBridge):
             responses: what the assistant said, one per row, or None. TEXT is exactly the tokens that have a character
                 of the response, taken as it is, blanks included; a response of no characters has no TEXT tokens.
             padding_side: default `"right"` with responses, `"left"` without (so that the next token is last).
+            end: whether responses end there; False makes them beginnings, with nothing behind and padding on the left.
 
         The text is the processor's chat template if it has one, else LLaVA-1.5's; images come before the prompt.
         Text that contains a special token's name (`<image>`, `</s>`) is refused: it would be read as that token.
@@ -153,8 +156,8 @@ class HookedVLM(OverBridge):
         >>> batch.mask("visual").sum(1).tolist(), batch.mask("text").sum(1).tolist()  # the second row has no picture
         ([64, 0], [3, 2])
         """
-        words = self.adapter, self.words
-        return prepare(self.processor, self.config, *words, images, prompts, responses, padding_side, self.day)
+        own = self.processor, self.config, self.adapter, self.words
+        return prepare(*own, images, prompts, responses, padding_side, self.day, end)
 
     def bind(self, batch: Batch) -> BoundVLM:
         """The model with this batch's images bound, for tools that pass tokens only.
@@ -261,27 +264,31 @@ class HookedVLM(OverBridge):
         images: Sequence[Images] | Images | Batch,
         prompts: Sequence[str] | str | None = None,
         max_new_tokens: int = 64,
+        *,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
     ) -> list[str]:
-        """Greedy continuations, one per row, without special tokens and without blanks at the ends.
+        """Continuations, one per row, without special tokens and without blanks at the ends. Greedy, unless one of
+        `temperature`, `top_p` and `seed` is given; the checkpoint's `generation_config` has no say. Hooks have.
 
         Args:
-            images: entries as for `prepare`, or a batch (padded on the left, or all rows of one length).
+            images: entries as for `prepare`, or a batch (padded on the left; responses made with `end=False`).
             prompts: prompts as for `prepare`; none with a batch.
             max_new_tokens: at most so many.
-
-        Honours `with model.hooks(...)`. Equal to transformers' own greedy search.
+            temperature, top_p, seed: how tokens are drawn: see `generating.Sampling`.
 
         >>> scene = vn.scenes(1, seed=1, task="question")[0]
         >>> scene.prompt, model.generate(scene.load_images(), scene.prompt)
         ('What size is the red cross?', ['large.'])
         """
-        batch = bound.continuable(self, images, prompts)
-        new = self.generate_tokens(batch, max_new_tokens)
+        batch = continuable(self, images, prompts)
+        new = generate_tokens(self, batch, max_new_tokens, Sampling(temperature, top_p, seed))
         return [text.strip() for text in self.tokenizer.batch_decode(new, skip_special_tokens=True)]
 
     def generate_tokens(self, batch: Batch, max_new_tokens: int = 64) -> Int[Tensor, "batch new"]:
-        """The token ids that `generate` decodes; rows that ended earlier are padded."""
-        return bound.generate_tokens(self, batch, max_new_tokens)
+        """The token ids that `generate` decodes, greedily; rows that ended earlier are padded."""
+        return generate_tokens(self, batch, max_new_tokens, Sampling())
 
     def site_hooks(self, site: str) -> list[str]:
         """Hook names of a site in order of layers, or `[site]` if it is the name of a hook.

@@ -12,7 +12,7 @@ from vlm_neurons._text import not_utf8
 from vlm_neurons.models.adapters import Adapter
 from vlm_neurons.models.batch import Batch, RowError
 from vlm_neurons.models.images import Images, Pixels, process_images
-from vlm_neurons.models.template import Rendered, Words, render
+from vlm_neurons.models.template import Rendered, Words, needs_bos, render
 from vlm_neurons.tokens import TokenKind
 
 
@@ -26,17 +26,18 @@ def prepare(
     responses: Sequence[str | None] | str | None = None,
     padding_side: Literal["left", "right"] | None = None,
     day: str | None = None,
+    end: bool = True,
 ) -> Batch:
     """Make a batch; see `HookedVLM.prepare`."""
     entries, prompt_list, response_list = _rows(images, prompts, responses)
     if padding_side not in (None, "left", "right"):
         raise ValueError(f"padding_side={padding_side!r}: 'left', 'right' or None")
-    side = padding_side or ("left" if all(r is None for r in response_list) else "right")
+    side = padding_side or ("left" if not end or all(r is None for r in response_list) else "right")
     for row, (prompt, response) in enumerate(zip(prompt_list, response_list, strict=True)):
         _check_text(words, row, prompt, response)
     pixels = process_images(processor, config, adapter, entries)
     rendered = [
-        _render(row, processor, adapter.plain, prompt, pixels.rows.count(row), response, day)
+        _render(row, processor, adapter.plain, prompt, pixels.rows.count(row), response, day, end)
         for row, (prompt, response) in enumerate(zip(prompt_list, response_list, strict=True))
     ]
     tokens = _tokenise(words, rendered, pixels)
@@ -107,11 +108,9 @@ def _tokenise(words: Words, rendered: list[Rendered], pixels: Pixels) -> list[_R
         for image, piece in zip(images, pieces[1:], strict=True):
             parts += [pixels.texts[image], piece]
         expanded.append("".join(parts))
-    bos = words.tokenizer.bos_token
     encoded = words.tokenizer(
         expanded,
-        # As transformers does: a chat template that writes the BOS itself must not get a second one.
-        add_special_tokens=not (bos and expanded[0].startswith(bos)),
+        add_special_tokens=needs_bos(words.tokenizer, expanded[0]),
         return_offsets_mapping=True,
         return_attention_mask=False,
         padding=False,

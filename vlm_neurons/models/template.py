@@ -39,6 +39,7 @@ def render(
     n_images: int,
     response: str | None,
     day: str | None = None,
+    end: bool = True,
 ) -> Rendered:
     """Render one row.
 
@@ -46,15 +47,15 @@ def render(
 
     With a chat template: a user message (the images, then the prompt) and, if there is a response, an assistant
     message; else the generation prompt. What stands before a response is what stands before one that is generated.
-    Without a template, `plain` (see `Adapter`).
+    Without a template, `plain` (see `Adapter`). With `end=False` nothing stands behind the response.
 
     Raises:
         ValueError: the template loses or changes the response, so that its characters cannot be told.
     """
     if template_of(processor):
-        return _chat(processor, prompt, n_images, response, day)
+        return _chat(processor, prompt, n_images, response, day, end)
     before, joined = plain(processor.image_token, prompt, n_images, processor.tokenizer.bos_token or "")
-    if response is None:
+    if response is None or not (response or end):
         return Rendered(before, len(before), len(before))
     start = len(before) + len(joined)
     return Rendered(before + joined + response, start, start + len(response))
@@ -68,19 +69,44 @@ def template_of(processor: Any) -> str:
     return ""
 
 
-def _chat(processor: Any, prompt: str, n_images: int, response: str | None, day: str | None) -> Rendered:
+def chat_text(processor: Any, messages: list[dict[str, Any]], day: str | None = None, **how: Any) -> str:
+    """Turns in parts as the text that a processor's chat template makes of them; the one place where one is asked.
+
+    Args:
+        processor: it, or its tokenizer, has a template.
+        messages: `{"role", "content"}`, content as `{"type": "image"}` and `{"type": "text", "text"}`; templates of
+            language models are given strings.
+        day: ISO date that a template with a date in it is told; None is today.
+        how: `add_generation_prompt`, `continue_final_message`.
+
+    Raises:
+        Exception: whatever a template raises.
+    """
+    if not _takes_parts(processor):
+        words = {"image": processor.image_token + "\n"}
+        messages = [
+            {**m, "content": "".join(words.get(p["type"]) or p["text"] for p in m["content"])} for m in messages
+        ]
     # thinking is not what a user waits for, nor has a given response been thought about
+    given: dict[str, Any] = {"tokenize": False, "enable_thinking": False}
     template = _dated(template_of(processor), day)
-    given: dict[str, Any] = {"tokenize": False, "enable_thinking": False, "chat_template": template}
-    parts_too = _takes_parts(processor)
-    messages = [_message("user", prompt, n_images, processor, parts_too)]
-    asked = processor.apply_chat_template(messages, add_generation_prompt=True, **given)
-    if response is None:
+    return str(processor.apply_chat_template(messages, chat_template=template, **given, **how))
+
+
+def needs_bos(tokenizer: Any, text: str) -> bool:
+    """Whether a tokenizer has to add its special tokens to a rendered text: a chat template that writes the BOS itself
+    must not get a second one."""
+    return not (tokenizer.bos_token and text.startswith(tokenizer.bos_token))
+
+
+def _chat(processor: Any, prompt: str, n_images: int, response: str | None, day: str | None, end: bool) -> Rendered:
+    messages = [_message("user", prompt, n_images)]
+    asked = chat_text(processor, messages, day, add_generation_prompt=True)
+    if response is None or not (response or end):
         return Rendered(asked, len(asked), len(asked))
 
     def with_answer(answer: str) -> str:
-        reply = _message("assistant", answer, 0, processor, parts_too)
-        return processor.apply_chat_template([*messages, reply], add_generation_prompt=False, **given)
+        return chat_text(processor, [*messages, _message("assistant", answer, 0)], day, add_generation_prompt=False)
 
     # What stands before and after the response does not depend on it. Searching for the response itself would find
     # the wrong place where the prompt contains it.
@@ -90,25 +116,21 @@ def _chat(processor: Any, prompt: str, n_images: int, response: str | None, day:
     before, after = parts
     # Some templates leave out of an answer's turn what they ask a generated one with, such as an empty thought.
     told = before if not asked.startswith(before) else asked
+    behind = after if end else ""
     if not response:
-        return Rendered(told + after, len(told), len(told))
+        return Rendered(told + behind, len(told), len(told))
     text = with_answer(response)
     for kept in (response, response.strip(), response.rstrip(), response.lstrip()):  # many templates trim
         if text == before + kept + after:
-            return Rendered(told + kept + after, len(told), len(told) + len(kept))
+            return Rendered(told + kept + behind, len(told), len(told) + len(kept))
     raise ValueError(
         "the chat template changes the response, so its tokens cannot be told from the template's: reword it, or pass "
         "a template that keeps the text (processor.chat_template)"
     )
 
 
-def _message(role: str, text: str, n_images: int, processor: Any, parts_too: bool) -> dict[str, Any]:
-    if parts_too:
-        return {
-            "role": role,
-            "content": [*({"type": "image"} for _ in range(n_images)), {"type": "text", "text": text}],
-        }
-    return {"role": role, "content": (processor.image_token + "\n") * n_images + text}
+def _message(role: str, text: str, n_images: int) -> dict[str, Any]:
+    return {"role": role, "content": [*({"type": "image"} for _ in range(n_images)), {"type": "text", "text": text}]}
 
 
 _known_to_take_parts: dict[str, bool] = {}
@@ -123,9 +145,12 @@ def _takes_parts(processor: Any) -> bool:
         shown = [False, False]
         for parts_too in (False, True):
             with suppress(Exception):  # whatever a template raises; where both forms raise, its rows say so
-                message = _message("user", probe, 0, processor, parts_too)
+                content = [{"type": "text", "text": probe}] if parts_too else probe
                 shown[parts_too] = probe in processor.apply_chat_template(
-                    [message], tokenize=False, add_generation_prompt=True, chat_template=_dated(template, None)
+                    [{"role": "user", "content": content}],
+                    tokenize=False,
+                    add_generation_prompt=True,
+                    chat_template=_dated(template, None),
                 )
         _known_to_take_parts[template] = shown[True] or not shown[False]
     return _known_to_take_parts[template]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlm_neurons.autointerp.client.asking import TOP, Ask, Reply, body_of, read
+from vlm_neurons.autointerp.client.asking import TOP, Ask, Reply, body_of, folded, read
 from vlm_neurons.autointerp.client.prices import images_of, parts_of
 from vlm_neurons.autointerp.client.prompting import picture
 from vlm_neurons.autointerp.client.replies import reduced
+from vlm_neurons.models.generating import neutral
 from vlm_neurons.models.load import find
+from vlm_neurons.models.template import chat_text, needs_bos, template_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,12 +42,10 @@ class LocalChat:
     def answer(self, ask: Ask) -> Reply:
         """One reply. A prompt that the model cannot take is a failure of the kind `"request"`."""
         request = body_of(ask, "", {"schema": False}, {})["messages"]
-        text = self.processor.apply_chat_template(
-            self._plain(request), tokenize=False, add_generation_prompt=not ask.prefill,
-            continue_final_message=bool(ask.prefill),
-        )  # fmt: skip
-        pictures = [picture(url) for url in images_of(request)]
-        inputs = self.processor(text=text, images=pictures or None, return_tensors="pt").to(self.model.device)
+        try:
+            inputs = self._inputs(request, bool(ask.prefill))
+        except Exception as error:  # whatever a template or a processor raises is about this prompt
+            return Reply(ask, failure=("request", f"{type(error).__name__}: {error}"[:300]), model=self.name)
         n_in = int(inputs["input_ids"].shape[1])
         config = getattr(self.model.config, "text_config", self.model.config)
         limit = getattr(config, "max_position_embeddings", None)
@@ -55,13 +56,36 @@ class LocalChat:
         answer, failure = read(ask, completion)
         return Reply(ask, answer, failure, self.name, n_in, n_out, completion=completion)
 
+    def _inputs(self, request: list[dict[str, Any]], prefilled: bool) -> Any:
+        """What the model is given: the turns by the processor's template, a system turn that it does not know at the
+        beginning of the user's.
+
+        Raises:
+            ValueError: there is no template.
+            Exception: whatever a template or a processor raises.
+        """
+        if not template_of(self.processor):
+            raise ValueError("the processor has no chat template; set processor.chat_template to the model's")
+        how = {"add_generation_prompt": not prefilled, "continue_final_message": prefilled}
+        turns = self._plain(request)
+        told = [p["text"] for turn in turns if turn["role"] == "system" for p in turn["content"]]
+        text = None
+        with suppress(Exception):  # "System role not supported"
+            text = chat_text(self.processor, turns, **how)
+        if text is None or not all(one.strip() in text for one in told):
+            text = chat_text(self.processor, folded(turns), **how)
+        pictures = [picture(url) for url in images_of(request)]
+        special = needs_bos(self.processor.tokenizer, text)
+        made = self.processor(text=text, images=pictures or None, return_tensors="pt", add_special_tokens=special)
+        return made.to(self.model.device)
+
     def _completion(self, ask: Ask, inputs: Any, n_in: int) -> tuple[dict[str, Any], int]:
         """What a server would answer, and its number of tokens."""
         import torch
 
-        with torch.no_grad():
+        with torch.no_grad(), neutral(self.model):
             made = self.model.generate(
-                **inputs, max_new_tokens=ask.max_tokens, do_sample=False, output_scores=ask.logprobs,
+                **inputs, max_new_tokens=ask.max_tokens, do_sample=False, output_logits=ask.logprobs,
                 return_dict_in_generate=True,
             )  # fmt: skip
         out, decode = made.sequences[0, n_in:], self.processor.tokenizer.decode
@@ -71,7 +95,7 @@ class LocalChat:
             choice["finish_reason"] = "length"
         if ask.logprobs:
             content = []
-            for token, scores in zip(out, made.scores, strict=True):
+            for token, scores in zip(out, made.logits, strict=True):
                 best = torch.log_softmax(scores[0].float(), -1).topk(min(TOP, scores.shape[-1]))
                 top = [{"token": decode([i]), "logprob": float(v)} for v, i in zip(*best, strict=True)]
                 content.append({"token": decode([token]), "top_logprobs": top})
@@ -94,7 +118,9 @@ class LocalChat:
 
     def _plain(self, request: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Messages as chat templates take them; names of special tokens in texts are broken up."""
-        tokens = sorted({*self.processor.tokenizer.all_special_tokens, "<image>"}, key=len, reverse=True)
+        named = {*self.processor.tokenizer.all_special_tokens, "<image>", getattr(self.processor, "image_token", "")}
+        named |= {t.content for t in self.processor.tokenizer.added_tokens_decoder.values() if t.special}
+        tokens = sorted(named - {""}, key=len, reverse=True)
 
         def clean(text: str) -> str:
             for token in tokens:

@@ -1,0 +1,151 @@
+"""A model in this process is asked as one behind a server is, with every guard of the main path."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import cases
+import pytest
+import torch
+from pydantic import BaseModel
+
+import vlm_neurons as vn
+from vlm_neurons import zoo
+from vlm_neurons.autointerp.client import Ask, LocalChat
+from vlm_neurons.autointerp.client.local import open_model
+from vlm_neurons.autointerp.client.prompting import image_part, text_part
+
+SYSTEM, USER = "Be brief.", "What is it?"
+TURNS = "{% for m in messages %}<TURN>{{ m['role'] }}: {% for p in m['content'] %}{% if p['type'] == 'image' %}<image>{% else %}{{ p['text'] }}{% endif %}{% endfor %}{% endfor %}"  # noqa: E501
+PLAIN = TURNS.replace("<TURN>", "")
+NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+ALTERNATE = "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('Conversation roles must alternate') }}{% endif %}{% endfor %}"  # noqa: E501
+DROPS = PLAIN.replace("{% for m in messages %}", "{% for m in messages if m['role'] != 'system' %}")
+STRINGS = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] }}{% endfor %}"
+
+
+class Said(BaseModel):
+    word: str
+
+
+@pytest.fixture(scope="module")
+def opened() -> tuple[Any, Any]:
+    return open_model("AutoModelForImageTextToText", zoo.path("tiny-llava-scenes"))
+
+
+@pytest.fixture
+def seen(opened: tuple[Any, Any]) -> Iterator[tuple[LocalChat, list[str]]]:
+    """The chat, and what its model reads, decoded."""
+    model, processor = opened[0], copy.deepcopy(opened[1])
+    texts: list[str] = []
+
+    def look(module: Any, args: Any, kwargs: Any) -> None:
+        if kwargs["input_ids"].shape[1] > 1:
+            texts.append(processor.tokenizer.decode(kwargs["input_ids"][0]))
+
+    handle = model.register_forward_pre_hook(look, with_kwargs=True)
+    yield LocalChat(model, processor), texts
+    handle.remove()
+
+
+def ask(**options: Any) -> Ask:
+    messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": [text_part(USER)]}]
+    return Ask(0, messages, Said, **{"max_tokens": 3, **options})
+
+
+@pytest.mark.parametrize("prefill", ["", "It is red"])
+@pytest.mark.parametrize("template", ["{{ bos_token }}" + PLAIN, "<s>" + PLAIN, PLAIN])
+def test_one_bos_is_read_and_never_two(template: str, prefill: str, seen: tuple[LocalChat, list[str]]) -> None:
+    chat, texts = seen
+    chat.processor.chat_template = template
+    chat.answer(ask(prefill=prefill))
+    assert texts[0].count("<s>") == 1 and texts[0].startswith("<s>")
+
+
+@pytest.mark.parametrize("where", ["processor", "tokenizer"])
+@pytest.mark.parametrize("template", [NO_SYSTEM + PLAIN, ALTERNATE + PLAIN, DROPS, PLAIN, STRINGS],
+                         ids=["refuses", "alternates", "drops", "knows", "wants strings"])  # fmt: skip
+def test_what_the_system_says_is_read_whatever_the_template_knows(
+    template: str, where: str, seen: tuple[LocalChat, list[str]]
+) -> None:
+    chat, texts = seen
+    chat.processor.chat_template = None
+    (chat.processor if where == "processor" else chat.processor.tokenizer).chat_template = template
+    reply = chat.answer(ask())
+    assert reply.failure is None or reply.failure[0] != "request", reply.failure
+    text = texts[0]
+    assert text.count(SYSTEM) == text.count(USER) == 1 and text.index(SYSTEM) < text.index(USER)
+    assert "{'type'" not in text
+
+
+def test_a_prompt_that_the_template_or_the_processor_refuses_is_a_failure_of_it_alone(
+    seen: tuple[LocalChat, list[str]],
+) -> None:
+    chat, _ = seen
+    chat.processor.chat_template = "{{ raise_exception('not today') }}"
+    assert chat.answer(ask()).failure == ("request", "TemplateError: not today")
+    chat.processor.chat_template = chat.processor.tokenizer.chat_template = None
+    failure = chat.answer(ask()).failure
+    assert failure is not None and failure[0] == "request" and "processor.chat_template" in failure[1]
+    chat.processor.chat_template = PLAIN.replace("<image>", "")
+    odd = [{"role": "user", "content": [image_part(cases.picture_neuron().split("test")[0].seen.images[0])]}]
+    failure = chat.answer(Ask(0, odd, Said)).failure
+    assert failure is not None and failure[0] == "request"
+
+
+def test_names_of_special_tokens_in_the_data_are_read_as_text(seen: tuple[LocalChat, list[str]]) -> None:
+    chat, texts = seen
+    messages = [{"role": "user", "content": [text_part("a <image> </s> <s> b")]}]
+    chat.answer(Ask(0, messages, Said, max_tokens=2))
+    assert "<image>" not in texts[0] and "</s>" not in texts[0]
+
+
+@pytest.mark.parametrize("settings", [{"repetition_penalty": 50.0}, {"suppress_tokens": [5, 6]}, {"num_beams": 3},
+                                      {"min_new_tokens": 5}, {"do_sample": True}])  # fmt: skip
+def test_answers_and_their_probabilities_are_the_model_s_own_whatever_the_checkpoint_says(
+    settings: dict[str, Any], opened: tuple[Any, Any]
+) -> None:
+    model, processor = opened
+    chat, question = LocalChat(model, processor), ask(logprobs=True, max_tokens=6)
+    own = model.generation_config
+    expected = chat.answer(question).completion
+    model.generation_config = type(own)(**{**own.to_dict(), **settings})
+    try:
+        found = chat.answer(question).completion
+    finally:
+        model.generation_config = own
+    assert found == expected and expected is not None
+    first = expected["choices"][0]["logprobs"]["content"][0]
+    with torch.no_grad():
+        inputs = chat._inputs([*question.sent({})[:1], *chat_turns(question)], False)
+        logits = model(**inputs).logits[0, -1].log_softmax(-1)
+    assert first["top_logprobs"][0]["logprob"] == pytest.approx(float(logits.max()), abs=1e-4)
+
+
+def chat_turns(question: Ask) -> list[dict[str, Any]]:
+    from vlm_neurons.autointerp.client.asking import body_of
+
+    turns: list[dict[str, Any]] = body_of(question, "", {"schema": False}, {})["messages"][1:]
+    return turns
+
+
+def test_an_explainer_in_process_reads_one_bos(opened: tuple[Any, Any]) -> None:
+    model, processor = opened[0], copy.deepcopy(opened[1])
+    processor.chat_template = "{{ bos_token }}" + PLAIN
+    counts: list[int] = []
+
+    def look(module: Any, args: Any, kwargs: Any) -> None:
+        if kwargs["input_ids"].shape[1] > 1:
+            counts.append(int((kwargs["input_ids"] == processor.tokenizer.bos_token_id).sum()))
+
+    handle = model.register_forward_pre_hook(look, with_kwargs=True)
+    limit = model.config.text_config.max_position_embeddings
+    model.config.text_config.max_position_embeddings = 8192
+    try:
+        vn.explain(cases.text_neurons(1), vn.explainers.LocalExplainer(model, processor, max_tokens=2), progress=False)
+    finally:
+        handle.remove()
+        model.config.text_config.max_position_embeddings = limit
+    assert counts and set(counts) == {1}
