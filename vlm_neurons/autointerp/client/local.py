@@ -66,7 +66,7 @@ class LocalChat:
         """
         if not template_of(self.processor):
             raise ValueError("the processor has no chat template; set processor.chat_template to the model's")
-        how = {"add_generation_prompt": not prefilled, "continue_final_message": prefilled}
+        how: dict[str, Any] = {"add_generation_prompt": not prefilled, "continue_final_message": prefilled}
         turns = self._plain(request)
         told = [p["text"] for turn in turns if turn["role"] == "system" for p in turn["content"]]
         text = None
