@@ -62,9 +62,29 @@ def extend(bridge: TransformerBridge, adapter: Adapter) -> None:
         _name(bridge, "vision_projector.hook_post", bridge._hook_registry[named("projector").place(0)])
         into = _attach(bridge, "vision_projector.in", adapter.projector.into)
         _name(bridge, "vision_projector.hook_pre", into.hook_out)
+    _hand_on_cache(bridge)
     driver = bridge._driver
     driver.supported_hook_points = frozenset(bridge._hook_registry) - driver.non_fireable_hook_points
     bridge.train(bridge.original_model.training)
+
+
+def _hand_on_cache(bridge: TransformerBridge) -> None:
+    """Let attention find the keys and values of earlier tokens.
+
+    transformers 5.24 calls them `cache` inside the model. The attention of TransformerLens 4.3 looks for
+    `past_key_values` or `layer_past`, and without them attends to the newest token alone, in silence.
+    """
+    for module in bridge.original_model.modules():
+        if hasattr(module, "_update_kv_cache") and not any(
+            hook is _also_as_layer_past for hook in module._forward_pre_hooks.values()
+        ):
+            module.register_forward_pre_hook(_also_as_layer_past, with_kwargs=True)
+
+
+def _also_as_layer_past(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return args, {**kwargs, "layer_past": kwargs["cache"]} if kwargs.get("cache") is not None else kwargs
 
 
 def _name(bridge: TransformerBridge, hook: str, point: Any) -> None:

@@ -58,7 +58,7 @@ class ForwardGuard:
     def _look(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.passes += 1
         ids = kwargs.get("input_ids", args[0] if args else None)
-        cached = kwargs.get("past_key_values")
+        cached = kwargs.get("past_key_values", kwargs.get("cache"))  # the latter since transformers 5.24
         begin_pass(int(cached.get_seq_length()) if cached is not None else 0, kwargs.get("attention_mask"))
         if not isinstance(ids, Tensor) or (cached is not None and cached.get_seq_length() > 0):
             return
