@@ -48,10 +48,11 @@ def classify(
     Returns:
         One row per neuron and pole, in the order of the scan: `neuron` (id), `site`, `hook`, `layer`, `index`, `pole`,
         `p_visual`, `p_text`, `p_multimodal`, `p_unknown` (shares of the top samples; they sum to 1), `label`,
-        `confident` (the largest share exceeds 0.8), `tie` (two classes share the largest share; the label is then the
-        first in the order visual, text, multimodal, unknown), `peak` (largest activation at visual and text tokens, the
-        one that is mapped to 10), `peak_all_tokens` (template tokens too), `n_samples` (top samples; fewer than top_n
-        in a small data set). `.attrs["parameters"]` holds the thresholds.
+        `confident` (the largest share exceeds 0.8, and is one of `top_n` samples, not of fewer), `tie` (two classes
+        share the largest share; the label is then the first in the order visual, text, multimodal, unknown), `peak`
+        (largest activation at visual and text tokens, the one that is mapped to 10), `peak_all_tokens` (template tokens
+        too), `n_samples` (top samples; fewer than top_n in a small data set). `.attrs["parameters"]` holds the
+        thresholds.
         A neuron whose peak is not positive is unknown. Projector and vision neurons never see
         text: their shares are NaN and their label is `"not_applicable"`.
 
@@ -69,14 +70,15 @@ def classify(
 
     run = run if isinstance(run, Run) else Run.load(run)
     rule = Thresholds(t_visual, n_visual, t_text, n_text).check(run)
-    parts = [_rows(column, run.top(column["hook"], column["pole"]), rule) for column in run.info["columns"]]
+    top_n = int(run.info["parameters"].get("top_n", 0))
+    parts = [_rows(column, run.top(column["hook"], column["pole"]), rule, top_n) for column in run.info["columns"]]
     table = pd.concat(parts, ignore_index=True)
     table.attrs["parameters"] = {"method": "thresholds", **asdict(rule)}
     return table
 
 
-def _rows(column: dict[str, Any], state: TopSamples, rule: Thresholds) -> pd.DataFrame:
-    """Rows of the table for one hook and pole."""
+def _rows(column: dict[str, Any], state: TopSamples, rule: Thresholds, top_n: int) -> pd.DataFrame:
+    """Rows of the table for one hook and pole; a class that rests on fewer than `top_n` samples is not confident."""
     d = column["d"]
     n_samples = (state.sample_ids >= 0).sum(1).numpy()
     shares, labels = np.full((d, 4), np.nan), np.full(d, NOT_APPLICABLE, dtype=object)
@@ -85,7 +87,7 @@ def _rows(column: dict[str, Any], state: TopSamples, rule: Thresholds) -> pd.Dat
         counts = sample_classes(state, rule).sum(1).numpy()
         shares = counts / np.where(n_samples > 0, n_samples, np.nan)[:, None]
         labels = np.array(MODALITIES, dtype=object)[most_common(counts)]
-        confident = shares.max(1) > CONFIDENT
+        confident = (shares.max(1) > CONFIDENT) & (n_samples >= top_n)
         tie = ((counts == counts.max(1, keepdims=True)).sum(1) > 1) & (n_samples > 0)
     return neuron_rows(
         column,

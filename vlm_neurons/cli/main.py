@@ -172,6 +172,11 @@ def _show(run: Run, table: pd.DataFrame, name: str = "classes_by_layer.svg") -> 
         console().print(one)
     if run.skipped:
         say(f"{len(run.skipped)} samples were skipped; {run.path / 'skipped.jsonl'} says why", stderr=False)
+    top_n = run.info["parameters"]["top_n"]
+    few = table[table["n_samples"] < top_n] if "p_visual" in table else table[:0]
+    if len(few):
+        say(f"classes of {len(few):,} neurons rest on fewer than top_n={top_n:,} samples (the fewest: "
+            f"{few['n_samples'].min():,}): none of them is called confident", stderr=False)  # fmt: skip
     figure = run.path / name
     figure.write_text(svg(layers_figure(table, "Classes by layer"), alone=True), encoding="utf-8")
     say(f"figure: {figure}", stderr=False)

@@ -49,7 +49,8 @@ def describe(
         The same samples with their responses (None where the model could not be asked).
 
     Raises:
-        ValueError: `out` exists and belongs to other samples or to another model.
+        ValueError: `out` exists and belongs to other samples or to another model; or every sample has a prompt of its
+            own, and `prompt` is another.
 
     >>> unsaid = vn.scenes(1, seed=0, responses=False)
     >>> said = vn.describe(model, unsaid, "captions.jsonl", progress=False)
@@ -59,6 +60,11 @@ def describe(
     from vlm_neurons.models import is_dated, on_day
 
     out = Path(out)
+    if prompt != DEFAULT_PROMPT and all(one.prompt is not None for one in data.__dict__.get("facts") or data):
+        raise ValueError(
+            f"prompt={prompt!r}: every sample has a question of its own, so none is asked this one: leave prompt out, "
+            'or take the prompts out of the data ("prompt": null)'
+        )
     writer: dict[str, Any] = {"model": f"{model.name} {model.fingerprint()[:16]}", "max_new_tokens": max_new_tokens}
     if is_dated(model.processor):
         writer["day"] = _day_of(out) or model.day

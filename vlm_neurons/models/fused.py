@@ -125,14 +125,24 @@ def _points(model: nn.Module, adapter: Adapter) -> dict[str, tuple[nn.Module, bo
 
 
 def _shape_of(bridge: nn.Module) -> tuple[int, int]:
-    """Numbers of modules and of hooks, but for those that the libraries put on modules for themselves as they run."""
+    """Numbers of modules and of hooks."""
+    return len(list(bridge.modules())), len(standing_hooks(bridge))
+
+
+def standing_hooks(bridge: nn.Module) -> list[str]:
+    """Where hooks stand, one name a hook; but for those that the libraries put on modules for themselves as they run.
+
+    >>> standing_hooks(model.bridge)
+    []
+    """
     from transformer_lens.hook_points import HookPoint
 
-    modules, hooks = list(bridge.modules()), 0
-    for module in modules:
-        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
-            hooks += isinstance(module, HookPoint) or not _of_a_library(hook)
-    return len(modules), hooks
+    return [
+        getattr(module, "name", None) or name
+        for name, module in bridge.named_modules()
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+        if isinstance(module, HookPoint) or not _of_a_library(hook)
+    ]
 
 
 def _of_a_library(hook: Any) -> bool:

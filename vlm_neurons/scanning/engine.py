@@ -22,7 +22,10 @@ from vlm_neurons.scanning.loading import Loaded, ahead, chunks_of, known_skips, 
 from vlm_neurons.scanning.planning import (
     SHARE,
     TIMED,
+    check_memory,
     check_model_and_prompt,
+    check_prompt_asked,
+    kept_samples,
     measure,
     place,
     places_of,
@@ -64,7 +67,7 @@ def scan(
     A run directory that is there already is gone on with: blocks that are done are not scanned again. Of several
     processes (`RANK` and `WORLD_SIZE` in the environment, as torchrun sets them, or SLURM's variables under srun) each
     takes every WORLD_SIZE-th block, and the last one merges; `vlm_neurons.scanning.merge` joins runs of machines that
-    share no disk.
+    share no disk. A scan while hooks of the user stand on the model is what they make of it, and is never gone on with.
 
     Where all hooks that are read are of the four sites, the forward pass is transformers' own with fused attention
     (`HookedVLM.fast_hooks`), else the bridge's; `scan.json` says which. They differ in last digits. In the same pass
@@ -76,7 +79,7 @@ def scan(
         site: `"gate"` (the neurons of Xu, Lan, Lu 2025), `"post"`, `"projector"`, `"vision"`, a hook name such as
             `"blocks.3.hook_mlp_out"`, a site of your own (see `vlm_neurons.sites`), or a list of those. Site `post` and
             hooks that are no site give both poles.
-        top_n: samples per neuron (the paper: 50).
+        top_n: samples per neuron (the paper: 50); all, where there are fewer.
         n_visual: values per sample at visual tokens; a later `classify` can ask for at most as many.
         n_text: the same at text tokens.
         batch_size: samples per forward pass.
@@ -114,6 +117,7 @@ def scan(
     sites, places = places_of(model, site)
     console = Console(stderr=True, quiet=not progress, soft_wrap=True, markup=False)
     data = data if isinstance(data, ImageTextData) else open_data(data)
+    check_prompt_asked(prompt, data, console.print)
     parameters = {
         "sites": sites, "hooks": places, "top_n": top_n, "n_visual": n_visual, "n_text": n_text,
         "batch_size": batch_size, "block_size": block_size, "prompt": prompt,
@@ -144,6 +148,7 @@ def _begin(
     first = _first_batch(model, data, prompt, known)
     fast = hooks_of(places) <= model.fast_hooks
     columns = measure_columns(model, places, first, fast)
+    check_memory(columns, parameters, len(data), model.device, console.print)
     kinds = first.kinds[:1].repeat(parameters["batch_size"], 1)
     fused = choose(compiled, columns, kinds, parameters["n_visual"], parameters["n_text"], console.print)
     info = describe_scan(model, data, {**parameters, "compiled": fused is not None}, columns, first, fast)
@@ -213,7 +218,7 @@ def _say_cost(console: Console, job: _Job, mine: list[int], first: Batch) -> Non
         few = [range(start + c.start, start + c.stop) for c in chunks[: min(TIMED, len(chunks) // SHARE)]]
         batches = [b for c in few if (b := job.load([i for i in c if i < len(job.data)]).batch) is not None] or batches
     seconds = seconds_per_sample(job.model, job.recorder(), batches) if mine else 0.0
-    cost = measure(run.path, job.columns, run.info["parameters"], seconds, len(run.missing_blocks()))
+    cost = measure(run.path, job.columns, run.info, seconds, len(run.missing_blocks()))
     console.print(
         f"{sum(c.d for c in job.columns):,} neurons at {len(run.info['parameters']['hooks'])} hooks, "
         f"{len(job.data):,} samples in {run.n_blocks} blocks; {len(mine)} blocks ({n:,} samples) to do here, at about "
@@ -265,8 +270,8 @@ class _Job:
         """An empty one."""
         kept = self.run.info["parameters"]
         return Recorder(
-            self.model, self.columns, kept["top_n"], kept["n_visual"], kept["n_text"], self.fast, self.before,
-            self.fused,
+            self.model, self.columns, kept_samples(self.run.info), kept["n_visual"], kept["n_text"], self.fast,
+            self.before, self.fused,
         )  # fmt: skip
 
     def load(self, chunk: Sequence[int]) -> Loaded:

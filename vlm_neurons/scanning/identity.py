@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from vlm_neurons.models.fused import standing_hooks
 from vlm_neurons.scanning.blocks import FORMAT, ColumnInfo
 from vlm_neurons.sites import at
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from vlm_neurons.models import Batch, HookedVLM
 
 # What decides the numbers: a run goes on only where all of this is the same ...
-_DECIDES = ("format", "model", "data", "parameters", "columns", "sites", "rendered", "threads", "versions")
+_DECIDES = ("format", "model", "hooked", "data", "parameters", "columns", "sites", "rendered", "threads", "versions")
 # ... except these, which name or find a thing whose fingerprint is compared
 _NAMES = ("model.name", "data.source")
 _LIBRARIES = ("vlm-neurons", "torch", "transformers", "transformer-lens")
@@ -44,6 +46,7 @@ def describe_scan(
             "device": model.device.type,
             "forward": "transformers, fused attention" if fast else "bridge",
         },
+        "hooked": _hooked(model),
         "data": {"source": data.source, "fingerprint": data.fingerprint(), "n": len(data)},
         "parameters": parameters,
         "columns": [column.record() for column in columns],
@@ -54,6 +57,13 @@ def describe_scan(
         "versions": {name.replace("-", "_"): version(name) for name in _LIBRARIES},
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+
+
+def _hooked(model: HookedVLM) -> str | None:
+    """What hooks the user left on the model, and a number drawn for this call: nobody can say whether hooks do the same
+    the next time, so a scan under hooks is another one every time."""
+    found = standing_hooks(model.bridge)
+    return f"by hooks on {', '.join(dict.fromkeys(found))} (call {secrets.token_hex(4)})" if found else None
 
 
 def identity_of(info: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vlm_neurons._text import not_utf8
+from vlm_neurons.data import DEFAULT_PROMPT
 from vlm_neurons.models import HookedVLM
 from vlm_neurons.scanning.blocks import ColumnInfo
 from vlm_neurons.scanning.moments import Moments
@@ -22,9 +23,11 @@ from vlm_neurons.sites import Site, named
 from vlm_neurons.sites import names as site_names
 
 if TYPE_CHECKING:
+    from vlm_neurons.data import ImageTextData
     from vlm_neurons.models import Batch, HookedVLM
 
 TIMED = 3  # batches
+COPIES = 3  # of the state of all neurons: a block's, that of all before it, and both put together
 SHARE = 20  # at most one in so many batches is spent on timing
 
 
@@ -60,11 +63,65 @@ def state_bytes(columns: Sequence[ColumnInfo], top_n: int, n_visual: int, n_text
     return states + sum(Moments.empty(c.d, meta).nbytes for c in columns if c.indexed_by == "row")
 
 
-def measure(
-    path: Path, columns: Sequence[ColumnInfo], parameters: dict[str, Any], seconds: float, n_blocks: int
-) -> Cost:
+def kept_samples(info: dict[str, Any]) -> int:
+    """Samples kept per neuron: `top_n`, or all where there are fewer. `info` is the content of `scan.json`."""
+    return min(info["parameters"]["top_n"], info["data"]["n"])
+
+
+def check_memory(
+    columns: Sequence[ColumnInfo], parameters: dict[str, Any], n: int, device: torch.device, say: Callable[[str], Any]
+) -> None:
+    """Say where `top_n` is more than there is to keep, and refuse what does not fit into memory, before it is tried.
+
+    Raises:
+        ValueError: the states are too large; the message says how large.
+    """
+    top_n = parameters["top_n"]
+    if top_n > n:
+        say(f"top_n={top_n:,}: there are {n:,} samples, so all {n:,} are kept, and no class is called confident.")
+    state = state_bytes(columns, min(top_n, n), parameters["n_visual"], parameters["n_text"])
+    free = free_memory(device)
+    if free is not None and COPIES * state > free:
+        raise ValueError(
+            f"top_n={top_n:,}: the states of all neurons need {COPIES * state / 2**30:,.1f} GiB of memory "
+            f"({COPIES} of {state / 2**30:,.1f}), {free / 2**30:,.1f} GiB are free on {device}: choose a smaller top_n "
+            "(the paper: 50), or fewer sites"
+        )
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can be had there, as far as the system tells; None where it does not."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    found = []
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found.append(next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")))
+    with suppress(OSError, ValueError):  # "max" is no number
+        limits = Path("/sys/fs/cgroup")
+        found.append(int((limits / "memory.max").read_text()) - int((limits / "memory.current").read_text()))
+    return min(found, default=None)
+
+
+def check_prompt_asked(prompt: str, data: ImageTextData, say: Callable[[str], Any]) -> None:
+    """Refuse a question that no sample is asked, since each has its own.
+
+    Raises:
+        ValueError: as above.
+    """
+    asked = sum(one.prompt is None for one in data.facts)
+    if prompt != DEFAULT_PROMPT and asked < len(data):
+        if asked == 0:
+            raise ValueError(
+                f"prompt={prompt!r}: all {len(data):,} samples have a question of their own, so none is asked this: "
+                'leave prompt out, or take the prompts out of the data ("prompt": null)'
+            )
+        say(f"prompt={prompt!r} is asked of {asked:,} of {len(data):,} samples; the others have their own.")
+
+
+def measure(path: Path, columns: Sequence[ColumnInfo], info: dict[str, Any], seconds: float, n_blocks: int) -> Cost:
     """The cost of `n_blocks` blocks and the result."""
-    state = state_bytes(columns, parameters["top_n"], parameters["n_visual"], parameters["n_text"])
+    state = state_bytes(columns, kept_samples(info), info["parameters"]["n_visual"], info["parameters"]["n_text"])
     return Cost(seconds, state, state * (n_blocks + 1), shutil.disk_usage(path).free)
 
 

@@ -83,7 +83,9 @@ def classes(row: Mapping[str, Any], label: str | None, peak: float) -> Classes:
     if known:
         notes.append("a tie" if row.get("tie") else "confident" if row.get("confident") else "not confident")
         if "n_samples" in row:
-            notes.append(f"shares of its {row['n_samples']} top samples")
+            few = not row.get("confident") and _number(row.get(f"p_{label}")) > 0.8
+            only = "only " if few else ""  # a large share of too few samples
+            notes.append(f"shares of its {only}{row['n_samples']} top samples")
     shares = tuple(
         (one, NAMES[one], share_words(row[f"p_{one}"]), f"{row[f'p_{one}']:.4f}") for one in MODALITIES if known
     )
