@@ -15,6 +15,7 @@ from PIL import Image
 
 import vlm_neurons as vn
 from vlm_neurons.autointerp.simulators.clip import ClipSimulator
+from vlm_neurons.concepts.dense import patch_features, text_features
 
 COLORS = {"red": (220, 30, 30), "green": (40, 170, 60), "blue": (40, 80, 220), "yellow": (235, 205, 40)}
 GENERIC = ("something", "anything else")
@@ -147,7 +148,7 @@ def test_siglip_pools_every_patch_alone_and_clip_projects_it(tmp_path: Path, cli
     values = sig.simulate("red", exemplars, "picture")[0].patch_acts[0]
     assert values.shape == (4, 4) and 0 < values.min() < values.max() < 10
     for one in (sig, clip):
-        features = one.features([picture])[0]
+        features = patch_features(one.model, one.processor, [picture])[0]
         np.testing.assert_allclose(features.norm(dim=-1), 1, atol=1e-5)
         pixels = one.processor.image_processor(images=picture, return_tensors="pt")["pixel_values"]
         with torch.no_grad():
@@ -157,7 +158,7 @@ def test_siglip_pools_every_patch_alone_and_clip_projects_it(tmp_path: Path, cli
             else:  # what the model does to its class token
                 alone = one.model.visual_projection(one.model.vision_model.post_layernorm(hidden[0, 6]))
         np.testing.assert_allclose(features[5], alone / alone.norm(), atol=1e-5)
-    texts = sig.embedded(["red", "blue"])
+    texts = text_features(sig.model, sig.processor, ["red", "blue"])
     with torch.no_grad():
         pooled = sig.model.text_model(
             sig.processor.tokenizer(["red"], padding="max_length", max_length=8, return_tensors="pt")["input_ids"]

@@ -9,20 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
 
 from vlm_neurons.autointerp.client.local import open_model
 from vlm_neurons.autointerp.explanation import says_nothing
 from vlm_neurons.autointerp.protocols import Job, Prediction, Resolution, Simulator, constant
 from vlm_neurons.autointerp.simulators.cell_questions import at_patches
 from vlm_neurons.autointerp.simulators.phrases import PICTURES, Phrase, own_phrases
+from vlm_neurons.concepts.dense import ANYTHING, check_model, patch_features, patches_a_side, text_features
 from vlm_neurons.models.fingerprint import fingerprint
 
 if TYPE_CHECKING:
-    from PIL import Image
     from torch import Tensor
 
-GENERIC = ("a photo", "a photo of something", "an object", "a background", "a texture", "a person", "a place")
 BATCH = 16  # images
 
 
@@ -53,15 +51,14 @@ class ClipSimulator(Simulator):
     model: Any
     processor: Any
     _: KW_ONLY
-    generic: tuple[str, ...] = GENERIC
+    generic: tuple[str, ...] = ANYTHING
     name: str = "clip"
 
     sides = PICTURES
     paid = True  # in time
 
     def __post_init__(self) -> None:
-        if self.model.config.model_type not in ("clip", "siglip"):
-            raise ValueError(f"model of type {self.model.config.model_type!r}: ClipSimulator takes CLIP and SigLIP")
+        check_model(self.model, "ClipSimulator")
         if not self.generic:
             raise ValueError("generic: at least one text that stands for anything else")
 
@@ -85,8 +82,7 @@ class ClipSimulator(Simulator):
     @property
     def resolution(self) -> Resolution:  # type: ignore[override]
         """The patches of the model."""
-        vision = self.model.config.vision_config
-        side = vision.image_size // vision.patch_size
+        side = patches_a_side(self.model)
         return Resolution(None, (side, side))
 
     def settings(self) -> str:
@@ -100,7 +96,11 @@ class ClipSimulator(Simulator):
             portion = [j for j in jobs[start : start + BATCH] if not says_nothing(j.explanation)]
             shown = [j.exemplar.seen for j in portion]
             images = {d: i for s in shown for d, i in zip(s.image_digests, s.images, strict=True)}
-            features = dict(zip(images, self.features(list(images.values())), strict=True)) if images else {}
+            features = (
+                dict(zip(images, patch_features(self.model, self.processor, list(images.values())), strict=True))
+                if images
+                else {}
+            )
             for place, job in enumerate(jobs[start : start + BATCH], start):
                 if says_nothing(job.explanation):
                     yield place, constant(job)
@@ -108,7 +108,7 @@ class ClipSimulator(Simulator):
                 phrases = own_phrases(job.explanation)
                 for phrase in phrases:
                     if phrase.words not in texts:
-                        texts[phrase.words] = self.embedded([phrase.words, *self.generic])
+                        texts[phrase.words] = text_features(self.model, self.processor, [phrase.words, *self.generic])
                 seen = job.exemplar.seen
                 yield place, Prediction(tuple(
                     at_patches(self._cells(features[d], phrases, texts), boxes, image.size)
@@ -124,33 +124,3 @@ class ClipSimulator(Simulator):
             p = scaled.softmax(-1)[:, 0].cpu().numpy()
             found = np.maximum(found, phrase.strength * (1 - p if phrase.negated else p))
         return found.reshape(side, side)
-
-    def features(self, images: Sequence[Image.Image]) -> Float[Tensor, "image patch d_embed"]:
-        """Features of all patches, of length 1."""
-        import torch
-
-        side = self.model.config.vision_config.image_size
-        square = {"height": side, "width": side}  # of which a centre crop takes nothing away
-        inputs = self.processor.image_processor(images=list(images), size=square, return_tensors="pt")
-        vision = self.model.vision_model
-        with torch.no_grad():
-            hidden = vision(inputs["pixel_values"].to(self.model.device, self.model.dtype)).last_hidden_state
-            if self.model.config.model_type == "clip":
-                found = self.model.visual_projection(vision.post_layernorm(hidden[:, 1:]))
-            else:
-                found = vision.head(hidden.flatten(0, 1)[:, None]).unflatten(0, hidden.shape[:2])
-        return torch.nn.functional.normalize(found.float(), dim=-1)
-
-    def embedded(self, texts: Sequence[str]) -> Float[Tensor, "text d_embed"]:
-        """Embeddings of texts, of length 1."""
-        import torch
-
-        longest = self.model.config.text_config.max_position_embeddings
-        inputs = self.processor.tokenizer(
-            list(texts), padding="max_length", truncation=True, max_length=longest, return_tensors="pt"
-        )
-        # SigLIP was trained on padded texts without a mask
-        names = ["input_ids", "attention_mask"] if self.model.config.model_type == "clip" else ["input_ids"]
-        with torch.no_grad():
-            out = self.model.get_text_features(**{n: inputs[n].to(self.model.device) for n in names})
-        return torch.nn.functional.normalize(getattr(out, "pooler_output", out).float(), dim=-1)
