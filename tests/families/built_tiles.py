@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import transformers as hf
-from parts import VISION, backbone, random, tokenizer
+from parts import VISION, backbone, quiet, random, tokenizer
+from transformers.utils import is_num2words_available
 
 PINPOINTS = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
 
@@ -42,4 +43,92 @@ def llava_next() -> tuple[Any, Any]:
     return random(hf.LlavaNextForConditionalGeneration(config)), processor
 
 
-FAMILIES = {"llava_next": llava_next}
+# of HuggingFaceM4/Idefics3-8B-Llama3
+IDEFICS3 = (
+    "<|begin_of_text|>{% for message in messages %}{{message['role'].capitalize()}}"
+    "{% if message['content'][0]['type'] == 'image' %}{{':'}}{% else %}{{': '}}{% endif %}"
+    "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{line['text']}}"
+    "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+# of HuggingFaceTB/SmolVLM-Instruct
+SMOLVLM = IDEFICS3.replace("<|begin_of_text|>", "<|im_start|>")
+
+
+def idefics3() -> tuple[Any, Any]:
+    """Idefics3 with Llama 3's marks."""
+    from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+
+    tok = tokenizer(*TILE_MARKS, bos="<|begin_of_text|>")
+    images = Idefics3ImageProcessorPil(size={"longest_edge": 96}, max_image_size={"longest_edge": 32})
+    processor = hf.Idefics3Processor(image_processor=images, tokenizer=tok, image_seq_len=4, chat_template=IDEFICS3)
+    vision = hf.Idefics3VisionConfig(**VISION, image_size=32, patch_size=8)
+    return _idefics3(hf.Idefics3ForConditionalGeneration, hf.Idefics3Config, vision, tok), processor
+
+
+def smolvlm() -> tuple[Any, Any]:
+    """SmolVLM: the same with other names."""
+    from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+
+    tok = tokenizer(*TILE_MARKS, bos="<|im_start|>", add_bos=False, named={
+        "image_token": "<image>", "fake_image_token": "<fake_token_around_image>", "global_image_token": "<global-img>",
+        "end_of_utterance_token": "<end_of_utterance>",
+    })  # fmt: skip
+    images = SmolVLMImageProcessorPil(size={"longest_edge": 96}, max_image_size={"longest_edge": 32})
+    processor = quiet(
+        hf.SmolVLMProcessor, image_processor=images, tokenizer=tok, video_processor=None, image_seq_len=4,
+        chat_template=SMOLVLM,
+    )  # fmt: skip
+    vision = hf.SmolVLMVisionConfig(**VISION, image_size=32, patch_size=8)
+    return _idefics3(hf.SmolVLMForConditionalGeneration, hf.SmolVLMConfig, vision, tok), processor
+
+
+TILE_MARKS = (
+    "<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>",
+    *(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)),
+)  # fmt: skip
+
+
+def _idefics3(model: Any, config: Any, vision: Any, tok: Any) -> Any:
+    made = config(
+        vision_config=vision, text_config=hf.LlamaConfig(**backbone(tok)), scale_factor=2,
+        image_token_id=tok.convert_tokens_to_ids("<image>"), pad_token_id=tok.pad_token_id,
+    )  # fmt: skip
+    return random(model(made))
+
+
+# of OpenGVLab/InternVL3-1B-hf
+INTERNVL = (
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n'}}{% if message['content'] is string %}"
+    "{{ message['content'] }}{% else %}{% for content in message['content'] %}{% if content['type'] == 'image' %}"
+    "{{ '<IMG_CONTEXT>\n' }}{% elif content['type'] == 'video' %}{{ '<video>\n' }}{% elif content['type'] == 'text' %}"
+    "{{ content['text'] }}{% endif %}{% endfor %}{% endif %}{{'<|im_end|>\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{'<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def internvl() -> tuple[Any, Any]:
+    """InternVL with Qwen 2."""
+    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+
+    marks = ("<img>", "</img>", "<IMG_CONTEXT>", "<video>", "<|im_start|>", "<|im_end|>")
+    tok = tokenizer(*marks, eos="<|im_end|>", add_bos=False, named={
+        "start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>",
+        "video_token": "<video>",
+    })  # fmt: skip
+    config = hf.InternVLConfig(
+        vision_config=hf.InternVLVisionConfig(**VISION, image_size=[32, 32], patch_size=[8, 8]),
+        text_config=hf.Qwen2Config(**backbone(tok)), image_token_id=tok.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        downsample_ratio=0.5,
+    )  # fmt: skip
+    images = GotOcr2ImageProcessorPil(size={"height": 32, "width": 32}, min_patches=1, max_patches=6)
+    processor = quiet(
+        hf.InternVLProcessor, image_processor=images, tokenizer=tok, video_processor=None, image_seq_length=4,
+        chat_template=INTERNVL,
+    )  # fmt: skip
+    return random(hf.InternVLForConditionalGeneration(config)), processor
+
+
+FAMILIES = {"llava_next": llava_next, "idefics3": idefics3, "internvl": internvl}
+if is_num2words_available():  # what SmolVLM's processor wants
+    FAMILIES["smolvlm"] = smolvlm

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vlm_neurons.models.adapters.adapter import Split, one_view
+from vlm_neurons.models.adapters.tiles import on_sheet
 from vlm_neurons.tokens import Patch, TokenKind
 
 if TYPE_CHECKING:
@@ -273,6 +274,8 @@ class Batch:
             pixels = pixels * std + mean
         if getattr(processor, "do_rescale", False):
             pixels = pixels / processor.rescale_factor
+        if pixels.dim() == 4:
+            pixels = on_sheet(pixels, [patch for patch in self.patches if patch.image == i], self.grids[i])
         bytes_ = pixels.round().clamp(0, 255).to(torch.uint8)
         return Image.fromarray(bytes_.permute(1, 2, 0).contiguous().numpy())
 

@@ -96,7 +96,10 @@ def load_processor(source: str, config: Any) -> Any:
     except OSError:
         saved = {}
     settings: dict[str, Any] = adapter.processor_settings(config)
-    taken = set(signature(made.__init__).parameters) - {"self", "image_processor", "tokenizer", "video_processor"}
+    taken = set(signature(made.__init__).parameters) - {"self", "image_processor", "tokenizer"}
+    if "video_processor" in taken:
+        taken.remove("video_processor")
+        settings["video_processor"] = None  # SmolVLM's has no default
     if "image_token" in taken:
         settings["image_token"] = tokenizer.convert_ids_to_tokens(config.image_token_id)
     settings |= {name: saved[name] for name in taken if saved.get(name) is not None}

@@ -88,9 +88,17 @@ def chat_text(processor: Any, messages: list[dict[str, Any]], day: str | None = 
             {**m, "content": "".join(words.get(p["type"]) or p["text"] for p in m["content"])} for m in messages
         ]
     # thinking is not what a user waits for, nor has a given response been thought about
-    given: dict[str, Any] = {"tokenize": False, "enable_thinking": False}
+    given: dict[str, Any] = {"enable_thinking": False}
     template = _dated(template_of(processor), day)
-    return str(processor.apply_chat_template(messages, chat_template=template, **given, **how))
+    return _filled(processor, messages, chat_template=template, **given, **how)
+
+
+def _filled(processor: Any, messages: list[dict[str, Any]], **how: Any) -> str:
+    """Messages in a template. SmolVLM's own method wants a processor of videos, which need not be there."""
+    from transformers import ProcessorMixin
+
+    owner: Any = ProcessorMixin if isinstance(processor, ProcessorMixin) else type(processor)
+    return str(owner.apply_chat_template(processor, messages, tokenize=False, **how))
 
 
 def needs_bos(tokenizer: Any, text: str) -> bool:
@@ -146,9 +154,9 @@ def _takes_parts(processor: Any) -> bool:
         for parts_too in (False, True):
             with suppress(Exception):  # whatever a template raises; where both forms raise, its rows say so
                 content = [{"type": "text", "text": probe}] if parts_too else probe
-                shown[parts_too] = probe in processor.apply_chat_template(
+                shown[parts_too] = probe in _filled(
+                    processor,
                     [{"role": "user", "content": content}],
-                    tokenize=False,
                     add_generation_prompt=True,
                     chat_template=_dated(template, None),
                 )

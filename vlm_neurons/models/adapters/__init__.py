@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vlm_neurons.models.adapters.adapter import Adapter, MLPs, Placed, along, module_at
+from vlm_neurons.models.adapters.idefics3 import IDEFICS3, SMOLVLM
+from vlm_neurons.models.adapters.internvl import INTERNVL
 from vlm_neurons.models.adapters.llava import LLAVA
 from vlm_neurons.models.adapters.llava_next import LLAVA_NEXT
 
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FAMILIES", "Adapter", "MLPs", "Placed", "adapter_of", "along", "families", "module_at", "supported"]
 
-FAMILIES: dict[str, Adapter] = {adapter.name: adapter for adapter in (LLAVA, LLAVA_NEXT)}
+FAMILIES: dict[str, Adapter] = {adapter.name: adapter for adapter in (LLAVA, LLAVA_NEXT, IDEFICS3, SMOLVLM, INTERNVL)}
 
 
 def supported() -> str:

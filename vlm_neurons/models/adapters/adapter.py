@@ -131,7 +131,8 @@ class Adapter:
         row_inputs: (config, kinds [batch, pos], row of every image) -> what else the model is given by row.
         causal: whether no position sees a later one; if not, padding on any side needs its mask.
         seen: (image processor, inputs of one image) -> its pixels [3, height, width] as the model saw it, in which the
-            boxes of its patches are. A function of a module, since batches travel between processes.
+            boxes of its patches are; or [view, 3, side, side], the whole view first and then its tiles, for a sheet
+            (`tiles.on_sheet`). A function of a module, since batches travel between processes.
         replace: what stands in the text for an image.
         plain: (placeholder, prompt, number of images, BOS) -> text before the response, and what joins them: where the
             processor has no chat template.

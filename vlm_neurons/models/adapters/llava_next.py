@@ -16,7 +16,7 @@ from torch import Tensor
 from vlm_neurons.models.adapters.adapter import Given, MLPs, Placed, Size
 from vlm_neurons.models.adapters.geometry import Layout
 from vlm_neurons.models.adapters.llava import LLAVA, PROJECTOR, TOWER, TOWERS
-from vlm_neurons.models.adapters.tiles import on_sheet, patch, rows_of_views, whole
+from vlm_neurons.models.adapters.tiles import patch, rows_of_views, whole
 from vlm_neurons.tokens import Patch
 
 
@@ -89,15 +89,9 @@ def _fitted(size: Size, canvas: Size) -> tuple[Size, tuple[int, int]]:
     return fitted, (-((high - fitted[0]) // 2), -((wide - fitted[1]) // 2))
 
 
-def sheet_of(image_processor: Any, own: Mapping[str, Tensor]) -> Tensor:
-    """The sheet of one image."""
-    from transformers.image_processing_utils import select_best_resolution
-
-    views = own["pixel_values"][0]
-    side = views.shape[-1]
-    high, wide = select_best_resolution(tuple(own["image_sizes"][0].tolist()), image_processor.image_grid_pinpoints)
-    down, across = high // side, wide // side
-    return on_sheet(image_processor, list(views[: 1 + down * across]), across)  # behind them is other images' padding
+def views_of(image_processor: Any, own: Mapping[str, Tensor]) -> Tensor:
+    """The whole view and the tiles; behind them there may be padding."""
+    return own["pixel_values"][0]
 
 
 def of_tower(given: Given, placed: Placed) -> list[int]:
@@ -115,7 +109,7 @@ LLAVA_NEXT = replace(
     name="llava_next",
     architecture="LlavaNextForConditionalGeneration",
     geometry=place,
-    seen=sheet_of,
+    seen=views_of,
     processor="LlavaNextProcessor",
     vision=MLPs(into=TOWER + "fc1", out=TOWER + "fc2", rows=of_tower),
     projector=MLPs(into=PROJECTOR + "linear_1", out=PROJECTOR + "linear_2", rows=of_projector),

@@ -7,9 +7,7 @@ those of tiles that no token shows, are gaps.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -59,9 +57,9 @@ def split(image: int, size: tuple[int, int], side: int, n: int, tiles: tuple[int
     ]
 
 
-def per_side(placed: Placed) -> int:
-    """Patches at a side of a tile, and of the whole view."""
-    return sum(patch.tile < 0 and patch.row == 0 for patch in placed.shown)
+def per_side(shown: Sequence[Patch]) -> int:
+    """Patches at a side of a tile, and of the whole view, of an image with these patches."""
+    return sum(patch.tile < 0 and patch.row == 0 for patch in shown)
 
 
 def rows_of_views(placed: Placed, class_tokens: int = 0, pooled: int = 1, whole_last: bool = False) -> list[int]:
@@ -74,7 +72,7 @@ def rows_of_views(placed: Placed, class_tokens: int = 0, pooled: int = 1, whole_
         whole_last: whether the whole view stands behind the tiles.
     """
     number = {(one.row, one.column): k for k, one in enumerate(placed.shown)}
-    n, (rows, columns) = per_side(placed), placed.grid
+    n, (rows, columns) = per_side(placed.shown), placed.grid
     corners = [(row, column) for row in range(n, rows, n) for column in range(0, columns, n)]
     found = []
     for top, left in [*corners, (0, 0)] if whole_last else [(0, 0), *corners]:
@@ -84,22 +82,19 @@ def rows_of_views(placed: Placed, class_tokens: int = 0, pooled: int = 1, whole_
     return found
 
 
-def on_sheet(image_processor: Any, views: Sequence[Float[Tensor, "3 side side"]], across: int) -> Tensor:
-    """The whole view, and below it the tiles side by side; gaps are black.
+def on_sheet(views: Float[Tensor, "view 3 side side"], shown: Sequence[Patch], grid: tuple[int, int]) -> Tensor:
+    """The whole view, and below it the tiles side by side; beside it is black.
 
     Args:
-        image_processor: that normalised the views.
-        views: the whole one, then the tiles.
-        across: tiles in a row.
+        views: the whole one first; what is more than the sheet has belongs to other images' tiles.
+        shown: the patches of the image.
+        grid: rows and columns of the sheet.
     """
-    side, down = views[0].shape[-1], (len(views) - 1) // across
-    sheet = views[0].new_zeros(3, side * (1 + down), side * across)
-    if image_processor.do_normalize:
-        mean, std = (
-            torch.tensor(list(v)).view(3, 1, 1) for v in (image_processor.image_mean, image_processor.image_std)
-        )
-        sheet = sheet - (mean / std).to(sheet)
-    for k, view in enumerate(views):
-        y, x = (1 + (k - 1) // across, (k - 1) % across) if k else (0, 0)
-        sheet[:, y * side : (y + 1) * side, x * side : (x + 1) * side] = view
+    side, n = views.shape[-1], per_side(shown)
+    across = grid[1] // n
+    sheet = views.new_zeros(3, side * (grid[0] // n), side * across)
+    sheet[:, :side, :side] = views[0]
+    for k, view in enumerate(views[1 : 1 + across * (grid[0] // n - 1)]):
+        y, x = side * (1 + k // across), side * (k % across)
+        sheet[:, y : y + side, x : x + side] = view
     return sheet
