@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _NAMES = {
     "gate": "blocks.{i}.mlp.act",
     "post": "blocks.{i}.mlp.out",
-    "projector": "vision_projector.out",
+    "projector": "vision_projector.{i}.out",
     "vision": "vision.{i}.mlp.out",
 }
 
@@ -56,11 +56,12 @@ def extend(bridge: TransformerBridge, adapter: Adapter) -> None:
     """Add the hook points to a bridge over a supported model, in place. Doing it twice does no harm."""
     for site, (_, path, is_output) in adapter.sites.items():
         for i, place in along(bridge.original_model, path):
-            component = _attach(bridge, _NAMES[site].format(i=i), place)
+            component = _attach(bridge, _NAMES[site].format(i=i).replace("projector.0.", "projector."), place)
             _name(bridge, named(site).place(i), component.hook_out if is_output else component.hook_in)
-    if adapter.projector is not None and "{i}" not in adapter.projector.out:
+    if adapter.projector is not None:
         _name(bridge, "vision_projector.hook_post", bridge._hook_registry[named("projector").place(0)])
-        into = _attach(bridge, "vision_projector.in", adapter.projector.into)
+        _, first = next(along(bridge.original_model, adapter.projector.into))
+        into = _attach(bridge, "vision_projector.in", first)
         _name(bridge, "vision_projector.hook_pre", into.hook_out)
     _hand_on_cache(bridge)
     driver = bridge._driver

@@ -6,6 +6,7 @@ Each has a test that shows the wrong number without it (tests/models/test_model_
 from __future__ import annotations
 
 import difflib
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -185,9 +186,10 @@ class Watch:
                 stacklevel=2,
             )
         elif cannot_matter(name, self.first_dead_layer):
+            reads = "layers" if self.first_dead_layer == sys.maxsize else f"hidden state {self.first_dead_layer}"
             warnings.warn(
-                f"an edit at {name!r} cannot change the logits: the projector reads hidden state "
-                f"{self.first_dead_layer} of the vision tower, below this hook",
+                f"an edit at {name!r} cannot change the logits: the projector reads {reads} of the vision tower, "
+                "below this hook",
                 stacklevel=2,
             )
 

@@ -26,7 +26,7 @@ HOLDS: tuple[tuple[str, str], ...] = (
     (r"^blocks\.\d+\.mlp\.(hook_pre|gate\.hook_out|act\.hook_in)$", "gate_proj(x), before the activation function"),
     (r"^blocks\.\d+\.mlp\.(hook_pre_linear|in\.hook_out)$", "up_proj(x)"),
     (
-        r"^(vision_projector\.(hook_post|out\.hook_in)|projector\.\d+\.hook_post)$",
+        r"^(vision_projector\.(hook_post|(\d+\.)?out\.hook_in)|projector\.\d+\.hook_post)$",
         "hidden neurons of the projector: site projector",
     ),
     (r"^vision_projector\.(hook_pre|in\.hook_out)$", "hidden neurons of the projector, before their activation"),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from inspect import signature
+from mimetypes import guess_type
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -29,16 +30,20 @@ def load_images(entry: Images) -> list[Image]:
 
     Raises:
         OSError: a file is missing or broken; the message names it.
+        ValueError: a file is a video.
         TypeError: the entry is none of an image, a path, a list of those, or None.
     """
     if entry is None:
         return []
     if isinstance(entry, (list, tuple)):
         return [image for one in entry for image in load_images(one)]
+    if isinstance(entry, (str, Path)) and (guess_type(str(entry))[0] or "").startswith("video/"):
+        raise ValueError(f"{str(entry)!r} is a video, and videos are not read: give some of its frames, as a list")
     if isinstance(entry, (Image, str, Path, bytes, Encoded)):
         return [read_image(entry)]
     raise TypeError(
-        f"an image is a PIL image, a path or the bytes of a file, a list of those, or None; got {type(entry).__name__}"
+        "an image is a PIL image, a path or the bytes of a file, a list of those, or None; got "
+        f"{type(entry).__name__} (videos are not read: give some of their frames, as a list)"
     )
 
 

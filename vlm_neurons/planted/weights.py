@@ -171,10 +171,10 @@ def rows_of(model: HookedVLM, site: str, layer: int, index: int) -> dict[str, Te
     out = module_at(hf, layers[layer]).weight
     if not 0 <= index < out.shape[1]:
         raise ValueError(f"index={index}: site {site!r} of {model.name} has {out.shape[1]} neurons, numbered from 0")
-    into = module_at(hf, mlps.into.format(i=layer))
+    into = module_at(hf, dict(along(hf, mlps.into))[layer])
     found = {"in": into.weight.data[index]}
     if mlps.up is not None:
-        found["up"] = module_at(hf, mlps.up.format(i=layer)).weight.data[index]
+        found["up"] = module_at(hf, dict(along(hf, mlps.up))[layer]).weight.data[index]
     if into.bias is not None:
         found["bias"] = into.bias.data[index]
     return found | {"out": out.data[:, index]}

@@ -9,13 +9,26 @@ from vlm_neurons.models.adapters.idefics3 import IDEFICS3, SMOLVLM
 from vlm_neurons.models.adapters.internvl import INTERNVL
 from vlm_neurons.models.adapters.llava import LLAVA
 from vlm_neurons.models.adapters.llava_next import LLAVA_NEXT
+from vlm_neurons.models.adapters.qwen import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["FAMILIES", "Adapter", "MLPs", "Placed", "adapter_of", "along", "families", "module_at", "supported"]
 
-FAMILIES: dict[str, Adapter] = {adapter.name: adapter for adapter in (LLAVA, LLAVA_NEXT, IDEFICS3, SMOLVLM, INTERNVL)}
+FAMILIES: dict[str, Adapter] = {
+    adapter.name: adapter
+    for adapter in (
+        LLAVA,
+        LLAVA_NEXT,
+        IDEFICS3,
+        SMOLVLM,
+        INTERNVL,
+        QWEN2_VL,
+        QWEN2_5_VL,
+        QWEN3_VL,
+    )
+}
 
 
 def supported() -> str:

@@ -12,6 +12,7 @@ from vlm_neurons.tokens import Patch
 
 Size = tuple[int, int]  # height, width
 Inputs = Mapping[str, Tensor]
+Paths = str | tuple[str, ...]  # in the Hugging Face model; `{i}` stands for the number of a layer
 Split = tuple[int, Sequence[int]]  # a dimension of an input, and how many of its entries are each image's
 
 
@@ -80,7 +81,8 @@ def as_llava(placeholder: str, prompt: str, n_images: int, bos: str) -> tuple[st
 
 @dataclass(frozen=True)
 class MLPs:
-    """The MLPs whose neurons are a site: paths in the Hugging Face model, with `{i}` where there is one per layer.
+    """The MLPs whose neurons are a site: paths in the Hugging Face model, with `{i}` where there is one per layer; see
+    `along` for several paths.
 
     Attributes:
         into: the projection in front of the activation function.
@@ -92,10 +94,10 @@ class MLPs:
             of all images stand one after the other, whatever the tensor's leading dimensions are.
     """
 
-    into: str
-    out: str
-    act: str | None = None
-    up: str | None = None
+    into: Paths
+    out: Paths
+    act: Paths | None = None
+    up: Paths | None = None
     rows: Callable[[Given, Placed], Sequence[int]] | None = None
 
 
@@ -171,9 +173,9 @@ class Adapter:
     limits: str = ""
 
     @property
-    def sites(self) -> dict[str, tuple[MLPs, str, bool]]:
-        """Of every site its MLPs, the path that holds its neurons, and whether they are that module's output."""
-        found: dict[str, tuple[MLPs, str, bool]] = {}
+    def sites(self) -> dict[str, tuple[MLPs, Paths, bool]]:
+        """Of every site its MLPs, the paths that hold its neurons, and whether they are that module's output."""
+        found: dict[str, tuple[MLPs, Paths, bool]] = {}
         if self.backbone.act:
             found["gate"] = self.backbone, self.backbone.act, True
         found["post"] = self.backbone, self.backbone.out, False
@@ -208,12 +210,16 @@ def module_at(model: nn.Module, path: str) -> Any:
     return found
 
 
-def along(model: nn.Module, path: str) -> Iterator[tuple[int, str]]:
-    """The layers of a path with `{i}`, and their paths; layer 0 for a path without.
+def along(model: nn.Module, paths: Paths) -> Iterator[tuple[int, str]]:
+    """The layers of a path with `{i}`, and their paths; layer 0 for a path without. Several paths: the layers of one,
+    then those of the next.
 
     Raises:
         LookupError: the model has no such modules.
     """
-    before, layered, _ = path.partition(".{i}")
-    for i in range(len(module_at(model, before)) if layered else 1):
-        yield i, path.format(i=i)
+    layer = 0
+    for path in (paths,) if isinstance(paths, str) else paths:
+        before, layered, _ = path.partition(".{i}")
+        for i in range(len(module_at(model, before)) if layered else 1):
+            yield layer, path.format(i=i)
+            layer += 1

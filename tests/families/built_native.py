@@ -1,0 +1,71 @@
+"""Families whose towers read images at their own shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import transformers as hf
+from parts import backbone, quiet, random, tokenizer
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+# What the templates of Qwen/Qwen2-VL-7B-Instruct and Qwen/Qwen2.5-VL-7B-Instruct do with images and text; Qwen3-VL's
+# does the same without the system prompt.
+SYSTEM = (
+    "{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    "{% endif %}"
+)
+QWEN = (
+    "{% for message in messages %}SYSTEM<|im_start|>{{ message['role'] }}\n{% if message['content'] is string %}"
+    "{{ message['content'] }}{% else %}{% for content in message['content'] %}{% if content['type'] == 'image' %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% elif 'text' in content %}{{ content['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SPECIAL = {
+    "image_token_id": "<|image_pad|>",
+    "video_token_id": "<|video_pad|>",
+    "vision_start_token_id": "<|vision_start|>",
+    "vision_end_token_id": "<|vision_end|>",
+}
+ROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
+
+
+def qwen2_vl() -> tuple[Any, Any]:
+    """Qwen2-VL."""
+    tower = {"depth": 2, "embed_dim": 24, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2, "patch_size": 7}
+    return _qwen("Qwen2VL", tower, QWEN.replace("SYSTEM", SYSTEM))
+
+
+def qwen2_5_vl() -> tuple[Any, Any]:
+    """Qwen2.5-VL: windows of 2 x 2 tokens in the first layer of the tower."""
+    tower = {
+        "depth": 2, "hidden_size": 24, "intermediate_size": 40, "num_heads": 2, "patch_size": 7, "out_hidden_size": 32,
+        "window_size": 28, "fullatt_block_indexes": [1],
+    }  # fmt: skip
+    return _qwen("Qwen2_5_VL", tower, QWEN.replace("SYSTEM", SYSTEM))
+
+
+def qwen3_vl() -> tuple[Any, Any]:
+    """Qwen3-VL: two deepstack mergers."""
+    tower = {
+        "depth": 3, "hidden_size": 24, "intermediate_size": 40, "num_heads": 2, "patch_size": 7, "out_hidden_size": 32,
+        "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1],
+    }  # fmt: skip
+    return _qwen("Qwen3VL", tower, QWEN.replace("SYSTEM", ""), head_dim=8)
+
+
+def _qwen(kind: str, tower: dict[str, Any], template: str, **more: Any) -> tuple[Any, Any]:
+    names = ["<|im_start|>", *SPECIAL.values()]
+    tok = tokenizer(*names, bos="<|endoftext|>", eos="<|im_end|>", pad="<|endofpad|>", add_bos=False)
+    config = getattr(hf, f"{kind}Config")(
+        vision_config=tower, text_config=backbone(tok, rope_parameters=ROPE, **more),
+        **{name: tok.convert_tokens_to_ids(token) for name, token in SPECIAL.items()},
+    )  # fmt: skip
+    images = Qwen2VLImageProcessorPil(patch_size=7, size={"shortest_edge": 14 * 14 * 2, "longest_edge": 14 * 14 * 30})
+    processor = quiet(
+        getattr(hf, f"{kind}Processor"), image_processor=images, tokenizer=tok, video_processor=None,
+        chat_template=template,
+    )  # fmt: skip
+    return random(getattr(hf, f"{kind}ForConditionalGeneration")(config)), processor
+
+
+FAMILIES = {"qwen2_vl": qwen2_vl, "qwen2_5_vl": qwen2_5_vl, "qwen3_vl": qwen3_vl}
