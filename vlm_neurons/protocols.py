@@ -63,11 +63,11 @@ class View:
 
     name: str
     images: tuple[Image.Image, ...]
-    boxes: tuple[Float[np.ndarray, "patch 4"], ...]
-    cells: tuple[Int[np.ndarray, "patch 3"], ...]
+    boxes: tuple[Float[np.ndarray, "_patch 4"], ...]
+    cells: tuple[Int[np.ndarray, "_patch 3"], ...]
     grids: tuple[tuple[int, int], ...]
     originals: tuple[Image.Image, ...]
-    original_boxes: tuple[Float[np.ndarray, "patch 4"], ...]
+    original_boxes: tuple[Float[np.ndarray, "_patch 4"], ...]
     paths: tuple[str | None, ...]
     digests: tuple[str, ...]
     tokens: tuple[str, ...]

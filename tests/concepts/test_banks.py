@@ -52,6 +52,18 @@ def test_pixels_never_assume_that_patches_form_a_grid() -> None:
     np.testing.assert_allclose(found[:, column], [share_by_loops(dark, box) for box in boxes], atol=1e-6)
 
 
+def test_pictures_of_one_sample_may_have_different_numbers_of_patches() -> None:
+    image = vn.scenes(1, seed=3)[0].load_images()[0]
+    both = view_of(model(), [image, image])
+    fewer = {
+        name: (getattr(both, name)[0], getattr(both, name)[1][5:9]) for name in ("boxes", "original_boxes", "cells")
+    }
+    found = Pixels().maps(View(**{**vars(both), **fewer})).picture
+    assert found.shape[0] == 68
+    (red,) = (i for i, c in enumerate(Pixels().concepts("picture")) if c.name == "color:red")
+    np.testing.assert_array_equal(found[64:, red], found[5:9, red])
+
+
 def test_the_bank_and_the_dissection_explainer_say_the_same_of_pixels() -> None:
     from vlm_neurons import planted
 

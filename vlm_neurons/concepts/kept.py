@@ -30,8 +30,7 @@ class Kept(ConceptBank):
 
     What is not there is made and kept; a file that is broken is made again. What all samples will take is told before
     the first is kept, by its size, and refused where the disk has no room for it. Several processes may share the
-    folder.
-    Pixels alone are made nearly as quickly as they are read: it pays for models, and for large files of annotations.
+    folder. To read the maps of a photograph takes 2 ms, to make those of pixels about 10, of a CLIP a forward pass.
 
     Attributes:
         bank: whose maps.
