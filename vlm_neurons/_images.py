@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 DARK = 1 / 8  # of the range: a 16-bit file without a value above is one of 13 bits or less, or nearly black
+LONGEST_SIDE, MOST_PIXELS = 2**16, 2**27  # a few bytes can say 1 x 134,228,553, which takes 24 s and 3 GiB to turn
 _BITS_PER_SAMPLE, _MAX_SAMPLE_VALUE = 258, 281  # tags of TIFF
 _told: set[int] = set()
 _in_memory = threading.RLock()
@@ -201,8 +202,14 @@ def _decode(file: BinaryIO, as_opened: Image.Image | None = None) -> tuple[Image
 
 def _shown(image: Image.Image, file: BinaryIO | None) -> tuple[Image.Image, int | None]:
     """Upright and in RGB, and the largest value of 16 bits where their depth is not known."""
+    if max(image.size) > LONGEST_SIDE or image.width * image.height > MOST_PIXELS:
+        raise ValueError(f"{image.width:,} x {image.height:,} pixels are more than are read: scale it down")
     in_16_bits = image.mode.startswith("I;16") or any(";16" in str(tile) for tile in getattr(image, "tile", ()))
-    upright = ImageOps.exif_transpose(image)
+    if file is None:
+        upright = ImageOps.exif_transpose(image)
+    else:
+        ImageOps.exif_transpose(image, in_place=True)  # a copy less of what may be very large
+        upright = image
     bits, largest = 16, None
     if in_16_bits:
         grey = image.mode.startswith("I;16")

@@ -309,3 +309,13 @@ def test_files_of_a_run_are_as_the_umask_says(tmp_path: Path) -> None:
         os.umask(before)
     modes = {file.name: oct(file.stat().st_mode & 0o777) for file in run.path.rglob("*") if file.is_file()}
     assert "scan.safetensors" in modes and {*modes.values()} == {"0o640"}
+
+
+def test_a_few_bytes_that_say_they_are_very_large_are_refused_before_they_are_decoded() -> None:
+    for size in ((1, 2**16 + 1), (2**15, 2**12 + 1)):
+        head = struct.pack(">IIBBBBB", *size, 1, 0, 0, 0, 0)
+        parts = [(b"IHDR", head), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
+        chunks = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in parts]
+        with warnings.catch_warnings(), pytest.raises(OSError, match=r"pixels are more than are read: scale it down"):
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            read_image(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
