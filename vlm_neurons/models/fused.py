@@ -130,7 +130,7 @@ def _shape_of(bridge: nn.Module) -> tuple[int, int]:
 
 
 def standing_hooks(bridge: nn.Module) -> list[str]:
-    """Where hooks stand, one name a hook; but for those that the libraries put on modules for themselves as they run.
+    """Where hooks stand, one name a hook; but for those that the libraries and this one put on modules for themselves.
 
     >>> standing_hooks(model.bridge)
     []
@@ -145,6 +145,9 @@ def standing_hooks(bridge: nn.Module) -> list[str]:
     ]
 
 
+_LIBRARIES = ("transformers.", "transformer_lens.", "accelerate.", "vlm_neurons.models.")
+
+
 def _of_a_library(hook: Any) -> bool:
     hook = getattr(hook, "func", hook)  # functools.partial
-    return (getattr(hook, "__module__", None) or "").startswith(("transformers.", "transformer_lens.", "accelerate."))
+    return (getattr(hook, "__module__", None) or "").startswith(_LIBRARIES)
