@@ -13,7 +13,8 @@ import torch
 
 import vlm_neurons as vn
 from vlm_neurons.models import measure_geometry
-from vlm_neurons.models.painted import painted, without_attention
+from vlm_neurons.models.looking import Look
+from vlm_neurons.models.painted import Painted, painted, without_attention
 
 SETTINGS = dict(test_model_geometry.settings())  # of image processors
 
@@ -41,8 +42,9 @@ def test_elements_of_the_pixels_know_where_they_were_taken_from() -> None:
     assert source.image[:, 0, 0, 0].tolist() == [0, 1] and bool(source.live.all())
     centres = torch.arange(28) + 0.5
     for image, (width, height) in enumerate([(140, 70), (56, 84)]):
-        assert (source.x[image] - centres * width / 28).abs().max() < 0.5 + width / 255
-        assert (source.y[image] - (centres * height / 28)[:, None]).abs().max() < 0.5 + height / 255
+        x, y = (source.share[image] * source.sizes[image]).unbind(-1)
+        assert (x - centres * width / 28).abs().max() < 0.5 + width / 255
+        assert (y - (centres * height / 28)[:, None]).abs().max() < 0.5 + height / 255
 
 
 def test_a_sample_has_the_first_and_the_last_and_all_are_all() -> None:
@@ -114,3 +116,25 @@ def test_a_checkpoint_that_looks_elsewhere_is_refused_when_asked(tmp_path: Path)
     embedding.weight.data.normal_()
     hf.save_pretrained(tmp_path)
     assert vn.HookedVLM.from_pretrained(tmp_path, device="cpu", check_geometry=True).n_layers == 2
+
+
+def windows(step: int) -> Look:
+    """Rows that each see 2 x 2 of 12 x 12 pixels, `step` pixels from the one before."""
+    at = torch.arange(12.0)
+    pixels = torch.rand(12, 12, requires_grad=True)
+    rows = pixels.unfold(0, 2, step).unfold(1, 2, step).flatten(0, 1).flatten(1)
+    share = torch.stack([at.expand(12, 12), at[:, None].expand(12, 12)], -1).double() / 12
+    source = Painted(torch.zeros(12, 12, dtype=torch.long), share, torch.tensor([[12.0, 12.0]]).double())
+    return Look({"here": rows}, {"pixels": pixels}, {"pixels": source}, {})
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_rows_looked_at_by_code_see_what_each_sees_alone(step: int) -> None:
+    look = windows(step)  # they overlap, touch, or leave a gap
+    n = len(look.received["here"])
+    seen = look.apart("here", range(n))
+    assert look.passes == (2 * (n - 1).bit_length() + (n if step == 1 else 0))
+    corners = [(x * step, y * step) for y in range(int(n**0.5)) for x in range(int(n**0.5))]
+    assert seen == [look.together("here", [i]) for i in range(n)]
+    assert [one[0].box for one in seen] == [pytest.approx((x, y, x + 1, y + 1)) for x, y in corners]
+    assert {tuple(round(step) for step in one[0].steps) for one in seen} == {(1, 1)}

@@ -14,7 +14,22 @@ if TYPE_CHECKING:
     from vlm_neurons.models.batch import Batch
 
 EMBEDDING = "embedding"  # what the backbone's first layer receives
-Seen = Mapping[int, Box]  # number of an image -> the box that is seen of it: its outermost pixels' centres
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What is seen of an image.
+
+    Attributes:
+        box: in original pixels, from centre to centre of the outermost pixels that are seen.
+        steps: from one of these pixels to the next, in x and y; 0 where all are in one column, or row.
+    """
+
+    box: Box
+    steps: tuple[float, float]
+
+
+Seen = Mapping[int, Sight]  # by the number of the image
 
 
 @dataclass(frozen=True)
@@ -94,63 +109,67 @@ class Expected:
 
     Args:
         batch: with images.
+        seen: all that was measured: how large pixels are as resized is read from it.
     """
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, seen: Sequence[tuple[Place, Seen]]) -> None:
         self.patches = batch.patches
         self.sizes = [image.size for image in batch.images]
-        self.scales: dict[tuple[int, bool, int], float] = {}  # of image, whether it is a tile, and axis
+        tiled = {patch.image for patch in self.patches if patch.tile >= 0}
         self.largest: dict[tuple[int, int], float] = {}  # side of the largest patch of an image's tiles
-        for patch in batch.patches:
-            for axis in (0, 1):
-                side = patch.original_box[axis + 2] - patch.original_box[axis]
-                key = patch.image, patch.tile >= 0, axis
-                scale = side / (patch.box[axis + 2] - patch.box[axis])
-                self.scales[key] = max(self.scales.get(key, 0.0), scale)  # those that show padding are cut
-        tiled = {image for image, tile, _ in self.scales if tile}
-        for patch in batch.patches:
+        self.steps: dict[tuple[int, bool, int], float] = {}  # of an image, whether it is a tile, and axis
+        for patch in self.patches:
             for axis in (0, 1):
                 if patch.tile >= 0 or patch.image not in tiled:
-                    side = patch.original_box[axis + 2] - patch.original_box[axis]
-                    self.largest[patch.image, axis] = max(self.largest.get((patch.image, axis), 0.0), side)
-
-    def tolerance(self, patch: Patch, axis: int) -> float:
-        """Half a pixel of the original, one of the 256 levels of a ramp, and half a pixel of the image as resized."""
-        scale = self.scales[patch.image, patch.tile >= 0, axis]
-        return 0.501 + self.sizes[patch.image][axis] / 255 + 0.5 * scale
+                    key = patch.image, axis
+                    self.largest[key] = max(self.largest.get(key, 0.0), _side(patch.original_box, axis))
+        for place, one in seen:
+            for image, sight in one.items() if place.patch >= 0 else ():
+                for axis, step in enumerate(sight.steps):
+                    group = image, self.patches[place.patch].tile >= 0, axis
+                    self.steps[group] = max(self.steps.get(group, 0.0), step)
 
     def problem(self, place: Place, seen: Seen) -> str:
         """In words, what is wrong with what a place sees; empty if nothing is."""
         if place.patch < 0:
-            wrong = [image for image, box in seen.items() if place.where == EMBEDDING or self._whole(place, image, box)]
+            wrong = [image for image in seen if place.where == EMBEDDING or self._whole(place, image, seen[image].box)]
             return f"it sees {_of(seen, wrong[0])}, and is said to have no patch" if wrong else ""
         patch = self.patches[place.patch]
         said = f"{_words(patch.original_box)} of image {patch.image} is said"
         others = [image for image in seen if image != patch.image]
         if others:
             return f"it sees {_of(seen, others[0])}, {said}"
-        tolerances = [self.tolerance(patch, axis) for axis in (0, 1)]
         if not seen:
-            box = patch.original_box
-            visible = all(box[axis + 2] - box[axis] > tolerances[axis] for axis in (0, 1))
+            visible = all(_side(patch.original_box, axis) > 4 * self._tolerance(patch, axis)[0] for axis in (0, 1))
             return f"it sees no pixel, {said}" if visible else ""
-        agrees = _agrees(seen[patch.image], patch.original_box, tolerances, place.per_side > 1)
+        sight = seen[patch.image]
+        agrees = all(self._agrees(patch, sight, axis, place.per_side > 1) for axis in (0, 1))
         return "" if agrees else f"it sees {_of(seen, patch.image)}, {said}"
+
+    def _agrees(self, patch: Patch, sight: Sight, axis: int, within: bool) -> bool:
+        tolerance, step = self._tolerance(patch, axis)
+        low, high, end = patch.original_box[axis], patch.original_box[axis + 2], self.sizes[patch.image][axis]
+        # where padding is resized with the picture, pixels mixed with it count as padding, and their neighbours are off
+        edge = step / 2 if low <= 0 or high >= end else 0.0
+        for inside, outermost in ((sight.box[axis] - low, low <= 0), (high - sight.box[axis + 2], high >= end)):
+            if inside < -tolerance - edge or (inside > tolerance + edge * (2 if outermost else 1) and not within):
+                return False
+        return True
+
+    def _tolerance(self, patch: Patch, axis: int) -> tuple[float, float]:
+        """Half a pixel of the original, one of the 256 levels of a ramp, and half a pixel of the image as resized; and
+        that pixel."""
+        step = self.steps.get((patch.image, patch.tile >= 0, axis), 0.0)
+        return 0.501 + self.sizes[patch.image][axis] / 255 + step / 2, step
 
     def _whole(self, place: Place, image: int, box: Box) -> bool:
         """Whether a row without a patch sees more than half of one: what is cut off beside the picture may hold a
         seam of it, since cuts go by patches and padding by pixels."""
-        return all(
-            box[axis + 2] - box[axis] > 0.5 * self.largest.get((image, axis), 0.0) / place.per_side for axis in (0, 1)
-        )
+        return all(_side(box, axis) > 0.5 * self.largest.get((image, axis), 0.0) / place.per_side for axis in (0, 1))
 
 
-def _agrees(measured: Box, said: Box, tolerances: Sequence[float], within: bool) -> bool:
-    for axis, tolerance in enumerate(tolerances):
-        before, after = measured[axis] - said[axis], said[axis + 2] - measured[axis + 2]
-        if min(before, after) < -tolerance or (not within and max(before, after) > tolerance):
-            return False
-    return True
+def _side(box: Box, axis: int) -> float:
+    return box[axis + 2] - box[axis]
 
 
 def _words(box: Box) -> str:
@@ -158,7 +177,7 @@ def _words(box: Box) -> str:
 
 
 def _of(seen: Seen, image: int) -> str:
-    return f"{_words(seen[image])} of image {image}"
+    return f"{_words(seen[image].box)} of image {image}"
 
 
 def table_of(found: Sequence[tuple[Place, Seen, str]], batch: Batch) -> pd.DataFrame:
@@ -170,6 +189,7 @@ def table_of(found: Sequence[tuple[Place, Seen, str]], batch: Batch) -> pd.DataF
         patch = batch.patches[place.patch] if place.patch >= 0 else None
         row, position = divmod(place.index, width) if place.where == EMBEDDING else (-1, place.index)
         image = patch.image if patch else -1
+        sight = seen.get(image, next(iter(seen.values()), None))
         lines.append(
             {
                 "where": place.where,
@@ -179,7 +199,7 @@ def table_of(found: Sequence[tuple[Place, Seen, str]], batch: Batch) -> pd.DataF
                 "tile": patch.tile if patch else -1,
                 "patch_row": patch.row if patch else -1,
                 "patch_column": patch.column if patch else -1,
-                "measured": seen.get(image, next(iter(seen.values()), None)),
+                "measured": sight.box if sight else None,
                 "said": patch.original_box if patch else None,
                 "problem": problem,
             }

@@ -29,13 +29,14 @@ class Painted:
 
     Attributes:
         image: number in the batch; -1 for padding, and for what is mixed with it.
-        x: pixels from the left edge of the original; of no meaning where `image` is -1.
-        y: pixels from its top.
+        share: how far from the left edge of the original, and from its top: 0 to 1. It was read from 256 levels. Of no
+            meaning where `image` is -1.
+        sizes: width and height of every image, in pixels.
     """
 
     image: Int[Tensor, "*pixels"]
-    x: Float[Tensor, "*pixels"]
-    y: Float[Tensor, "*pixels"]
+    share: Float[Tensor, "*pixels 2"]
+    sizes: Float[Tensor, "_ 2"]
 
     @property
     def live(self) -> Bool[Tensor, "*pixels"]:
@@ -82,11 +83,10 @@ def _read(
 ) -> Painted:
     spans = torch.stack([white.double() - black.double() for white in whites])
     strength, image = spans.abs().max(0)
-    live = strength > 0.5 * strength.max()  # elsewhere there is padding, or a mixture with it
+    live = strength > 0.9 * strength.max()  # less is padding, or mixed with it; channels have factors of their own
     span = torch.where(live, spans.sum(0), 1.0)
-    x, y = ((one.double() - black.double()) / span for one in (along_x, along_y))
-    extent = sizes[image]
-    return Painted(torch.where(live, image, -1), x * extent[..., 0], y * extent[..., 1])
+    share = torch.stack([(one.double() - black.double()) / span for one in (along_x, along_y)], -1)
+    return Painted(torch.where(live, image, -1), share, sizes)
 
 
 def _processed(model: Runnable, batch: Batch, paint: Paint) -> dict[str, Tensor]:
