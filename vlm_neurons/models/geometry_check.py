@@ -123,11 +123,16 @@ class Expected:
                 if patch.tile >= 0 or patch.image not in tiled:
                     key = patch.image, axis
                     self.largest[key] = max(self.largest.get(key, 0.0), _side(patch.original_box, axis))
+        wide: dict[tuple[int, bool, int], float] = {}  # the widest that is seen there
         for place, one in seen:
             for image, sight in one.items() if place.patch >= 0 else ():
                 for axis, step in enumerate(sight.steps):
                     group = image, self.patches[place.patch].tile >= 0, axis
                     self.steps[group] = max(self.steps.get(group, 0.0), step)
+                    wide[group] = max(wide.get(group, 0.0), _side(sight.box, axis))
+        for (image, tile, axis), side in wide.items():
+            if side < 2 * self.sizes[image][axis] / 255:  # one column, or row, of pixels: as far apart as the others
+                self.steps[image, tile, axis] = max(self.steps[image, tile, k] for k in (0, 1))
 
     def problem(self, place: Place, seen: Seen) -> str:
         """In words, what is wrong with what a place sees; empty if nothing is."""
