@@ -39,17 +39,40 @@ def test_pixels_of_all_pictures_of_a_sample_stand_one_after_the_other() -> None:
 
 
 def test_pixels_never_assume_that_patches_form_a_grid() -> None:
-    """Patches of a tile beside those of the whole image, in any order: every box is looked at for itself."""
+    """Overlapping patches in any order, some half as large: every box is looked at for itself."""
     whole = view_of(model(), [vn.scenes(1, seed=3)[0].load_images()[0]])
     order = seeds.rng().permutation(64)[:40]
     boxes = np.concatenate([whole.boxes[0], whole.boxes[0] / 2 + 7.5])[np.append(order, order + 64)]
-    changed = View(**{**vars(whole), "boxes": (boxes,), "original_boxes": (boxes,), "cells": (np.zeros((80, 3), int),)})
+    cells = np.full((80, 3), -1)
+    changed = View(**{**vars(whole), "boxes": (boxes,), "original_boxes": (boxes,), "cells": (cells,)})
     found = Pixels().maps(changed).picture
     columns = [i for i, c in enumerate(Pixels().concepts("picture")) if c.kind != "position"]
     np.testing.assert_array_equal(found[:40, columns], Pixels().maps(whole).picture[order][:, columns])
     dark = np.asarray(whole.images[0]).astype(int).sum(-1) < 229.5
     (column,) = (i for i, c in enumerate(Pixels().concepts("picture")) if c.value == "dark")
     np.testing.assert_allclose(found[:, column], [share_by_loops(dark, box) for box in boxes], atol=1e-6)
+
+
+def test_the_whole_view_and_the_tiles_of_one_sheet_are_two_pictures() -> None:
+    """As if the model had been shown both alone: no edge where they touch, and a middle of their own."""
+    scene = vn.scenes(1, seed=seeds.number(1000))[0].load_images()[0]
+    alone = view_of(model(), [scene])
+    sheet = Image.new("RGB", (128, 192))
+    sheet.paste(scene, (0, 0))
+    sheet.paste(scene.resize((128, 128), Image.Resampling.NEAREST), (0, 64))
+    boxes, cells = alone.boxes[0], alone.cells[0]
+    large = 2 * boxes + [0, 64, 0, 64]
+    tiles = np.column_stack([cells[:, :2], (boxes[:, 1] >= 32) * 2 + (boxes[:, 0] >= 32)]).astype(int)
+    order = np.argsort(tiles[:, 2], kind="stable")  # one tile after the other
+    both = View(**{**vars(alone), "images": (sheet,), "boxes": (np.concatenate([boxes, large[order]]),),
+                   "original_boxes": (np.concatenate([boxes, boxes[order]]),),
+                   "cells": (np.concatenate([cells, tiles[order]]),)})  # fmt: skip
+    bank = Pixels()
+    maps, wanted = bank.maps(both).picture, bank.maps(alone).picture
+    np.testing.assert_array_equal(maps[:64], wanted)
+    same = [i for i, c in enumerate(bank.concepts("picture")) if c.kind in ("color", "brightness", "object", "place",
+                                                                           "position")]  # fmt: skip
+    np.testing.assert_allclose(maps[64:][:, same], wanted[order][:, same], atol=1e-6)
 
 
 def test_pictures_of_one_sample_may_have_different_numbers_of_patches() -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from vlm_neurons._checks import whole
 from vlm_neurons.concepts.concept import phrase
 from vlm_neurons.concepts.lexical import MIN_TEXTS, Key, keys_of, pieces_of, vocabulary, words_for
+from vlm_neurons.concepts.shown import pictures_of
 from vlm_neurons.concepts.visual import PIXEL_CONCEPTS, pixel_shares
 from vlm_neurons.protocols import Concept, ConceptBank, Maps, Side, View
 from vlm_neurons.synthetic.dataset import truth_of
@@ -69,8 +70,10 @@ class Pixels(ConceptBank):
 
     def maps(self, view: View) -> Maps:
         """Shares of every patch."""
-        found = [pixel_shares(np.asarray(image), boxes) for image, boxes in zip(view.images, view.boxes, strict=True)]
-        return Maps(np.concatenate([np.zeros((0, len(PIXEL_CONCEPTS))), *found]).astype(np.float32), no_text(view))
+        found = np.zeros((view.n_patches, len(PIXEL_CONCEPTS)), np.float32)
+        for shown in pictures_of(view):
+            found[shown.where] = pixel_shares(np.asarray(shown.pixels), shown.boxes)
+        return Maps(found, no_text(view))
 
 
 @dataclass(frozen=True)

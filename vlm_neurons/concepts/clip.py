@@ -14,6 +14,7 @@ import torch
 from vlm_neurons.concepts.banks import digest, labelled, no_text
 from vlm_neurons.concepts.dense import ANYTHING, check_model, patch_features, patches_a_side, text_features
 from vlm_neurons.concepts.shares import Boxes
+from vlm_neurons.concepts.shown import pictures_of
 from vlm_neurons.models.fingerprint import fingerprint
 from vlm_neurons.protocols import Concept, ConceptBank, Maps, Side, View
 
@@ -127,7 +128,8 @@ class Clip(ConceptBank):
     def maps_of_batch(self, views: Sequence[View], device: device | str) -> list[Maps]:
         """Differences of cosines, of every patch with every word. A picture that several samples have is seen once."""
         side, n = patches_a_side(self.model), len(self._names)
-        pictures = {digest: image for v in views for digest, image in zip(self._keys(v), v.images, strict=True)}
+        each = [list(pictures_of(view)) for view in views]
+        pictures = {shown.key: shown.pixels for one in each for shown in one}
         cells: dict[Any, np.ndarray] = {}
         for start in range(0, len(pictures), BATCH):
             some = [*pictures][start : start + BATCH]
@@ -135,14 +137,10 @@ class Clip(ConceptBank):
             found = (features @ self._words.T).transpose(1, 2).unflatten(2, (side, side)).cpu().numpy()
             cells |= dict(zip(some, found, strict=True))
         maps = []
-        for view in views:
-            parts = [np.zeros((0, n), np.float32)]
-            for key, image, boxes in zip(self._keys(view), view.images, view.boxes, strict=True):
-                scaled = boxes * side / np.tile(image.size, 2)
-                parts.append(Boxes.over(scaled, side, side).means(cells[key]).T)
-            maps.append(Maps(np.concatenate(parts).astype(np.float32), no_text(view)))
+        for view, one in zip(views, each, strict=True):
+            values = np.zeros((view.n_patches, n), np.float32)
+            for shown in one:
+                scaled = shown.boxes * side / np.tile(shown.pixels.size, 2)
+                values[shown.where] = Boxes.over(scaled, side, side).means(cells[shown.key]).T
+            maps.append(Maps(values, no_text(view)))
         return maps
-
-    @staticmethod
-    def _keys(view: View) -> list[tuple[str, tuple[int, int]]]:
-        return [(digest, image.size) for digest, image in zip(view.digests, view.images, strict=True)]
