@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cases
@@ -10,6 +12,7 @@ import loopback
 import numpy as np
 import pytest
 import seeds
+from PIL import Image
 
 import vlm_neurons as vn
 from vlm_neurons import planted
@@ -60,7 +63,35 @@ def test_the_papers_overlay_is_its_formula() -> None:
     sheet = pictures.panel(seen, 0, scaled)
     assert sheet.size == (3 * pictures.SIDE + 16, pictures.SIDE)
     request, _ = messages(one, n_on=1, n_off=0, style="boxes")
-    assert picture(images_of(request)[0]).size == sheet.size
+    assert picture(images_of(request)[0]).size == (sheet.width, sheet.height + pictures.HEAD)
+
+
+def test_a_picture_says_itself_which_sample_it_is() -> None:
+    """LLaVA's templates put all pictures before all words: "Sample 3:" would stand beside none of them."""
+    one = cases.picture_neuron()
+    request, _ = messages(one, n_on=2, n_off=1)
+    text, shown = text_of(request), [picture(url) for url in images_of(request)]
+    assert len(shown) == 3 and "picture 1 is sample 1" in text
+    heads = [np.asarray(image)[: pictures.HEAD] for image in shown]
+    blank = Image.new("RGB", (shown[0].width, shown[0].height - pictures.HEAD))
+    for number, head in enumerate(heads, 1):
+        assert f"Picture {number} (sample {number}):" in text
+        expected = np.asarray(pictures.named(blank, f"picture {number}"))[: pictures.HEAD]
+        assert (head == expected).all() and (head != 255).any()
+    assert all((a != b).any() for a, b in itertools.pairwise(heads))
+
+
+def test_pictures_of_one_sample_are_told_apart() -> None:
+    one, twice = cases.picture_neuron(), {"images", "boxes", "patch_sinks", "places"}
+    doubled = [
+        replace(e, patch_acts=e.patch_acts * 2, seen=replace(e.seen, **{n: getattr(e.seen, n) * 2 for n in twice}))
+        for e in one.exemplars
+    ]
+    one = replace(one, exemplars=tuple(doubled), label="visual")
+    request, _ = messages(one, n_on=2, n_off=0)
+    text = text_of(request)
+    names = [f"Picture {k}, image {i} of 2 (sample {k}):" for k in (1, 2) for i in (1, 2)]
+    assert len(images_of(request)) == 4 and all(text.count(name) == 1 for name in names)
 
 
 def test_without_pictures_the_grid_and_the_measured_pixels_are_shown() -> None:

@@ -86,7 +86,7 @@ def test_the_heat_lies_on_the_patch_that_the_model_says(made: Made) -> None:
                     assert box == pytest.approx(
                         [heat[0] + column * step_x, heat[1] + row * step_y, step_x, step_y], abs=1.0
                     )
-                    assert f"row {row + 1}, column {column + 1} of {rows} × {columns}" in alt
+                    assert f"row {row}, column {column} of {rows} × {columns}" in alt
                 for (r, c), value in np.ndenumerate(patches):
                     if plain[1] + plain[3] > screen.shape[0]:
                         continue  # below the window

@@ -126,6 +126,42 @@ def test_the_search_finds_ids_explanations_and_text(told: Told, tab: Tab) -> Non
     assert tab.run(LINES) == tab.run(CARDS) == []
 
 
+def test_the_search_looks_into_ids_and_explanations_first_and_says_where_it_found_what(told: Told, tab: Tab) -> None:
+    tab.open(told.page)
+    numbers, places = named(told, tab), ["id", "explanation", "line", "strongest samples", "several places"]
+    for word in ("a", "l0", "probe"):
+        fill(tab, "by-text", word)
+        lines = tab.run(LINES)
+        said = tab.run(f"{LINES}.map((n) => document.querySelector(`#list tr[data-n='${{CSS.escape(n)}}'] th`))"
+                       ".map((e) => e.dataset.found)")  # fmt: skip
+        assert lines == tab.run(CARDS) and len(lines) > 0
+        ranks = [places.index(one.removeprefix("in ")) for one in said]
+        assert ranks == sorted(ranks)
+        ids = [a for a in lines if word in visible(numbers[a]["neuron"]).lower()]
+        assert ids == [a for a, one in zip(lines, said, strict=True) if one == "in id"]
+        counts = [f"{ranks.count(n)} in {place}" for n, place in enumerate(places) if n in ranks]
+        assert tab.run("document.getElementById('where').textContent") == ", ".join(counts)
+    fill(tab, "by-text", "")
+    assert tab.run(LINES) == list(numbers) and tab.run("document.getElementById('where').textContent") == ""
+
+
+def test_an_address_is_found_however_it_is_written_and_one_that_is_not_there_is_named(told: Told, tab: Tab) -> None:
+    tab.open(told.page)
+    address = next(a for a in named(told, tab) if re.fullmatch(r"L\d+N\d+", a))
+    missing = "document.getElementById('missing').textContent"
+    for written in (address.lower(), address):
+        tab.run("scrollTo(0, 0)")
+        tab.run(f"location.hash = '#{written}'")
+        top = f"Math.abs(document.getElementById('{address}').getBoundingClientRect().top)"
+        tab.until(f"{top} < innerHeight")
+        assert tab.run(missing) == ""
+    tab.run("location.hash = '#L99N99'")
+    tab.until(f"{missing} === 'No neuron L99N99 is on this page.'")
+    assert tab.run("!document.getElementById('missing').hidden")
+    tab.run("location.hash = '#neurons'")
+    tab.until(f"{missing} === ''")
+
+
 @pytest.mark.parametrize("column", ["score", "peak", "layer", "share"])
 def test_columns_sort_by_keyboard_and_what_has_no_value_comes_last(told: Told, tab: Tab, column: str) -> None:
     tab.open(told.page)

@@ -111,7 +111,7 @@ def test_pointing_at_a_patch_tells_its_row_column_and_value_and_marks_it_everywh
             tab.over(where, (c + 0.5) / columns, (r + 0.5) / rows)
             told = tab.run(f"{FIRST}.querySelector('.vn-readout').textContent")
             place, value = re.fullmatch(r"(row \d+, column \d+): (\S+)", told).groups()  # type: ignore[union-attr]
-            assert place == f"row {r + 1}, column {c + 1}"
+            assert place == f"row {r}, column {c}"
             assert float(value) == pytest.approx(float(patches[r, c]), abs=2e-3)
             box = tab.run(
                 f"(() => {{ const a = {where}.getBoundingClientRect(),"
@@ -168,7 +168,7 @@ def test_real_and_simulated_values_of_a_place_are_told_together(tab: Tab, tmp_pa
         r, c = int(rng.integers(rows)), int(rng.integers(columns))
         tab.over("document.querySelectorAll('.vn-compared .vn-map .vn-seen')[1]", (c + 0.5) / columns, (r + 0.5) / rows)
         told = tab.run("document.querySelector('.vn-compared .vn-readout').textContent")
-        first, second = re.fullmatch(rf"row {r + 1}, column {c + 1}: real (\S+), simulated (\S+)", told).groups()  # type: ignore[union-attr]
+        first, second = re.fullmatch(rf"row {r}, column {c}: real (\S+), simulated (\S+)", told).groups()  # type: ignore[union-attr]
         assert float(first) == pytest.approx(float(real[r, c]), abs=2e-3)
         assert float(second) == pytest.approx(float(guess[r, c]), abs=2e-3)
         assert tab.run("document.querySelectorAll('.vn-here').length") == 2
@@ -198,10 +198,10 @@ def test_arrow_keys_walk_over_the_patches_and_stop_at_the_edge(tab: Tab, tmp_pat
     told = f"{FIRST}.querySelector('.vn-readout').textContent"
     for _ in range(columns + 2):
         tab.press("ArrowRight")
-    assert tab.run(told).startswith(f"row 1, column {columns}:")
+    assert tab.run(told).startswith(f"row 0, column {columns - 1}:")
     tab.press("ArrowDown")
     tab.press("ArrowLeft")
-    assert tab.run(told).startswith(f"row 2, column {columns - 1}:")
+    assert tab.run(told).startswith(f"row 1, column {columns - 2}:")
 
 
 def test_the_frame_lies_on_the_strongest_patch_and_the_heat_on_the_picture(tab: Tab, tmp_path: Path) -> None:
@@ -335,6 +335,42 @@ def test_an_endless_explanation_is_shown_by_its_beginning_and_on_request_as_a_wh
     assert tab.run("document.querySelector('blockquote .vn-all bdi').innerText") == text
     assert tab.run("document.documentElement.scrollWidth") <= 400
     assert audit(tab) == []
+
+
+@pytest.mark.parametrize("width", [400, 1000])
+def test_in_a_narrow_window_the_explanation_and_r_come_first(tab: Tab, tmp_path: Path, width: int) -> None:
+    told = Explanation("L3N17", "red things", "They are red, all of them.")
+    shown = show_neuron(evidence(seeds.rng()), row("L3N17"), told, score=score("L3N17", explanation="red things"))
+    opened(tab, shown, tmp_path, width=width)
+    order = tab.run(
+        "['h3', 'blockquote', '.vn-scored', '.vn-more', '.vn-shares', '.vn-exemplar'].map("
+        "(e) => [e, document.querySelector('.vn-card ' + e).getBoundingClientRect().top])"
+        ".sort((a, b) => a[1] - b[1]).map((e) => e[0])"
+    )
+    narrow = ["h3", "blockquote", ".vn-scored", ".vn-more", ".vn-shares", ".vn-exemplar"]
+    assert order == (narrow if width == 400 else ["h3", ".vn-shares", "blockquote", ".vn-more", ".vn-scored",
+                                                  ".vn-exemplar"])  # fmt: skip
+    assert tab.run("document.documentElement.scrollWidth") <= width and audit(tab) == []
+
+
+def test_what_is_read_off_by_pointing_covers_nothing_and_moves_nothing(tab: Tab, tmp_path: Path) -> None:
+    opened(tab, show_neuron(evidence(seeds.rng())), tmp_path)
+    places = f"[...{FIRST}.children].map((e) => e.getBoundingClientRect().top)"
+    before = tab.run(places)
+    tab.over(f"{FIRST}.querySelector('.vn-map .vn-seen')", 0.5, 0.5)
+    assert tab.run(f"{FIRST}.querySelector('.vn-readout').textContent") != ""
+    assert tab.run(places) == pytest.approx(before, abs=0.5)
+    gap = f"{FIRST}.querySelector('figcaption').getBoundingClientRect().top - {FIRST}.querySelector('.vn-readout')"
+    assert tab.run(f"{gap}.getBoundingClientRect().bottom") >= 0
+
+
+def test_tokens_that_do_not_count_have_no_colour_whoever_draws_them(tab: Tab, tmp_path: Path) -> None:
+    made = evidence(seeds.rng())
+    opened(tab, show_neuron(made), tmp_path)
+    grounds = "[...document.querySelectorAll('.colored-tokens > span:is(.template, .sink)')].flatMap((e) => " \
+        "[e, ...e.querySelectorAll('span')]).map((e) => getComputedStyle(e).backgroundColor)"  # fmt: skip
+    found = tab.run(grounds)
+    assert len(found) > 3 and set(found) <= {"rgb(255, 255, 255)", "rgba(0, 0, 0, 0)"}
 
 
 def test_one_sample_of_each_group_stand_side_by_side_where_there_is_room(tab: Tab, tmp_path: Path) -> None:

@@ -172,7 +172,8 @@ def line(shown: Shown, numbers: dict[str, Any], href: str) -> dict[str, Any]:
         "null": _cell(best.get("r_null"), decimals)[0],
         "q": _cell(best.get("q"), small)[0],
         "scores": [_score(score, label == "multimodal" or len(shown.told) > 1) for score in shown.told or [{}]],
-        "search": " ".join(_words(shown)),
+        "told": " ".join(_told(shown.explanation)),
+        "samples": " ".join(_samples(shown)),
     }
 
 
@@ -211,12 +212,16 @@ def _interval(score: Score) -> str:
     return f"[{', '.join(decimals(float(end)) for end in ends)}]" if all(map(_is_number, ends)) else ""
 
 
-def _words(shown: Shown) -> Iterator[str]:
-    """What the search finds beside the words in the line."""
-    if shown.explanation:
-        yield visible(shown.explanation.description)
-        if len(shown.explanation.text) > LONGEST:
-            yield visible(shown.explanation.text)
+def _told(explanation: Explanation | None) -> Iterator[str]:
+    """What the search finds of an explanation beside the words in the line."""
+    if explanation:
+        yield visible(explanation.description)
+        if len(explanation.text) > LONGEST:
+            yield visible(explanation.text)
+
+
+def _samples(shown: Shown) -> Iterator[str]:
+    """What the search finds of the strongest samples."""
     for e in shown.evidence.exemplars[:STRONGEST] if shown.evidence else ():
         yield visible(e.seen.name)
         yield visible("".join(t for t, is_text in zip(e.seen.tokens, e.seen.is_text, strict=True) if is_text))

@@ -198,15 +198,14 @@ def group_names(evidence: Evidence) -> dict[str, str]:
 
 
 def tops_of(evidence: Evidence, per_group: int = 3) -> tuple[float, float]:
-    """Ends of the colour scales of patches and of tokens: the largest value that is shown and counts, and not less
-    than a tenth of the neuron's peak, so that noise does not look like a signal."""
+    """Ends of the colour scales of patches and of tokens, which are one: the largest value that is shown and counts,
+    on either side, and not less than a tenth of the neuron's peak, so that noise does not look like a signal."""
     strongest, groups = choose(evidence, per_group)
     shown = [strongest, *(e for es in groups.values() for e in es)]
     least = FLOOR * evidence.peak if evidence.peak > 0 else 1e-6
-    return (
-        top_of([p[m] for e in shown for p, m in zip(e.patch_acts, e.scored_patches(), strict=True)], least),
-        top_of([e.token_acts[e.scored_tokens()] for e in shown], least),
-    )
+    patches = [p[m] for e in shown for p, m in zip(e.patch_acts, e.scored_patches(), strict=True)]
+    top = top_of([*patches, *(e.token_acts[e.scored_tokens()] for e in shown)], least)
+    return top, top
 
 
 def has_text(e: Exemplar) -> bool:
@@ -221,13 +220,14 @@ def caption(e: Exemplar) -> str:
 
 
 def strongest_places(e: Exemplar) -> list[str]:
-    """The strongest patch of each image and the strongest token that counts, in words."""
+    """The strongest patch of each image and the strongest token, of those that count, in words. Rows and columns are
+    those of `Patch`, from 0."""
     found = []
-    for place, values in enumerate(e.patch_acts):
+    for place, values in enumerate(counted_patches(e)):
         if not np.isnan(values).all():
             row, column = strongest_patch(values)
             best = float(values[row, column])
-            where = f"strongest patch {number(best)}, row {row + 1}, column {column + 1}"
+            where = f"strongest patch {number(best)}, row {row}, column {column}"
             of = f" of image {place + 1}" if len(e.patch_acts) > 1 else ""
             found.append((where if best > 0 else "no patch is positive") + of)
     counted = np.where(e.scored_tokens(), e.token_acts, np.nan)
@@ -238,6 +238,11 @@ def strongest_places(e: Exemplar) -> list[str]:
         )
         found.append(token if counted[at] > 0 else "no token is positive")
     return found
+
+
+def counted_patches(e: Exemplar) -> list[Float[np.ndarray, "rows columns"]]:
+    """Values of the patches of each image; NaN where they do not count: the heat and the words are of the same."""
+    return [np.where(sinks, np.nan, p) for p, sinks in zip(e.patch_acts, e.seen.patch_sinks, strict=True)]
 
 
 def strongest_patch(values: Float[np.ndarray, "rows columns"]) -> tuple[int, int]:

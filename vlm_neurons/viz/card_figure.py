@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 WIDTH, MARGIN, GAP = 800, 16, 18  # units
 TALLEST = 400  # that a picture may be
 LINES = 6  # of tokens that a sample shows
-SMALL = 10.0  # size of words below pictures
+BODY, HEADING, TITLE = 11.0, 13.0, 17.0  # sizes of letters: of all words, of headings, of the name
 CHART = 60  # height of activations along the sequence
 PATCH_SINK, TOKEN_SINK = "white dot: sink patch, not counted", "dotted: sink, not counted"
 
@@ -95,7 +95,7 @@ def cards_figure(shown: Sequence[Content]) -> Drawing:
 
 
 def _write(
-    axes: Axes, words: str, x: float, y: float, width: float, size: float = 11.5, color: str = INK, bold: bool = False
+    axes: Axes, words: str, x: float, y: float, width: float, size: float = BODY, color: str = INK, bold: bool = False
 ) -> float:
     """Words, broken into lines."""
     for line in lines_of(words, width, size, bold):
@@ -118,10 +118,10 @@ def _picture(axes: Axes, image: Image.Image, x: float, y: float, width: float, h
 
 def _head(axes: Axes, shown: Content, y: float) -> float:
     width = WIDTH - 2 * MARGIN
-    y = _write(axes, visible(shown.evidence.neuron), MARGIN, y, width, 17, bold=True)
+    y = _write(axes, visible(shown.evidence.neuron), MARGIN, y, width, TITLE, bold=True)
     if shown.classes.headline:
-        y = _write(axes, shown.classes.headline, MARGIN, y, width, 13, bold=True)
-    y = _write(axes, " · ".join(shown.classes.notes), MARGIN, y, width, 11, SOFT)
+        y = _write(axes, shown.classes.headline, MARGIN, y, width, HEADING, bold=True)
+    y = _write(axes, " · ".join(shown.classes.notes), MARGIN, y, width, BODY, SOFT)
     if not shown.classes.shares:
         return y + 4
     x = place = float(MARGIN)
@@ -129,8 +129,8 @@ def _head(axes: Axes, shown: Content, y: float) -> float:
         _box(axes, x, y + 2, 420 * float(share), 8, COLORS[label][0])
         x += 420 * float(share)
         _box(axes, place, y + 17, 8, 8, COLORS[label][0])  # and below, with its name
-        write(axes, place + 12, y + 25, f"{name} {said}", 11, color=SOFT)
-        place += 26 + width_of(f"{name} {said}", 11)
+        write(axes, place + 12, y + 25, f"{name} {said}", BODY, color=SOFT)
+        place += 26 + width_of(f"{name} {said}", BODY)
     return y + 34
 
 
@@ -138,16 +138,16 @@ def _said(axes: Axes, shown: Content, y: float) -> float:
     width, told = WIDTH - 2 * MARGIN, shown.explained
     if told is not None:
         start = y
-        y = _write(axes, shortened(told.text, 400), MARGIN + 12, y, width - 12, 15)
+        y = _write(axes, shortened(told.text, 400), MARGIN + 12, y, width - 12, HEADING)
         _box(axes, MARGIN, start, 3, y - start, FRAME if told.failed else PATCH)
         if told.description:
             y = _write(axes, shortened(told.description, 500), MARGIN, y, width)
         if told.source:
-            y = _write(axes, f"explained by {shortened(told.source, 200)}", MARGIN, y, width, 11, SOFT)
+            y = _write(axes, f"explained by {shortened(told.source, 200)}", MARGIN, y, width, BODY, SOFT)
     for score in shown.scored:
-        y = _write(axes, score.sentence, MARGIN, y, width, 12.5)
+        y = _write(axes, score.sentence, MARGIN, y, width)
         if score.details:
-            y = _write(axes, score.details, MARGIN, y, width, 11, SOFT)
+            y = _write(axes, score.details, MARGIN, y, width, BODY, SOFT)
         if score.r is not None:
             y = _score(axes, score, score.r, y)
     return y + 6
@@ -159,21 +159,21 @@ def _score(axes: Axes, score: Scored, r: float, y: float) -> float:
     axes.plot([x(least), x(1)], [y + 26] * 2, color=GRID, linewidth=0.8)
     for value in sorted({least, 0.0, 1.0}):
         axes.plot([x(value)] * 2, [y + 23, y + 29], color=GRID, linewidth=0.8)
-        write(axes, x(value), y + 41, decimals(value), SMALL, ha="center")
+        write(axes, x(value), y + 41, decimals(value), BODY, ha="center")
     for name, value, color in (("ceiling", score.ceiling, GRID), ("null", score.null, INK)):
         if value == value:
             _box(axes, x(value) - 1, y + 18, 2, 13, color)
-            write(axes, x(value), y + 13, name, SMALL, ha="center")
+            write(axes, x(value), y + 13, name, BODY, ha="center")
     if score.low == score.low:
         _box(axes, x(score.low), y + 24, x(score.high) - x(score.low), 4, "#80B8D8")
     _box(axes, x(r) - 4, y + 22, 8, 8, PATCH)
-    write(axes, x(1) + 12, y + 29, "r", SMALL)
+    write(axes, x(1) + 12, y + 29, "r", BODY)
     return y + 50
 
 
 def _title(axes: Axes, words: str, y: float) -> float:
     axes.plot([MARGIN, WIDTH - MARGIN], [y + 8] * 2, color="#d5d5d5", linewidth=0.8)
-    return _write(axes, words, MARGIN, y + 16, WIDTH - 2 * MARGIN, 13, bold=True) + 3
+    return _write(axes, words, MARGIN, y + 16, WIDTH - 2 * MARGIN, HEADING, bold=True) + 3
 
 
 def _row(draw: Sequence[Draw], n: int, width: float) -> float:
@@ -188,7 +188,7 @@ def _exemplar(axes: Axes, e: Exemplar, tops: tuple[float, float], x: float, y: f
     if has_text(e):
         y = _tokens(axes, strip(e.seen, e.token_acts, tops[1]), x, y, width)
     for line in (shortened(caption(e), 160), *strongest_places(e)):
-        y = _write(axes, line, x, y, width, SMALL, SOFT)
+        y = _write(axes, line, x, y, width, BODY, SOFT)
     return y + 4
 
 
@@ -198,17 +198,17 @@ def _both(axes: Axes, one: Compared, x: float, y: float, width: float) -> float:
         series = [e.patch_acts[place], *([one.simulated.patch_acts[place]] if one.sees else [])]
         y = _maps(axes, image, series, e.seen.patch_sinks[place], 10, x, y, width)
         told = "image, real" + (", simulated" if one.sees else " (patches were not simulated)")
-        y = _write(axes, told, x, y, width, SMALL, SOFT)
+        y = _write(axes, told, x, y, width, BODY, SOFT)
     if has_text(e):
-        y = _write(axes, "tokens, real" + ("" if one.reads else " (not simulated)"), x, y, width, SMALL, SOFT)
+        y = _write(axes, "tokens, real" + ("" if one.reads else " (not simulated)"), x, y, width, BODY, SOFT)
         y = _tokens(axes, strip(e.seen, e.token_acts, 10), x, y, width)
     if one.reads:
-        y = _write(axes, "tokens, simulated", x, y, width, SMALL, SOFT)
+        y = _write(axes, "tokens, simulated", x, y, width, BODY, SOFT)
         y = _tokens(axes, strip(e.seen, one.simulated.token_acts, 10, "simulated"), x, y, width)
     y = _sequence(axes, e, one.simulated if one.sees or one.reads else None, x, y, width)
     if one.failure:
-        y = _write(axes, shortened(one.failure, 200), x, y, width, 11)
-    return _write(axes, shortened(caption(e), 160), x, y, width, SMALL, SOFT)
+        y = _write(axes, shortened(one.failure, 200), x, y, width)
+    return _write(axes, shortened(caption(e), 160), x, y, width, BODY, SOFT)
 
 
 def _maps(
@@ -223,17 +223,18 @@ def _maps(
     for i, values in enumerate(series):
         x = left + (i + 1) * (width + 4)
         _picture(axes, picture, x, y, width, height)
-        _picture(axes, heat(values, top), x, y, width, height)
+        counted = np.where(sinks, np.nan, values)
+        _picture(axes, heat(counted, top), x, y, width, height)
         w, h = width / values.shape[1], height / values.shape[0]
         for row, column in np.argwhere(sinks):
             _box(axes, x + (column + 0.35) * w, y + (row + 0.35) * h, 0.3 * w, 0.3 * h, "#ffffff")
-        if not np.isnan(values).all() and np.nanmax(values) > 0:
-            row, column = strongest_patch(values)
+        if not np.isnan(counted).all() and np.nanmax(counted) > 0:
+            row, column = strongest_patch(counted)
             _box(axes, x + column * w, y + row * h, w, h, "none", FRAME)
     return y + height + 6
 
 
-def _tokens(axes: Axes, shown: Strip, left: float, y: float, width: float, size: float = 11.5) -> float:
+def _tokens(axes: Axes, shown: Strip, left: float, y: float, width: float, size: float = BODY) -> float:
     """Tokens on their colours, at most `LINES` lines."""
     x, line, tall = 0.0, 1, 1.55 * size
     for i, cell in enumerate(shown.cells):
@@ -262,7 +263,7 @@ def _sequence(axes: Axes, e: Exemplar, simulated: Exemplar | None, x: float, y: 
     real = along(e, parts)
     top = 10.0 if simulated is not None else max(float(np.nanmax(real, initial=0.0)), 0.0) or 1.0
     edges, floor = x + width * np.arange(len(real) + 1) / max(1, len(real)), y + 16 + CHART
-    write(axes, x, y + 11, f"activation, 0 to {number(top)}", SMALL)
+    write(axes, x, y + 11, f"activation, 0 to {number(top)}", BODY)
     start = 0
     for kind, place, _, n in parts:
         tall = CHART * np.clip(np.nan_to_num(real[start : start + n]) / top, 0, 1)
@@ -270,14 +271,14 @@ def _sequence(axes: Axes, e: Exemplar, simulated: Exemplar | None, x: float, y: 
         axes.bar(here[:-1], -tall, np.diff(here), floor, align="edge", color=color, linewidth=0)
         _box(axes, here[0], floor + 2, here[-1] - here[0] - 0.6, 2, color)
         told = f"image {place + 1}: {n} patches" if kind == "image" else f"{n} tokens"
-        if width_of(told, SMALL) < here[-1] - here[0]:
-            write(axes, float(here[0] + here[-1]) / 2, floor + 15, told, SMALL, ha="center")
+        if width_of(told, BODY) < here[-1] - here[0]:
+            write(axes, float(here[0] + here[-1]) / 2, floor + 15, told, BODY, ha="center")
         start += n
     axes.plot([x, x + width], [floor] * 2, color=INK, linewidth=0.8)
     if simulated is not None:
         guess = floor - CHART * np.clip(along(simulated, parts) / top, 0, 1)
         axes.stairs(guess, edges, baseline=None, color=INK, linewidth=1)
-        write(axes, x + width, y + 11, "bars real, line simulated", SMALL, ha="right")
+        write(axes, x + width, y + 11, "bars real, line simulated", BODY, ha="right")
     return floor + 26
 
 
@@ -289,13 +290,13 @@ def _scales(axes: Axes, shown: Content, y: float) -> float:
         orange = 255 + np.linspace(0, 1, 96)[None, :, None] * (np.array(ORANGE) - 255)
         bars.append(("tokens", Image.fromarray(orange.round().astype(np.uint8)), shown.tops[1]))
     for name, bar, top in bars:
-        write(axes, x, y + 11, f"{name}: 0", 11, color=SOFT)
-        x += width_of(f"{name}: 0", 11) + 5
+        write(axes, x, y + 11, f"{name}: 0", BODY, color=SOFT)
+        x += width_of(f"{name}: 0", BODY) + 5
         _picture(axes, bar, x, y + 2, 96, 10)
-        write(axes, x + 101, y + 11, number(top), 11, color=SOFT)
-        x += 125 + width_of(number(top), 11)
+        write(axes, x + 101, y + 11, number(top), BODY, color=SOFT)
+        x += 125 + width_of(number(top), BODY)
     told = ["orange frame: strongest patch"] if shown.evidence.sees_images else []
     told += [PATCH_SINK] if shown.patch_sinks else []
     told += [TOKEN_SINK] if shown.token_sinks else []
     y += 18 if bars else 0
-    return _write(axes, "; ".join(told), MARGIN, y, WIDTH - 2 * MARGIN, SMALL, SOFT) if told else y
+    return _write(axes, "; ".join(told), MARGIN, y, WIDTH - 2 * MARGIN, BODY, SOFT) if told else y

@@ -217,21 +217,22 @@ def patch_map(
         images: where the pictures of the page are collected.
         name: of the series.
         place: of the image in the sample.
-        sinks: patches that do not count.
+        sinks: patches that do not count: they have a value, no heat.
     """
     rows, columns = values.shape
-    there = ~np.isnan(values)
-    row, column = strongest_patch(values) if there.any() else (0, 0)
-    best = float(values[row, column]) if there.any() else float("nan")
+    counted = values if sinks is None else np.where(sinks, np.nan, values)
+    there = ~np.isnan(counted)
+    row, column = strongest_patch(counted) if there.any() else (0, 0)
+    best = float(counted[row, column]) if there.any() else float("nan")
     if not there.any():
         where = "no patch has a value"
     elif best > 0:
-        where = f"strongest patch {number(best)} at row {row + 1}, column {column + 1} of {rows} × {columns}"
+        where = f"strongest patch {number(best)} at row {row}, column {column} of {rows} × {columns}, counted from 0"
     else:
         where = f"no patch is positive; largest {number(best)}"
     return Map(
         name, place, picture_class(picture, images), f"{picture.width / picture.height:.4f}", rows, columns,
-        plain(values), data_uri(heat(values, top)), _box(row, column, rows, columns) if best > 0 else None,
+        plain(values), data_uri(heat(counted, top)), _box(row, column, rows, columns) if best > 0 else None,
         tuple(_box(int(r), int(c), rows, columns) for r, c in np.argwhere(sinks)) if sinks is not None else (),
         where, f"{name.capitalize()} activation at {rows} by {columns} patches of image {place + 1}; {where}.",
     )  # fmt: skip

@@ -71,7 +71,7 @@ class Strip:
 
 
 def strip(seen: Seen, values: Float[np.ndarray, "token"], top: float, name: str = "real") -> Strip:
-    """The tokens of a sample, coloured.
+    """The tokens of a sample, coloured where they count: tokens of the template and sinks have a value alone.
 
     Args:
         seen: the sample.
@@ -190,7 +190,8 @@ def _cell(seen: Seen, index: int, value: float, share: float, joined: bool) -> C
     words += f"; the first of its {len(token):,} characters" if len(token) > LONGEST else ""
     words += "; template, not counted" if template else ""
     words += "; draws activation whatever the content (sink), not counted" if sink else ""
-    color = "#{:02x}{:02x}{:02x}".format(*(round(255 + (c - 255) * share) for c in ORANGE))
+    warm = 0.0 if template or sink else share  # the caption does not count it either
+    color = "#{:02x}{:02x}{:02x}".format(*(round(255 + (c - 255) * warm) for c in ORANGE))
     kind = " ".join([*(["template"] if template else []), *(["sink"] if sink else [])])
     return Cell(
         visible(shortened(token, LONGEST)), index, words, "" if color == "#ffffff" else color, kind, joined,

@@ -21,6 +21,7 @@ STYLES: dict[str, str] = {
     "boxes": "with a frame around every place above half of the strongest one",
 }
 SIDE = 320  # pixels of each part
+HEAD = 30  # pixels above, for its name
 _GAP = 8
 KINDS = ("color", "brightness", "texture", "edge", "object")  # that have a share of a patch
 SHARE = 0.1  # what covers less is not named
@@ -69,6 +70,15 @@ def panel(seen: Seen, number: int, scaled: Float[np.ndarray, "rows columns"], st
     for i, part in enumerate(parts):
         sheet.paste(part, (i * (SIDE + _GAP), 0))
     return sheet
+
+
+def named(sheet: Image.Image, name: str) -> Image.Image:
+    """The same with its name above: chat templates may move pictures away from the words beside them."""
+    font = ImageFont.load_default(20)
+    whole = Image.new("RGB", (sheet.width, sheet.height + HEAD), (255, 255, 255))
+    whole.paste(sheet, (0, HEAD))
+    ImageDraw.Draw(whole).text((4, 3), name, fill=(0, 0, 0), font=font)
+    return whole
 
 
 def strongest(image: Image.Image, scaled: Float[np.ndarray, "rows columns"], boxes: np.ndarray) -> Image.Image:

@@ -9,13 +9,13 @@ from pydantic import BaseModel, ConfigDict, field_validator
 
 from vlm_neurons.autointerp.client import prompting
 from vlm_neurons.autointerp.client.prompting import escape, fence, image_part, text_part
-from vlm_neurons.autointerp.explainers.pictures import STYLES, Style, panel, written
+from vlm_neurons.autointerp.explainers.pictures import STYLES, Style, named, panel, written
 from vlm_neurons.autointerp.protocols import kind_of
 
 if TYPE_CHECKING:
     from vlm_neurons.evidence import Evidence, Exemplar
 
-VERSION = "2"
+VERSION = "3"
 WRITTEN = " without pictures"
 MAX_TOKENS = 80  # of each sample, around the strongest
 
@@ -100,7 +100,9 @@ def messages(
             for i, patches in enumerate(e.patch_acts):
                 scaled = np.nan_to_num(evidence.scale(patches))
                 if pictures:
-                    parts += [text_part(f"Sample {number}:"), image_part(panel(e.seen, i, scaled, style), detail)]
+                    name = f"picture {number}" + (f", image {i + 1} of {len(e.patch_acts)}" if e.patch_acts[1:] else "")
+                    sheet = named(panel(e.seen, i, scaled, style), name)
+                    parts += [text_part(f"{name.capitalize()} (sample {number}):"), image_part(sheet, detail)]
                 else:
                     parts.append(text_part(render("written", number=number, **written(e.seen, i, scaled))))
         if kind != "visual" and e.scored_tokens(sinks=True).any():

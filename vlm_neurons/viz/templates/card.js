@@ -56,7 +56,7 @@
       exemplar.querySelectorAll(`.vn-map[data-image="${here.place}"]`).forEach((map) => {
         const rows = Number(map.dataset.rows), columns = Number(map.dataset.columns);
         const row = Math.floor(here.index / columns), column = here.index % columns;
-        name = `row ${row + 1}, column ${column + 1}`;
+        name = `row ${row}, column ${column}`;
         said.push([map.dataset.name, values(map)[here.index]]);
         const box = document.createElement("i");
         box.className = "vn-here";
