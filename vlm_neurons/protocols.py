@@ -130,6 +130,10 @@ class ConceptBank(Protocol):
         of every response. By default the bank as it is."""
         return self
 
+    def remark(self, model: Any) -> str:
+        """What a reader of the results has to know of this bank beside this model, in a sentence; empty by default."""
+        return ""
+
     def __add__(self, other: ConceptBank) -> ConceptBank:
         """Both banks as one. A concept that both have is the latter's."""
         return Joined((*_parts(self), *_parts(other)))
@@ -200,3 +204,7 @@ class Joined(ConceptBank):
         """With what each takes from the data."""
         texts = list(responses)
         return Joined(tuple(bank.fitted(texts) for bank in self.banks))
+
+    def remark(self, model: Any) -> str:
+        """What each has to say."""
+        return " ".join(filter(None, (bank.remark(model) for bank in self.banks)))

@@ -124,14 +124,15 @@ def test_names_that_are_no_words_are_refused(names: Any) -> None:
 def test_a_bank_tells_that_it_is_the_models_own_tower() -> None:
     net, processor = clip()
     bank = Clip(net, processor, NAMES)
-    own = tiny.llava(image_size=SIDE)
-    assert not bank.shares_eyes(own)
+    tok = tiny.tokenizer()
+    own = tiny.llava(tok, image_size=SIDE)
+    joined, scanned = Pixels() + Kept(bank, "unused"), vn.HookedVLM(own, tiny.processor(tok, image_size=SIDE))
+    assert joined.remark(own) == "" == joined.remark(scanned)
     weights = own.model.vision_tower.state_dict()
-    inside = {k: v for k, v in net.vision_model.state_dict().items()}
     matching = next(k for k in weights if k.endswith("patch_embedding.weight"))
     with torch.no_grad():
-        weights[matching].copy_(inside["embeddings.patch_embedding.weight"] * 1.01)
-    assert bank.shares_eyes(own)
+        weights[matching].copy_(net.vision_model.state_dict()["embeddings.patch_embedding.weight"] * 1.01)
+    assert "share their eyes" in joined.remark(own) and joined.remark(scanned) == joined.remark(own)
 
 
 def test_other_words_or_weights_are_another_bank() -> None:

@@ -44,7 +44,7 @@ class Clip(ConceptBank):
     Features of patches are those of the CLIP simulator (`vlm_neurons.concepts.dense`): the model's pooling over one
     patch alone. It is trained on whole pictures: what lies beside a patch colours its feature. Patches of the scanned
     model get the exact mean of the cells that they cover. Of a LLaVA whose own tower is this CLIP, bank and neuron
-    share their eyes: what both mistake looks like an explanation; `shares_eyes` tells.
+    share their eyes: what both mistake looks like an explanation; `remark` says so.
 
     The model computes where it is: move it to a GPU first. Its maps are worth keeping: see `Kept`.
 
@@ -101,8 +101,8 @@ class Clip(ConceptBank):
         said = digest([self._names, self.template, list(self.anything)])
         return {"version": 1, "model": fingerprint(self.model, self.model.config, self.processor)[:16], "words": said}
 
-    def shares_eyes(self, model: nn.Module) -> bool:
-        """Whether a model looks at pixels with this CLIP's own tower, or one that was trained on from it.
+    def remark(self, model: nn.Module) -> str:
+        """That a model looks at pixels with this CLIP's own tower, or with one that was trained on from it.
 
         Args:
             model: the model that is scanned.
@@ -112,8 +112,11 @@ class Clip(ConceptBank):
             if other.shape == own.shape:
                 both = torch.stack([w.detach().float().cpu().flatten() for w in (own, other)])
                 if float(torch.corrcoef(both)[0, 1]) > ALIKE:
-                    return True
-        return False
+                    return (
+                        "The vision tower of this model is the one of the Clip bank: bank and neurons share their "
+                        "eyes, and what both mistake looks like an explanation. Try another CLIP beside it."
+                    )
+        return ""
 
     @cached_property
     def _words(self) -> Tensor:

@@ -69,6 +69,10 @@ class Kept(ConceptBank):
         texts = list(responses)
         return replace(self, bank=self.bank.fitted(texts), n=len(texts))
 
+    def remark(self, model: Any) -> str:
+        """The bank's."""
+        return self.bank.remark(model)
+
     @cached_property
     def _bank_digest(self) -> str:
         named = [[c.name for c in self.bank.concepts(side)] for side in ("picture", "text")]
