@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import transformers as hf
-from parts import backbone, quiet, random, tokenizer
+from parts import VISION, backbone, quiet, random, tokenizer
+from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from vlm_neurons.models.adapters.pixtral import processor
 
 # What the templates of Qwen/Qwen2-VL-7B-Instruct and Qwen/Qwen2.5-VL-7B-Instruct do with images and text; Qwen3-VL's
 # does the same without the system prompt.
@@ -68,4 +71,50 @@ def _qwen(kind: str, tower: dict[str, Any], template: str, **more: Any) -> tuple
     return random(getattr(hf, f"{kind}ForConditionalGeneration")(config)), processor
 
 
-FAMILIES = {"qwen2_vl": qwen2_vl, "qwen2_5_vl": qwen2_5_vl, "qwen3_vl": qwen3_vl}
+# What the template of mistral-community/pixtral-12b does with images and text.
+MISTRAL = (
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}[INST]"
+    "{% for content in message['content'] %}{% if content['type'] == 'text' %}{{ content['text'] }}"
+    "{% elif content['type'] == 'image' %}[IMG]{% endif %}{% endfor %}[/INST]"
+    "{% else %}{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for content in message['content'] %}{{ content['text'] }}{% endfor %}{% endif %}{{ eos_token }}{% endif %}"
+    "{% endfor %}"
+)
+
+
+def pixtral() -> tuple[Any, Any]:
+    """Pixtral: every patch is a token."""
+    return _pixtral(hf.LlavaForConditionalGeneration, hf.LlavaConfig, 1, vision_feature_select_strategy="full")
+
+
+def mistral3() -> tuple[Any, Any]:
+    """Mistral 3: a token is 2 x 2 patches."""
+    return _pixtral(hf.Mistral3ForConditionalGeneration, hf.Mistral3Config, 2, spatial_merge_size=2)
+
+
+def _pixtral(model: Any, config: Any, merged: int, **more: Any) -> tuple[Any, Any]:
+    side = 4 // merged
+    tok = tokenizer("[IMG]", "[IMG_BREAK]", "[IMG_END]", "[INST]", "[/INST]")
+    made = config(
+        vision_config=hf.PixtralVisionConfig(**VISION, head_dim=6, image_size=48, patch_size=side),
+        text_config=hf.MistralConfig(**backbone(tok)), image_token_id=tok.convert_tokens_to_ids("[IMG]"),
+        vision_feature_layer=-1, **more,
+    )  # fmt: skip
+    images = PixtralImageProcessorPil(size={"longest_edge": 24}, patch_size={"height": side, "width": side})
+    try:  # transformers' own wants torchvision
+        from transformers.models.pixtral.processing_pixtral import PixtralProcessor
+    except ImportError:
+        PixtralProcessor = processor()
+    own = PixtralProcessor(
+        image_processor=images, tokenizer=tok, patch_size=side, spatial_merge_size=merged, chat_template=MISTRAL
+    )
+    return random(model(made)), own
+
+
+FAMILIES = {
+    "qwen2_vl": qwen2_vl,
+    "qwen2_5_vl": qwen2_5_vl,
+    "qwen3_vl": qwen3_vl,
+    "pixtral": pixtral,
+    "mistral3": mistral3,
+}

@@ -16,6 +16,7 @@ from torch import Tensor
 
 import vlm_neurons as vn
 from vlm_neurons.hooks import ablate
+from vlm_neurons.models.adapters import adapter_of
 from vlm_neurons.planted.weights import rows_of
 
 PICTURES: list[Any] = [[tiny.image(70, 41), tiny.image(35, 60)], [], [tiny.image(160, 30)]]
@@ -36,7 +37,7 @@ def test_generated_tokens_are_transformers_own(name: str) -> None:
 
 @pytest.mark.parametrize("name", built_native.FAMILIES)
 def test_a_picture_that_fits_is_seen_as_it_is(name: str) -> None:
-    picture = tiny.image(56, 42)
+    picture = tiny.image(56, 42) if name.startswith("qwen") else tiny.image(16, 12)
     batch = builders.made(name).model.prepare([picture, tiny.image(90, 30)], "Hi")
     assert batch.seen_image(0).tobytes() == picture.convert("RGB").tobytes()
     assert batch.grids[0] == (3, 4)
@@ -97,6 +98,30 @@ def test_other_squares_than_the_models_are_refused() -> None:
     processor.image_processor.merge_size = 1
     model = vn.HookedVLM(copy.deepcopy(family.reference), processor)
     with pytest.raises(ValueError, match=r"merge_size is 1 in the image processor, and the model merges 2 x 2"):
+        model.prepare([tiny.image(70, 41)], "Hi")
+
+
+def test_a_pixtral_tower_is_told_from_the_other_towers_of_llava() -> None:
+    assert builders.made("pixtral").model.adapter.name == "pixtral"
+    assert builders.made("llava-clip").model.adapter.name == "llava"
+    config = copy.deepcopy(builders.made("pixtral").reference.config)
+    config.vision_feature_select_strategy = "default"
+    with pytest.raises(ValueError, match="leaves out the first patch"):
+        adapter_of(config)
+
+
+def test_a_picture_of_one_token_is_refused_for_mistral() -> None:
+    model = builders.made("mistral3").model
+    with pytest.raises(vn.models.RowError, match=r"row 1: .* 3 x 2 pixels are a single visual token"):
+        model.prepare([tiny.image(20, 20), tiny.image(3, 2)], "Hi")
+
+
+def test_a_processor_of_other_patches_than_the_models_is_refused() -> None:
+    family = builders.made("mistral3")
+    processor = copy.deepcopy(family.processor)
+    processor.spatial_merge_size = 1
+    model = vn.HookedVLM(copy.deepcopy(family.reference), processor)
+    with pytest.raises(ValueError, match="spatial_merge_size is 1 in the processor and 2 in the model"):
         model.prepare([tiny.image(70, 41)], "Hi")
 
 

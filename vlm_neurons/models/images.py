@@ -103,8 +103,7 @@ def _processed(processor: Any, config: Any, adapter: Adapter, loaded: Sequence[S
         if max(image.size) > LONGEST * min(image.size):
             raise RowError(row, f"a picture of {image.width} x {image.height} pixels is more than {LONGEST} times as "
                                 "long as it is wide: processors blow its short side up; cut it first")  # fmt: skip
-    # a processor's own defaults are stronger than the settings of its image processor
-    settings = {"return_tensors": "pt", **getattr(processor, "images_kwargs", {})}
+    settings = {"return_tensors": "pt", **adapter.image_settings(processor)}
     nested = [list(row) for row in loaded if row] if adapter.nested else [list(images)]
     output = processor.image_processor(nested, **settings)
     given = Given(processor, config, [(im.height, im.width) for im in images], rows, output)

@@ -110,7 +110,8 @@ def processor_class(adapter: Adapter) -> Any:
     """The family's processor, which need not have what it has no use for here: a processor of videos."""
     import transformers
 
-    family = getattr(transformers, adapter.processor)
+    named = adapter.processor
+    family = getattr(transformers, named) if isinstance(named, str) else named()
 
     def check(self: Any, name: str, given: Any) -> None:
         if given is not None:

@@ -9,6 +9,7 @@ from vlm_neurons.models.adapters.idefics3 import IDEFICS3, SMOLVLM
 from vlm_neurons.models.adapters.internvl import INTERNVL
 from vlm_neurons.models.adapters.llava import LLAVA
 from vlm_neurons.models.adapters.llava_next import LLAVA_NEXT
+from vlm_neurons.models.adapters.pixtral import MISTRAL3, PIXTRAL
 from vlm_neurons.models.adapters.qwen import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ FAMILIES: dict[str, Adapter] = {
         QWEN2_VL,
         QWEN2_5_VL,
         QWEN3_VL,
+        PIXTRAL,
+        MISTRAL3,
     )
 }
 
@@ -44,8 +47,8 @@ def families() -> pd.DataFrame:
     """The families of models that are supported.
 
     Returns:
-        One row each: `family` (Hugging Face `model_type`), `architecture`, `towers`, `backbones`, `sites` that it has
-        and `limits`.
+        One row each: `family` (Hugging Face `model_type`, but that Pixtral's is `llava`), `architecture`, `towers`,
+        `backbones`, `sites` that it has and `limits`.
 
     >>> vn.families().set_index("family").sites["llava"]
     'gate, post, projector, vision'
@@ -75,11 +78,12 @@ def adapter_of(config: Any) -> Adapter:
             names it and lists what is.
     """
     kind = getattr(config, "model_type", type(config).__name__)
-    adapter = FAMILIES.get(kind)
-    if adapter is None:
+    known = [one for one in FAMILIES.values() if (one.model_type or one.name) == kind]
+    if not known:
         raise ValueError(f"model family {kind!r} is not supported. Supported: {supported()}")
     tower, backbone = config.vision_config.model_type, config.text_config.model_type
-    if tower not in adapter.towers:
+    adapter = next((one for one in known if tower in one.towers), None)
+    if adapter is None:
         raise ValueError(f"{kind} with the vision tower {tower!r} is not supported. Supported: {supported()}")
     if backbone not in adapter.backbones:
         raise ValueError(f"{kind} with the backbone {backbone!r} is not supported. Supported: {supported()}")

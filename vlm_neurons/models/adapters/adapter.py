@@ -106,15 +106,17 @@ class Adapter:
     """All that is known of one family of models.
 
     Attributes:
-        name: Hugging Face `model_type`.
+        name: Hugging Face `model_type`, unless that is given too.
         architecture: class name of the Hugging Face model, and of the TransformerLens adapter.
         towers: `model_type` of the vision towers.
         backbones: `model_type` of the language models. All have a gated MLP.
         geometry: where the image tokens look.
-        processor: class name of the Hugging Face processor.
+        processor: class name of the Hugging Face processor, or what makes a class that does the same.
         backbone: MLPs of the language model: sites gate and post.
         vision: MLPs of the vision tower; None: not reachable.
         projector: the projector's; None: it has no hidden neurons.
+        model_type: of Hugging Face, where several records share it and differ in their towers.
+        image_settings: processor -> what the image processor is told beside its own settings, which are weaker.
         processor_settings: config -> what the processor has to be told where the checkpoint leaves it out.
         feature_layers: config -> how many vision layers are below each tensor that the projector reads; layers from
             the largest on cannot change the logits. Empty: all layers are read.
@@ -147,10 +149,12 @@ class Adapter:
     towers: tuple[str, ...]
     backbones: tuple[str, ...]
     geometry: Callable[[Given], list[Placed]]
-    processor: str
+    processor: str | Callable[[], Any]
     backbone: MLPs
     vision: MLPs | None
     projector: MLPs | None
+    model_type: str = ""
+    image_settings: Callable[[Any], dict[str, Any]] = lambda processor: dict(getattr(processor, "images_kwargs", {}))
     processor_settings: Callable[[Any], dict[str, Any]] = lambda config: {}
     feature_layers: Callable[[Any], tuple[int, ...]] = lambda config: ()
     layers: str = "model.language_model.layers.{i}"
