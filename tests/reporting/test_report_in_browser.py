@@ -76,9 +76,11 @@ def test_the_heat_lies_on_the_patch_that_the_model_says(made: Made) -> None:
         close = shown[card["id"]]
         peak = float(made.table.set_index("neuron").loc[card["id"], "peak"])
         counts = [p[m] for e in close for p, m in zip(e.patch_acts, e.scored_patches(), strict=True)]
-        top = max([0.1 * peak, *(float(p.max()) for p in counts if p.size)])
+        counts += [e.token_acts[e.scored_tokens()] for e in close]
+        top = max([0.1 * peak, *(float(np.nanmax(p)) for p in counts if p.size and not np.isnan(p).all())])
         for one, pairs in zip(close, card["shown"], strict=True):
-            for patches, (plain, heat, box, alt) in zip(one.patch_acts, pairs, strict=True):
+            counted = [np.where(s, -1.0, p) for p, s in zip(one.patch_acts, one.seen.patch_sinks, strict=True)]
+            for patches, (plain, heat, box, alt) in zip(counted, pairs, strict=True):
                 rows, columns = patches.shape
                 row, column = np.unravel_index(patches.argmax(), patches.shape)
                 step_x, step_y = heat[2] / columns, heat[3] / rows
