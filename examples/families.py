@@ -1,0 +1,79 @@
+"""One tiny random model of every family: scan photographs, and draw where its patches look.
+
+    python examples/families.py families.png runs/families
+
+For each family the picture shows a photograph as it was given, with the outline of every visual token (one colour a tile,
+grey where the token is one of the whole image), and the same as the model saw it. The models are those of the tests: real
+processor classes with small settings, so patches are larger than those of real checkpoints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import PatchCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL.Image import Image
+
+import vlm_neurons as vn
+
+sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("tests", "tests/families")]
+import builders  # noqa: E402
+from photographs import photographs  # noqa: E402
+
+WIDE = "motorcycle_left.png"
+COLOURS = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
+
+
+def outline(axes: Axes, image: Image, boxes: list[tuple[float, ...]], tiles: list[int]) -> None:
+    """An image with the outlines of its patches."""
+    axes.imshow(np.asarray(image), extent=(0, image.width, image.height, 0))
+    axes.set_axis_off()
+    frames = [Rectangle((x0, y0), x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes]
+    edges = ["#bbbbbb" if tile < 0 else COLOURS[tile % len(COLOURS)] for tile in tiles]
+    axes.add_collection(PatchCollection(frames, facecolor="none", edgecolor=edges, linewidth=0.7))
+
+
+def draw(axes: tuple[Axes, Axes], name: str, model: vn.HookedVLM, path: Path) -> None:
+    """A photograph as given and as seen, with the patches of one family."""
+    batch = model.prepare([path], "What is it?")
+    tiles = [patch.tile for patch in batch.patches]
+    given, seen = batch.images[0], batch.seen_image(0)
+    outline(axes[0], given, [patch.original_box for patch in batch.patches], tiles)
+    outline(axes[1], seen, [patch.box for patch in batch.patches], tiles)
+    axes[0].set_title(f"{name}: as given, {given.width} x {given.height}", fontsize=8, loc="left")
+    words = f"{len(tiles)} visual tokens, {len({tile for tile in tiles if tile >= 0})} tiles"
+    axes[1].set_title(f"as seen, {seen.width} x {seen.height}: {words}", fontsize=8, loc="left")
+
+
+def main() -> None:
+    """Scan with every family, and draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("picture", type=Path, help="the picture to write")
+    parser.add_argument("out", type=Path, help="folder for the runs")
+    args = parser.parse_args()
+    paths = photographs()
+    data = vn.ImageTextData.from_samples([{"image": path, "response": path.stem} for path in paths])
+    names = list(builders.FAMILIES)
+    figure = Figure(figsize=(9, 2.6 * len(names)), layout="constrained")
+    rows = figure.subplots(len(names), 2, squeeze=False)
+    wide = next(path for path in paths if path.name == WIDE)
+    for name, axes in zip(names, rows, strict=True):
+        model = builders.made(name).model
+        sites = list(model.adapter.sites)
+        run = vn.scan(model, data, site=sites, out=args.out / name, top_n=5, progress=False)
+        labels = vn.classify(run).groupby("site").size().reindex(sites).to_dict()
+        print(f"{name}: neurons {labels}, {len(run.samples)} photographs")
+        draw(tuple(axes), name, model, wide)
+    figure.savefig(args.picture, dpi=130)
+    print(args.picture)
+
+
+if __name__ == "__main__":
+    main()
