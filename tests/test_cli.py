@@ -12,9 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import vlm_neurons as vn
 from vlm_neurons.cli.main import main
 
-COMMANDS = ("demo", "describe", "scan", "classify", "explain", "score", "report")
+COMMANDS = ("demo", "families", "describe", "scan", "classify", "explain", "score", "report")
 SCAN = ["scan", "--model", "tiny-llava-scenes", "--batch-size", "4"]
 
 
@@ -31,6 +32,12 @@ def test_every_help_has_a_worked_example(command, capsys):
         main([command, "--help"])
     assert stopped.value.code == 0
     assert f"example: vlm-neurons {command}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_families_that_work_are_listed_with_their_sites_and_limits(capsys):
+    assert main(["families"]) == 0
+    words = capsys.readouterr().out.split()
+    assert all(name in words for name in vn.families().family) and "projector" in " ".join(words)
 
 
 def test_scan_classify_and_report_leave_what_they_promise(run, capsys):

@@ -81,7 +81,7 @@ def test_models_of_transformers_compute_where_they_are_told_to(simulator: str, m
     kind = SIMULATORS[simulator].load()
     monkeypatch.setattr(kind, "from_pretrained", lambda *names, **options: told.update(options))
     parser = argparse.ArgumentParser()
-    cli_score.add_options(parser, int, str)
+    cli_score.add_options(parser)
     args = parser.parse_args(["run", "--simulator", simulator, "--simulator-model", "m", "--device", "cuda"])
     cli_score._simulator(args, Any)
     assert told["device"] == "cuda"

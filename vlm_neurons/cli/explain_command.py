@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vlm_neurons.autointerp.registry import EXPLAINERS, explainer_of, in_words
+from vlm_neurons.cli.options import positive
 from vlm_neurons.cli.output import cell, console, say
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ SERVER = (
 )  # options of what asks a server
 
 
-def add_options(p: argparse.ArgumentParser, positive: Callable[[str], int]) -> None:
+def add_options(p: argparse.ArgumentParser) -> None:
     """What the command takes."""
     p.add_argument("run", help="run directory, classified")
     p.description = (
@@ -45,13 +46,13 @@ def add_options(p: argparse.ArgumentParser, positive: Callable[[str], int]) -> N
     p.add_argument("--explainer", choices=list(EXPLAINERS), default="dissection",
                    help=f"{in_words(EXPLAINERS)} (default: %(default)s)")  # fmt: skip
     p.add_argument("--explainer-model", help="name of the model that explains, or a local directory")
-    add_server_options(p, positive)
+    add_server_options(p)
     p.add_argument("--attempt", type=int, help="another number asks anew where the cache has an answer")
     p.add_argument("--seed", type=int, default=0, help="of the random samples (default: %(default)s)")
     p.add_argument("--dry-run", action="store_true", help="print calls, images, tokens and price; send nothing")
 
 
-def add_server_options(p: argparse.ArgumentParser, positive: Callable[[str], int]) -> None:
+def add_server_options(p: argparse.ArgumentParser) -> None:
     """What every command takes that may ask a server."""
     p.add_argument("--base-url", help="OpenAI-compatible server (default: OPENAI_BASE_URL, or OpenAI)")
     p.add_argument("--price", type=_price, metavar="IN,OUT", help="dollars per million tokens")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from vlm_neurons.cli.options import command, data_options, model_options, names, positive
 from vlm_neurons.cli.output import console, safe, say
 
 if TYPE_CHECKING:
@@ -95,14 +96,14 @@ def classify(args: argparse.Namespace) -> None:
     from vlm_neurons.scanning import Run
 
     run = Run.load(args.run)
-    names = OPTIONS_OF[args.method]
+    own = OPTIONS_OF[args.method]
     for method, others in OPTIONS_OF.items():
         for name in others:
             if method != args.method and getattr(args, name) is not None:
                 raise ValueError(
                     f"--{name.replace('_', '-')} is of --method {method}; {args.method} has no such number"
                 )
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    given = {name: getattr(args, name) for name in own if getattr(args, name) is not None}
     default = args.method == "thresholds"
     table = (classification.classify if default else classification.modality_test)(run, **given)
     file = run.save(table)
@@ -182,6 +183,21 @@ def _show(run: Run, table: pd.DataFrame, name: str = "classes_by_layer.svg") -> 
     say(f"figure: {figure}", stderr=False)
 
 
+def families(args: argparse.Namespace) -> None:
+    """Print which families of models work, and with what."""
+    from rich.table import Table
+
+    from vlm_neurons.models.adapters import families as table
+
+    found = table().drop(columns="architecture")
+    shown = Table(title=f"{len(found)} families of models", title_justify="left", show_lines=True)
+    for name in found.columns:
+        shown.add_column(name, overflow="fold")
+    for row in found.itertuples(index=False):
+        shown.add_row(*(safe(str(value)) for value in row))
+    console().print(shown)
+
+
 def _parser() -> argparse.ArgumentParser:
     from vlm_neurons import __version__
 
@@ -191,117 +207,79 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, dest="name", metavar="command")
-
-    p = _command(commands, "demo", demo, "scan, classify, explain and score the embedded model: no key, no GPU",
-                 "vlm-neurons demo --out runs/demo")  # fmt: skip
+    p = command(commands, "demo", demo, "scan, classify, explain and score the embedded model: no key, no GPU",
+                "vlm-neurons demo --out runs/demo")  # fmt: skip
     p.add_argument("--out", default="runs/demo", help="run directory (default: %(default)s)")
-    _model_options(p, model=False)
+    model_options(p, model=False)
+    command(commands, "families", families, "list the families of models that work", "vlm-neurons families")
+    for add in (_describe_options, _scan_options, _classify_options, _explain_options, _score_options, _report_options):
+        add(commands)
+    return parser
 
-    p = _command(commands, "describe", describe, "let the model write the responses that data lacks",
-                 f"vlm-neurons describe --model {_LLAVA} --data photos/ --out captions.jsonl")  # fmt: skip
-    _model_options(p)
-    _data_options(p)
+
+def _describe_options(commands: Any) -> None:
+    p = command(commands, "describe", describe, "let the model write the responses that data lacks",
+                f"vlm-neurons describe --model {_LLAVA} --data photos/ --out captions.jsonl")  # fmt: skip
+    model_options(p)
+    data_options(p)
     p.add_argument("--out", required=True, help="JSONL to write, or to continue")
-    p.add_argument("--max-new-tokens", type=_positive, default=256)
+    p.add_argument("--max-new-tokens", type=positive, default=256)
 
-    p = _command(commands, "scan", scan, "one pass over the data; goes on if the run directory is there",
-                 f"vlm-neurons scan --model {_LLAVA} --data photos/ --out runs/photos --site gate,post")  # fmt: skip
-    _model_options(p)
-    _data_options(p)
+
+def _scan_options(commands: Any) -> None:
+    p = command(commands, "scan", scan, "one pass over the data; goes on if the run directory is there",
+                f"vlm-neurons scan --model {_LLAVA} --data photos/ --out runs/photos --site gate,post")  # fmt: skip
+    model_options(p)
+    data_options(p)
     p.add_argument("--out", required=True, help="run directory")
-    p.add_argument("--site", type=_names, default=["gate"], metavar="SITE[,SITE]",
+    p.add_argument("--site", type=names, default=["gate"], metavar="SITE[,SITE]",
                    help="gate, post, projector, vision, or hook names (default: gate)")  # fmt: skip
-    p.add_argument("--top-n", type=_positive, default=50, help="samples kept per neuron (default: %(default)s)")
+    p.add_argument("--top-n", type=positive, default=50, help="samples kept per neuron (default: %(default)s)")
     p.add_argument("--workers", type=int, default=0, help="processes that decode images (default: %(default)s)")
-    p.add_argument("--block-size", type=_positive, default=1000, help="samples per file (default: %(default)s)")
+    p.add_argument("--block-size", type=positive, default=1000, help="samples per file (default: %(default)s)")
 
-    p = _command(commands, "classify", classify, "label every neuron of a finished scan",
-                 "vlm-neurons classify runs/photos --t-visual 3")  # fmt: skip
+
+def _classify_options(commands: Any) -> None:
+    p = command(commands, "classify", classify, "label every neuron of a finished scan",
+                "vlm-neurons classify runs/photos --t-visual 3")  # fmt: skip
     p.add_argument("run", help="run directory")
     p.add_argument("--method", choices=[*OPTIONS_OF], default="thresholds", help="(default: %(default)s)")
     p.add_argument("--t-visual", type=float, help="thresholds: what visual tokens have to exceed, 0-10 (default: 2)")
-    p.add_argument("--n-visual", type=_positive, help="thresholds: visual tokens above it (default: 4)")
+    p.add_argument("--n-visual", type=positive, help="thresholds: visual tokens above it (default: 4)")
     p.add_argument("--t-text", type=float, help="thresholds: what text tokens have to exceed, 0-10 (default: 3)")
-    p.add_argument("--n-text", type=_positive, help="thresholds: text tokens above it (default: 2)")
+    p.add_argument("--n-text", type=positive, help="thresholds: text tokens above it (default: 2)")
     p.add_argument("--fdr", type=float, help="modality-test: false-discovery rate (default: 0.05)")
     p.add_argument("--delta", type=float, help="modality-test: margin of the index (default: 0.2)")
     p.add_argument("--correction", choices=["bh", "by"], help="modality-test (default: bh)")
 
+
+def _explain_options(commands: Any) -> None:
     from vlm_neurons.cli.explain_command import add_options
 
-    p = _command(commands, "explain", explain, "say in words what neurons respond to",
-                 "vlm-neurons explain runs/photos --class visual --top 20")  # fmt: skip
-    add_options(p, _positive)
-    _model_options(p, required=False)
+    p = command(commands, "explain", explain, "say in words what neurons respond to",
+                "vlm-neurons explain runs/photos --class visual --top 20")  # fmt: skip
+    add_options(p)
+    model_options(p, required=False)
     p.add_argument("--data", help="overrides the data that the scan recorded")
 
-    from vlm_neurons.cli.score_command import add_options as add_score_options
 
-    p = _command(commands, "score", score, "tell whether the explanations of a run predict anything",
-                 "vlm-neurons score runs/photos --simulator concepts")  # fmt: skip
-    add_score_options(p, _positive, _device)
+def _score_options(commands: Any) -> None:
+    from vlm_neurons.cli.score_command import add_options
 
-    p = _command(commands, "report", report, "write a page about a run that needs no network",
-                 "vlm-neurons report runs/photos --out photos.html")  # fmt: skip
+    p = command(commands, "score", score, "tell whether the explanations of a run predict anything",
+                "vlm-neurons score runs/photos --simulator concepts")  # fmt: skip
+    add_options(p)
+
+
+def _report_options(commands: Any) -> None:
+    p = command(commands, "report", report, "write a page about a run that needs no network",
+                "vlm-neurons report runs/photos --out photos.html")  # fmt: skip
     p.add_argument("run", help="run directory")
     p.add_argument("--out", help="page to write (default: report.html in the run directory)")
     text = "clearest neurons per site and class; 0: only those explained or scored (default: %(default)s)"
     p.add_argument("--n-neurons", type=int, default=5, help=text)
-    _model_options(p, required=False)
+    model_options(p, required=False)
     p.add_argument("--data", help="overrides the data that the scan recorded")
-    return parser
-
-
-def _command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], None], text: str, example: str
-) -> argparse.ArgumentParser:
-    p: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, epilog=f"example: {example}")
-    p.set_defaults(command=run)
-    p.add_argument("--traceback", action="store_true", help="show where an error came from")
-    return p
-
-
-def _model_options(p: argparse.ArgumentParser, model: bool = True, required: bool = True) -> None:
-    if model:
-        text = "name on the Hugging Face hub, a local directory, or tiny-llava-scenes"
-        p.add_argument("--model", required=required, help=text)
-    p.add_argument("--device", type=_device, help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
-    p.add_argument(
-        "--dtype", choices=["float32", "bfloat16", "float16"], help="(default: bfloat16 on cuda, else float32)"
-    )
-
-
-def _data_options(p: argparse.ArgumentParser) -> None:
-    from vlm_neurons.data.describing import DEFAULT_PROMPT
-
-    text = "folder of images, .jsonl, LLaVA's or COCO's .json, shards-{000..099}.tar, or scenes:n=100,seed=0"
-    p.add_argument("--data", required=True, help=text)
-    p.add_argument("--images", help="folder of the images of a .json (default: that of the file)")
-    p.add_argument("--prompt", default=DEFAULT_PROMPT, help="for samples without one (default: %(default)s)")
-    p.add_argument("--batch-size", type=_positive, default=8, help="(default: %(default)s)")
-
-
-def _device(text: str) -> str:
-    import torch
-
-    try:
-        return str(torch.device(text))
-    except RuntimeError:
-        raise argparse.ArgumentTypeError(f"{text}: write cpu, cuda or cuda:1") from None
-
-
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
-    if not all(names):
-        raise argparse.ArgumentTypeError(f"{text!r}: write names with commas between them, such as gate,post")
-    return names
-
-
-def _positive(text: str) -> int:
-    number = int(text) if text.isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: a whole number from 1 on")
-    return number
 
 
 if __name__ == "__main__":

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vlm_neurons.autointerp.registry import SIMULATORS, in_words
 from vlm_neurons.cli.explain_command import SERVER, add_server_options, named, refuse_unused, server_options
+from vlm_neurons.cli.options import device, positive
 from vlm_neurons.cli.output import cell, console, say
 
 if TYPE_CHECKING:
@@ -24,14 +24,14 @@ LOGPROBS = ("api", "local")  # whose models may give log probabilities of a prom
 SHOWN = 15
 
 
-def add_options(p: argparse.ArgumentParser, positive: Callable[[str], int], device: Callable[[str], str]) -> None:
+def add_options(p: argparse.ArgumentParser) -> None:
     """What the command takes."""
     p.add_argument("run", help="run directory with explanations")
     p.add_argument("--neurons", help="ids, such as L3N17,P0N5 (default: all that have an explanation)")
     p.add_argument("--simulator", choices=list(SIMULATORS), default="concepts",
                    help=f"{in_words(SIMULATORS)} (default: %(default)s)")  # fmt: skip
     p.add_argument("--simulator-model", help="name of the model that simulates, or a local directory")
-    add_server_options(p, positive)
+    add_server_options(p)
     p.add_argument("--prompt-logprobs", type=positive, metavar="N",
                    help="api and local: read the values of all tokens off N log probabilities at each place of one "
                    "prompt, as vLLM gives them (20 there)")  # fmt: skip
