@@ -65,7 +65,7 @@ def drawn(seed: Any) -> tuple[list[dict[str, Any]], dict[int, np.ndarray]]:
         covered[1][y0:y1, x0:x1] = True
     covered[1][40:60, :10] = True
     annotations = [
-        {"id": 1, "category_id": 1, "segmentation": [polygons[0], [5, 5, 6, 6]], "iscrowd": 0},
+        {"id": 1, "category_id": 1, "segmentation": [polygons[0], [68, 45, 15, 10]], "iscrowd": 0},
         {"id": 2, "category_id": 1, "segmentation": [polygons[1]], "iscrowd": 0},
         {"id": 3, "category_id": 1, "segmentation": [[0, 40, 10, 40, 10, 60, 0, 60]], "iscrowd": 0},
         {
