@@ -1,0 +1,76 @@
+"""Gemma 3 and PaliGemma."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import transformers as hf
+from parts import VISION, backbone, random, tokenizer
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+
+# of google/gemma-3-4b-it
+GEMMA3 = (
+    "{{ bos_token }}\n"
+    "{%- if messages[0]['role'] == 'system' -%}\n"
+    "    {%- if messages[0]['content'] is string -%}\n"
+    "        {%- set first_user_prefix = messages[0]['content'] + '\n\n' -%}\n"
+    "    {%- else -%}\n"
+    "        {%- set first_user_prefix = messages[0]['content'][0]['text'] + '\n\n' -%}\n"
+    "    {%- endif -%}\n"
+    "    {%- set loop_messages = messages[1:] -%}\n"
+    "{%- else -%}\n"
+    '    {%- set first_user_prefix = "" -%}\n'
+    "    {%- set loop_messages = messages -%}\n"
+    "{%- endif -%}\n"
+    "{%- for message in loop_messages -%}\n"
+    "    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) -%}\n"
+    '        {{ raise_exception("Conversation roles must alternate user/assistant/user/assistant/...") }}\n'
+    "    {%- endif -%}\n"
+    "    {%- if (message['role'] == 'assistant') -%}\n"
+    '        {%- set role = "model" -%}\n'
+    "    {%- else -%}\n"
+    "        {%- set role = message['role'] -%}\n"
+    "    {%- endif -%}\n"
+    "    {{ '<start_of_turn>' + role + '\n' + (first_user_prefix if loop.first else \"\") }}\n"
+    "    {%- if message['content'] is string -%}\n"
+    "        {{ message['content'] | trim }}\n"
+    "    {%- elif message['content'] is iterable -%}\n"
+    "        {%- for item in message['content'] -%}\n"
+    "            {%- if item['type'] == 'image' -%}\n"
+    "                {{ '<start_of_image>' }}\n"
+    "            {%- elif item['type'] == 'text' -%}\n"
+    "                {{ item['text'] | trim }}\n"
+    "            {%- endif -%}\n"
+    "        {%- endfor -%}\n"
+    "    {%- else -%}\n"
+    '        {{ raise_exception("Invalid content type") }}\n'
+    "    {%- endif -%}\n"
+    "    {{ '<end_of_turn>\n' }}\n"
+    "{%- endfor -%}\n"
+    "{%- if add_generation_prompt -%}\n"
+    "    {{'<start_of_turn>model\n'}}\n"
+    "{%- endif -%}\n"
+)
+
+
+def gemma3() -> tuple[Any, Any]:
+    """Gemma 3: means of 2 x 2 patches are tokens, a window that is shorter than the text, sandwiched norms."""
+    begin, end, soft = "<start_of_image>", "<end_of_image>", "<image_soft_token>"
+    tok = tokenizer(
+        begin, end, soft, "<start_of_turn>", "<end_of_turn>", bos="<bos>", eos="<eos>",
+        named={"boi_token": begin, "eoi_token": end, "image_token": soft},
+    )  # fmt: skip
+    ids = {name: tok.convert_tokens_to_ids(text) for name, text in (("image", soft), ("boi", begin), ("eoi", end))}
+    config = hf.Gemma3Config(
+        vision_config=hf.SiglipVisionConfig(**VISION, image_size=32, patch_size=4, vision_use_head=False),
+        text_config=hf.Gemma3TextConfig(
+            **backbone(tok), head_dim=8, sliding_window=24, layer_types=["sliding_attention", "full_attention"]
+        ),
+        mm_tokens_per_image=16, **{f"{name}_token_id": one for name, one in ids.items()},
+    )  # fmt: skip
+    images = Gemma3ImageProcessorPil(size={"height": 32, "width": 32})
+    processor = hf.Gemma3Processor(image_processor=images, tokenizer=tok, image_seq_length=16, chat_template=GEMMA3)
+    return random(hf.Gemma3ForConditionalGeneration(config)), processor
+
+
+FAMILIES = {"gemma3": gemma3}

@@ -1,0 +1,73 @@
+"""Gemma 3 and PaliGemma: SigLIP, whose image is squeezed to one square; tokens of an image see one another.
+
+The norms of a Gemma multiply by 1 + weight.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+from vlm_neurons.models.adapters.adapter import Adapter, Given, MLPs, Placed
+from vlm_neurons.models.adapters.llava import GATED, TOWER
+from vlm_neurons.models.adapters.tiles import whole
+from vlm_neurons.tokens import TokenKind
+
+
+def place(given: Given) -> list[Placed]:
+    """Where the visual tokens look.
+
+    Raises:
+        ValueError: the image processor makes images of another size than the tower takes, or cuts pieces out of them.
+    """
+    side = given.config.vision_config.image_size
+    made = tuple(given.output["pixel_values"].shape[-2:])
+    if made != (side, side):
+        raise ValueError(
+            f"the image processor makes images of {made}, the vision tower takes {side} x {side}: set its size"
+        )
+    if any(given.output.get("num_crops", ())):
+        raise ValueError("pan and scan is not supported: set do_pan_and_scan=False in the processor's images_kwargs")
+    n = tokens_per_side(given.config)
+    return [Placed((n, n), whole(i, size, side, n)) for i, size in enumerate(given.sizes)]
+
+
+def tokens_per_side(config: Any) -> int:
+    """Gemma 3 takes the mean of squares of patches, PaliGemma the patches."""
+    told = getattr(config, "mm_tokens_per_image", None)
+    return math.isqrt(told) if told else _patches_per_side(config)
+
+
+def _patches_per_side(config: Any) -> int:
+    return config.vision_config.image_size // config.vision_config.patch_size  # type: ignore[no-any-return]
+
+
+def of_tower(given: Given, placed: Placed) -> list[int]:
+    """Rows of the tower: patch by patch, several of which may be one token."""
+    n, tokens = _patches_per_side(given.config), tokens_per_side(given.config)
+    pooled = n // tokens
+    return [row // pooled * tokens + column // pooled for row in range(n) for column in range(n)]
+
+
+def image_tokens(config: Any, kinds: Tensor, image_rows: Tensor) -> dict[str, Tensor]:
+    """Which tokens are of images: without being told, Gemma 3 lets them see no later one, and says nothing."""
+    return {"token_type_ids": (kinds == TokenKind.VISUAL).long()}
+
+
+GEMMA3 = Adapter(
+    name="gemma3",
+    architecture="Gemma3ForConditionalGeneration",
+    towers=("siglip_vision_model",),
+    backbones=("gemma3_text",),
+    geometry=place,
+    processor="Gemma3Processor",
+    backbone=GATED,
+    vision=MLPs(into=TOWER + "fc1", out=TOWER + "fc2", rows=of_tower),
+    projector=None,
+    norm_offset=1.0,
+    row_inputs=image_tokens,
+    causal=False,
+    limits="no hidden neurons in the projector, which is a mean, a norm and a matrix; images whole, no pan and scan",
+)
