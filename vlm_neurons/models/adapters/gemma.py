@@ -63,6 +63,7 @@ GEMMA3 = Adapter(
     backbones=("gemma3_text",),
     geometry=place,
     processor="Gemma3Processor",
+    processor_settings=lambda config: {"image_seq_length": config.mm_tokens_per_image},
     backbone=GATED,
     vision=MLPs(into=TOWER + "fc1", out=TOWER + "fc2", rows=of_tower),
     projector=None,
