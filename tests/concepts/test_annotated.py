@@ -67,6 +67,7 @@ def drawn(seed: Any) -> tuple[list[dict[str, Any]], dict[int, np.ndarray]]:
     annotations = [
         {"id": 1, "category_id": 1, "segmentation": [polygons[0], [68, 45, 15, 10]], "iscrowd": 0},
         {"id": 2, "category_id": 1, "segmentation": [polygons[1]], "iscrowd": 0},
+        {"id": 6, "category_id": 1, "segmentation": [[68, 45, 15, 10]], "iscrowd": 0},  # two corners, no box
         {"id": 3, "category_id": 1, "segmentation": [[0, 40, 10, 40, 10, 60, 0, 60]], "iscrowd": 0},
         {
             "id": 4,
