@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import ceil, log
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from vlm_neurons.models.bound import BoundVLM, Runnable
 from vlm_neurons.models.geometry_check import EMBEDDING, Seen, Sight
 from vlm_neurons.models.painted import Painted, without_attention
 from vlm_neurons.models.passes import running
+
+BASE = 32  # two to its power is far from under- and overflow in all but float16
 
 
 @dataclass(eq=False)
@@ -43,15 +46,18 @@ class Look:
 
     def together(self, where: str, indices: Sequence[int]) -> Seen:
         """What rows of a tensor see, put together: one pass."""
-        hits = self._hits(self._weighted(where, indices))
+        grads = self._grads(self._weighted(where, indices))
         return _merged(
-            [_sights(hit, self.sources[name], torch.zeros_like(hit.long()), 1)[0] for name, hit in hits.items()]
+            [
+                _sights(source.live & (grad != 0), source, torch.zeros_like(source.image), 1)[0]
+                for source, grad in zip(self.sources.values(), grads, strict=True)
+            ]
         )
 
     def apart(self, where: str, indices: Sequence[int]) -> list[Seen]:
         """What each of the rows sees."""
         todo = [i for i in indices if (where, i) not in self.seen]
-        if len(todo) > 8:
+        if len(todo) > 3:
             self._by_code(where, todo)
         for i in todo:
             if (where, i) not in self.seen:
@@ -59,24 +65,25 @@ class Look:
         return [self.seen[where, i] for i in indices]
 
     def _by_code(self, where: str, indices: Sequence[int]) -> None:
-        """All of them in 2 log2(n) passes: in pass b only rows take part whose number has bit b, and once more those
-        that have it not. An element that one row alone sees tells its number. Where an element is seen by several,
-        rows have to be looked at one by one."""
-        rows = self._weighted(where, indices)
-        n_bits = (len(indices) - 1).bit_length()
-        codes = [{name: torch.zeros_like(source.image) for name, source in self.sources.items()} for _ in range(2)]
-        for bit in range(n_bits):
-            for has in (0, 1):
-                hits = self._hits(rows[[k >> bit & 1 == has for k in range(len(indices))]])
-                for name, hit in hits.items():
-                    codes[has][name] |= hit.long() << bit
-        found: list[list[Seen]] = []
-        for name, source in self.sources.items():
-            without, code = codes[0][name], codes[1][name]
-            alone = (without ^ code) == (1 << n_bits) - 1
-            if bool((((without | code) != 0) & ~alone).any()):
-                return
-            found.append(_sights(alone, source, code, len(indices)))
+        """All of them in two passes, or few more: once as they are, and once for every digit of their numbers (to the
+        base 32) with rows multiplied by two to the power of that digit, which changes no rounding. Where one row alone
+        sees an element, its gradient tells the digit; where several do, rows have to be looked at one by one."""
+        rows, n = self._weighted(where, indices), len(indices)
+        sources, plain = list(self.sources.values()), self._grads(rows)
+        number = [torch.zeros_like(source.image) for source in sources]
+        alone = [source.live & (grad != 0) for source, grad in zip(sources, plain, strict=True)]
+        hits = [one.clone() for one in alone]
+        for place in range(max(1, ceil(log(n, BASE)))):
+            digits = torch.tensor([k // BASE**place % BASE for k in range(n)], device=rows.device)
+            for j, grad in enumerate(self._grads(rows * 2.0 ** (digits - BASE // 2))):
+                hits[j] |= sources[j].live & (grad != 0)
+                power = (grad / plain[j]).log2()
+                digit = power.nan_to_num(-BASE).round().clamp(-BASE, BASE).long() + BASE // 2
+                alone[j] &= ((power - power.round()).abs() < 1e-3) & (digit >= 0) & (digit < BASE)
+                number[j] += digit.clamp(min=0) * BASE**place
+        if any(bool((hit & ~(one & (k < n))).any()) for hit, one, k in zip(hits, alone, number, strict=True)):
+            return
+        found = [_sights(*args, n) for args in zip(alone, sources, number, strict=True)]
         for k, i in enumerate(indices):
             self.seen[where, i] = _merged([sights[k] for sights in found])
 
@@ -84,17 +91,17 @@ class Look:
         rows = self.received[where][list(indices)]
         return (rows * torch.randn(rows.shape, generator=torch.Generator().manual_seed(0)).to(rows)).sum(-1)
 
-    def _hits(self, rows: Float[Tensor, "row"]) -> dict[str, Bool[Tensor, "*pixels"]]:
-        """Of every tensor of pixels the elements that show a place and that the rows depend on."""
+    def _grads(self, rows: Float[Tensor, "row"]) -> list[Float[Tensor, "*_"]]:
+        """Of the sum of rows, with respect to every tensor of pixels."""
         grads: Sequence[Tensor | None] = [None] * len(self.leaves)
         if rows.requires_grad:
             grads = torch.autograd.grad(rows.sum(), list(self.leaves.values()), retain_graph=True, allow_unused=True)
             self.passes += 1
             self.tick()
-        return {
-            name: torch.zeros_like(source.live) if grad is None else source.live & (grad != 0).cpu()
-            for (name, source), grad in zip(self.sources.items(), grads, strict=True)
-        }
+        return [
+            torch.zeros_like(source.share[..., 0]) if grad is None else grad.cpu().double()
+            for source, grad in zip(self.sources.values(), grads, strict=True)
+        ]
 
 
 def _sights(hit: Bool[Tensor, "*pixels"], source: Painted, number: Int[Tensor, "*pixels"], n: int) -> list[Seen]:

@@ -52,8 +52,8 @@ def measure_geometry(
         batch: what to check; its images matter by their sizes only. Default: a row of two images, 640 x 480 and
             300 x 420.
         positions: how many patches of each image are measured at most, in the backbone and at each hook: the first, the
-            last, and others drawn at random. n of them take about 2 log2(n) backward passes, or n where several
-            see the same pixel.
+            last, and others drawn at random. All that are measured at one place take two or three backward passes
+            together, or one each where several see the same pixel.
         progress: show a bar where it takes longer than two seconds.
 
     Returns:
