@@ -56,16 +56,38 @@ def qwen3_vl() -> tuple[Any, Any]:
     return _qwen("Qwen3VL", tower, QWEN.replace("SYSTEM", ""), head_dim=8)
 
 
-def _qwen(kind: str, tower: dict[str, Any], template: str, **more: Any) -> tuple[Any, Any]:
-    names = ["<|im_start|>", *SPECIAL.values()]
+def qwen3_5() -> tuple[Any, Any]:
+    """Qwen3.5: the first layer of the backbone has linear attention."""
+    tower = {
+        "depth": 2, "hidden_size": 24, "intermediate_size": 40, "num_heads": 2, "patch_size": 7, "out_hidden_size": 32,
+        "num_position_embeddings": 64,
+    }  # fmt: skip
+    text = {
+        "head_dim": 8, "layer_types": ["linear_attention", "full_attention"], "linear_num_key_heads": 2,
+        "linear_num_value_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+        "rope_parameters": ROPE | {"partial_rotary_factor": 1.0},
+    }  # fmt: skip
+    # as published: thoughts unless they are turned off, and a given answer is shown as one without
+    asked = (
+        "assistant\n{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n"
+        "{% else %}<think>\n{% endif %}{% endif %}"
+    )
+    thinking = QWEN.replace("SYSTEM", "").replace("assistant\n{% endif %}", asked)
+    empty = "{% if message['role'] == 'assistant' %}<think>\n\n</think>\n\n{% endif %}"
+    shown = thinking.replace("{{ message['role'] }}\n", "{{ message['role'] }}\n" + empty)
+    return _qwen("Qwen3_5", tower, shown, "Qwen3VL", **text)
+
+
+def _qwen(kind: str, tower: dict[str, Any], template: str, processed: str = "", **more: Any) -> tuple[Any, Any]:
+    names = ["<|im_start|>", "<think>", "</think>", *SPECIAL.values()]
     tok = tokenizer(*names, bos="<|endoftext|>", eos="<|im_end|>", pad="<|endofpad|>", add_bos=False)
     config = getattr(hf, f"{kind}Config")(
-        vision_config=tower, text_config=backbone(tok, rope_parameters=ROPE, **more),
+        vision_config=tower, text_config=backbone(tok, **{"rope_parameters": ROPE} | more),
         **{name: tok.convert_tokens_to_ids(token) for name, token in SPECIAL.items()},
     )  # fmt: skip
     images = Qwen2VLImageProcessorPil(patch_size=7, size={"shortest_edge": 14 * 14 * 2, "longest_edge": 14 * 14 * 30})
     processor = quiet(
-        getattr(hf, f"{kind}Processor"), image_processor=images, tokenizer=tok, video_processor=None,
+        getattr(hf, f"{processed or kind}Processor"), image_processor=images, tokenizer=tok, video_processor=None,
         chat_template=template,
     )  # fmt: skip
     return random(getattr(hf, f"{kind}ForConditionalGeneration")(config)), processor
@@ -115,6 +137,7 @@ FAMILIES = {
     "qwen2_vl": qwen2_vl,
     "qwen2_5_vl": qwen2_5_vl,
     "qwen3_vl": qwen3_vl,
+    "qwen3_5": qwen3_5,
     "pixtral": pixtral,
     "mistral3": mistral3,
 }

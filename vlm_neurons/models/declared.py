@@ -56,6 +56,7 @@ def _components(adapter: Adapter, made: Any) -> dict[str, Any]:
         submodules={letter: parts.LinearBridge(name=f"{letter}_proj") for letter in "qkvo"},
         maintain_native_attention=True,
         requires_attention_mask=True,
+        optional=True,  # layers of some families mix positions in another way
     )
     block = {
         "ln1": GeneralizedComponent(name="input_layernorm"),

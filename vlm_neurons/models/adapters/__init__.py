@@ -11,7 +11,7 @@ from vlm_neurons.models.adapters.internvl import INTERNVL
 from vlm_neurons.models.adapters.llava import LLAVA
 from vlm_neurons.models.adapters.llava_next import LLAVA_NEXT
 from vlm_neurons.models.adapters.pixtral import MISTRAL3, PIXTRAL
-from vlm_neurons.models.adapters.qwen import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
+from vlm_neurons.models.adapters.qwen import QWEN2_5_VL, QWEN2_VL, QWEN3_5, QWEN3_VL
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +29,7 @@ FAMILIES: dict[str, Adapter] = {
         QWEN2_VL,
         QWEN2_5_VL,
         QWEN3_VL,
+        QWEN3_5,
         PIXTRAL,
         MISTRAL3,
         GEMMA3,

@@ -131,3 +131,13 @@ QWEN3_VL = replace(
         rows=in_order,
     ),
 )
+# Some layers of the backbone mix positions without attention; their MLPs are the same.
+QWEN3_5 = replace(
+    QWEN3_VL,
+    name="qwen3_5",
+    architecture="Qwen3_5ForConditionalGeneration",
+    towers=("qwen3_5_vision",),
+    backbones=("qwen3_5_text",),
+    projector=MLPs(into=MERGER + "linear_fc1", out=MERGER + "linear_fc2", rows=in_order),
+    norm_offset=1.0,
+)
