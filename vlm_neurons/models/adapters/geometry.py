@@ -107,9 +107,12 @@ def grid_of(processed: Size, patch_size: int) -> tuple[int, int]:
 def patches(image: int, placed: Layout, patch_size: int) -> list[Patch]:
     """The patches of one image in the order of its visual tokens: row by row from the top left."""
     rows, columns = grid_of(placed.processed, patch_size)
-    found = []
-    for row in range(rows):
-        for column in range(columns):
-            box = tuple(float(patch_size * v) for v in (column, row, column + 1, row + 1))
-            found.append(Patch(image, row, column, box, placed.to_original(box)))  # type: ignore[arg-type]
-    return found
+    at = [float(patch_size * k) for k in range(max(rows, columns) + 1)]
+    xs = [placed.to_original((edge, 0.0, edge, 0.0))[0] for edge in at]
+    ys = [placed.to_original((0.0, edge, 0.0, edge))[1] for edge in at]
+    return [
+        Patch(image, row, column, (at[column], at[row], at[column + 1], at[row + 1]),
+              (xs[column], ys[row], xs[column + 1], ys[row + 1]))
+        for row in range(rows)
+        for column in range(columns)
+    ]  # fmt: skip

@@ -67,7 +67,8 @@ def by_token(given: Given, placed: Placed) -> list[int]:
 
 def repeated(given: Given, tokens: Sequence[int]) -> list[int]:
     """The tokens of patches that stand together."""
-    return [k for k in tokens for _ in range(given.config.vision_config.spatial_merge_size**2)]
+    n = given.config.vision_config.spatial_merge_size**2
+    return [k for k in tokens for _ in range(n)]
 
 
 def by_window(given: Given, placed: Placed) -> list[int]:
