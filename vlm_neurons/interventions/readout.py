@@ -10,7 +10,14 @@ from torch import Tensor
 
 from vlm_neurons.hooks import Neurons
 from vlm_neurons.hooks.selecting import Target, select
-from vlm_neurons.models.readout import norm_scale, norm_weight, unembedding, written_by
+from vlm_neurons.models.readout import (
+    norm_before,
+    norm_scale,
+    norm_weight,
+    post_norm,
+    unembedding,
+    written_by,
+)
 from vlm_neurons.sites import at
 from vlm_neurons.units import Neuron
 
@@ -19,10 +26,13 @@ if TYPE_CHECKING:
 
     from vlm_neurons.models import Batch, HookedVLM
 
+_OF_MLPS = ("gate", "post")
+
 
 def output_weights(model: HookedVLM, neurons: Neurons) -> Float[Tensor, "neuron d_model"]:
     """What one unit of each neuron adds to the residual stream (projector: to an image token's embedding); the
-    negative pole writes the opposite. A gate neuron's unit is multiplied by its `up` first.
+    negative pole writes the opposite. A gate neuron's unit is multiplied by its `up` first. Where a norm stands behind
+    the MLP (Gemma 2 and 3), its weight is multiplied in; what it divides by is left out, since it depends on the input.
 
     Raises:
         ValueError: a neuron of the vision tower or of another hook, which does not write to the backbone.
@@ -38,13 +48,15 @@ def output_weights(model: HookedVLM, neurons: Neurons) -> Float[Tensor, "neuron 
             raise type(error)(f"{neuron.id}: {error}") from None
         if not 0 <= neuron.index < len(directions):
             raise IndexError(f"{neuron.id}: there are {len(directions)} neurons, 0 to {len(directions) - 1}")
-        rows.append(directions[neuron.index] * (-1 if neuron.pole == "-" else 1))
+        behind = post_norm(model, layer) if site.name in _OF_MLPS else None
+        written = directions[neuron.index] * (-1 if neuron.pole == "-" else 1)
+        rows.append(written if behind is None else written * norm_weight(model, behind).to(written))
     return torch.stack(rows)
 
 
 def logit_lens(model: HookedVLM, neurons: Neurons, k: int = 8) -> pd.DataFrame:
     """The words whose logits a neuron's output weights raise and lower most (logit lens: final norm's weight, then
-    unembedding; the layers between are ignored).
+    unembedding; the layers between are ignored, and caps of logits, which change no order).
 
     Args:
         model: the model.
@@ -86,7 +98,9 @@ def direct_logit_attribution(
     position: int = -1,
 ) -> Float[Tensor, "batch neuron"]:
     """What backbone neurons add directly to the logit of a token at one position: activation x output weights, through
-    the final norm at the scale that it had, to the unembedding. What later layers make of it is left out.
+    the final norm at the scale that it had, to the unembedding. What later layers make of it is left out. Where a norm
+    stands behind the MLP (Gemma 2 and 3), that too is at the scale that it had. Where the model caps its logits
+    (Gemma 2), shares are of the logit before the cap: there they add up.
 
     Args:
         model: the model.
@@ -113,18 +127,28 @@ def direct_logit_attribution(
     written = output_weights(model, [Neuron(n.hook, n.index) for n in chosen]).float()
     places = [site.written(layer) for site, layer in (at(n.hook) for n in chosen)]
     layers = {place: Target(place, None, (0,), (place,)) for place in places}
-    final = f"blocks.{model.n_layers - 1}.hook_resid_post"
+    final = "ln_final.hook_in"
     hooks = sorted({final, *(hook for layer in layers.values() for hook in layer.hooks)})
     with torch.no_grad():
         _, cache = model.run_with_cache(batch, names_filter=hooks)
     unembed = unembedding(model)
     direction = unembed[_token(model, token)] - (0 if against is None else unembed[_token(model, against)])
     where = _places(batch, position)
-    scale = norm_scale(model, cache[final][where])
-    per_unit = (written * norm_weight(model)) @ direction
+    scale = norm_scale(norm_before(model, None), cache[final][where])
+    per_unit = (written * norm_weight(model, norm_before(model, None))) @ direction
     values = {place: layer.recorded(cache)[where].float() for place, layer in layers.items()}
     activations = torch.stack([values[place][..., n.index] for place, n in zip(places, chosen, strict=True)], -1)
-    return (activations * per_unit / scale).detach()
+    behind = {n.hook: _scale_behind(model, n.hook, values[place]) for place, n in zip(places, chosen, strict=True)}
+    return (activations * per_unit / scale / torch.cat([behind[n.hook] for n in chosen], -1)).detach()
+
+
+def _scale_behind(model: HookedVLM, hook: str, post: Float[Tensor, "batch neuron"]) -> Float[Tensor, "batch 1"]:
+    """What the norm between a layer's neurons and the residual stream divides by: by 1 where there is none."""
+    site, layer = at(hook)
+    norm = post_norm(model, layer) if site.name in _OF_MLPS else None
+    if norm is None:
+        return torch.ones_like(post[:, :1])
+    return norm_scale(norm, post @ written_by(model, "post", layer).float().T)
 
 
 def _places(batch: Batch, position: int) -> tuple[Tensor, Tensor]:
@@ -144,7 +168,7 @@ def _places(batch: Batch, position: int) -> tuple[Tensor, Tensor]:
 
 
 def _read(model: HookedVLM, vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
-    return (vectors * norm_weight(model)) @ unembedding(model).T
+    return (vectors * norm_weight(model, norm_before(model, None))) @ unembedding(model).T
 
 
 def _single(neurons: Neurons) -> list[tuple[str, Neuron]]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from vlm_neurons.models import guards
 from vlm_neurons.models.adapters import Adapter
 from vlm_neurons.models.batch import Batch
+from vlm_neurons.models.caches import unfolded
 from vlm_neurons.models.passes import running
 from vlm_neurons.tokens import TokenKind
 
@@ -170,7 +171,7 @@ class BoundVLM:
         silent = [n for n in asked if n not in entries and (self._n_images or not guards.indexed_by_image(n))]
         if silent:
             raise guards.never_fired(silent, points)
-        return output, cache
+        return output, cache if isinstance(cache, dict) else unfolded(cache, self.vlm)
 
     def _check_cuts(self, names: list[str], kwargs: dict[str, Any]) -> None:
         if kwargs.get("pos_slice") is not None and self._n_images:

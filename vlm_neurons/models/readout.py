@@ -3,6 +3,7 @@ before the unembedding, and the unembedding."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from jaxtyping import Float
@@ -35,15 +36,29 @@ def written_by(model: Readable, site: str, layer: int) -> Float[Tensor, "d_model
     return module_at(hf, layers[layer]).weight.detach()  # type: ignore[no-any-return]
 
 
-def norm_weight(model: Readable) -> Float[Tensor, "d_model"]:
-    """What the final norm multiplies by, in float32."""
-    weight: Tensor = module_at(model.bridge.original_model, model.adapter.norm).weight
+def post_norm(model: Readable, layer: int) -> Any:
+    """The norm between an MLP of the backbone and the residual stream; None where there is none."""
+    with suppress(LookupError):
+        return module_at(model.bridge.original_model, model.adapter.post_norm.format(i=layer))
+    return None
+
+
+def norm_before(model: Readable, layer: int | None, mlp: bool = False) -> Any:
+    """The norm before a layer's attention or MLP; None is the unembedding."""
+    if layer is None:
+        return module_at(model.bridge.original_model, model.adapter.norm)
+    block: Any = model.bridge.blocks[layer]
+    return block.ln2 if mlp else block.ln1
+
+
+def norm_weight(model: Readable, norm: Any) -> Float[Tensor, "d_model"]:
+    """What a norm of the backbone multiplies by, in float32."""
+    weight: Tensor = norm.weight
     return weight.detach().float() + model.adapter.norm_offset
 
 
-def norm_scale(model: Readable, residual: Float[Tensor, "*pos d_model"]) -> Float[Tensor, "*pos 1"]:
-    """What the final norm divides by where the residual stream is this."""
-    norm: Any = module_at(model.bridge.original_model, model.adapter.norm)
+def norm_scale(norm: Any, residual: Float[Tensor, "*pos d_model"]) -> Float[Tensor, "*pos 1"]:
+    """What a norm divides by where its input is this."""
     epsilon = next(getattr(norm, name) for name in ("variance_epsilon", "eps") if hasattr(norm, name))
     return (residual.float().pow(2).mean(-1, keepdim=True) + epsilon).sqrt()
 

@@ -124,7 +124,8 @@ class Adapter:
         body: the model without its unembedding; empty: the model itself.
         embed: the token embedding.
         norm: the norm before the unembedding.
-        norm_offset: what the norm adds to its weight.
+        norm_offset: what this norm, and those of the layers, add to their weights.
+        post_norm: the norm between a layer's MLP and the residual stream, where layers have one.
         unembed: the unembedding.
         tower: the vision tower.
         connector: the projector as a whole.
@@ -162,6 +163,7 @@ class Adapter:
     embed: str = "model.language_model.embed_tokens"
     norm: str = "model.language_model.norm"
     norm_offset: float = 0.0
+    post_norm: str = "model.language_model.layers.{i}.post_feedforward_layernorm"
     unembed: str = "lm_head"
     tower: str = "model.vision_tower"
     connector: str = "model.multi_modal_projector"

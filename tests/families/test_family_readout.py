@@ -1,0 +1,77 @@
+"""What is read out of the residual stream adds up to the model's own logits, in every family."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import builders
+import pytest
+import tiny
+import torch
+
+import vlm_neurons as vn
+
+
+@torch.no_grad()
+def test_shares_of_all_neurons_and_of_all_else_are_the_logit(family: builders.Made):
+    model = family.model
+    batch = model.prepare([[tiny.image(70, 41)]], "What is it?", "A dog.")
+    logits, cache = model.run_with_cache(batch)
+    width = model.config.text_config.intermediate_size
+    norm, unembed = family.reference.get_decoder().norm, family.reference.lm_head.weight
+    final = cache["ln_final.hook_in"][:, -1]
+    assert torch.allclose(norm(final) @ unembed.T, logits[:, -1], atol=1e-3)
+    of_mlps = torch.zeros(())
+    before = cache["blocks.0.hook_in"][:, -1]
+    for layer in range(model.n_layers):
+        ids = [f"L{layer}N{i}" for i in range(width)]
+        of_mlps = of_mlps + vn.interventions.direct_logit_attribution(model, batch, ids, 9, 12).sum(1)
+        before = before + _attention(cache, layer)
+    rest = _linear(norm, before, final) @ (unembed[9] - unembed[12])
+    difference = logits[:, -1, 9] - logits[:, -1, 12]
+    assert torch.allclose(of_mlps + rest, difference, atol=1e-3)
+    assert of_mlps.abs().max() > 0.01
+
+
+def _attention(cache: Any, layer: int) -> torch.Tensor:
+    """What attention added: all that the layer added, but for its MLP."""
+    block = f"blocks.{layer}."
+    return (cache[block + "hook_resid_mid"] - cache[block + "hook_in"])[:, -1]
+
+
+def _linear(norm: Any, vector: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+    """A norm held at its scale at a point: its derivative were that scale constant."""
+    return norm(at) / at * vector
+
+
+@torch.no_grad()
+def test_tools_of_the_cache_give_the_logits(family: builders.Made):
+    batch = family.model.prepare([[tiny.image(70, 41)], []], ["What is it?", "Hi"], "A dog.")
+    logits, cache = family.model.run_with_cache(batch)
+    real = batch.attention_mask.bool()
+    parts, into_mlp = (cache[place][None] for place in ("ln_final.hook_in", "blocks.1.hook_resid_mid"))
+    deep = any("deepstack" in name for name, _ in family.reference.named_modules())
+    with pytest.raises(ValueError, match="between layers too") if deep else nullcontext():
+        parts, into_mlp = cache.decompose_resid(layer=-1), cache.decompose_resid(layer=1, mlp_input=True)
+    found = (cache.apply_ln_to_stack(parts) @ family.model.W_U).sum(0)
+    assert torch.allclose(found[real], logits[real], atol=1e-3)
+    found = cache.apply_ln_to_stack(into_mlp, layer=1, mlp_input=True).sum(0)  # the input of an MLP, through its norm
+    assert torch.allclose(found[real], cache["blocks.1.mlp.gate.hook_in"][real], atol=1e-3)
+
+
+@torch.no_grad()
+def test_shares_of_single_neurons_and_heads_by_the_cache_add_up_or_are_refused(family: builders.Made):
+    batch = family.model.prepare([None], "Hi", "A dog.")
+    _, cache = family.model.run_with_cache(batch)
+    direction = family.model.W_U[:, 9]
+    with pytest.raises(ValueError, match="leaves out the weight of the norm"):
+        cache.stack_neuron_results(layer=2, apply_ln=True, project_output_onto=direction)
+    adds_up = True
+    try:
+        found = cache.get_neuron_results(0).sum(-2)
+    except ValueError as error:
+        adds_up = "a norm stands between" not in str(error)
+        found = cache["blocks.0.hook_mlp_out"]
+    assert adds_up == (not hasattr(family.reference.get_decoder().layers[0], "post_feedforward_layernorm"))
+    assert torch.allclose(found, cache["blocks.0.hook_mlp_out"], atol=1e-3)

@@ -1,0 +1,110 @@
+"""TransformerLens' cache of activations, right where the weights of norms are not folded into the matrices behind them.
+
+Its tools take for granted that they are, and that what attention and MLPs compute goes to the residual stream as it is.
+Here norms keep their weights, or other neurons would be read; and in Gemma 2 and 3 norms stand behind both as well.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from vlm_neurons.models.readout import norm_before, norm_scale, norm_weight, post_norm
+
+if TYPE_CHECKING:
+    from transformer_lens import ActivationCache
+
+    from vlm_neurons.models.readout import Readable
+
+
+def unfolded(found: ActivationCache, model: Readable) -> ActivationCache:
+    """The same cache, with tools that know the model's norms."""
+    made = _class()(found.cache_dict, found.model, has_batch_dim=found.has_batch_dim)
+    made.read_from = model
+    return made  # type: ignore[no-any-return]
+
+
+@cache
+def _class() -> Any:
+    from transformer_lens import ActivationCache
+
+    class UnfoldedCache(ActivationCache):  # type: ignore[misc]
+        """As its parent."""
+
+        read_from: Readable
+
+        def apply_ln_to_stack(
+            self,
+            residual_stack: Float[Tensor, "component *pos d_model"],
+            layer: int | None = None,
+            mlp_input: bool = False,
+            pos_slice: Any = None,
+            batch_slice: Any = None,
+            has_batch_dim: bool = True,
+            recompute_ln: bool = False,
+        ) -> Float[Tensor, "component *pos d_model"]:
+            found = super().apply_ln_to_stack(
+                residual_stack, layer, mlp_input, pos_slice, batch_slice, has_batch_dim, recompute_ln
+            )
+            final = layer in (None, -1, self.model.cfg.n_layers)
+            if recompute_ln and final:
+                return found  # by the norm itself
+            weight = norm_weight(self.read_from, norm_before(self.read_from, None if final else layer, mlp_input))
+            return found * weight.to(found)
+
+        def _get_cached_ln_scale(
+            self, layer: int | None, mlp_input: bool, pos_slice: Any, batch_slice: Any = None
+        ) -> Tensor:
+            final = layer in (None, self.model.cfg.n_layers)
+            place = "ln_final" if final else f"blocks.{layer}.ln{1 + mlp_input}"
+            if f"{place}.hook_scale" in self.cache_dict:
+                return super()._get_cached_ln_scale(layer, mlp_input, pos_slice, batch_slice)
+            if f"{place}.hook_in" not in self.cache_dict:
+                raise KeyError(f"the cache lacks {place}.hook_in, from which the scale of this norm is known")
+            scale = norm_scale(
+                norm_before(self.read_from, None if final else layer, mlp_input), self[f"{place}.hook_in"]
+            )
+            scale = pos_slice.apply(scale, dim=-2)
+            return batch_slice.apply(scale) if batch_slice is not None and self.has_batch_dim else scale
+
+        def decompose_resid(self, *args: Any, **kwargs: Any) -> Any:
+            self._refuse_added_between()
+            return super().decompose_resid(*args, **kwargs)
+
+        def get_full_resid_decomposition(self, *args: Any, **kwargs: Any) -> Any:
+            self._refuse_added_between()
+            return super().get_full_resid_decomposition(*args, **kwargs)
+
+        def _refuse_added_between(self) -> None:
+            projector = self.read_from.adapter.projector
+            if projector is not None and not isinstance(projector.out, str):
+                raise ValueError(
+                    "what attention and MLPs add is not the whole residual stream here: image features are added "
+                    "between layers too; use accumulated_resid, or differences of blocks.{i}.hook_in"
+                )
+
+        def stack_head_results(self, *args: Any, **kwargs: Any) -> Any:
+            self._refuse_behind_norms("heads")
+            return super().stack_head_results(*args, **kwargs)
+
+        def get_neuron_results(self, *args: Any, **kwargs: Any) -> Any:
+            self._refuse_behind_norms("neurons")
+            return super().get_neuron_results(*args, **kwargs)
+
+        def _stack_neuron_results_apply_ln_projected(self, *args: Any, **kwargs: Any) -> Any:
+            raise ValueError(
+                "apply_ln=True with project_output_onto leaves out the weight of the norm, which is not folded in here:"
+                " use one of the two, and apply_ln_to_stack or the projection afterwards"
+            )
+
+        def _refuse_behind_norms(self, what: str) -> None:
+            if post_norm(self.read_from, 0) is not None:
+                raise ValueError(
+                    f"results of {what} do not add up here: a norm stands between them and the residual stream; "
+                    "use vn.interventions.direct_logit_attribution for neurons, decompose_resid for whole layers"
+                )
+
+    return UnfoldedCache
