@@ -72,7 +72,13 @@ def _class() -> Any:
 
         def decompose_resid(self, *args: Any, **kwargs: Any) -> Any:
             self._refuse_added_between()
-            return super().decompose_resid(*args, **kwargs)
+            try:
+                return super().decompose_resid(*args, **kwargs)
+            except KeyError as error:
+                raise KeyError(
+                    f"the cache lacks {error.args[0]}, which is a part of the residual stream (layers of linear "
+                    "attention have no such hook): cache it, or use accumulated_resid"
+                ) from error
 
         def get_full_resid_decomposition(self, *args: Any, **kwargs: Any) -> Any:
             self._refuse_added_between()
