@@ -7,6 +7,7 @@ from typing import Any
 import transformers as hf
 from parts import VISION, backbone, random, tokenizer
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 # of google/gemma-3-4b-it
 GEMMA3 = (
@@ -73,4 +74,27 @@ def gemma3() -> tuple[Any, Any]:
     return random(hf.Gemma3ForConditionalGeneration(config)), processor
 
 
-FAMILIES = {"gemma3": gemma3}
+def paligemma() -> tuple[Any, Any]:
+    """PaliGemma: the prompt is seen from everywhere; no chat template."""
+    tok = tokenizer("<image>", bos="<bos>", eos="<eos>", add_bos=False)
+    config = hf.PaliGemmaConfig(
+        vision_config=hf.SiglipVisionConfig(
+            **VISION, image_size=28, patch_size=7, vision_use_head=False, projection_dim=32
+        ),
+        text_config=hf.GemmaConfig(**backbone(tok, vocab_size=len(tok) + 1200), head_dim=8),
+        image_token_id=tok.convert_tokens_to_ids("<image>"), projection_dim=32, hidden_size=32,
+    )  # fmt: skip
+    images = SiglipImageProcessorPil(size={"height": 28, "width": 28})
+    images.image_seq_length = 16
+    processor = hf.PaliGemmaProcessor(image_processor=images, tokenizer=tok)
+    return random(hf.PaliGemmaForConditionalGeneration(config)), processor
+
+
+def _asked(text: str) -> str | None:
+    """Its processor puts BOS and the line's end itself, where there are images and no response."""
+    images, bos, prompt = text.partition("<bos>")
+    return images + prompt.removesuffix("\n") if images and prompt.endswith("\n") else None
+
+
+FAMILIES = {"gemma3": gemma3, "paligemma": paligemma}
+ASKED = {"paligemma": _asked}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vlm_neurons.models.adapters.adapter import Adapter, MLPs, Placed, along, module_at
-from vlm_neurons.models.adapters.gemma import GEMMA3
+from vlm_neurons.models.adapters.gemma import GEMMA3, PALIGEMMA
 from vlm_neurons.models.adapters.idefics3 import IDEFICS3, SMOLVLM
 from vlm_neurons.models.adapters.internvl import INTERNVL
 from vlm_neurons.models.adapters.llava import LLAVA
@@ -33,6 +33,7 @@ FAMILIES: dict[str, Adapter] = {
         PIXTRAL,
         MISTRAL3,
         GEMMA3,
+        PALIGEMMA,
     )
 }
 

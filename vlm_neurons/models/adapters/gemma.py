@@ -56,6 +56,17 @@ def image_tokens(config: Any, kinds: Tensor, image_rows: Tensor) -> dict[str, Te
     return {"token_type_ids": (kinds == TokenKind.VISUAL).long()}
 
 
+def suffix(config: Any, kinds: Tensor, image_rows: Tensor) -> dict[str, Tensor]:
+    """PaliGemma's tokens see all of the prefix; those of the response, from its first on, see no later one."""
+    answered = (kinds == TokenKind.TEXT).cumsum(1) > 0
+    return {"token_type_ids": (answered & (kinds != TokenKind.PAD)).long()}
+
+
+def as_paligemma(placeholder: str, prompt: str, n_images: int, bos: str) -> tuple[str, str]:
+    """PaliGemma's prompt: images, BOS, the prompt and a line's end (its processor in transformers)."""
+    return f"{placeholder * n_images}{bos}{prompt}\n", ""
+
+
 GEMMA3 = Adapter(
     name="gemma3",
     architecture="Gemma3ForConditionalGeneration",
@@ -71,4 +82,22 @@ GEMMA3 = Adapter(
     row_inputs=image_tokens,
     causal=False,
     limits="no hidden neurons in the projector, which is a mean, a norm and a matrix; images whole, no pan and scan",
+)
+
+PALIGEMMA = Adapter(
+    name="paligemma",
+    architecture="PaliGemmaForConditionalGeneration",
+    towers=("siglip_vision_model",),
+    backbones=("gemma",),
+    geometry=place,
+    processor="PaliGemmaProcessor",
+    backbone=GATED,
+    vision=MLPs(into=TOWER + "fc1", out=TOWER + "fc2", rows=of_tower),
+    projector=None,
+    norm_offset=1.0,
+    declared=True,
+    row_inputs=suffix,
+    causal=False,
+    plain=as_paligemma,
+    limits="no hidden neurons in the projector, which is one matrix; PaliGemma 2 (gemma2) is not supported yet",
 )
