@@ -92,7 +92,7 @@ def paligemma() -> tuple[Any, Any]:
 
 def _asked(text: str) -> str | None:
     """Its processor puts BOS and the line's end itself, where there are images and no response."""
-    images, bos, prompt = text.partition("<bos>")
+    images, _bos, prompt = text.partition("<bos>")
     return images + prompt.removesuffix("\n") if images and prompt.endswith("\n") else None
 
 
