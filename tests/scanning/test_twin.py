@@ -44,7 +44,7 @@ def assert_alike(model, batch, a, b):
 def test_every_site_is_that_of_the_bridge_but_for_last_digits(tower, backbone):
     model = make(tower, backbone)
     hooks = [h for site in FOUR for h in model.site_hooks(site)]
-    hooks += [f"blocks.{layer}.hook_in" for layer in range(model.n_layers)]
+    hooks += [f"blocks.{layer}.{hook}" for layer in range(model.n_layers) for hook in ("hook_in", "mlp.hook_in")]
     assert set(hooks) == model.fast_hooks
     batch = batch_of(model)
     assert_alike(model, batch, seen(model, batch, hooks, True), seen(model, batch, hooks, False))

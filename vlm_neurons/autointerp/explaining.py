@@ -7,41 +7,46 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from vlm_neurons.autointerp.explainers.requests import WRITTEN
 from vlm_neurons.autointerp.explanation import Explanation, says_nothing
+from vlm_neurons.autointerp.from_concepts import from_concepts
 from vlm_neurons.autointerp.jobs import check_evidence
 from vlm_neurons.autointerp.protocols import Explainer
 from vlm_neurons.autointerp.registry import explainer_of
 from vlm_neurons.autointerp.store import REPLIES, answered, append_explanations, folder, read_explanations
 from vlm_neurons.evidence import Evidence
-
-if TYPE_CHECKING:
-    from vlm_neurons.scanning import Run
+from vlm_neurons.scanning import Run
+from vlm_neurons.scanning.concept_table import MIN_IMAGES
 
 
 def explain(
-    evidence: Mapping[str, Evidence],
-    explainer: str | Explainer = "dissection",
+    evidence: Mapping[str, Evidence] | Run,
+    explainer: str | Explainer | None = None,
     out: Run | str | Path | None = None,
     redo: bool = False,
     progress: bool = True,
+    *,
+    min_images: int = MIN_IMAGES,
 ) -> dict[str, Explanation]:
     """What neurons respond to, in words.
 
     Args:
         evidence: neuron -> evidence, from `gather_evidence`, `Evidence.from_arrays` or `vlm_neurons.evidence.load`.
-        explainer: `"dissection"`, or an explainer object: `OpenAIExplainer(model=...)`, `LocalExplainer(...)`,
-            `DissectionExplainer(...)`, or one of a class that inherits `vlm_neurons.autointerp.Explainer`.
+            Or a run that was scanned with concepts: all of its neurons are explained from `run.concepts()`, in seconds;
+            a side counts where its interval is above 0 and, if the run has labels, the neuron's class has that side.
+        explainer: `"dissection"` (as if not given), or an explainer object: `OpenAIExplainer(model=...)`,
+            `LocalExplainer(...)`, `DissectionExplainer(...)`, or one of a class that inherits
+            `vlm_neurons.autointerp.Explainer`. None for a run.
         out: a run or a directory: results go to its `explanations.jsonl`, one line per neuron and attempt, and replies
             to its `cache.sqlite`. Neurons that have an explanation there, made in the same way from the same evidence,
             are not asked for again; those that failed are. A failure does not take the place of an explanation.
         redo: ask for them all again; what comes takes the place of what is there. (The cache still answers what it has;
             `attempt=` asks anew.)
         progress: show a bar.
+        min_images: of a run: concepts that fewer images of a half of the data have are not chosen.
 
     Returns:
         neuron -> explanation. Failures are explanations with a `failure` and no text.
@@ -55,7 +60,14 @@ def explain(
     >>> explain({made.neuron: made}, progress=False)[made.neuron].text
     'cyan regions'
     """
-    chosen = explainer_of(explainer)
+    if isinstance(evidence, Run):
+        if explainer is not None:
+            raise ValueError(f"explainer={explainer!r} needs evidence of neurons: a run is explained by its concepts")
+        made = from_concepts(evidence, min_images)
+        if out is not None:
+            append_explanations(folder(out), made.values(), redo)
+        return made
+    chosen = explainer_of("dissection" if explainer is None else explainer)
     check_evidence(evidence)
     if out is not None:
         chosen = chosen.with_cache(folder(out) / REPLIES)

@@ -118,6 +118,8 @@ def make_twin(model: Any, adapter: Adapter) -> Twin | None:
 def _points(model: nn.Module, adapter: Adapter) -> dict[str, tuple[nn.Module, bool]]:
     # `blocks.{i}.hook_in` shows attention sinks
     points = {f"blocks.{i}.hook_in": (module_at(model, path), False) for i, path in along(model, adapter.layers)}
+    # what gates read: random units read it too
+    points |= {f"blocks.{i}.mlp.hook_in": (module_at(model, p), False) for i, p in along(model, adapter.backbone.into)}
     for site, (_, held, is_output) in adapter.sites.items():
         for i, path in along(model, held):
             points[named(site).place(i)] = module_at(model, path), is_output

@@ -81,7 +81,7 @@ def readers(places: Iterable[str], take: Take) -> dict[str, Callable[[Tensor], N
 
         for hook, fn in together(site.hooks([layer]), read):
             found.setdefault(hook, []).append(fn)
-    return {hook: fns[0] if len(fns) == 1 else partial(_each, fns) for hook, fns in found.items()}
+    return {hook: fns[0] if len(fns) == 1 else partial(each, fns) for hook, fns in found.items()}
 
 
 def hooks_of(places: Iterable[str]) -> set[str]:
@@ -93,7 +93,8 @@ def hooks_of(places: Iterable[str]) -> set[str]:
     return {hook for site, layer in map(at, places) for hook in site.hooks([layer])}
 
 
-def _each(fns: Sequence[Callable[..., None]], tensor: Tensor) -> None:
+def each(fns: Sequence[Callable[..., None]], tensor: Tensor) -> None:
+    """Hand a tensor to several functions."""
     for fn in fns:
         fn(tensor)
 

@@ -3,39 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from rich.console import Console
-from tqdm import tqdm
 
 from vlm_neurons._checks import whole_number
 from vlm_neurons.data import DEFAULT_PROMPT, ImageTextData, describe
 from vlm_neurons.models import on_day
 from vlm_neurons.models.reading import hooks_of
-from vlm_neurons.scanning.blocks import ColumnInfo, Skip, States, check_place, claimed, open_block, write_block
-from vlm_neurons.scanning.fused import Fused, choose
+from vlm_neurons.protocols import ConceptBank
+from vlm_neurons.scanning.blocks import Skip, check_place
+from vlm_neurons.scanning.concept_job import Asked, ConceptJob
+from vlm_neurons.scanning.fused import choose
 from vlm_neurons.scanning.identity import day_of, describe_scan, made_with
-from vlm_neurons.scanning.loading import Loaded, ahead, chunks_of, known_skips, load
+from vlm_neurons.scanning.job import Job
+from vlm_neurons.scanning.loading import Loaded, known_skips, load
+from vlm_neurons.scanning.nulls import random_units
 from vlm_neurons.scanning.planning import (
     SHARE,
     TIMED,
     check_memory,
     check_model_and_prompt,
     check_prompt_asked,
-    kept_samples,
+    free_memory,
     measure,
     place,
     places_of,
     seconds_per_sample,
 )
-from vlm_neurons.scanning.recorder import Recorder, measure_columns
+from vlm_neurons.scanning.recorder import measure_columns
 from vlm_neurons.scanning.run import Run
 from vlm_neurons.scanning.writing import finish, start
 from vlm_neurons.synthetic import open_data
-from vlm_neurons.tokens import TokenKind
 
 if TYPE_CHECKING:
     from vlm_neurons.models import Batch, HookedVLM
@@ -53,6 +53,9 @@ def scan(
     block_size: int = 1000,
     *,
     out: str | Path,
+    concepts: ConceptBank | None = None,
+    folds: int = 8,
+    null_directions: int = 256,
     prompt: str = DEFAULT_PROMPT,
     workers: int = 0,
     compiled: bool | None = None,
@@ -85,6 +88,11 @@ def scan(
         batch_size: samples per forward pass.
         block_size: samples per block, the unit of resuming.
         out: run directory.
+        concepts: a bank (`vlm_neurons.protocols.ConceptBank`): the same pass sums up every unit with every concept over
+            all patches and all tokens of responses, for `run.concepts()` and `vn.explain(run)`. Batches are then filled
+            fold by fold. Template tokens are left out, BOS among them.
+        folds: parts of the data, by picture, from which concepts are chosen and told how sure they are.
+        null_directions: random units in every layer of sites gate and post, that a neuron's r is compared with.
         prompt: question for the samples that have none of their own.
         workers: processes that decode and preprocess images (a DataLoader's); 0 does it in one thread beside the
             model. A fast GPU needs several: a photograph takes 10-20 ms of a core, its forward pass can take less.
@@ -115,6 +123,7 @@ def scan(
     out, rank, world = Path(out), *place()
     check_place(out)
     sites, places = places_of(model, site)
+    folds, null_directions = whole_number("folds", folds, 4), whole_number("null_directions", null_directions, 0)
     console = Console(stderr=True, quiet=not progress, soft_wrap=True, markup=False)
     data = data if isinstance(data, ImageTextData) else open_data(data)
     check_prompt_asked(prompt, data, console.print)
@@ -124,7 +133,8 @@ def scan(
     }  # fmt: skip
     with on_day(model, day_of(out, model)):  # a date in prompts is that of the run's first call
         data = _with_responses(model, data, out, prompt, batch_size, world, progress)
-        job, first = _begin(model, data, out, parameters, compiled, workers, console)
+        asked = None if concepts is None else Asked.of(concepts, folds, null_directions, data)
+        job, first = _begin(model, data, out, parameters, asked, compiled, workers, console)
         if job.run.complete:
             job.run.open_result()  # refuses what is not this run's
         else:
@@ -138,25 +148,34 @@ def _begin(
     data: ImageTextData,
     out: Path,
     parameters: dict[str, Any],
+    asked: Asked | None,
     compiled: bool | None,
     workers: int,
     console: Console,
-) -> tuple[_Job, Batch]:
+) -> tuple[Job, Loaded]:
     """The run directory, begun or found, what its blocks share, and the first batch."""
     prompt, places = parameters["prompt"], parameters["hooks"]
     known = known_skips(data, prompt)
-    first = _first_batch(model, data, prompt, known)
-    fast = hooks_of(places) <= model.fast_hooks
+    loaded, first = _first_batch(model, data, prompt, known, asked)
+    random = [] if asked is None else random_units(model, places, asked.null_directions)
+    fast = hooks_of(places) | {units.hook for units in random} <= model.fast_hooks
     columns = measure_columns(model, places, first, fast)
     check_memory(columns, parameters, len(data), model.device, console.print)
     kinds = first.kinds[:1].repeat(parameters["batch_size"], 1)
     fused = choose(compiled, columns, kinds, parameters["n_visual"], parameters["n_text"], console.print)
-    info = describe_scan(model, data, {**parameters, "compiled": fused is not None}, columns, first, fast)
+    more = {} if asked is None else asked.parameters
+    info = describe_scan(model, data, {**parameters, **more, "compiled": fused is not None}, columns, first, fast)
+    concepts = None
+    if asked is not None:
+        info["concepts"] = {**asked.record, "identity": asked.bank.identity()}
+        concepts = ConceptJob.begin(asked, random, model, columns, first, loaded.told, fast)
     run = start(out, info)
-    return _Job(model, data, run, columns, known, prompt, fast, workers, fused, made_with=made_with(info)), first
+    return Job(
+        model, data, run, columns, known, prompt, fast, workers, fused, concepts, made_with=made_with(info)
+    ), loaded
 
 
-def _scan_share(job: _Job, first: Batch, rank: int, world: int, console: Console, progress: bool) -> None:
+def _scan_share(job: Job, first: Loaded, rank: int, world: int, console: Console, progress: bool) -> None:
     """Scan this process's blocks, and merge all where they are the last."""
     run = job.run
     mine = [b for b in job.missing() if b % world == rank]
@@ -190,7 +209,9 @@ def _with_responses(
     return describe(model, data, out / "captions.jsonl", prompt=prompt, batch_size=batch_size, progress=progress)
 
 
-def _first_batch(model: HookedVLM, data: ImageTextData, prompt: str, known: dict[int, Skip]) -> Batch:
+def _first_batch(
+    model: HookedVLM, data: ImageTextData, prompt: str, known: dict[int, Skip], asked: Asked | None
+) -> tuple[Loaded, Batch]:
     """The first sample that can be scanned, one with an image if there is one.
 
     Raises:
@@ -200,23 +221,21 @@ def _first_batch(model: HookedVLM, data: ImageTextData, prompt: str, known: dict
     for with_images in (True, False):
         for i, one in enumerate(data.facts):
             if bool(one.digests) == with_images:
-                loaded = load(model, data, [i], prompt, known)
+                loaded = load(model, data, [i], prompt, known, None if asked is None else asked.views)
                 if loaded.batch is not None:
-                    return loaded.batch
+                    return loaded, loaded.batch
                 skipped += loaded.skipped
     shown = "; ".join(f"{s.name}: {s.reason} ({s.detail})" for s in skipped[:5])
     raise ValueError(f"none of the {len(data)} samples can be scanned. {shown}")
 
 
-def _say_cost(console: Console, job: _Job, mine: list[int], first: Batch) -> None:
+def _say_cost(console: Console, job: Job, mine: list[int], first: Loaded) -> None:
     """Time a few batches, print what the scan will cost, and refuse if the disk is too small for it."""
     run, n = job.run, sum(len(job.ids(block)) for block in mine)
-    batches = [first]
-    chunks = chunks_of(0, n, run.info["parameters"]["batch_size"])
-    if mine and len(chunks) >= SHARE:
-        start = job.ids(mine[0]).start
-        few = [range(start + c.start, start + c.stop) for c in chunks[: min(TIMED, len(chunks) // SHARE)]]
-        batches = [b for c in few if (b := job.load([i for i in c if i < len(job.data)]).batch) is not None] or batches
+    batches, chunks = [first], job.chunks(job.ids(mine[0])) if mine else []
+    if n >= SHARE * run.info["parameters"]["batch_size"]:
+        few = chunks[: min(TIMED, n // run.info["parameters"]["batch_size"] // SHARE)]
+        batches = [one for chunk in few if (one := job.load(chunk)).batch is not None] or batches
     seconds = seconds_per_sample(job.model, job.recorder(), batches) if mine else 0.0
     cost = measure(run.path, job.columns, run.info, seconds, len(run.missing_blocks()))
     console.print(
@@ -226,80 +245,8 @@ def _say_cost(console: Console, job: _Job, mine: list[int], first: Batch) -> Non
         f"state of a block and as much for those before it, and {cost.disk / 2**20:.1f} MiB of disk for the blocks and "
         f"the result ({cost.free / 2**20:,.0f} MiB are free)."
     )
+    if job.concepts is not None:
+        console.print(job.concepts.cost(len(run.missing_blocks()), run.info["parameters"]["block_size"]))
+        job.concepts.check_memory(free_memory(job.model.device))
     if mine:
         cost.check(run.path)
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What all blocks of a scan share."""
-
-    model: HookedVLM
-    data: ImageTextData
-    run: Run
-    columns: list[ColumnInfo]
-    known: dict[int, Skip]
-    prompt: str
-    fast: bool
-    workers: int = 0
-    fused: Fused | None = None
-    made_with: str = field(kw_only=True)
-    before: States = field(default_factory=dict)
-
-    def missing(self) -> list[int]:
-        """Blocks to do; those that are there are checked to be of this run."""
-        missing = self.run.missing_blocks()
-        for block in sorted({*range(self.run.n_blocks)} - {*missing}):
-            with open_block(self.run.block_path(block), self.run.identity, block):
-                pass
-        return missing
-
-    def ids(self, block: int) -> range:
-        size = self.run.info["parameters"]["block_size"]
-        return range(block * size, min((block + 1) * size, len(self.data)))
-
-    def scan_blocks(self, blocks: Sequence[int], progress: bool) -> None:
-        n = sum(len(self.ids(block)) for block in blocks)
-        with tqdm(total=n, unit="sample", desc="scan", disable=not progress) as bar:
-            for block in blocks:
-                with claimed(self.run.block_path(block)) as to_do:
-                    if to_do:
-                        self.scan_block(block, bar)
-
-    def recorder(self) -> Recorder:
-        """An empty one."""
-        kept = self.run.info["parameters"]
-        return Recorder(
-            self.model, self.columns, kept_samples(self.run.info), kept["n_visual"], kept["n_text"], self.fast,
-            self.before, self.fused,
-        )  # fmt: skip
-
-    def load(self, chunk: Sequence[int]) -> Loaded:
-        """The samples of a chunk as a batch."""
-        return load(self.model, self.data, chunk, self.prompt, self.known)
-
-    def remember(self, states: States) -> None:
-        """Merge the states of a finished block into what later ones need not better."""
-        for column, state in states.items():
-            if state.peak_all.device.type == "cpu":
-                self.before.setdefault(column, state.empty_like()).merge(state)
-
-    def scan_block(self, block: int, bar: Any) -> None:
-        ids, recorder = self.ids(block), self.recorder()
-        counts: dict[str, list[int]] = {"id": [], "n_visual_tokens": [], "n_text_tokens": []}
-        skipped: list[Skip] = []
-
-        chunks = chunks_of(ids.start, ids.stop, self.run.info["parameters"]["batch_size"])
-        for loaded in ahead(self.load, chunks, self.workers):
-            skipped += loaded.skipped
-            if loaded.batch is not None:
-                recorder.see(loaded.batch, loaded.ids, [self.data.facts[i].name for i in loaded.ids])
-                counts["id"] += loaded.ids
-                counts["n_visual_tokens"] += loaded.batch.mask(TokenKind.VISUAL).sum(1).tolist()
-                counts["n_text_tokens"] += loaded.batch.mask(TokenKind.TEXT).sum(1).tolist()
-            bar.update(len(loaded.ids) + len(loaded.skipped))
-        assert len(counts["id"]) + len(skipped) == sum(map(len, chunks)), "every sample is scanned or skipped, once"
-        samples = {name: torch.tensor(values, dtype=torch.int32) for name, values in counts.items()}
-        path = self.run.block_path(block)
-        write_block(path, recorder.states, recorder.moments, samples, skipped, block, self.run.identity, self.made_with)
-        self.remember(recorder.states)

@@ -31,11 +31,13 @@ class Loaded:
         ids: sample ids of the rows.
         batch: None if nothing is left.
         skipped: samples that were left out.
+        told: what `tell` says of the batch; None where nobody is asked.
     """
 
     ids: list[int]
     batch: Batch | None
     skipped: list[Skip]
+    told: Any = None
 
 
 def known_skips(data: ImageTextData, prompt: str) -> dict[int, Skip]:
@@ -53,8 +55,24 @@ def known_skips(data: ImageTextData, prompt: str) -> dict[int, Skip]:
     return skips
 
 
-def load(model: HookedVLM, data: ImageTextData, ids: Sequence[int], prompt: str, known: Mapping[int, Skip]) -> Loaded:
-    """Prepare the samples `ids` as one batch, without those that cannot be scanned."""
+def load(
+    model: HookedVLM,
+    data: ImageTextData,
+    ids: Sequence[int],
+    prompt: str,
+    known: Mapping[int, Skip],
+    tell: Callable[[Batch, Sequence[Sample]], Any] | None = None,
+) -> Loaded:
+    """Prepare the samples `ids` as one batch, without those that cannot be scanned.
+
+    Args:
+        model: that they are prepared for.
+        data: where they are.
+        ids: which.
+        prompt: question for samples without one of their own.
+        known: samples that are left out.
+        tell: is asked about the batch and its samples.
+    """
     skipped = [known[i] for i in ids if i in known]
     rows: list[tuple[Sample, list[Any]]] = []
     for sample in (data[i] for i in ids if i not in known):
@@ -77,7 +95,8 @@ def load(model: HookedVLM, data: ImageTextData, ids: Sequence[int], prompt: str,
     while rows:
         row, reason, detail, batch = _try(model, rows, prompt)
         if batch is not None:
-            return Loaded([sample.id for sample, _ in rows], batch, skipped)
+            samples = [sample for sample, _ in rows]
+            return Loaded([s.id for s in samples], batch, skipped, None if tell is None else tell(batch, samples))
         sample, _ = rows.pop(row)
         skipped.append(Skip(sample.id, sample.name, reason, detail))
     return Loaded([], None, skipped)
@@ -159,13 +178,3 @@ def _leave_ctrl_c(worker: int) -> None:
 
 def _as_it_is(loaded: Any) -> Any:
     return loaded
-
-
-def chunks_of(start: int, stop: int, size: int) -> list[range]:
-    """Sample ids from start to stop in batches; a batch that loses samples is not filled up, so that which samples
-    share a batch depends on nothing else.
-
-    >>> chunks_of(0, 5, 2)
-    [range(0, 2), range(2, 4), range(4, 5)]
-    """
-    return [range(i, min(i + size, stop)) for i in range(start, stop, size)]

@@ -17,6 +17,7 @@ from vlm_neurons._text import not_utf8
 from vlm_neurons.data import DEFAULT_PROMPT
 from vlm_neurons.models import HookedVLM
 from vlm_neurons.scanning.blocks import ColumnInfo
+from vlm_neurons.scanning.loading import Loaded
 from vlm_neurons.scanning.moments import Moments
 from vlm_neurons.scanning.recorder import Recorder
 from vlm_neurons.sites import Site, named
@@ -24,7 +25,7 @@ from vlm_neurons.sites import names as site_names
 
 if TYPE_CHECKING:
     from vlm_neurons.data import ImageTextData
-    from vlm_neurons.models import Batch, HookedVLM
+    from vlm_neurons.models import HookedVLM
 
 TIMED = 3  # batches
 COPIES = 3  # of the state of all neurons: a block's, that of all before it, and both put together
@@ -125,7 +126,7 @@ def measure(path: Path, columns: Sequence[ColumnInfo], info: dict[str, Any], sec
     return Cost(seconds, state, state * (n_blocks + 1), shutil.disk_usage(path).free)
 
 
-def seconds_per_sample(model: HookedVLM, recorder: Recorder, batches: Sequence[Batch]) -> float:
+def seconds_per_sample(model: HookedVLM, recorder: Recorder, batches: Sequence[Loaded]) -> float:
     """Time of one sample, forward pass and statistics together; `recorder` is of no use afterwards.
 
     Args:
@@ -134,9 +135,9 @@ def seconds_per_sample(model: HookedVLM, recorder: Recorder, batches: Sequence[B
         batches: what to time.
     """
     seen, began = 0, time.perf_counter()
-    for batch in batches:
+    for batch, told in ((one.batch, one.told) for one in batches if one.batch is not None):
         with suppress(FloatingPointError):  # the scan itself will come to this sample, and name it
-            recorder.see(batch, range(seen, seen + len(batch)), [""] * len(batch))
+            recorder.see(batch, range(seen, seen + len(batch)), [""] * len(batch), told)
         seen += len(batch)
     if model.device.type == "cuda":
         torch.cuda.synchronize(model.device)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from vlm_neurons.models.reading import Values, of_tokens, readers
+from vlm_neurons.models.reading import Values, each, of_tokens, readers
 from vlm_neurons.scanning.blocks import Column, ColumnInfo, States, Sums
+from vlm_neurons.scanning.concept_job import ConceptJob, Told
 from vlm_neurons.scanning.fused import Fused, Parts
 from vlm_neurons.scanning.moments import Moments, image_means, of_both
 from vlm_neurons.scanning.summarise import RowTokens, entering, extremes, rows_by_image, rows_by_kind, summarise
@@ -61,6 +63,7 @@ class Recorder:
         before: states of other samples of the same run. What cannot enter these cannot be among the top samples of
             the run, and need not be looked at closely; the states made here lack it.
         fused: summaries by compiled code, where rows hold both pictures and text; see `vlm_neurons.scanning.fused`.
+        concepts: what is summed up of concepts.
     """
 
     def __init__(
@@ -73,9 +76,11 @@ class Recorder:
         fast: bool = False,
         before: States | None = None,
         fused: Fused | None = None,
+        concepts: ConceptJob | None = None,
     ) -> None:
         self.model, self.columns, self.fast, self.before = model, columns, fast, before or {}
-        self.fused = fused
+        self.fused, self.concepts = fused, concepts
+        self.sums = None if concepts is None else concepts.recorder()
         self.n_visual, self.n_text = n_visual, n_text
         self.states: States = {c.column: c.empty(top_n, n_visual, n_text, model.device) for c in columns}
         self.moments: Sums = {c.column: Moments.empty(c.d, model.device) for c in columns if c.indexed_by == "row"}
@@ -84,13 +89,14 @@ class Recorder:
             self.poles.setdefault(column.hook, []).append(column.pole)
         self.by_image = {c.hook: c.indexed_by == "image" for c in columns}
 
-    def see(self, batch: Batch, ids: Sequence[int], names: Sequence[str]) -> None:
+    def see(self, batch: Batch, ids: Sequence[int], names: Sequence[str], told: Told | None = None) -> None:
         """Run a batch and take in what its units are.
 
         Args:
             batch: the batch.
             ids: sample id of every row.
             names: what to call the rows in an error.
+            told: what the bank of concepts says of the batch.
 
         Raises:
             FloatingPointError: an activation is not finite; the message names sample and site.
@@ -101,6 +107,8 @@ class Recorder:
 
         def take_in(place: str, values: Tensor, defined: Tensor | None) -> None:
             read = of_tokens(self.model, batch, place, values, defined)
+            if self.sums is not None:
+                self.sums.take_in(place, *read)
             if self.by_image[place]:
                 rows = rows_by_image(batch.row_of_patches[read[2]], len(batch))
                 broken[place] = self._update(place, read, rows, sample_ids, None)
@@ -111,7 +119,12 @@ class Recorder:
         places = [place for place in self.poles if batch.pixel_values is not None or not self.by_image[place]]
         if not places:
             return
-        self.model.observe(batch, readers(places, take_in), fast=self.fast)
+        looks = {hook: [fn] for hook, fn in readers(places, take_in).items()}
+        if self.concepts is not None and self.sums is not None and told is not None:
+            self.sums.begin(batch, self.concepts.asked.maps(told, self.model.device))
+            for hook, fns in self.concepts.observers(self.sums).items():
+                looks[hook] = [*looks.get(hook, ()), *fns]
+        self.model.observe(batch, {hook: partial(each, fns) for hook, fns in looks.items()}, fast=self.fast)
         self._refuse(broken, ids, names)
 
     def _update(self, place: str, read: Values, rows: list[RowTokens], ids: Tensor, kinds: Tensor | None) -> Tensor:

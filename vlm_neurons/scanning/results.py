@@ -8,8 +8,11 @@ nanoseconds): the newest one counts unless a simulator is named.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from vlm_neurons.units import Neuron, Pole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,6 +20,32 @@ if TYPE_CHECKING:
 
 EXPLANATIONS, SIMULATIONS, SCORES = "explanations.jsonl", "simulations", "scores"
 TABLE_FORMAT = b"4"
+
+
+def columns_in_words(columns: Sequence[tuple[str, Pole]]) -> str:
+    """Hooks and poles by site.
+
+    >>> columns_in_words([("blocks.0.mlp.hook_act", "+"), ("blocks.1.mlp.hook_act", "+")])
+    'layers 0-1 at site gate (pole +)'
+    """
+    sites: dict[str, tuple[set[int], set[str]]] = {}
+    for hook, pole in columns:
+        neuron = Neuron(hook, 0, pole)
+        layers, poles = sites.setdefault(neuron.site, (set(), set()))
+        layers.add(neuron.layer)
+        poles.add(pole)
+    return ", ".join(
+        f"{_span(sorted(layers))} at site {name} ({'poles + and -' if len(poles) > 1 else f'pole {min(poles)}'})"
+        for name, (layers, poles) in sites.items()
+    )
+
+
+def _span(layers: list[int]) -> str:
+    """Layers in words: from the first to the last where none is missing."""
+    if len(layers) == 1:
+        return f"layer {layers[0]}"
+    whole = layers == list(range(layers[0], layers[-1] + 1))
+    return f"layers {layers[0]}-{layers[-1]}" if whole else f"layers {', '.join(map(str, layers))}"
 
 
 def last_explanations(path: str | Path) -> dict[str, dict[str, Any]]:

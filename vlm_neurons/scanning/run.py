@@ -10,16 +10,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from vlm_neurons._checks import check_columns
+from vlm_neurons._checks import check_columns, whole
 from vlm_neurons._files import write_atomic
 from vlm_neurons.data.sources import read_records
 from vlm_neurons.scanning.blocks import FORMAT, Column, moments_of, open_result, state_of
+from vlm_neurons.scanning.concept_table import MIN_IMAGES, concept_table
 from vlm_neurons.scanning.identity import identity_of
 from vlm_neurons.scanning.moments import Moments
-from vlm_neurons.scanning.results import load_explanations, load_scores
+from vlm_neurons.scanning.results import columns_in_words, load_explanations, load_scores
 from vlm_neurons.scanning.state import TopSamples
 from vlm_neurons.synthetic import open_data
-from vlm_neurons.units import Neuron, Pole
+from vlm_neurons.units import Pole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,16 +156,7 @@ class Run:
         >>> run.scanned
         'layers 0-3 at site gate (pole +)'
         """
-        sites: dict[str, tuple[set[int], set[str]]] = {}
-        for hook, pole in self.columns:
-            neuron = Neuron(hook, 0, pole)
-            layers, poles = sites.setdefault(neuron.site, (set(), set()))
-            layers.add(neuron.layer)
-            poles.add(pole)
-        return ", ".join(
-            f"{_span(sorted(layers))} at site {name} ({'poles + and -' if len(poles) > 1 else f'pole {min(poles)}'})"
-            for name, (layers, poles) in sites.items()
-        )
+        return columns_in_words(self.columns)
 
     @cached_property
     def samples(self) -> pd.DataFrame:
@@ -244,6 +236,22 @@ class Run:
         """
         return load_scores(self.path, simulator)
 
+    def concepts(self, min_images: int = MIN_IMAGES) -> pd.DataFrame:
+        """What every unit answers to, of a scan with concepts: a row a unit, side and pole; see `scanning/README.md`.
+
+        `r` ranks concepts of a unit, not units: over all data it falls with a concept's frequency, a right one too.
+
+        Args:
+            min_images: concepts that fewer images (of the text: samples) of a half have are not chosen.
+
+        Raises:
+            FileNotFoundError: the scan is not finished.
+            ValueError: it was made without concepts, or sums are missing.
+        """
+        self._check_complete()
+        whole(1, min_images=min_images)
+        return concept_table(self.path, self.identity, self.info, self.n_blocks, min_images)
+
     def _parquet(self, name: str, remedy: str) -> pd.DataFrame:
         import pandas as pd
 
@@ -299,14 +307,6 @@ class Run:
         text = f"{len(self.samples):,} samples scanned, {len(self.skipped):,} skipped"
         reasons = Counter(record["reason"] for record in self.skipped)
         return text + (f" ({', '.join(f'{n} {reason}' for reason, n in reasons.items())})" if reasons else "")
-
-
-def _span(layers: list[int]) -> str:
-    """Layers in words: from the first to the last where none is missing."""
-    if len(layers) == 1:
-        return f"layer {layers[0]}"
-    whole = layers == list(range(layers[0], layers[-1] + 1))
-    return f"layers {layers[0]}-{layers[-1]}" if whole else f"layers {', '.join(map(str, layers))}"
 
 
 def check_length(run: Run, data: ImageTextData) -> None:

@@ -26,6 +26,7 @@ from vlm_neurons.scanning.blocks import (
     state_of,
     tensor_name,
 )
+from vlm_neurons.scanning.concept_files import FOLDER, join, parts
 from vlm_neurons.scanning.identity import differences, noteworthy
 from vlm_neurons.scanning.run import Run
 from vlm_neurons.synthetic import open_data
@@ -77,6 +78,8 @@ def finish(run: Run, data: ImageTextData, prompt: str) -> None:
             for file in files[1:]:
                 merged.merge(read(file, column))
             tensors |= {tensor_name(column, name): tensor for name, tensor in merged.tensors().items()}
+    for fold in range(run.info["parameters"].get("folds", 0)):
+        join(run.path, run.identity, fold, range(run.n_blocks))
     made = sorted({file.metadata()["made_with"] for file in files})
     metadata = {"format": str(FORMAT), "run": run.identity, "made_with": f"[{', '.join(made)}]"}
     write_atomic(run.path / "scan.safetensors", lambda temporary: save_file(tensors, temporary, metadata))
@@ -150,5 +153,12 @@ def _merge(runs: list[Run], out: Path, data: ImageTextData | str | Path | None) 
     for block, source in sources.items():
         if not run.block_path(block).exists():
             write_atomic(run.block_path(block), partial(shutil.copyfile, source))
+    for part in runs:
+        done = {*range(part.n_blocks)} - {*part.missing_blocks()}
+        for fold in range(part.info["parameters"].get("folds", 0)):
+            for file, _ in parts(part.path, part.identity, fold, done):
+                target = run.path / FOLDER / file.name
+                if not target.exists():
+                    write_atomic(target, partial(shutil.copyfile, file))
     finish(run, data, first.info["parameters"]["prompt"])
     return run

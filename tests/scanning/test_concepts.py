@@ -1,0 +1,414 @@
+"""r of every unit with every concept, from one pass, equals that of all activations kept: at every site, both poles, in
+any batches, blocks and order, after an interruption, by several processes and after a merge."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import seeds
+import tiny
+import torch
+from banks import Given, Means
+from scipy import stats
+from sites.test_partly_defined import Halves
+
+import vlm_neurons as vn
+from vlm_neurons.models.reading import of_tokens, readers
+from vlm_neurons.protocols import Concept, Maps
+from vlm_neurons.scanning import merge
+from vlm_neurons.scanning.concept_files import folds_of
+from vlm_neurons.scanning.concept_moments import FoldSums
+from vlm_neurons.scanning.concept_table import Summed
+from vlm_neurons.scanning.nulls import random_units
+from vlm_neurons.scanning.viewing import views_of
+
+RESIDUAL = "blocks.1.hook_resid_post"
+SITES = ["gate", "post", "projector", "vision", RESIDUAL, Halves()]
+N, FOLDS = 26, 4
+SIDES = ("picture", "text")
+
+
+class Offset(Means):
+    """The same concepts far from 0."""
+
+    name = "offset"
+
+    def maps(self, view):
+        picture, text = super().maps(view)
+        return Maps(picture + 3000, text - 50)
+
+
+@pytest.fixture(scope="module")
+def model():
+    processor = tiny.processor()
+    hf = tiny.llava(processor.tokenizer, seed=5)
+    hf.model.language_model.layers[1].mlp.down_proj.weight.data[3] += 40  # one coordinate far from 0
+    yield vn.HookedVLM(hf, processor)
+    vn.sites.forget("half")
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(11)
+    words = ["dogs", "are", "here", "red", "trees", "in", "a", "row", "of", "cats"]
+    pictures = [tiny.image(30 + i, 36, rng) for i in range(N)]
+    pictures[9] = pictures[2]  # the same picture, another response
+    samples = []
+    for i in range(N):
+        images = [pictures[i], pictures[i - 1]] if i == 6 else None if i in (4, 15) else pictures[i]
+        text = " ".join(rng.choice(words, rng.integers(2, 9)))
+        samples.append({"image": images, "response": f"{text} {i}.", "name": f"sample {i}"})
+    return vn.ImageTextData.from_samples(samples)
+
+
+@pytest.fixture(scope="module")
+def kept(model, data):
+    """Of every sample the maps of the bank, and the values of all units at its patches and response tokens."""
+    places = [p for site in SITES for p in places_of(model, site)]
+    found = []
+    for sample in data:
+        batch = model.prepare([sample.load_images()], [sample.question(vn.data.DEFAULT_PROMPT)], [sample.response])
+        view = views_of(batch, [sample], [data.image_digests[sample.id]])[0]
+        acts = {}
+
+        def keep(place, values, defined, batch=batch, acts=acts):
+            values, defined, patch = of_tokens(model, batch, place, values, defined)
+            flat = values[0].double()
+            flat = flat if defined is None else flat.masked_fill(~defined[0], np.nan)
+            if patch is not None:
+                acts[place, "picture"] = flat.numpy(), patch.numpy()
+                return
+            index = batch.patch_index[0]
+            acts[place, "picture"] = flat[index >= 0].numpy(), index[index >= 0].numpy()
+            acts[place, "text"] = flat[batch.mask("text")[0]].numpy(), slice(None)
+
+        read = [p for p in places if sample.images or not p.startswith(("vision", "projector"))]
+        model.observe(batch, readers(read, keep))
+        found.append((view, acts))
+    return found
+
+
+def places_of(model, site):
+    chosen = vn.sites.named(site)
+    return [chosen.place(layer) for layer in chosen.layers(model.hook_dict)]
+
+
+def reference(kept, place, side, bank, samples):
+    """r of each pair by its definition, over the places where both are known."""
+    a, c = [], []
+    for i in samples:
+        view, acts = kept[i]
+        if (place, side) in acts:
+            values, where = acts[place, side]
+            a.append(values)
+            c.append(getattr(bank.maps(view), side)[where].astype(float))
+    a, c = np.concatenate(a), np.concatenate(c)
+    r = np.zeros((a.shape[1], c.shape[1]))
+    for k in range(c.shape[1]):
+        known = ~np.isnan(c[:, k])
+        x = a[known]
+        y = np.where(np.isnan(x), np.nan, c[known, k][:, None])
+        x, y = (v - np.nansum(v, 0) / np.maximum((~np.isnan(v)).sum(0), 1) for v in (x, y))
+        varies = (np.nanmax(abs(x), 0, initial=0) > 1e-9) & (np.nanmax(abs(y), 0, initial=0) > 1e-9)
+        scale = np.sqrt(np.nansum(x * x, 0) * np.nansum(y * y, 0))
+        r[varies, k] = (np.nansum(x * y, 0) / np.where(varies, scale, 1))[varies]
+    return r
+
+
+def scanned(model, data, out, **options):
+    options = {"site": SITES, "concepts": Means(), "folds": FOLDS, "null_directions": 0, **options}
+    return vn.scan(model, data, top_n=2, out=out, progress=False, **options)
+
+
+def fold_sums(run, place, side, d=None):
+    summed = Summed.of(run.path, run.identity, run.info, run.n_blocks)
+    d = d or next(c["d"] for c in run.info["columns"] if c["hook"] == place)
+    return FoldSums.of(summed.read(f"{place}/{side}/"), d, len(summed.concepts[side]))
+
+
+def assert_equal_to_all_kept(run, kept, data, bank):
+    checked = 0
+    home = folds_of(data.facts, FOLDS)
+    for place in dict.fromkeys(c["hook"] for c in run.info["columns"]):
+        for side in SIDES[: 1 if place.startswith(("vision", "projector")) else 2]:
+            sums = fold_sums(run, place, side)
+            for folds in (range(FOLDS), [0, 2]):
+                samples = [i for i in range(N) if home[i] in folds]
+                r = sums.over(folds).r()[0].numpy()
+                np.testing.assert_allclose(r, reference(kept, place, side, bank, samples), atol=1e-5)
+                checked += r.size
+    assert checked > 4000
+
+
+def test_every_site_equals_all_activations_kept(model, data, kept, tmp_path):
+    run = scanned(model, data, tmp_path, batch_size=5)
+    assert_equal_to_all_kept(run, kept, data, Means())
+
+
+def test_concepts_and_units_far_from_0_are_as_exact(model, data, kept, tmp_path):
+    run = scanned(model, data, tmp_path, batch_size=4, concepts=Offset(), site=["gate", RESIDUAL])
+    means = np.concatenate([k[1][RESIDUAL, "picture"][0] for k in kept if (RESIDUAL, "picture") in k[1]])
+    assert (abs(means.mean(0)) > 3 * means.std(0)).any() or (abs(means.mean(0)) > 1).any()
+    for side in SIDES:
+        r = fold_sums(run, RESIDUAL, side).over(range(FOLDS)).r()[0].numpy()
+        np.testing.assert_allclose(r, reference(kept, RESIDUAL, side, Offset(), range(N)), atol=1e-5)
+
+
+class Stops(Means):
+    """Means that fail at one sample while they are asked to."""
+
+    at: str | None = None
+
+    def maps(self, view):
+        if view.name == self.at:
+            raise RuntimeError("stop")
+        return super().maps(view)
+
+
+@pytest.fixture(scope="module")
+def once(model, data, tmp_path_factory):
+    return scanned(model, data, tmp_path_factory.mktemp("once") / "run", site=["gate", "vision"], batch_size=8)
+
+
+def assert_same_table(a, b):
+    one, other = a.concepts(min_images=2), b.concepts(min_images=2)
+    assert len(one) == len(other) and (one["r"] != 0).any()
+    pd.testing.assert_frame_equal(one, other, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize(("batch_size", "block_size"), [(1, 1000), (5, 6), (3, 13)])
+def test_batches_and_blocks_change_nothing(model, data, once, tmp_path, batch_size, block_size):
+    run = scanned(model, data, tmp_path, site=["gate", "vision"], batch_size=batch_size, block_size=block_size)
+    assert_same_table(run, once)
+    assert len(list((tmp_path / "concepts").iterdir())) == FOLDS  # one file a fold, nothing left over
+
+
+def test_order_changes_nothing(model, data, once, tmp_path):
+    order = seeds.rng().permutation(N)
+    run = scanned(model, vn.ImageTextData.from_samples([data[int(i)] for i in order]), tmp_path,
+                  site=["gate", "vision"], batch_size=4, block_size=9)  # fmt: skip
+    assert_same_table(run, once)
+
+
+def test_a_scan_that_was_stopped_goes_on(model, data, once, tmp_path):
+    bank = Stops()
+    options = {"site": ["gate", "vision"], "concepts": bank, "block_size": 6, "batch_size": 2}
+    for bank.at in ("sample 8", "sample 14", "sample 14"):
+        with pytest.raises(RuntimeError, match="stop"):
+            scanned(model, data, tmp_path, **options)
+    bank.at = None
+    assert_same_table(scanned(model, data, tmp_path, **options), once)
+
+
+def test_a_crash_between_a_block_and_its_sums_leaves_nothing_twice(model, data, once, tmp_path):
+    bank = Stops()
+    bank.at = "sample 14"
+    options = {"site": ["gate", "vision"], "concepts": bank, "block_size": 6, "batch_size": 2}
+    with pytest.raises(RuntimeError, match="stop"):
+        scanned(model, data, tmp_path / "a", **options)
+    old = {f.name: f.read_bytes() for f in (tmp_path / "a" / "concepts").iterdir()}
+    bank.at = "sample 20"
+    with pytest.raises(RuntimeError, match="stop"):
+        scanned(model, data, tmp_path / "a", **options)
+    for name, content in old.items():  # as if what was added up had not been removed
+        (tmp_path / "a" / "concepts" / name).write_bytes(content)
+    bank.at = None
+    assert_same_table(scanned(model, data, tmp_path / "a", **options), once)
+
+
+def test_processes_and_merged_runs_change_nothing(model, data, once, tmp_path, monkeypatch):
+    options = {"site": ["gate", "vision"], "block_size": 5, "batch_size": 2}
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        together = scanned(model, data, tmp_path / "one", **options)
+        apart = scanned(model, data, tmp_path / rank, **options)
+        assert not apart.complete
+    assert_same_table(together, once)
+    assert_same_table(merge([tmp_path / "0", tmp_path / "1"], tmp_path / "both", data), once)
+    shutil.rmtree(tmp_path / "1" / "concepts")
+    with pytest.raises(ValueError, match="lacks the sums of fold 0 in blocks"):
+        merge([tmp_path / "0", tmp_path / "1"], tmp_path / "broken", data)
+
+
+def test_maps_made_by_workers_change_nothing(model, data, once, tmp_path):
+    assert_same_table(scanned(model, data, tmp_path, site=["gate", "vision"], batch_size=8, workers=1), once)
+
+
+def test_a_bank_that_is_a_model_is_asked_by_the_batch(model, data, once, tmp_path):
+    asked: list[int] = []
+
+    class Model(Means):
+        on_device = True
+
+        def maps(self, view):
+            raise AssertionError("never")
+
+        def maps_of_batch(self, views, device):
+            asked.append(len(views))
+            return [Means().maps(view) for view in views]
+
+    assert_same_table(scanned(model, data, tmp_path, site=["gate", "vision"], concepts=Model(), batch_size=8), once)
+    assert max(asked) > 1
+
+
+def best_of(r, allowed):
+    return int(np.where(allowed, r, -np.inf).argmax())
+
+
+def z_interval(each, whole):
+    z = np.arctanh(np.array(each))
+    half = stats.t.ppf(0.975, len(z) - 1) * np.sqrt((len(z) - 1) / len(z) * ((z - z.mean()) ** 2).sum())
+    return np.tanh(np.arctanh(whole) - half), np.tanh(np.arctanh(whole) + half)
+
+
+def test_a_row_tells_the_concept_chosen_on_one_half_and_reported_on_the_other(model, data, kept, tmp_path):
+    run = scanned(model, data, tmp_path, batch_size=5, site=["post"])
+    table = run.concepts(min_images=2)
+    place, home, bank = "blocks.1.mlp.hook_post", folds_of(data.facts, FOLDS), Means()
+    both = {half: [i for i in range(N) if home[i] % 2 == half] for half in (0, 1)}
+    r_half = [reference(kept, place, "picture", bank, both[half]) for half in (0, 1)]
+    r_whole = reference(kept, place, "picture", bank, range(N))
+    leave = [reference(kept, place, "picture", bank, [i for i in range(N) if home[i] != f]) for f in range(FOLDS)]
+    allowed = np.array([True, True, True, True])
+    names = [c.name for c in bank.concepts("picture")]
+    rows = table[(table["hook"] == place) & (table["side"] == "picture")].set_index(["index", "pole"])
+    for j in (0, 7, 21):
+        for pole, sign in (("+", 1), ("-", -1)):
+            row = rows.loc[(j, pole)]
+            whole = best_of(sign * r_whole[j], allowed)
+            first, second = (best_of(sign * r[j], allowed) for r in r_half)
+            assert row["concept"] == names[whole]
+            assert row["r"] == pytest.approx(sign * (r_half[1][j, first] + r_half[0][j, second]) / 2, abs=2e-5)
+            low, high = z_interval([sign * r[j, whole] for r in leave], sign * r_whole[j, whole])
+            assert (row["r_low"], row["r_high"]) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
+            specific = allowed & np.array([not c.generic for c in bank.concepts("picture")])
+            assert row["specific"] == names[best_of(sign * r_whole[j], specific)]
+            assert row["generic"] == "position:top" and row["n_folds"] == FOLDS
+
+
+def test_a_concept_is_not_chosen_below_min_images(once):
+    few = once.concepts(min_images=1000)
+    assert (few["concept"] == "").all() and set(few["side"]) == set(SIDES)
+    text = once.concepts(min_images=3)
+    text = text[text["side"] == "text"]
+    assert set(text["concept"]) <= {"letter:e", "length:"} and (text["n_images"] <= N).all()
+
+
+def test_random_units_read_what_the_layer_reads_and_p_is_the_share_above(model, data, kept, tmp_path):
+    run = scanned(model, data, tmp_path, site=["gate", "post", "vision"], null_directions=30, batch_size=6)
+    gate, post = "blocks.1.mlp.hook_act", "blocks.1.mlp.hook_post"
+    for units in random_units(model, [gate, post], 30):
+        weight = model.bridge.original_model.model.language_model.layers[1].mlp.gate_proj.weight
+        assert set(units.gate.norm(dim=0).numpy().round(4)) <= set(weight.norm(dim=1).detach().numpy().round(4))
+        seen = [(view, {}) for view, _ in kept]
+        for sample, (_, acts) in zip(data, seen, strict=True):
+            images, question = [sample.load_images()], [sample.question(vn.data.DEFAULT_PROMPT)]
+            batch = model.prepare(images, question, [sample.response])
+
+            def keep(x, batch=batch, acts=acts, units=units):
+                value = torch.nn.functional.silu(x[0].double() @ units.gate.double())
+                value = value if units.up is None else value * (x[0].double() @ units.up.double())
+                index = batch.patch_index[0]
+                acts["r", "picture"] = value[index >= 0].numpy(), index[index >= 0].numpy()
+                acts["r", "text"] = value[batch.mask("text")[0]].numpy(), slice(None)
+
+            model.observe(batch, {"blocks.1.mlp.hook_in": keep})
+        r = fold_sums(run, units.place, "picture", 30).over(range(FOLDS)).r()[0].numpy()
+        np.testing.assert_allclose(r, reference(seen, "r", "picture", Means(), range(N)), atol=1e-5)
+    table = run.concepts(min_images=2)
+    assert table[table["site"] == "vision"]["p_random"].isna().all()
+    of_post = table[table["hook"] == post]
+    assert (of_post["p_random"] * 31).round(4).isin(range(1, 32)).all()
+    for _, layer in of_post.groupby(["side", "pole"]):
+        assert layer.sort_values("r_specific")["p_random"].is_monotonic_decreasing
+
+
+@pytest.mark.parametrize(
+    ("bank", "message"),
+    [
+        ("pixels", "is no bank of concepts"),
+        (Given(value=np.inf), "bank 'given', sample sample 0, picture: the map of 'given:given' is infinite"),
+        (Given() + Given("b", 1j), "give real numbers"),
+    ],
+)
+def test_a_bank_that_cannot_be_used_is_refused_at_the_start(model, data, tmp_path, bank, message):
+    with pytest.raises(ValueError, match=message):
+        scanned(model, data, tmp_path / "run", concepts=bank, site="gate")
+    assert not (tmp_path / "run").exists()
+
+
+class Odd(Means):
+    def __init__(self, what):
+        self.what, self.n = what, 0
+
+    def concepts(self, side):
+        if self.what == "empty":
+            return ()
+        if self.what == "many":
+            return tuple(Concept("word", str(i)) for i in range(200_000))
+        return super().concepts(side) * (1 + (self.what == "twice"))
+
+    def maps(self, view):
+        picture, text = super().maps(view)
+        self.n += 1
+        if self.what == "changes":
+            return Maps(picture + self.n, text)
+        return Maps(picture[1:], text) if self.what == "short" else Maps(picture, text)
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("empty", "has no concepts"), ("many", "200,000 concepts of the picture"), ("twice", "twice"),
+        ("changes", "gives other maps of sample"), ("short", r"a map of \(15, 4\); 16 patches x 4 concepts"),
+    ],
+)  # fmt: skip
+def test_a_bank_that_is_wrong_is_named_before_hours_are_spent(model, data, tmp_path, what, message):
+    with pytest.raises(ValueError, match=message):
+        scanned(model, data, tmp_path / "run", concepts=Odd(what), site="gate")
+
+
+def test_a_run_goes_on_only_with_the_same_concepts(model, data, once):
+    with pytest.raises(ValueError, match=r"parameters.concepts: 'means' there, 'offset' here"):
+        scanned(model, data, once.path, site=["gate", "vision"], batch_size=8, concepts=Offset())
+    with pytest.raises(ValueError, match=r"parameters.folds: 4 there, 5 here"):
+        scanned(model, data, once.path, site=["gate", "vision"], batch_size=8, folds=5)
+
+
+def test_a_run_without_concepts_says_so(model, data, tmp_path):
+    run = scanned(model, data, tmp_path, concepts=None, site="gate", batch_size=8)
+    assert "concepts" not in run.info["parameters"]
+    with pytest.raises(ValueError, match="was scanned without concepts"):
+        run.concepts()
+
+
+def test_all_neurons_of_a_run_are_explained_from_its_concepts(once, model, data, tmp_path):
+    table = once.concepts(min_images=2)
+    explanations = vn.explain(once, min_images=2, out=tmp_path)
+    assert set(explanations) == set(table["neuron"]) and len(explanations) == 2 * 44 + 3 * 40
+    sides = table.set_index(["neuron", "side"])
+    for neuron, one in explanations.items():
+        for side in SIDES:
+            row = sides.loc[(neuron, side)] if (neuron, side) in sides.index else None
+            counts = row is not None and row["r_low"] > 0
+            assert (side in one.by_side) == counts
+            assert not counts or one.by_side[side] == row["phrase"]
+        assert one.text == ("; ".join(one.by_side.values()) or "no clear pattern")
+    back = vn.autointerp.store.read_explanations(tmp_path)
+    assert {n: e.to_record() for n, e in back.items()} == {n: e.to_record() for n, e in explanations.items()}
+    with pytest.raises(ValueError, match="a run is explained by its concepts"):
+        vn.explain(once, "dissection")
+
+
+def test_a_neuron_with_a_label_is_explained_on_the_sides_of_its_class(model, data, tmp_path):
+    run = scanned(model, data, tmp_path, site="gate", batch_size=8)
+    table = vn.classify(run)
+    run.save(table)
+    explanations = vn.explain(run, min_images=2)
+    for label, side in (("visual", "text"), ("text", "picture")):
+        own = table[table["label"] == label]["neuron"]
+        assert not any(side in explanations[neuron].by_side for neuron in own)
