@@ -205,13 +205,30 @@ def pixel_shares(
     return np.concatenate(found).T
 
 
+def shares_of_sheet(
+    pixels: UInt8[np.ndarray, "height width 3"], boxes: Shaped[np.ndarray, "box 4"], in_tiles: Bool[np.ndarray, "box"]
+) -> Float[np.ndarray, "box concept"]:
+    """`pixel_shares` where a view of the whole picture and its tiles lie on one sheet: each is a picture of its own,
+    with its own border, middle and edges. Nothing where there is no box."""
+    there = ~np.isnan(boxes).any(1)
+    parts = [part for part in (there & ~in_tiles, there & in_tiles) if part.any()]
+    if len(parts) < 2:
+        return pixel_shares(pixels, boxes)
+    found = np.zeros((len(boxes), len(PIXEL_CONCEPTS)))
+    for part in parts:
+        left, top = np.floor(boxes[part, :2].min(0)).astype(int)
+        right, bottom = np.ceil(boxes[part, 2:].max(0)).astype(int)
+        found[part] = pixel_shares(pixels[top:bottom, left:right], boxes[part] - [left, top, left, top])
+    return found
+
+
 @lru_cache(maxsize=2048)  # many neurons share their samples
 def pixel_bank(seen: Seen) -> tuple[Maps, ...]:
     """Concepts of each image from its pixels: colour names, `bright` and `dark`, `textured` and `smooth` regions,
     edges, regions unlike the image's border (`object`, and by `place`), and positions."""
     found = []
-    for image, boxes in zip(seen.images, seen.boxes, strict=True):
-        shares = pixel_shares(np.asarray(image), boxes.reshape(-1, 4))
+    for i, (image, boxes) in enumerate(zip(seen.images, seen.boxes, strict=True)):
+        shares = shares_of_sheet(np.asarray(image), boxes.reshape(-1, 4), seen.in_tiles(i).ravel())
         found.append(dict(zip(PIXEL_CONCEPTS, shares.T.reshape(-1, *boxes.shape[:2]), strict=True)))
     return tuple(found)
 
@@ -224,7 +241,7 @@ def visual_bank(seen: Seen, truth: bool = True) -> tuple[Maps, ...]:
         truth: use the truth where there is one for just these patches.
     """
     maps = pixel_bank(seen)
-    if not truth or seen.truth is None or len(maps) != 1:
+    if not truth or seen.truth is None or len(maps) != 1 or seen.in_tiles(0).any():
         return maps
     grid = seen.boxes[0].shape[:2]
     known = {Concept(*key): shares for key, shares in seen.truth.items() if shares.shape == grid}

@@ -124,8 +124,11 @@ def _seen(
         sinks |= (batch.input_ids[row] == model.tokenizer.bos_token_id).cpu()
     boxes = {i: np.full((*batch.grids[i], 4), np.nan, np.float32) for i in images}
     patch_sinks = {i: np.zeros(batch.grids[i], bool) for i in images}
-    first = dict.fromkeys(images, 0)
+    first, whole, tiled = dict.fromkeys(images, 0), dict.fromkeys(images, 0), dict.fromkeys(images, False)
     for position, patch in reversed(list(_patches(batch, row))):
+        if patch.tile < 0:
+            whole[patch.image] = max(whole[patch.image], patch.row + 1)
+        tiled[patch.image] |= patch.tile >= 0
         boxes[patch.image][patch.row, patch.column] = patch.box
         patch_sinks[patch.image][patch.row, patch.column] = bool(sinks[position])
         first[patch.image] = position
@@ -141,6 +144,7 @@ def _seen(
         tuple(patch_sinks[i] for i in images),
         source,
         None if sample.truth is None else sample.truth(),
+        tuple(whole[i] * tiled[i] for i in images),
     )
 
 

@@ -46,6 +46,8 @@ class Seen:
         patch_sinks: the same for the patches of each image.
         source: what the data calls itself, such as `"scenes:n=1000,seed=0"`: with the id it says where the sample is.
         truth: (kind, word) -> share of every patch that has it, where the data set knows; None where it does not.
+        whole_rows: for each image how many rows of its patches are a view of the whole of it, with its tiles below; 0
+            where all rows are one view. Places without a patch have no box (NaN).
     """
 
     sample: int
@@ -59,6 +61,12 @@ class Seen:
     patch_sinks: tuple[Bool[np.ndarray, "rows columns"], ...]
     source: str = ""
     truth: Truth | None = None
+    whole_rows: tuple[int, ...] = ()
+
+    def in_tiles(self, image: int) -> Bool[np.ndarray, "rows columns"]:
+        """Places of an image that are in tiles, below the view of the whole."""
+        shape, whole = self.boxes[image].shape[:2], self.whole_rows[image] if self.whole_rows else 0
+        return np.broadcast_to(np.arange(shape[0])[:, None] >= whole, shape) & (whole > 0)
 
     @cached_property
     def image_digests(self) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from vlm_neurons._files import write_atomic
 from vlm_neurons.evidence.evidence import Evidence
 from vlm_neurons.evidence.exemplars import Exemplar, Seen
 
-FORMAT = 4
+FORMAT = 5
 
 
 def save(evidence: Mapping[str, Evidence], path: str | Path) -> Path:
@@ -113,7 +113,8 @@ def _samples_schema() -> Any:
     return pa.schema(
         [("sample", pa.int64()), ("name", pa.string()), ("images", pa.list_(pa.binary())), ("grids", pa.list_(ints)),
          ("boxes", pa.list_(floats)), ("tokens", pa.list_(pa.string())), ("kinds", ints), ("places", ints),
-         ("token_sinks", flags), ("patch_sinks", pa.list_(flags)), ("source", pa.string()), ("truth", pa.list_(truth))]
+         ("token_sinks", flags), ("patch_sinks", pa.list_(flags)), ("source", pa.string()), ("truth", pa.list_(truth)),
+         ("whole_rows", ints)]
     )  # fmt: skip
 
 
@@ -144,6 +145,7 @@ def _sample_row(seen: Seen) -> dict[str, Any]:
             {"kind": kind, "word": word, "rows": len(shares), "shares": shares.ravel().tolist()}
             for (kind, word), shares in seen.truth.items()
         ],
+        "whole_rows": list(seen.whole_rows),
     }  # fmt: skip
 
 
@@ -165,6 +167,7 @@ def _read_sample(row: dict[str, Any]) -> Seen:
         None if row["truth"] is None else {
             (t["kind"], t["word"]): np.array(t["shares"]).reshape(t["rows"], -1) for t in row["truth"]
         },
+        tuple(row["whole_rows"]),
     )  # fmt: skip
 
 

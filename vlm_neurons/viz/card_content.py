@@ -228,6 +228,8 @@ def strongest_places(e: Exemplar) -> list[str]:
             row, column = strongest_patch(values)
             best = float(values[row, column])
             where = f"strongest patch {number(best)}, row {row}, column {column}"
+            if (tiles := e.seen.in_tiles(place)).any():
+                where += " (in the tiles below the whole picture)" if tiles[row, column] else " (of the whole picture)"
             of = f" of image {place + 1}" if len(e.patch_acts) > 1 else ""
             found.append((where if best > 0 else "no patch is positive") + of)
     counted = np.where(e.scored_tokens(), e.token_acts, np.nan)

@@ -52,10 +52,9 @@ def share_of(values: Float[np.ndarray, "..."], top: float) -> Float[np.ndarray, 
 
 
 def heat(patches: Float[np.ndarray, "rows columns"], top: float) -> Image.Image:
-    """A picture with one pixel per patch, to be stretched over what the model saw."""
-    share = share_of(patches, top)
-    alpha = np.full((*share.shape, 1), round(255 * HEAT_OPACITY), np.uint8)
-    return Image.fromarray(np.concatenate([cividis(share), alpha], -1), "RGBA")
+    """A picture with one pixel per patch, to be stretched over what the model saw; clear where there is no value."""
+    alpha = np.where(np.isnan(patches), 0, round(255 * HEAT_OPACITY)).astype(np.uint8)[..., None]
+    return Image.fromarray(np.concatenate([cividis(share_of(patches, top)), alpha], -1), "RGBA")
 
 
 def gradient(steps: int = 24) -> Image.Image:

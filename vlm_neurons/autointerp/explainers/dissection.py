@@ -126,13 +126,15 @@ class DissectionExplainer(Explainer):
     ) -> Fit | None:
         """The concept, or two, that fit best; None if nothing fits better than chance."""
         flat = np.concatenate([v.ravel() for v in values]) if values else np.zeros(0)
+        there = ~np.isnan(flat)
+        flat = flat[there]
         if flat.size < MIN_TEXT or flat.max(initial=0) < 1 or flat.std() == 0 or not bank:
             return None  # less than a tenth of the neuron's peak: it is silent on this side
         concepts = sorted(bank)
-        masks = np.stack([np.concatenate([m.ravel() for m in bank[c]]) for c in concepts]).astype(float)
+        masks = np.stack([np.concatenate([m.ravel() for m in bank[c]])[there] for c in concepts]).astype(float)
         r = correlations(masks, flat)
         moved = np.stack([np.concatenate([v.ravel() for v in _moved(values, rng)]) for _ in range(self.n_null)])
-        null = float(np.quantile(correlations(masks, moved).max(0), 0.99))
+        null = float(np.quantile(correlations(masks, np.nan_to_num(moved[:, there])).max(0), 0.99))
         near = np.flatnonzero(r >= r.max() - TIE)
         best = int(min(near, key=lambda i: (_PREFERRED.index(concepts[i].kind), -r[i])))
         fit = Fit(((concepts[best],),), float(r[best]), null)
@@ -187,13 +189,15 @@ def _moved(values: Sequence[np.ndarray], rng: np.random.Generator) -> list[np.nd
 def _visual_side(
     evidence: Evidence, shown: Sequence[Exemplar], truth: bool
 ) -> tuple[list[np.ndarray], dict[Concept, list[np.ndarray]]]:
-    """Scaled activations of every image (sinks and missing ones as 0), and the bank's maps of each."""
+    """Scaled activations of every image (sinks and missing ones as 0, NaN where there is no patch), and the bank's
+    maps of each."""
     values: list[np.ndarray] = []
     bank: list[dict[Concept, Any]] = []
     for e in shown:
         maps = visual_bank(e.seen, truth)
-        for patches, here, counts in zip(e.patch_acts, maps, e.scored_patches(), strict=True):
-            values.append(np.where(counts, np.nan_to_num(evidence.scale(patches)), 0.0))
+        for patches, here, counts, boxes in zip(e.patch_acts, maps, e.scored_patches(), e.seen.boxes, strict=True):
+            scaled = np.where(counts, np.nan_to_num(evidence.scale(patches)), 0.0)
+            values.append(np.where(np.isnan(boxes[..., 0]), np.nan, scaled))
             bank.append(here)
     every = dict.fromkeys(c for b in bank for c in b)
     return values, {c: [b.get(c, np.zeros(v.shape)) for b, v in zip(bank, values, strict=True)] for c in every}

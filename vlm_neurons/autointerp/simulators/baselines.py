@@ -83,7 +83,11 @@ class PositionPrior(Baseline):
 
     def _mean_map(self, shape: tuple[int, ...]) -> np.ndarray | None:
         maps = [p for e in self.of.split("explain") for p in e.patch_acts if p.shape == shape]
-        return np.mean([np.nan_to_num(self.of.scale(p)) for p in maps], axis=0) if maps else None
+        if not maps:
+            return None
+        scaled = np.stack([self.of.scale(p) for p in maps])
+        counts = (~np.isnan(scaled)).sum(0)  # 0 where none of them has a patch: no prediction
+        return np.where(counts, np.nansum(scaled, 0) / np.maximum(counts, 1), np.nan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +101,9 @@ class ImageOnly(Baseline):
         """One prediction."""
         e = job.exemplar
         if job.side == "picture":
-            return Prediction(tuple(np.full(p.shape, np.nan_to_num(self.of.scale(p)).mean()) for p in e.patch_acts))
+            there = [self.of.scale(p)[~np.isnan(p)] for p in e.patch_acts]
+            means = [float(v.mean()) if v.size else 0.0 for v in there]
+            return Prediction(tuple(np.full(p.shape, m) for p, m in zip(e.patch_acts, means, strict=True)))
         values = self.of.scale(e.token_acts[e.scored_tokens()])
         return Prediction(token_acts=text_values(job, float(values.mean()) if values.size else 0.0))
 
