@@ -43,6 +43,37 @@ def llava_next() -> tuple[Any, Any]:
     return random(hf.LlavaNextForConditionalGeneration(config)), processor
 
 
+# of llava-hf/llava-onevision-qwen2-0.5b-ov-hf
+ONEVISION = (
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + ' '}}"
+    "{# Render all images first #}{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}"
+    "{{ '<image>' }}{% endfor %}{# Render all text next #}{% if message['role'] != 'assistant' %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}{{ '\n' + content['text'] }}"
+    "{% endfor %}{% else %}{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}"
+    "{% generation %}{{ '\n' + content['text'] }}{% endgeneration %}{% endfor %}{% endif %}{{'<|im_end|>'}}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def llava_onevision() -> tuple[Any, Any]:
+    """LLaVA-OneVision with SigLIP and Qwen 2."""
+    from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
+
+    tok = tokenizer("<image>", "<video>", "<|im_start|>", "<|im_end|>", eos="<|im_end|>", add_bos=False)
+    pinpoints = [[28 * i, 28 * j] for i in range(1, 4) for j in range(1, 4)]
+    config = hf.LlavaOnevisionConfig(
+        vision_config=hf.SiglipVisionConfig(**VISION, image_size=28, patch_size=7, vision_use_head=False),
+        text_config=hf.Qwen2Config(**backbone(tok)), image_token_id=tok.convert_tokens_to_ids("<image>"),
+        video_token_id=tok.convert_tokens_to_ids("<video>"), image_grid_pinpoints=pinpoints,
+    )  # fmt: skip
+    images = LlavaOnevisionImageProcessorPil(size={"height": 28, "width": 28}, image_grid_pinpoints=pinpoints)
+    processor = quiet(
+        hf.LlavaOnevisionProcessor, image_processor=images, tokenizer=tok, video_processor=None, num_image_tokens=16,
+        vision_feature_select_strategy="full", chat_template=ONEVISION,
+    )  # fmt: skip
+    return random(hf.LlavaOnevisionForConditionalGeneration(config)), processor
+
+
 # of HuggingFaceM4/Idefics3-8B-Llama3
 IDEFICS3 = (
     "<|begin_of_text|>{% for message in messages %}{{message['role'].capitalize()}}"
@@ -129,6 +160,6 @@ def internvl() -> tuple[Any, Any]:
     return random(hf.InternVLForConditionalGeneration(config)), processor
 
 
-FAMILIES = {"llava_next": llava_next, "idefics3": idefics3, "internvl": internvl}
+FAMILIES = {"llava_next": llava_next, "llava_onevision": llava_onevision, "idefics3": idefics3, "internvl": internvl}
 if is_num2words_available():  # what SmolVLM's processor wants
     FAMILIES["smolvlm"] = smolvlm

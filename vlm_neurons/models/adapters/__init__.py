@@ -10,6 +10,7 @@ from vlm_neurons.models.adapters.idefics3 import IDEFICS3, SMOLVLM
 from vlm_neurons.models.adapters.internvl import INTERNVL
 from vlm_neurons.models.adapters.llava import LLAVA
 from vlm_neurons.models.adapters.llava_next import LLAVA_NEXT
+from vlm_neurons.models.adapters.llava_onevision import LLAVA_ONEVISION
 from vlm_neurons.models.adapters.pixtral import MISTRAL3, PIXTRAL
 from vlm_neurons.models.adapters.qwen import QWEN2_5_VL, QWEN2_VL, QWEN3_5, QWEN3_VL
 
@@ -23,6 +24,7 @@ FAMILIES: dict[str, Adapter] = {
     for adapter in (
         LLAVA,
         LLAVA_NEXT,
+        LLAVA_ONEVISION,
         IDEFICS3,
         SMOLVLM,
         INTERNVL,

@@ -27,22 +27,24 @@ def place(given: Given) -> list[Placed]:
         ValueError: the image processor makes other tiles than the model reads.
     """
     check_tiles(given)
-    side = given.config.vision_config.image_size
-    n = side // given.config.vision_config.patch_size
-    found = []
-    for i, size in enumerate(given.sizes):
-        canvas, kept = kept_of(given.config, size)
-        tiles = Layout(size, *_fitted(size, canvas), canvas)
-        across = canvas[1] // side
-        patches: list[Patch | None] = [*whole(i, size, side, n)]
-        for line in kept.tolist():
-            for number in line:
-                row, column = divmod(number, across * n)
-                tile = row // n * across + column // n
-                patches.append(patch(i, tiles, (row, column), side / n, n, tile))
-            patches.append(None)  # the end of a row
-        found.append(Placed((n + canvas[0] // side * n, across * n), patches))
-    return found
+    return [whole_and_tiles(given.config, i, size) for i, size in enumerate(given.sizes)]
+
+
+def whole_and_tiles(config: Any, image: int, size: Size) -> Placed:
+    """The sheet of one image; its number and size are given."""
+    side = config.vision_config.image_size
+    n = side // config.vision_config.patch_size
+    canvas, kept = kept_of(config, size)
+    tiles = Layout(size, *_fitted(size, canvas), canvas)
+    across = canvas[1] // side
+    patches: list[Patch | None] = [*whole(image, size, side, n)]
+    for line in kept.tolist():
+        for number in line:
+            row, column = divmod(number, across * n)
+            tile = row // n * across + column // n
+            patches.append(patch(image, tiles, (row, column), side / n, n, tile))
+        patches.append(None)  # the end of a row
+    return Placed((n + canvas[0] // side * n, across * n), patches)
 
 
 def check_tiles(given: Given) -> None:
