@@ -122,7 +122,7 @@ def _chat(processor: Any, prompt: str, n_images: int, response: str | None, day:
     if len(parts) != 2:
         raise ValueError(f"the chat template shows the response {len(parts) - 1} times; it has to be once")
     before, after = parts
-    # Some templates begin an answer's turn otherwise than they ask for one: without an empty thought, with a blank more.
+    # Some templates begin an answer otherwise than they ask for one: without an empty thought, with a blank more.
     told = before if before.startswith(asked) else asked
     behind = after if end else ""
     if not response:
