@@ -23,7 +23,7 @@ from vlm_neurons.viz.card_content import (
     strongest_patch,
     strongest_places,
 )
-from vlm_neurons.viz.colours import COLORS, FRAME, PATCH, TOKEN, gradient, heat
+from vlm_neurons.viz.colours import COLORS, FRAME, PATCH, TOKEN, gradient, heat, without_sinks
 from vlm_neurons.viz.drawing import (
     DPI,
     GRID,
@@ -224,7 +224,7 @@ def _maps(
         x = left + (i + 1) * (width + 4)
         _picture(axes, picture, x, y, width, height)
         counted = np.where(sinks, np.nan, values)
-        _picture(axes, heat(counted, top), x, y, width, height)
+        _picture(axes, heat(without_sinks(values, sinks), top), x, y, width, height)
         w, h = width / values.shape[1], height / values.shape[0]
         for row, column in np.argwhere(sinks):
             _box(axes, x + (column + 0.35) * w, y + (row + 0.35) * h, 0.3 * w, 0.3 * h, "#ffffff")

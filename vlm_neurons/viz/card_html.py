@@ -32,7 +32,7 @@ from vlm_neurons.viz.card_content import (
     strongest_patch,
     strongest_places,
 )
-from vlm_neurons.viz.colours import data_uri, gradient, heat
+from vlm_neurons.viz.colours import data_uri, gradient, heat, without_sinks
 from vlm_neurons.viz.html_pages import Fragment, picture_class, template, template_text
 from vlm_neurons.viz.token_strips import Strip, plain, strip
 from vlm_neurons.viz.wording import number, visible
@@ -230,9 +230,10 @@ def patch_map(
         where = f"strongest patch {number(best)} at row {row}, column {column} of {rows} × {columns}, counted from 0"
     else:
         where = f"no patch is positive; largest {number(best)}"
+    coloured = data_uri(heat(without_sinks(values, sinks), top))
     return Map(
         name, place, picture_class(picture, images), f"{picture.width / picture.height:.4f}", rows, columns,
-        plain(values), data_uri(heat(counted, top)), _box(row, column, rows, columns) if best > 0 else None,
+        plain(values), coloured, _box(row, column, rows, columns) if best > 0 else None,
         tuple(_box(int(r), int(c), rows, columns) for r, c in np.argwhere(sinks)) if sinks is not None else (),
         where, f"{name.capitalize()} activation at {rows} by {columns} patches of image {place + 1}; {where}.",
     )  # fmt: skip

@@ -6,7 +6,7 @@ import base64
 import io
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 # Okabe and Ito 2008, told apart by colour-blind readers; grey for what is not known. The second colour is that of
@@ -55,6 +55,13 @@ def heat(patches: Float[np.ndarray, "rows columns"], top: float) -> Image.Image:
     """A picture with one pixel per patch, to be stretched over what the model saw; clear where there is no value."""
     alpha = np.where(np.isnan(patches), 0, round(255 * HEAT_OPACITY)).astype(np.uint8)[..., None]
     return Image.fromarray(np.concatenate([cividis(share_of(patches, top)), alpha], -1), "RGBA")
+
+
+def without_sinks(
+    values: Float[np.ndarray, "rows columns"], sinks: Bool[np.ndarray, "rows columns"] | None
+) -> Float[np.ndarray, "rows columns"]:
+    """Values to colour: a patch that does not count is no brighter than 0, and one that has no value stays without."""
+    return values if sinks is None else np.where(sinks, np.minimum(values, 0), values)
 
 
 def gradient(steps: int = 24) -> Image.Image:
