@@ -55,7 +55,7 @@ class Explanation:
     >>> explanations["L2N304"].text, sorted(explanations["L2N304"].concepts)
     ('pink regions', ['color:pink'])
     >>> explanations["L3N3"].by_side
-    {'picture': 'cyan regions', 'text': "words before 'cyan'; the word 'cyan'"}
+    {'picture': 'edges of cyan regions', 'text': "words before 'cyan'; the word 'cyan'"}
     """
 
     neuron: str

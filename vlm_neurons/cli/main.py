@@ -192,7 +192,7 @@ def families(args: argparse.Namespace) -> None:
     found = table().drop(columns="architecture")
     shown = Table(title=f"{len(found)} families of models", title_justify="left", show_lines=True)
     for name in found.columns:
-        shown.add_column(name, overflow="fold")
+        shown.add_column(name, overflow="fold", no_wrap=name == "family")
     for row in found.itertuples(index=False):
         shown.add_row(*(safe(str(value)) for value in row))
     console().print(shown)
