@@ -45,20 +45,20 @@ import torch
 torch.set_num_threads({threads})
 from scanning import test_resume as t
 from vlm_neurons.data import ImageTextData
-from vlm_neurons.scanning import Run, engine
+from vlm_neurons.scanning import Run, job, scan
 import transformer_lens.model_bridge.sources._bridge_builder, transformers.models.llava.modeling_llava
 import pandas, pyarrow, transformers.models.clip.modeling_clip, transformers.models.llama.modeling_llama
-real = engine.write_block
+real = job.write_block
 def slow(*arguments, **named):
     real(*arguments, **named)
     time.sleep(0.15)
-engine.write_block = slow
+job.write_block = slow
 def start(rank, world):
     child = os.fork()  # this process has computed nothing yet: a fork of it is as good as a new one
     if child == 0:
         os.environ.update(RANK=str(rank), WORLD_SIZE=str(world))
         try:
-            engine.scan(t.make_model(), ImageTextData.from_jsonl({jsonl!r}), **t.SETTINGS, out={out!r}, progress=False)
+            scan(t.make_model(), ImageTextData.from_jsonl({jsonl!r}), **t.SETTINGS, out={out!r}, progress=False)
         finally:
             os._exit(sys.exc_info()[0] is not None)
     return child

@@ -69,13 +69,13 @@ import torch
 torch.set_num_threads({threads})
 from scanning import test_resume as t
 from vlm_neurons.data import ImageTextData
-from vlm_neurons.scanning import engine
-real = engine.write_block
+from vlm_neurons.scanning import job, scan
+real = job.write_block
 def slow(*arguments, **named):
     real(*arguments, **named)
     time.sleep(0.3)
-engine.write_block = slow
-engine.scan(t.make_model(), ImageTextData.from_jsonl({jsonl!r}), **t.SETTINGS, out={out!r}, progress=False)
+job.write_block = slow
+scan(t.make_model(), ImageTextData.from_jsonl({jsonl!r}), **t.SETTINGS, out={out!r}, progress=False)
 """
 
 
@@ -127,9 +127,9 @@ def test_a_rank_beyond_the_world_is_refused(tmp_path, model, data, monkeypatch):
 
 
 def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path, model, data, whole, monkeypatch, capsys):
-    from vlm_neurons.scanning import engine
+    from vlm_neurons.scanning import job
 
-    real, calls = engine.write_block, []
+    real, calls = job.write_block, []
 
     def interrupted(*arguments, **named):
         real(*arguments, **named)
@@ -137,11 +137,11 @@ def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path, model, data, whole, monkeypa
         if len(calls) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(engine, "write_block", interrupted)
+    monkeypatch.setattr(job, "write_block", interrupted)
     with pytest.raises(KeyboardInterrupt):
         scan(model, data, **SETTINGS, out=tmp_path)
     assert "2 of 5 blocks to go" in capsys.readouterr().err
-    monkeypatch.setattr(engine, "write_block", real)
+    monkeypatch.setattr(job, "write_block", real)
     assert_same(scan(model, data, **SETTINGS, out=tmp_path, progress=False), whole)
 
 
