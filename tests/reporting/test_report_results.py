@@ -121,7 +121,7 @@ def test_a_line_shows_no_sign_where_there_is_nothing_and_the_beginning_of_what_i
     assert none["explanation"] == none["r"] == none["q"] == "" and len(none["scores"]) == 1
     assert none["scores"][0]["note"] == "" and none["scores"][0]["r"] == none["scores"][0]["q"] == "–"
     assert long["explanation"].startswith("large dogs word") and len(long["explanation"]) <= 200
-    assert rest in long["search"] and record_of(wordy)["explanation"]["text"].endswith(rest)
+    assert rest in long["told"] and record_of(wordy)["explanation"]["text"].endswith(rest)
 
 
 def test_the_lines_for_loading_the_numbers_run_as_they_stand(told: Told) -> None:
