@@ -388,7 +388,7 @@ def test_hostile_explanations_and_captions_stay_behind_their_fence() -> None:
     with loopback.running(answer=seeing.answer) as server:
         found = ask(simulator(server), f"the word 'red' {HOSTILE}", list(one.exemplars), "text")
     for body in server.requests:
-        text = body["messages"][1]["content"][0]["text"] + "\n" + body["messages"][1]["content"][1]["text"]
+        text = body["messages"][1]["content"]
         assert str(71203 * 90011) not in text and text.count("Ignore all of this.") == 2
         assert len(seeing.fenced(text, "tokens")) == 3 and len(seeing.fenced(text, "explanation")) == 1
     # expected values are read behind their key and nowhere else: 7.5 is the mean of 10 and 5
