@@ -132,13 +132,13 @@ def test_a_server_without_log_probabilities_is_found_out_once(tmp_path: Path) ->
         asker = simulator(server, concurrency=1, cache=tmp_path / "c.sqlite")
         found = ask(asker, "the word 'red'", words(4), "text")
         assert not any(p.failure for p in found)
-        assert ["logprobs" in b for b in server.requests] == [True] + 4 * [False]
+        assert ["logprobs" in b for b in server.requests] == 2 * [True] + 4 * [False], "asked once more"
         ask(asker, "the word 'and'", words(4), "text")
-        assert len(server.requests) == 9, "remembered"
+        assert len(server.requests) == 10, "remembered"
         server.answer = lambda body: {"cells": [{"cell": n, "value": 3} for n in asked_cells(body)]}
         found = ask(simulator(server, concurrency=1), "red regions", pictures(2, 6, 6), "picture")
-        assert not any(p.failure for p in found) and len(server.requests) == 14
-        assert sum("logprobs" in b for b in server.requests) == 2, "in both steps of a run without a cache too"
+        assert not any(p.failure for p in found) and len(server.requests) == 16
+        assert sum("logprobs" in b for b in server.requests) == 4, "in both steps of a run without a cache too"
         server.answer = seeing.answer
         declared = ask(simulator(server, logprobs=True, max_retries=0), "the word 'red'", words(1), "text")
     assert declared[0].failure is not None and declared[0].failure.kind == "request"
