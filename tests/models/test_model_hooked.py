@@ -328,6 +328,15 @@ def test_activations_by_patch_are_those_of_the_patches(model: vn.HookedVLM) -> N
         batch.by_patch(pattern, cache[pattern])
 
 
+def test_a_batch_moves_to_another_device_whatever_it_was_asked_before(model: vn.HookedVLM) -> None:
+    batch = batch_of(model, tiny.RESPONSES)
+    rows = batch.row_of_patches.tolist()
+    assert len(batch.rows_by_site["vision"].shown) == len(rows) == len(batch.patches)
+    moved = batch.to("meta")  # a device that is everywhere
+    assert moved.input_ids.device.type == moved.image_inputs["pixel_values"].device.type == "meta"
+    assert moved.patches == batch.patches and moved.patch_counts == batch.patch_counts
+
+
 def test_site_hooks_and_what_exists(model: vn.HookedVLM) -> None:
     assert model.site_hooks("gate") == ["blocks.0.mlp.hook_act", "blocks.1.mlp.hook_act"]
     assert model.site_hooks("projector") == ["projector.0.hook_post"]

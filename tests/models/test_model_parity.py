@@ -189,3 +189,26 @@ def test_generation_is_transformers_greedy_search(models: tuple[HookedVLM, Any])
     assert torch.equal(model.generate_tokens(batch, 10), expected)
     texts = [t.strip() for t in model.tokenizer.batch_decode(expected, skip_special_tokens=True)]
     assert model.generate(pictures, prompts, max_new_tokens=10) == texts == model.generate(batch, max_new_tokens=10)
+
+
+@torch.no_grad()
+def test_generation_reads_the_prompt_whatever_a_release_calls_the_cache() -> None:
+    """transformers 5.24 gives layers `cache` where 5.23 gives `past_key_values`; here all are given the former."""
+    model, reference = pair("clip", "llama", "bpe", torch.float32)
+
+    def rename(module: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        given = {("cache" if name == "past_key_values" else name): value for name, value in kwargs.items()}
+        return args, given
+
+    attention = [m for m in model.bridge.original_model.modules() if hasattr(m, "_update_kv_cache")]
+    handles = [m.register_forward_pre_hook(rename, with_kwargs=True, prepend=True) for m in attention]
+    batch = model.prepare(images(), ["Could you describe the image?", "Hi", "What colour is the train?"])
+    found = model.generate_tokens(batch, 8)
+    for handle in handles:
+        handle.remove()
+    assert attention and torch.equal(found, model.generate_tokens(batch, 8))
+    expected = reference.generate(
+        input_ids=batch.input_ids, attention_mask=batch.attention_mask, pixel_values=batch.pixel_values,
+        do_sample=False, max_new_tokens=8, pad_token_id=model.words.pad_id,
+    )[:, batch.input_ids.shape[1] :]  # fmt: skip
+    assert torch.equal(found, expected)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import accumulate
 from math import prod
@@ -27,14 +27,16 @@ class Rows:
     """What the rows of a tensor are that is indexed by image, its leading dimensions flattened.
 
     Attributes:
-        leading: how many dimensions these are.
         patch: number of the patch of every row in `Batch.patches`, -1 for a row that is none (class tokens, padding).
         image: number of the image of every row.
+        shown: the rows that are patches, in the order of the patches.
+        leading: how many dimensions of the tensor are flattened; 0 where no tensor was asked about.
     """
 
-    leading: int
     patch: Int[Tensor, "item"]
     image: Int[Tensor, "item"]
+    shown: Int[Tensor, "n"]
+    leading: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,8 +116,8 @@ class Batch:
         """The batch with its tensors on a device."""
         moved: dict[str, Any] = {
             name: value.to(device)
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor) and value.device != torch.device(device)
+            for name in (one.name for one in fields(self))
+            if isinstance(value := getattr(self, name), Tensor) and value.device != torch.device(device)
         }
         for name in ("image_inputs", "row_inputs"):
             given: Mapping[str, Tensor] = getattr(self, name)
@@ -179,24 +181,28 @@ class Batch:
         True
         """
         likely = "projector" if "projector" in hook else "vision"
-        for site in sorted(self._rows, key=lambda name: name != likely):
-            patch, image = self._rows[site]
-            leading = next((n for n in (1, 2) if len(shape) > n and prod(shape[:n]) == len(patch)), None)
+        for site in sorted(self.rows_by_site, key=lambda name: name != likely):
+            rows = self.rows_by_site[site]
+            leading = next((n for n in (1, 2) if len(shape) > n and prod(shape[:n]) == len(rows.patch)), None)
             if leading is not None and not hook.endswith(("hook_pattern", "hook_attn_scores")):
-                return Rows(leading, patch, image)
+                return replace(rows, leading=leading)
         raise ValueError(f"{hook!r} {tuple(shape)} does not have rows for each of {len(self.patches)} patches")
 
     @cached_property
-    def _rows(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Of every site the patch and the image of every row."""
+    def rows_by_site(self) -> dict[str, Rows]:
+        """What `site_rows` says, through all images.
+
+        >>> len(batch.rows_by_site["vision"].shown)
+        64
+        """
         starts = list(accumulate(self.patch_counts, initial=0))
-        return {
-            site: (
-                torch.cat([torch.where(rows < 0, rows, rows + at) for rows, at in zip(own, starts, strict=False)]),
-                torch.arange(len(own)).repeat_interleave(torch.tensor([len(rows) for rows in own])),
-            )
-            for site, own in self.site_rows.items()
-        }
+        found = {}
+        for site, own in self.site_rows.items():
+            patch = torch.cat([torch.where(rows < 0, rows, rows + at) for rows, at in zip(own, starts, strict=False)])
+            image = torch.arange(len(own)).repeat_interleave(torch.tensor([len(rows) for rows in own]))
+            shown = patch.argsort(stable=True)[int((patch < 0).sum()) :]
+            found[site] = Rows(patch, image, shown)
+        return found
 
     def by_patch(self, hook: str, tensor: Float[Tensor, "*item d"]) -> tuple[Float[Tensor, "n *d"], Int[Tensor, "n"]]:
         """Activations of a vision or projector hook at patches.
@@ -214,11 +220,9 @@ class Batch:
         (torch.Size([64, 128]), 1)
         """
         rows = self.rows_at(hook, tensor.shape)
-        order = rows.patch.argsort(stable=True)
-        order = order[int((rows.patch < 0).sum()) :]
         flat = tensor.flatten(0, rows.leading - 1)
-        plain = len(order) == len(flat) and bool((order.diff() == 1).all())
-        return flat if plain else flat[order.to(flat.device)], rows.patch[order]
+        plain = len(rows.shown) == len(flat) and bool((rows.shown.diff() == 1).all())
+        return flat if plain else flat[rows.shown.to(flat.device)], rows.patch[rows.shown]
 
     def take(self, images: Sequence[int]) -> dict[str, Any]:
         """Fields of a batch of some of the images, in another order, repeats allowed; for `dataclasses.replace`."""

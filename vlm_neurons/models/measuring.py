@@ -11,7 +11,6 @@ import random
 import time
 from collections import Counter
 from collections.abc import Sequence
-from itertools import accumulate
 from math import ceil
 from typing import Literal, Protocol
 
@@ -94,7 +93,8 @@ def compare(
     with tqdm(desc="geometry", unit="pass", disable=not progress, delay=2) as bar:
         look.tick = bar.update
         for where, tensor in look.received.items():
-            said = batch.patch_index.flatten().tolist() if where == EMBEDDING else _site_rows(batch, look.sites[where])
+            of_row = batch.patch_index.flatten() if where == EMBEDDING else batch.rows_by_site[look.sites[where]].patch
+            said = of_row.tolist()
             impossible += _impossible(where, said, len(tensor), len(batch.patches))
             said = [k if k < len(batch.patches) else -1 for k in said]
             places = _chosen(where, said[: len(tensor)], batch, positions, look)
@@ -109,13 +109,6 @@ def compare(
 def _ends(site: str, hooks: list[str]) -> list[str]:
     """All layers of a tower have the same rows."""
     return list(dict.fromkeys((hooks[0], hooks[-1]))) if site == "vision" and hooks else hooks
-
-
-def _site_rows(batch: Batch, site: str) -> list[int]:
-    """Of every row of a site's tensor its patch, by number in the batch."""
-    starts = accumulate(batch.patch_counts, initial=0)
-    of_images = batch.site_rows.get(site, ())
-    return [at + k if k >= 0 else -1 for at, rows in zip(starts, of_images, strict=False) for k in rows.tolist()]
 
 
 def _impossible(where: str, said: list[int], there: int, n_patches: int) -> list[tuple[Place, Seen, str]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vlm_neurons.models.adapters.adapter import Adapter, Given, MLPs, Placed
 from vlm_neurons.models.adapters.llava import GATED, TOWER
-from vlm_neurons.models.adapters.tiles import whole
+from vlm_neurons.models.adapters.tiles import check_side, whole
 from vlm_neurons.tokens import TokenKind
 
 
@@ -23,11 +23,7 @@ def place(given: Given) -> list[Placed]:
         ValueError: the image processor makes images of another size than the tower takes, or cuts pieces out of them.
     """
     side = given.config.vision_config.image_size
-    made = tuple(given.output["pixel_values"].shape[-2:])
-    if made != (side, side):
-        raise ValueError(
-            f"the image processor makes images of {made}, the vision tower takes {side} x {side}: set its size"
-        )
+    check_side(given, side, "size")
     if any(given.output.get("num_crops", ())):
         raise ValueError("pan and scan is not supported: set do_pan_and_scan=False in the processor's images_kwargs")
     n = tokens_per_side(given.config)

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from vlm_neurons.models.adapters.adapter import Adapter, Given, MLPs, Placed, Split
-from vlm_neurons.models.adapters.tiles import rows_of_views, split, whole
+from vlm_neurons.models.adapters.llava import gated
+from vlm_neurons.models.adapters.tiles import check_side, rows_of_views, tiles_and_whole, whole_first
 
 
 def tokens_per_side(config: Any) -> int:
@@ -30,17 +30,9 @@ def place(given: Given) -> list[Placed]:
         ValueError: the image processor makes other tiles than the model reads.
     """
     side, n = given.config.vision_config.image_size, tokens_per_side(given.config)
-    made = tuple(given.output["pixel_values"].shape[-2:])
-    if made != (side, side):
-        raise ValueError(
-            f"the image processor makes tiles of {made}, the vision tower takes {side} x {side}: set its "
-            f"max_image_size to {{'longest_edge': {side}}}"
-        )
-    found = []
-    for i, (size, (down, across)) in enumerate(zip(given.sizes, tiles_of(given), strict=True)):
-        patches = [*split(i, size, side, n, (down, across)), *whole(i, size, side, n)]
-        found.append(Placed((n * (1 + down), n * max(1, across)), patches))
-    return found
+    check_side(given, side, f"max_image_size to {{'longest_edge': {side}}}")
+    images = zip(given.sizes, tiles_of(given), strict=True)
+    return [tiles_and_whole(i, size, side, n, tiles) for i, (size, tiles) in enumerate(images)]
 
 
 def tiles_of(given: Given) -> list[tuple[int, int]]:
@@ -57,8 +49,7 @@ def splits(given: Given, placed: Sequence[Placed]) -> dict[str, Split]:
 
 def views_of(image_processor: Any, own: Mapping[str, Tensor]) -> Tensor:
     """The whole view, then the tiles."""
-    views = own["pixel_values"][0]
-    return torch.cat([views[-1:], views[:-1]])
+    return whole_first(own["pixel_values"][0])
 
 
 def of_tower(given: Given, placed: Placed) -> list[int]:
@@ -77,12 +68,7 @@ IDEFICS3 = Adapter(
     geometry=place,
     processor="Idefics3Processor",
     processor_settings=lambda config: {"image_seq_len": tokens_per_side(config) ** 2},
-    backbone=MLPs(
-        into=TEXT + "layers.{i}.mlp.gate_proj",
-        up=TEXT + "layers.{i}.mlp.up_proj",
-        act=TEXT + "layers.{i}.mlp.act_fn",
-        out=TEXT + "layers.{i}.mlp.down_proj",
-    ),
+    backbone=gated(TEXT),
     vision=MLPs(into=TOWER + "fc1", out=TOWER + "fc2", rows=of_tower),
     projector=None,
     layers=TEXT + "layers.{i}",

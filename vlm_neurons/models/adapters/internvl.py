@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from vlm_neurons.models.adapters.adapter import Adapter, Given, MLPs, Placed, Split
-from vlm_neurons.models.adapters.llava import GATED, feature_layers
-from vlm_neurons.models.adapters.tiles import rows_of_views, split, whole
+from vlm_neurons.models.adapters.llava import GATED, feature_layers, in_order
+from vlm_neurons.models.adapters.tiles import check_side, rows_of_views, tiles_and_whole, whole_first
 
 
 def tokens_per_side(config: Any) -> int:
@@ -30,12 +29,7 @@ def place(given: Given) -> list[Placed]:
         ValueError: the image processor makes other tiles than the model reads.
     """
     side, n = _one(given.config.vision_config.image_size), tokens_per_side(given.config)
-    made = tuple(given.output["pixel_values"].shape[-2:])
-    if made != (side, side):
-        raise ValueError(
-            f"the image processor makes tiles of {made}, the vision tower takes {side} x {side}: set its size to "
-            f"{{'height': {side}, 'width': {side}}}"
-        )
+    check_side(given, side, f"size to {{'height': {side}, 'width': {side}}}")
     found = []
     for i, (size, count) in enumerate(zip(given.sizes, views_per_image(given), strict=True)):
         down, across = _tiles(given.processor.image_processor, size, side) if count > 1 else (0, 0)
@@ -43,8 +37,7 @@ def place(given: Given) -> list[Placed]:
             raise ValueError(
                 f"the image processor makes {count} views of image {i}, its settings say {down * across + 1}"
             )
-        patches = [*split(i, size, side, n, (down, across)), *whole(i, size, side, n)]
-        found.append(Placed((n * (1 + down), n * max(1, across)), patches))
+        found.append(tiles_and_whole(i, size, side, n, (down, across)))
     return found
 
 
@@ -69,18 +62,12 @@ def splits(given: Given, placed: Sequence[Placed]) -> dict[str, Split]:
 
 def views_of(image_processor: Any, own: Mapping[str, Tensor]) -> Tensor:
     """The whole view, then the tiles."""
-    views = own["pixel_values"]
-    return torch.cat([views[-1:], views[:-1]])
+    return whole_first(own["pixel_values"])
 
 
 def of_tower(given: Given, placed: Placed) -> list[int]:
     """Rows of the tower: a class token in front of every view; a token is made of several patches."""
     return rows_of_views(placed, class_tokens=1, pooled=round(1 / given.config.downsample_ratio), whole_last=True)
-
-
-def of_projector(given: Given, placed: Placed) -> list[int]:
-    """Rows of the projector are the tokens."""
-    return list(range(len(placed.shown)))
 
 
 def check(config: Any) -> None:
@@ -106,7 +93,7 @@ INTERNVL = Adapter(
     feature_layers=feature_layers,
     backbone=GATED,
     vision=MLPs(into=TOWER + "fc1", out=TOWER + "fc2", rows=of_tower),
-    projector=MLPs(into=PROJECTOR + "linear_1", out=PROJECTOR + "linear_2", rows=of_projector),
+    projector=MLPs(into=PROJECTOR + "linear_1", out=PROJECTOR + "linear_2", rows=in_order),
     declared=True,
     splits=splits,
     seen=views_of,

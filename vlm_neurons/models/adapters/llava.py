@@ -76,12 +76,13 @@ def in_order(given: Given, placed: Placed) -> list[int]:
     return list(range(len(placed.shown)))
 
 
-GATED = MLPs(
-    into="model.language_model.layers.{i}.mlp.gate_proj",
-    up="model.language_model.layers.{i}.mlp.up_proj",
-    act="model.language_model.layers.{i}.mlp.act_fn",
-    out="model.language_model.layers.{i}.mlp.down_proj",
-)
+def gated(backbone: str) -> MLPs:
+    """The MLPs of a language model that is at this path."""
+    layer = backbone + "layers.{i}.mlp."
+    return MLPs(into=layer + "gate_proj", up=layer + "up_proj", act=layer + "act_fn", out=layer + "down_proj")
+
+
+GATED = gated("model.language_model.")
 TOWER = "model.vision_tower.encoder.layers.{i}.mlp."
 PROJECTOR = "model.multi_modal_projector."
 

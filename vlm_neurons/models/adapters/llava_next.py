@@ -16,7 +16,7 @@ from torch import Tensor
 from vlm_neurons.models.adapters.adapter import Given, MLPs, Placed, Size
 from vlm_neurons.models.adapters.geometry import Layout
 from vlm_neurons.models.adapters.llava import LLAVA, PROJECTOR, TOWER, TOWERS
-from vlm_neurons.models.adapters.tiles import patch, rows_of_views, whole
+from vlm_neurons.models.adapters.tiles import check_side, patch, rows_of_views, whole
 from vlm_neurons.tokens import Patch
 
 
@@ -54,12 +54,7 @@ def check_tiles(given: Given) -> None:
         ValueError: they are not.
     """
     side, images = given.config.vision_config.image_size, given.processor.image_processor
-    made = tuple(given.output["pixel_values"].shape[-2:])
-    if made != (side, side):
-        raise ValueError(
-            f"the image processor makes tiles of {made}, the vision tower takes {side} x {side}: set its size and "
-            "crop_size"
-        )
+    check_side(given, side, "size and crop_size")
     told, known = (
         [list(one) for one in pins] for pins in (images.image_grid_pinpoints, given.config.image_grid_pinpoints)
     )

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vlm_neurons.models.adapters.adapter import Placed
+from vlm_neurons.models.adapters.adapter import Given, Placed
 from vlm_neurons.models.adapters.geometry import Layout
 from vlm_neurons.tokens import Patch
 
@@ -38,6 +39,24 @@ def patch(image: int, layout: Layout, at: tuple[int, int], step: float, below: i
     )  # fmt: skip
 
 
+def check_side(given: Given, side: int, remedy: str) -> None:
+    """The image processor has to make views of the size that the tower takes.
+
+    Args:
+        given: the processed images.
+        side: what the tower takes.
+        remedy: what to set.
+
+    Raises:
+        ValueError: it makes others.
+    """
+    made = tuple(given.output["pixel_values"].shape[-2:])
+    if made != (side, side):
+        raise ValueError(
+            f"the image processor makes views of {made}, the vision tower takes {side} x {side}: set its {remedy}"
+        )
+
+
 def whole(image: int, size: tuple[int, int], side: int, n: int) -> list[Patch]:
     """The patches of a whole view, row by row: the image squeezed to a square of `side` pixels, n patches a side."""
     layout = Layout(size, (side, side), (0, 0), (side, side))
@@ -55,6 +74,17 @@ def split(image: int, size: tuple[int, int], side: int, n: int, tiles: tuple[int
         for row in range(n)
         for column in range(n)
     ]
+
+
+def tiles_and_whole(image: int, size: tuple[int, int], side: int, n: int, tiles: tuple[int, int]) -> Placed:
+    """The sheet of an image whose tiles come first, then the whole view; (0, 0) tiles for one that is whole only."""
+    patches = [*split(image, size, side, n, tiles), *whole(image, size, side, n)]
+    return Placed((n * (1 + tiles[0]), n * max(1, tiles[1])), patches)
+
+
+def whole_first(views: Float[Tensor, "view 3 side side"]) -> Float[Tensor, "view 3 side side"]:
+    """Views whose last is the whole one, in the order of `on_sheet`."""
+    return torch.cat([views[-1:], views[:-1]])
 
 
 def per_side(shown: Sequence[Patch]) -> int:
