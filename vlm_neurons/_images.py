@@ -83,7 +83,8 @@ def read_image(source: Source, name: str | None = None) -> Image.Image:
 
     An image that was opened and not yet loaded is left as it is, and decoded from its file's bytes: one that is decoded
     in place by two threads at once comes out corrupted. Grey of 10 or 12 bits in 16 is scaled by the depth that the
-    file tells (sBIT of PNG, BitsPerSample or MaxSampleValue of TIFF).
+    file tells (sBIT of PNG, BitsPerSample or MaxSampleValue of TIFF); of an image that is loaded already it is not
+    known any more, which is warned of.
 
     Args:
         source: a PIL image, the path of a file, the bytes of one, or `Encoded`.

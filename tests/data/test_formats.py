@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import tarfile
 import unicodedata
 import warnings
 from pathlib import Path
@@ -15,14 +13,10 @@ import pandas as pd
 import pytest
 import seeds
 import tiny
+from files import shard, write
 
 from vlm_neurons.data import ImageTextData
 from vlm_neurons.synthetic import open_data
-
-
-def write(path: Path, content: Any) -> Path:
-    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
-    return path
 
 
 def lines(path: Path, *records: Any) -> Path:
@@ -119,7 +113,6 @@ def test_what_else_lies_beside_pictures_is_counted_aloud(tmp_path: Path) -> None
 def test_other_spellings_of_a_file_name_are_the_same_file(tmp_path: Path, on_disk: str, written: str) -> None:
     pictures(tmp_path / "in", on_disk)
     lines(tmp_path / "in" / "captions.jsonl", {"image": written, "response": "a cup"})
-    (tmp_path / "in" / "captions.jsonl").rename(tmp_path / "in" / "captions.jsonl")
     data = ImageTextData.from_folder(tmp_path / "in")
     assert [s.response for s in data] == ["a cup"] and data[0].load_images()
     file = lines(tmp_path / "d.jsonl", {"image": f"in/{written}", "response": "a cup"})
@@ -354,15 +347,6 @@ def test_a_stream_that_ends_sooner_the_next_time_is_named(tmp_path: Path) -> Non
 
 
 # ------------------------------------------------------------------------------------------------- shards
-
-
-def shard(path: Path, members: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w") as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return path
 
 
 def test_tar_shards_are_read_as_webdataset_writes_them(tmp_path: Path) -> None:

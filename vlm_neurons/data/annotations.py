@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_neurons._checks import short
-from vlm_neurons.data.fields import Found, count_unused
+from vlm_neurons.data.fields import TURNS, Found, count_unused
 from vlm_neurons.data.sample import Sample, make_sample
 from vlm_neurons.data.sources import read_records
 
@@ -28,7 +28,7 @@ def read_json(path: Path) -> Any:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; pass the JSON file of the annotations")
-    content = path.read_bytes()
+    content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")  # a mark that Windows writes
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -53,6 +53,8 @@ def read_llava(path: Path, images: Path | None) -> tuple[list[Sample], str, Foun
         if not isinstance(record, dict) or not isinstance(_turns_of(record), list):
             raise ValueError(f'{where}: no "conversations" in it; write {{"image": path, "conversations": [...]}}')
         turns = [_turn(turn, where) for turn in _turns_of(record)]
+        if "image" not in record and record.get("images") is not None:
+            raise ValueError(f'{where}: no "image", but "images", which is not read: call it "image"')
         image = record.get("image")
         shown = len(image) if isinstance(image, list) else int(image is not None)
         marks = sum(text.count("<image>") for role, text in turns if role == "ask")
@@ -67,14 +69,19 @@ def read_llava(path: Path, images: Path | None) -> tuple[list[Sample], str, Foun
             samples.append(make_sample(len(samples), entry, where, base))
     if not samples:
         raise ValueError(f"{path}: no conversation with a question in it")
-    unused = count_unused(records, ("id", "image", "conversations", "messages", "video"))
+    unread = [{field: 1 for field in record if field != _turns_field(record)} for record in records]
+    unused = count_unused(unread, ("id", "image", "video"))
     notes = tuple(f"{n:,} {what}" for what, n in odd.items() if n)
     found = Found("LLaVA conversations", ("image", "conversations"), unused, notes).tell(path)
     return samples, _source("llava", path, base), found
 
 
+def _turns_field(record: dict[str, Any]) -> str:
+    return next((name for name in TURNS if name in record), TURNS[0])
+
+
 def _turns_of(record: dict[str, Any]) -> Any:
-    return record.get("conversations", record.get("messages"))
+    return record.get(_turns_field(record))
 
 
 def _turn(turn: Any, where: str) -> tuple[str, str]:

@@ -18,6 +18,7 @@ _MEANT = {
     "prompt": "question questions instruction query prompts input user",
 }
 _READ_AS = {word: field for field, words in _MEANT.items() for word in words.split()}
+TURNS = ("conversations", "messages")  # what LLaVA's form, and its kin, call the turns; the first that is there
 WRITTEN = ("name", "generated_by", "error")  # by `describe`, beside image, prompt and response
 
 
@@ -40,10 +41,11 @@ def check_fields(record: Mapping[str, Any], where: str) -> None:
     Raises:
         ValueError: the message names the field, and what to call it.
     """
-    for field in map(str, record):
+    for key, value in record.items():
+        field = str(key)
         meant = nearest(field)
-        if field != meant and meant in ("response", "prompt") and meant not in record and record[field] is not None:
-            kind = " (LLaVA's form? ImageTextData.from_llava reads it)" if field == "conversations" else ""
+        if field != meant and meant in ("response", "prompt") and meant not in record and value is not None:
+            kind = " (LLaVA's form? ImageTextData.from_llava reads it)" if field in TURNS else ""
             raise ValueError(
                 f'{where}: no "{meant}", but {field!r}, which is not read{kind}: call it "{meant}", or write '
                 f'"{meant}": null to leave {"the text to the model" if meant == "response" else "it to the scan"}'
@@ -57,7 +59,7 @@ class Found:
     Attributes:
         kind: what it is, such as "COCO captions".
         used: fields that were read.
-        unused: fields that were not, and in how many records they stand.
+        unused: fields that were not, and in how many records they stand; 0 where that is not known.
         notes: what else was left out, or put together, one sentence each.
     """
 
@@ -70,10 +72,13 @@ class Found:
     def fields(self) -> str:
         """Fields that were read, and not, in words."""
         unused = [
-            f"{name} ({n:,}{f'; {near!r} is' if (near := nearest(name)) and near not in self.used else ''})"
-            for name, n in self.unused.items()
+            f"{name} ({said})" if (said := "; ".join(self._of(name, n))) else name for name, n in self.unused.items()
         ]
         return f"fields used: {', '.join(self.used)}; not used: {', '.join(unused) or 'none'}"
+
+    def _of(self, name: str, n: int) -> list[str]:
+        near = nearest(name)
+        return [*([f"{n:,}"] if n else []), *([f"{near!r} is"] if near and near not in self.used else [])]
 
     def tell(self, where: object) -> Found:
         """Warn of what was not read; itself."""

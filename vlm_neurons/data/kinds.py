@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_neurons.data.annotations import read_json
+from vlm_neurons.data.fields import TURNS
 from vlm_neurons.data.samples import ImageTextData
 from vlm_neurons.data.sources import picture_suffixes, read_records
 
@@ -80,12 +81,12 @@ def _annotated(path: Path) -> Any:
         raise ValueError(f"{path} is packed: unpack it first")
     if suffix != ".json":
         first = next(read_records(path, _head(path)), None)
-        return ImageTextData.from_llava if first and "conversations" in first[1] else None
+        return ImageTextData.from_llava if first and {*TURNS} & {*first[1]} else None
     content = read_json(path)
     if isinstance(content, dict) and {"images", "annotations"} <= {*content}:
         return ImageTextData.from_coco
     records = content if isinstance(content, list) else []
-    if records and isinstance(records[0], dict) and {"conversations", "messages"} & {*records[0]}:
+    if records and isinstance(records[0], dict) and {*TURNS} & {*records[0]}:
         return ImageTextData.from_llava
     if isinstance(content, dict) and "image" in content:
         return None  # a JSONL of one line under another name

@@ -88,8 +88,8 @@ def make_sample(index: int, entry: Mapping[str, Any], name: str, base: Path) -> 
         if not isinstance(entry.get(words), str | None):
             raise ValueError(f"{name}: {words!r} is {short(entry[words])}; write a string, or null")
     images = entry["image"]
-    images = list(images) if isinstance(images, list | tuple) else [images]
-    found = [_as_image(image, name, base) for image in images if image is not None]
+    images = list(images) if isinstance(images, list | tuple) else [] if images is None else [images]
+    found = [_as_image(image, name, base) for image in images]
     label = entry.get("name") or next((called for _, called in found if called), name)
     return Sample(index, tuple(image for image, _ in found), entry.get("prompt"), entry.get("response"), str(label))
 

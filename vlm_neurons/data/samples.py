@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from vlm_neurons.data.annotations import read_coco, read_llava
 from vlm_neurons.data.fields import Found
-from vlm_neurons.data.sample import Sample, make_sample
+from vlm_neurons.data.sample import Sample
 from vlm_neurons.data.shards import read_shards
-from vlm_neurons.data.sources import read_folder, read_jsonl
+from vlm_neurons.data.sources import read_folder, read_jsonl, read_memory
 from vlm_neurons.data.survey import Answered, Facts, survey
 from vlm_neurons.data.tables import read_dataset, read_frame
 
@@ -61,7 +61,7 @@ class ImageTextData(Sequence[Sample]):
         >>> vn.scenes(3, seed=0).summary()
         'scenes:n=3,seed=0: 3 samples, 3 with text, 0 without'
         """
-        samples = self.__dict__.get("facts") or list(self)
+        samples = self.__dict__.get("facts") or self
         said = sum(one.response is not None for one in samples)
         parts = [f"{self.source}: {len(samples):,} samples, {said:,} with text, {len(samples) - said:,} without"]
         if self.found is not None:
@@ -143,7 +143,10 @@ class ImageTextData(Sequence[Sample]):
                 of those, or None) and optionally `prompt`, `response` and `name`.
 
         Raises:
-            ValueError: a dict without `image`, or a field of the wrong type.
+            ValueError: a dict without `image`, a field of the wrong type, or a text or question under another name.
+
+        Warns:
+            UserWarning: fields that are not read.
 
         >>> from PIL import Image
         >>> red = {"image": Image.new("RGB", (8, 8), "red"), "response": "a red square"}
@@ -151,13 +154,7 @@ class ImageTextData(Sequence[Sample]):
         >>> [(len(sample.images), sample.response) for sample in data]
         [(1, 'a red square'), (0, 'no picture')]
         """
-        done = []
-        for i, entry in enumerate(samples):
-            if isinstance(entry, Sample):
-                done.append(replace(entry, id=i))
-            else:
-                done.append(make_sample(i, entry, f"sample {i}", Path.cwd()))
-        return ImageTextData(done)
+        return ImageTextData(read_memory(samples))
 
     @classmethod
     def from_folder(cls, path: str | Path) -> ImageTextData:

@@ -20,14 +20,14 @@ from vlm_neurons.data.sources import picture_suffixes
 TEXTS = ("txt", "caption")  # members that hold the response
 LARGEST_TEXT = 2**22  # bytes of a member that is no picture
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
-_READ = ("image", "response", "prompt", "name")
+_READ = ("response", "prompt")  # of a member that is JSON
 
 
 def shard_paths(shards: str | Path | Sequence[str | Path]) -> list[Path]:
     """The files behind a name with {000..099} or * in it, or behind a list of names, in order.
 
     Raises:
-        ValueError: a name on the network.
+        ValueError: a name on the network, no name at all, or too many.
         FileNotFoundError: a file that is not there.
     """
     found: list[Path] = []
@@ -35,9 +35,12 @@ def shard_paths(shards: str | Path | Sequence[str | Path]) -> list[Path]:
         if re.match(r"\w+://|pipe:", str(one)):
             raise ValueError(f"{one}: shards are read from disk only, each part when it is needed: download them first")
         for name in _expanded(str(one)):
-            found += [Path(name).absolute()] if Path(name).exists() else map(Path, sorted(glob(name)))
-            if not found or (not Path(name).exists() and not glob(name)):
+            there = [name] if Path(name).exists() else sorted(glob(name))
+            if not there:
                 raise FileNotFoundError(f"{name}: no such file; pass tar files, such as shards-{{000..099}}.tar")
+            found += [Path(path).absolute() for path in there]
+    if not found:
+        raise ValueError("no shards: pass tar files, such as shards-{000..099}.tar")
     return found
 
 
@@ -46,9 +49,10 @@ def _expanded(name: str) -> list[str]:
     if braces is None:
         return [name]
     first, last = braces.groups()
-    numbers = [str(i).zfill(len(first)) for i in range(int(first), min(int(last), int(first) + 99_999) + 1)]
-    if not numbers:
-        raise ValueError(f"{name}: {{{first}..{last}}} counts down")
+    if not 0 <= int(last) - int(first) < 100_000:
+        down = int(last) < int(first)
+        raise ValueError(f"{name}: {{{first}..{last}}} {'counts down' if down else 'are more than 100,000 names'}")
+    numbers = [str(i).zfill(len(first)) for i in range(int(first), int(last) + 1)]
     return [full for n in numbers for full in _expanded(name[: braces.start()] + n + name[braces.end() :])]
 
 
@@ -101,9 +105,12 @@ def _entry(members: list[tuple[str, Encoded]], where: str, unused: Counter[str])
             entry["response"] = _text(one, where)
         elif suffix == "json":
             record = _record(one, where)
-            if not any(s in TEXTS for s, _ in members):
+            told = any(s in TEXTS for s, _ in members)  # by a text of its own
+            if told and record.get("response") is not None:
+                raise ValueError(f"{where}: two texts ({', '.join(s for s, _ in members)}); leave one")
+            if not told:
                 check_fields(record, where)
-            entry = {**{field: record[field] for field in ("response", "prompt") if field in record}, **entry}
+            entry |= {field: record[field] for field in _READ if field in record and not (told and field == "response")}
             unused.update(f"json: {field}" for field in map(str, record) if field not in _READ)
         else:
             unused[f".{suffix}"] += 1

@@ -1,4 +1,4 @@
-"""Samples in files of our own form: a folder of pictures, a JSONL."""
+"""Samples of our own form: in memory, in a folder of pictures, in a JSONL."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 from PIL import Image
 
+from vlm_neurons._checks import short
 from vlm_neurons.data.fields import WRITTEN, Found, check_fields, count_unused
 from vlm_neurons.data.sample import Sample, make_sample
 
@@ -55,6 +56,24 @@ def read_records(path: Path, content: bytes | None = None) -> Iterator[tuple[int
         if not isinstance(record, dict):
             raise ValueError(f"{path}, line {number}: {type(record).__name__}, not an object; write {{...}}")
         yield number, record
+
+
+def read_memory(samples: Iterable[Sample | Mapping[str, Any]]) -> list[Sample]:
+    """See `ImageTextData.from_samples`."""
+    done: list[Sample] = []
+    records = []
+    for i, entry in enumerate(samples):
+        if isinstance(entry, Sample):
+            done.append(replace(entry, id=i))
+            continue
+        if not isinstance(entry, Mapping):
+            raise ValueError(f"sample {i} is {short(entry)}; give a Sample, or a dict such as {{'image': path}}")
+        check_fields(entry, f"sample {i}")
+        done.append(make_sample(i, entry, f"sample {i}", Path.cwd()))
+        records.append(dict.fromkeys(entry))
+    if unused := count_unused(records, [*READ, *WRITTEN]):
+        Found("samples in memory", READ, unused).tell("samples in memory")
+    return done
 
 
 def read_jsonl(path: Path) -> tuple[list[Sample], str, Found]:
@@ -116,7 +135,7 @@ def read_folder(folder: Path) -> tuple[list[Sample], str, Found]:
                     f"{where}: {record['image']!r} is no image of {folder}{meant}; correct the line, "
                     f"or pass {captions} itself as data"
                 )
-            said[own].append(replace(sample, images=(own,), name=own.name))
+            said[own].append(replace(sample, images=(own,), name=str(record.get("name") or own.name)))
             records.append(dict.fromkeys(record))
     samples = [one for p, given in said.items() for one in given or [Sample(0, (p,), None, None, p.name)]]
     left_out = _left_out([entry for entry in entries if entry != captions and entry not in said])

@@ -17,9 +17,9 @@ Columns = dict[str, str | None]  # image, response, prompt -> column
 
 
 def choose_columns(
-    what: str, columns: Sequence[Any], image: str, response: str | None, prompt: str | None
+    what: str, columns: Sequence[Any], image: str, response: str | None, prompt: str | None, rows: int = 0
 ) -> tuple[Columns, Found]:
-    """The columns to read.
+    """The columns to read, of so many rows (0: not known yet).
 
     Raises:
         ValueError: one that was named is not there.
@@ -41,14 +41,16 @@ def choose_columns(
         for column in unused
         if (near := nearest(column)) in chosen and chosen[near] is None
     ]
-    found = Found(what, tuple(used), dict.fromkeys(unused, 1))
     if unused:
-        found = replace(found, unused={}, notes=(f"columns not used: {', '.join(unused)}", *meant)).tell(f"the {what}")
-    return chosen, replace(found, unused=dict.fromkeys(unused, 1), notes=())
+        notes = f"columns not used: {', '.join(unused)}", *meant
+        Found(what, tuple(used), {}, notes).tell(f"the {what}")
+    return chosen, Found(what, tuple(used), dict.fromkeys(unused, rows))
 
 
 def _sample(row: Mapping[str, Any], columns: Columns, index: int) -> Sample:
     entry = {field: row[column] for field, column in columns.items() if column is not None}
+    if isinstance(entry["image"], list | tuple):  # Hugging Face pads lists of pictures with None
+        entry["image"] = [image for image in entry["image"] if image is not None]
     return make_sample(index, entry, f"row {index}", Path.cwd())
 
 
@@ -133,9 +135,13 @@ def read_dataset(dataset: Any, image: str, response: str | None, prompt: str | N
         columns = list(first)
     elif hasattr(dataset, "with_format"):
         dataset = dataset.with_format(None)  # numpy, torch, pandas and arrow rows are of their own types
-    chosen, found = choose_columns("streaming dataset" if streamed else "dataset", columns, image, response, prompt)
+    named = image, response, prompt
+    what, rows = ("streaming dataset", 0) if streamed else ("dataset", len(dataset))
+    chosen, found = choose_columns(what, columns, *named, rows)
     if not transformed:  # a transform is given what it was written for
         dataset = _undecoded(dataset, image)
+        if hasattr(dataset, "select_columns"):  # others are not decoded: one broken picture there would stop everything
+            dataset = dataset.select_columns([*dict.fromkeys(column for column in chosen.values() if column)])
     return (_Stream(dataset, chosen) if streamed else _Rows(dataset, chosen, transformed)), found
 
 
@@ -157,7 +163,7 @@ def read_frame(frame: Any, image: str, response: str | None, prompt: str | None)
     columns = list(frame.columns)
     if repeated := sorted({str(c) for c in columns if columns.count(c) > 1}):
         raise ValueError(f"columns {', '.join(repeated)} are there twice: rename them")
-    chosen, found = choose_columns("DataFrame", columns, image, response, prompt)
+    chosen, found = choose_columns("DataFrame", columns, image, response, prompt, len(frame))
     kept = {field: frame[column].tolist() for field, column in chosen.items() if column is not None}
     rows = [dict(zip(kept, map(_missing, row), strict=True)) for row in zip(*kept.values(), strict=True)]
     return [make_sample(i, row, f"row {i}", Path.cwd()) for i, row in enumerate(rows)], found

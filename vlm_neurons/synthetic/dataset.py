@@ -217,6 +217,8 @@ def open_data(spec: str | Path, images: str | Path | None = None) -> ImageTextDa
     """
     spec = str(spec)
     kind, _, rest = spec.partition(":")
+    if images is not None and (kind == "scenes" or open_source(spec) is not None):
+        raise ValueError(f"images={str(images)!r}: {spec} says itself where its pictures are; leave it out")
     if kind == "scenes" and rest:
         arguments = _scene_arguments(spec, rest)
         try:

@@ -67,7 +67,8 @@ class Connection:
 
         It may have been asked when less was known to work: what is paid is not paid again.
         """
-        for known in (able, self.capabilities(cache, ever=True)):
+        ever = self.capabilities(cache, ever=True)
+        for known in [able] if ever == able else [able, ever]:
             found = cache.get(self.key(ask, known))
             if found is not None and not (self.retry_failures and read(ask, found)[1]):
                 return found, known

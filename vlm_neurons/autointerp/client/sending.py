@@ -104,7 +104,7 @@ def _unreached(error: Exception, where: str) -> str:
     while cause.__cause__ is not None:
         cause = cause.__cause__
     what = f"{type(cause).__name__}: {cause}".removesuffix(": ")
-    refused = any(isinstance(e, OSError) for e in (cause,)) or type(error.__cause__).__name__ == "ConnectError"
+    refused = isinstance(cause, OSError) or type(error.__cause__).__name__ == "ConnectError"
     return f"nobody answers at {where} ({what})" if refused else f"{type(error).__name__} at {where} ({what})"
 
 
