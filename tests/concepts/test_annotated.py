@@ -184,6 +184,10 @@ def test_annotations_of_other_pictures_are_refused_by_name_and_size(tmp_path: Pa
                      "bbox": [0, 0, 9, 9], "id": 4}]}), "annotation 4 of image 7 has no segmentation"),
         (json.dumps({"images": IMAGES, "categories": CATEGORIES, "annotations": [{"image_id": 7, "category_id": 77,
                      "segmentation": [[0, 0, 1, 0, 1, 1]]}]}), "77"),
+        (json.dumps({"images": [*IMAGES, {"id": 9, "file_name": "coffee.jpg"}], "categories": CATEGORIES,
+                     "annotations": []}), "two images have file_name 'coffee.jpg'"),
+        (json.dumps({"images": [*IMAGES, {"id": 7, "file_name": "tea.jpg"}], "categories": CATEGORIES,
+                     "annotations": []}), "two images have id 7"),
     ],
 )  # fmt: skip
 def test_a_file_in_another_format_is_refused_when_the_bank_is_made(tmp_path: Path, content: str, told: str) -> None:

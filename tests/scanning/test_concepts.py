@@ -66,8 +66,12 @@ def data():
 
 @pytest.fixture(scope="module")
 def kept(model, data):
+    return all_kept(model, data, SITES)
+
+
+def all_kept(model, data, sites):
     """Of every sample the maps of the bank, and the values of all units at its patches and response tokens."""
-    places = [p for site in SITES for p in places_of(model, site)]
+    places = [p for site in sites for p in places_of(model, site)]
     found = []
     for sample in data:
         batch = model.prepare([sample.load_images()], [sample.question(vn.data.DEFAULT_PROMPT)], [sample.response])
@@ -296,6 +300,58 @@ def test_a_concept_is_not_chosen_below_min_images(once):
     text = once.concepts(min_images=3)
     text = text[text["side"] == "text"]
     assert set(text["concept"]) <= {"letter:e", "length:"} and (text["n_images"] <= N).all()
+
+
+def few_pictures(n, with_picture):
+    rng = np.random.default_rng(0)
+    pictures = [tiny.image(30 + i, 36, rng) if i < with_picture else None for i in range(n)]
+    return vn.ImageTextData.from_samples(
+        [{"image": p, "response": f"red dogs are {i}.", "name": f"sample {i} a"} for i, p in enumerate(pictures)]
+    )
+
+
+def test_folds_without_pictures_are_left_out_of_what_pictures_say(model, tmp_path):
+    data, place, bank = few_pictures(30, 7), "vision.1.mlp.hook_post", Means()
+    run = scanned(model, data, tmp_path, site=["gate", "vision"], folds=8)
+    table = run.concepts(min_images=1)
+    seen, home = all_kept(model, data, ["vision"]), folds_of(data.facts, 8)
+    there = sorted({home[i] for i in range(7)})
+    assert 4 <= len(there) < 8
+    halves = [reference(seen, place, "picture", bank, [i for i in range(7) if home[i] in there[h::2]]) for h in (0, 1)]
+    rows = table[table["hook"] == place]
+    assert (rows["n_folds"] == len(there)).all() and set(table[table["side"] == "text"]["n_folds"]) == {8}
+    for j, row in enumerate(rows.itertuples()):
+        first, second = (best_of(r[j], True) for r in halves)
+        assert row.r == pytest.approx((halves[1][j, first] + halves[0][j, second]) / 2, abs=2e-5)
+
+
+def test_too_few_folds_with_pictures_are_said(model, tmp_path):
+    run = scanned(model, few_pictures(12, 1), tmp_path / "a", site="vision")
+    with pytest.raises(ValueError, match="of 4 folds 1 with annotated pictures; 4 are needed"):
+        run.concepts(min_images=1)
+    run = scanned(model, few_pictures(12, 1), tmp_path / "b", site="gate")
+    with pytest.warns(UserWarning, match="1 with annotated pictures, 4 with annotated responses"):
+        assert set(run.concepts(min_images=1)["side"]) == {"text"}
+    run = scanned(model, few_pictures(3, 3), tmp_path / "c", site="gate")
+    with pytest.raises(ValueError, match="3 with annotated pictures, 3 with annotated responses"):
+        run.concepts(min_images=1)
+
+
+class Single(Means):
+    """One concept a side."""
+
+    def concepts(self, side):
+        return super().concepts(side)[:1]
+
+    def maps(self, view):
+        return Maps(*(values[:, :1] for values in super().maps(view)))
+
+
+def test_one_concept_alone_has_no_runner_up(model, data, tmp_path):
+    table = scanned(model, data, tmp_path, site="gate", concepts=Single()).concepts(min_images=1)
+    assert set(table["concept"]) == {"color:red", "length:"}
+    assert (table["runner_up"] == "").all() and (table["runner_up_phrase"] == "").all()
+    assert table["r_runner_up"].isna().all()
 
 
 def test_random_units_read_what_the_layer_reads_and_p_is_the_share_above(model, data, kept, tmp_path):

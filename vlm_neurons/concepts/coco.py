@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.util import find_spec
@@ -77,6 +78,8 @@ def _read(path: Path) -> _Annotations:
         for one in annotations:
             _add(found, one, columns)
         names = {one["id"]: str(one.get("file_name") or one["coco_url"]) for one in images}
+        _refuse_doubled([one["id"] for one in images], "id")
+        _refuse_doubled(list(names.values()), "file_name")
         for one in images:
             _look_for(found[one["id"]], one, columns)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -89,6 +92,13 @@ def _read(path: Path) -> _Annotations:
         raise ValueError(f"{path}: no categories, or no images, in it: there is nothing that a bank could show")
     pictures = Files({names[i]: picture for i, picture in found.items()})
     return _Annotations(categories, pictures, panoptic, hashlib.sha256(raw).hexdigest()[:16])
+
+
+def _refuse_doubled(given: list[Any], what: str) -> None:
+    if twice := [one for one, n in Counter(given).items() if n > 1]:
+        raise ValueError(
+            f"two images have {what} {twice[0]!r}, and one's annotations would be lost: give every picture one record"
+        )
 
 
 def _picture(image: dict[str, Any]) -> _Picture:

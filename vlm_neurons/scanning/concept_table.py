@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from vlm_neurons.protocols import SIDES, Concept, Side
-from vlm_neurons.scanning.concept_files import parts, read_part
+from vlm_neurons.protocols import SIDES, Side
 from vlm_neurons.scanning.concept_moments import (
     FoldSums,
     best,
-    concept_correlations,
     held_out,
     interval,
     r_of_sum,
@@ -26,6 +25,7 @@ from vlm_neurons.scanning.concept_moments import (
     whole_bank,
 )
 from vlm_neurons.scanning.concept_recorder import ROWS
+from vlm_neurons.scanning.concept_shared import MIN_FOLDS, SideSums, Summed, check_folds, sees
 from vlm_neurons.scanning.nulls import place_of
 from vlm_neurons.sites import Address, at
 from vlm_neurons.units import Pole
@@ -35,68 +35,6 @@ if TYPE_CHECKING:
 
 MIN_IMAGES = 20  # below so many in a half of the data nothing is chosen
 RARE = 0.95  # a second concept counts where its gain is above that of so many random units
-
-
-@dataclass(frozen=True)
-class Summed:
-    """The sums of a run.
-
-    Attributes:
-        files: of every fold.
-        concepts: by side.
-    """
-
-    files: list[Path]
-    concepts: dict[Side, tuple[Concept, ...]]
-
-    @classmethod
-    def of(cls, path: Path, run: str, info: dict[str, Any], n_blocks: int) -> Summed:
-        """Open the sums of a run that is finished.
-
-        Raises:
-            ValueError: it was scanned without concepts, or sums are missing.
-        """
-        if "concepts" not in info:
-            raise ValueError(f"{path} was scanned without concepts: vn.scan(..., concepts=bank) into another directory")
-        files = []
-        for fold in range(info["parameters"]["folds"]):
-            chosen = parts(path, run, fold, range(n_blocks))
-            if [len(blocks) for _, blocks in chosen] != [n_blocks]:
-                raise ValueError(f"{path}: sums of fold {fold} are missing; make the same scan call again")
-            files.append(chosen[0][0])
-        named = {side: tuple(Concept(*one) for one in info["concepts"][side]) for side in SIDES}
-        return cls(files, named)
-
-    def read(self, prefix: str) -> list[dict[str, Tensor]]:
-        """What every fold holds of a place and side."""
-        return [read_part(file, prefix) for file in self.files]
-
-
-@dataclass(frozen=True)
-class SideSums:
-    """What a side's units share: halves of the folds, and concepts.
-
-    Attributes:
-        concepts: of the side.
-        halves: the folds, in two parts.
-        images: that have each concept, in all, and in each half.
-        min_images: below so many in a half a concept is not chosen.
-    """
-
-    concepts: tuple[Concept, ...]
-    halves: tuple[list[int], list[int]]
-    images: Float[Tensor, "three k"]
-    min_images: int
-
-    @property
-    def allowed(self) -> Bool[Tensor, "k"]:
-        """Concepts that there are enough images of."""
-        return (self.images[1:] >= self.min_images).all(0)
-
-    @property
-    def generic(self) -> Bool[Tensor, "k"]:
-        """Concepts that say little."""
-        return torch.tensor([c.generic for c in self.concepts], dtype=torch.bool)
 
 
 @dataclass(frozen=True)
@@ -138,12 +76,14 @@ def concept_table(path: Path, run: str, info: dict[str, Any], n_blocks: int, min
     poles: dict[str, list[Pole]] = {}
     for column in info["columns"]:
         poles.setdefault(column["hook"], []).append(column["pole"])
+    shared = cache(lambda kind, side: SideSums.of(summed, kind, side, min_images))
+    check_folds(summed, path, poles)
     tables = []
     with tqdm(total=len(poles), desc="concepts", unit="layer", delay=3, disable=None) as bar:
         for place, own in poles.items():
             d = next(c["d"] for c in info["columns"] if c["hook"] == place)
             for side in SIDES:
-                tables += _of_side(summed, info, place, side, d, own, min_images)
+                tables += _of_side(summed, info, place, side, d, own, shared)
             bar.update()
     table = pd.concat([t for t in tables if len(t)], ignore_index=True)
     table.attrs["parameters"] = {"min_images": min_images, **{k: info["parameters"][k] for k in ("concepts", "folds")}}
@@ -151,29 +91,16 @@ def concept_table(path: Path, run: str, info: dict[str, Any], n_blocks: int, min
 
 
 def _of_side(
-    summed: Summed, info: dict[str, Any], place: str, side: Side, d: int, poles: Sequence[Pole], min_images: int
-) -> list[pd.DataFrame]:
-    concepts, by_image = summed.concepts[side], at(place)[0].indexed_by == "image"
-    if not concepts or (by_image and side == "text"):
+    summed: Summed, info: dict[str, Any], place: str, side: Side, d: int, poles: Sequence[Pole],
+    shared: Callable[[str, Side], SideSums],
+) -> list[pd.DataFrame]:  # fmt: skip
+    if not summed.concepts[side] or not sees(place, side) or len(summed.images[side]) < MIN_FOLDS:
         return []
-    shared = [f for f in summed.read(f"concepts/{ROWS}/{side}/")]
-    there = [fold for fold, f in enumerate(shared) if f]
-    if len(there) < 4:
-        return []
-    images = torch.stack([f["present"] for f in shared if f])
-    halves = list(range(0, len(there), 2)), list(range(1, len(there), 2))
-    counts = torch.stack([images.sum(0), *(images[half].sum(0) for half in halves)])
-    of_side = SideSums(concepts, halves, counts, min_images)
-    kind = place if by_image else ROWS
-    grams = [f for f in summed.read(f"concepts/{kind}/{side}/") if f]
-    among = tuple(
-        concept_correlations({k: torch.stack([grams[i][k] for i in half]).sum(0) for k in grams[0]})
-        for half in (range(len(there)), *halves)
-    )
-    own = _measure(summed, place, side, d, there, of_side, among)
-    random = None
-    if any("n" in f for f in summed.read(f"{place_of(place)}/{side}/")):
-        random = _measure(summed, place_of(place), side, info["parameters"]["null_directions"], there, of_side, among)
+    of_side = shared(place if at(place)[0].indexed_by == "image" else ROWS, side)
+    own = _measure(summed.read(f"{place}/{side}/"), d, of_side)
+    random, read = None, summed.read(f"{place_of(place)}/{side}/")
+    if any("n" in f for f in read):
+        random = _measure(read, info["parameters"]["null_directions"], of_side)
     return [
         _rows(place, side, pole, of_side, own if pole == "+" else own.flipped(),
               random if random is None or pole == "+" else random.flipped())
@@ -181,13 +108,10 @@ def _of_side(
     ]  # fmt: skip
 
 
-def _measure(
-    summed: Summed, place: str, side: Side, d: int, there: Sequence[int], shared: SideSums, among: tuple[Any, ...]
-) -> Measured:
-    read = summed.read(f"{place}/{side}/")
-    sums = FoldSums.of([read[i] for i in there], d, len(shared.concepts))
+def _measure(read: Sequence[dict[str, Tensor]], d: int, shared: SideSums) -> Measured:
+    sums = FoldSums.of([read[i] for i in shared.there], d, len(shared.concepts))
     one, other = (sums.over(half).r()[0] for half in shared.halves)
-    return Measured(sums, sums.over(range(len(there))).r()[0], (one, other), among)
+    return Measured(sums, sums.over(range(len(shared.there))).r()[0], (one, other), shared.among)
 
 
 def _rows(place: str, side: Side, pole: Pole, shared: SideSums, own: Measured, random: Measured | None) -> pd.DataFrame:
@@ -220,8 +144,7 @@ def _rows(place: str, side: Side, pole: Pole, shared: SideSums, own: Measured, r
     agree = own.sign * own.sums.r()
     table["folds_agree"] = sum((best(r, allowed) == chosen).long() for r in agree)
     table["n_folds"] = len(agree)
-    second = best(own.whole.scatter(1, chosen[:, None], -torch.inf), allowed)
-    table |= _named("runner_up", shared, second) | {"r_runner_up": own.whole.gather(1, second[:, None]).squeeze(1)}
+    table |= _runner_up(shared, own, chosen, allowed)
     table |= _several(shared, own, random, allowed)
     return pd.DataFrame({k: v.numpy() if isinstance(v, Tensor) else v for k, v in table.items()})
 
@@ -230,6 +153,13 @@ def _named(name: str, shared: SideSums, which: Tensor) -> dict[str, Any]:
     phrase = "phrase" if name == "concept" else f"{name}_phrase"
     found = [shared.concepts[i] for i in which.tolist()]
     return {name: [c.name for c in found], phrase: [c.phrase or c.name for c in found]}
+
+
+def _runner_up(shared: SideSums, own: Measured, chosen: Int[Tensor, "d"], allowed: Bool[Tensor, "k"]) -> dict[str, Any]:
+    if int(allowed.sum()) < 2:
+        return {"runner_up": "", "runner_up_phrase": "", "r_runner_up": np.nan}
+    second = best(own.whole.scatter(1, chosen[:, None], -torch.inf), allowed)
+    return _named("runner_up", shared, second) | {"r_runner_up": own.whole.gather(1, second[:, None]).squeeze(1)}
 
 
 def _best_of(name: str, shared: SideSums, own: Measured, kept: Bool[Tensor, "k"]) -> dict[str, Any]:
