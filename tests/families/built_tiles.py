@@ -56,17 +56,17 @@ ONEVISION = (
 
 
 def llava_onevision() -> tuple[Any, Any]:
-    """LLaVA-OneVision with SigLIP and Qwen 2."""
+    """LLaVA-OneVision with SigLIP and Qwen 2; sides that are no whole number of patches, as those of SigLIP so400m."""
     from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 
     tok = tokenizer("<image>", "<video>", "<|im_start|>", "<|im_end|>", eos="<|im_end|>", add_bos=False)
-    pinpoints = [[28 * i, 28 * j] for i in range(1, 4) for j in range(1, 4)]
+    pinpoints = [[31 * i, 31 * j] for i in range(1, 4) for j in range(1, 4)]
     config = hf.LlavaOnevisionConfig(
-        vision_config=hf.SiglipVisionConfig(**VISION, image_size=28, patch_size=7, vision_use_head=False),
+        vision_config=hf.SiglipVisionConfig(**VISION, image_size=31, patch_size=7, vision_use_head=False),
         text_config=hf.Qwen2Config(**backbone(tok)), image_token_id=tok.convert_tokens_to_ids("<image>"),
         video_token_id=tok.convert_tokens_to_ids("<video>"), image_grid_pinpoints=pinpoints,
     )  # fmt: skip
-    images = LlavaOnevisionImageProcessorPil(size={"height": 28, "width": 28}, image_grid_pinpoints=pinpoints)
+    images = LlavaOnevisionImageProcessorPil(size={"height": 31, "width": 31}, image_grid_pinpoints=pinpoints)
     processor = quiet(
         hf.LlavaOnevisionProcessor, image_processor=images, tokenizer=tok, video_processor=None, num_image_tokens=16,
         vision_feature_select_strategy="full", chat_template=ONEVISION,
@@ -87,13 +87,13 @@ SMOLVLM = IDEFICS3.replace("<|begin_of_text|>", "<|im_start|>")
 
 
 def idefics3() -> tuple[Any, Any]:
-    """Idefics3 with Llama 3's marks."""
+    """Idefics3 with Llama 3's marks; sides that are no whole number of patches."""
     from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
     tok = tokenizer(*TILE_MARKS, bos="<|begin_of_text|>")
-    images = Idefics3ImageProcessorPil(size={"longest_edge": 96}, max_image_size={"longest_edge": 32})
+    images = Idefics3ImageProcessorPil(size={"longest_edge": 105}, max_image_size={"longest_edge": 35})
     processor = hf.Idefics3Processor(image_processor=images, tokenizer=tok, image_seq_len=4, chat_template=IDEFICS3)
-    vision = hf.Idefics3VisionConfig(**VISION, image_size=32, patch_size=8)
+    vision = hf.Idefics3VisionConfig(**VISION, image_size=35, patch_size=8)
     return _idefics3(hf.Idefics3ForConditionalGeneration, hf.Idefics3Config, vision, tok), processor
 
 

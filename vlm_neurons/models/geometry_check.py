@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vlm_neurons.models.adapters.tiles import per_side
 from vlm_neurons.tokens import Box, Patch
 
 if TYPE_CHECKING:
@@ -117,12 +118,16 @@ class Expected:
         self.sizes = [image.size for image in batch.images]
         tiled = {patch.image for patch in self.patches if patch.tile >= 0}
         self.largest: dict[tuple[int, int], float] = {}  # side of the largest patch of an image's tiles
+        self.rests: dict[int, float] = {}  # what a tile has beside whole patches, as a share of a patch
         self.steps: dict[tuple[int, bool, int], float] = {}  # of an image, whether it is a tile, and axis
         for patch in self.patches:
             for axis in (0, 1):
                 if patch.tile >= 0 or patch.image not in tiled:
                     key = patch.image, axis
                     self.largest[key] = max(self.largest.get(key, 0.0), _side(patch.original_box, axis))
+        for image in tiled:
+            shown = [patch for patch in self.patches if patch.image == image]
+            self.rests[image] = _rest(next(patch for patch in shown if patch.tile >= 0), max(1, per_side(shown)))
         wide: dict[tuple[int, bool, int], float] = {}  # the widest that is seen there
         for place, one in seen:
             for image, sight in one.items() if place.patch >= 0 else ():
@@ -169,8 +174,15 @@ class Expected:
 
     def _whole(self, place: Place, image: int, box: Box) -> bool:
         """Whether a row without a patch sees more than half of one: what is cut off beside the picture may hold a
-        seam of it, since cuts go by patches and padding by pixels."""
-        return all(_side(box, axis) > 0.5 * self.largest.get((image, axis), 0.0) / place.per_side for axis in (0, 1))
+        seam of it, since cuts go by patches and padding by pixels. Where tiles are no whole number of patches, cuts go
+        as if they were, and may be off by the rest."""
+        most = (0.5 + self.rests.get(image, 0.0)) / place.per_side
+        return all(_side(box, axis) > most * self.largest.get((image, axis), 0.0) for axis in (0, 1))
+
+
+def _rest(patch: Patch, n: int) -> float:
+    """What a tile has beside its n x n patches, as a share of a patch, from where one of them is on the sheet."""
+    return (patch.box[1] / (patch.box[3] - patch.box[1]) - patch.row) / max(1, patch.row // n)
 
 
 def _side(box: Box, axis: int) -> float:

@@ -27,7 +27,8 @@ def place(given: Given) -> list[Placed]:
     if any(given.output.get("num_crops", ())):
         raise ValueError("pan and scan is not supported: set do_pan_and_scan=False in the processor's images_kwargs")
     n = tokens_per_side(given.config)
-    return [Placed((n, n), whole(i, size, side, n)) for i, size in enumerate(given.sizes)]
+    step = given.config.vision_config.patch_size * (_patches_per_side(given.config) // n)
+    return [Placed((n, n), whole(i, size, side, step)) for i, size in enumerate(given.sizes)]
 
 
 def tokens_per_side(config: Any) -> int:

@@ -18,6 +18,11 @@ def tokens_per_side(config: Any) -> int:
     return int(_one(vision.image_size) // _one(vision.patch_size) * config.downsample_ratio)
 
 
+def pooled(config: Any) -> int:
+    """Rows, and columns, of the tower's patches that become one token."""
+    return round(1 / config.downsample_ratio)
+
+
 def _one(sides: Any) -> int:
     return int(sides if isinstance(sides, int) else sides[0])
 
@@ -28,7 +33,8 @@ def place(given: Given) -> list[Placed]:
     Raises:
         ValueError: the image processor makes other tiles than the model reads.
     """
-    side, n = _one(given.config.vision_config.image_size), tokens_per_side(given.config)
+    vision = given.config.vision_config
+    side, step = _one(vision.image_size), _one(vision.patch_size) * pooled(given.config)
     check_side(given, side, f"size to {{'height': {side}, 'width': {side}}}")
     found = []
     for i, (size, count) in enumerate(zip(given.sizes, views_per_image(given), strict=True)):
@@ -37,7 +43,7 @@ def place(given: Given) -> list[Placed]:
             raise ValueError(
                 f"the image processor makes {count} views of image {i}, its settings say {down * across + 1}"
             )
-        found.append(tiles_and_whole(i, size, side, n, (down, across)))
+        found.append(tiles_and_whole(i, size, side, step, (down, across)))
     return found
 
 
@@ -67,7 +73,7 @@ def views_of(image_processor: Any, own: Mapping[str, Tensor]) -> Tensor:
 
 def of_tower(given: Given, placed: Placed) -> list[int]:
     """Rows of the tower: a class token in front of every view; a token is made of several patches."""
-    return rows_of_views(placed, class_tokens=1, pooled=round(1 / given.config.downsample_ratio), whole_last=True)
+    return rows_of_views(placed, class_tokens=1, pooled=pooled(given.config), whole_last=True)
 
 
 def check(config: Any) -> None:

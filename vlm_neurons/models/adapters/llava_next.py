@@ -33,16 +33,17 @@ def place(given: Given) -> list[Placed]:
 def whole_and_tiles(config: Any, image: int, size: Size) -> Placed:
     """The sheet of one image; its number and size are given."""
     side = config.vision_config.image_size
-    n = side // config.vision_config.patch_size
+    step = config.vision_config.patch_size
+    n = side // step
     canvas, kept = kept_of(config, size)
     tiles = Layout(size, *_fitted(size, canvas), canvas)
     across = canvas[1] // side
-    patches: list[Patch | None] = [*whole(image, size, side, n)]
+    patches: list[Patch | None] = [*whole(image, size, side, step)]
     for line in kept.tolist():
         for number in line:
             row, column = divmod(number, across * n)
             tile = row // n * across + column // n
-            patches.append(patch(image, tiles, (row, column), side / n, n, tile))
+            patches.append(patch(image, tiles, (row, column), side, step, tile))
         patches.append(None)  # the end of a row
     return Placed((n + canvas[0] // side * n, across * n), patches)
 
@@ -71,7 +72,8 @@ def kept_of(config: Any, size: Size) -> tuple[Size, Tensor]:
     from transformers.models.llava_next.modeling_llava_next import unpad_image
 
     canvas = select_best_resolution(size, config.image_grid_pinpoints)
-    rows, columns = (edge // config.vision_config.patch_size for edge in canvas)
+    side = config.vision_config.image_size
+    rows, columns = (edge // side * (side // config.vision_config.patch_size) for edge in canvas)
     numbers = torch.arange(rows * columns).view(1, rows, columns)
     return tuple(canvas), unpad_image(numbers, size)[0]
 

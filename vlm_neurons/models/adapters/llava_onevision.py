@@ -37,11 +37,12 @@ def place(given: Given) -> list[Placed]:
 def _square(config: Any, image: int, size: Size) -> Placed:
     """One view of an image in the middle of a square, and one token at its end."""
     side, (height, width) = config.vision_config.image_size, size
-    n, large = side // config.vision_config.patch_size, max(size)
+    step, large = config.vision_config.patch_size, max(size)
     resized = height * side / large, width * side / large
     offset = -((large - height) // 2) * side / large, -((large - width) // 2) * side / large
     layout = Layout(size, resized, offset, (side, side))  # type: ignore[arg-type]  # no whole pixels
-    patches = [patch(image, layout, (row, column), side / n) for row in range(n) for column in range(n)]
+    n = side // step
+    patches = [patch(image, layout, (row, column), side, step) for row in range(n) for column in range(n)]
     return Placed((n, n), [*patches, None])
 
 

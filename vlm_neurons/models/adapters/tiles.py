@@ -17,20 +17,20 @@ from vlm_neurons.models.adapters.geometry import Layout
 from vlm_neurons.tokens import Patch
 
 
-def patch(image: int, layout: Layout, at: tuple[int, int], step: float, below: int = 0, tile: int = -1) -> Patch:
-    """One patch of a whole view, or of the tiles.
+def patch(image: int, layout: Layout, at: tuple[int, int], side: int, step: int, tile: int = -1) -> Patch:
+    """One patch of a whole view, or of the tiles. What is left of a view beside its patches is not seen.
 
     Args:
         image: its number.
         layout: of the whole view, or of all tiles together.
         at: row and column there.
+        side: of a view in pixels.
         step: a patch's side in pixels.
-        below: rows of patches that the whole view takes on the sheet, for a patch of the tiles.
         tile: number of the tile; -1 is the whole view.
     """
-    row, column = at
-    left, top = step * column, step * row
-    shift = step * below
+    (row, column), n = at, side // step
+    top, left = (float(k // n * side + k % n * step) for k in at)
+    shift, below = (side, n) if tile >= 0 else (0, 0)
     return Patch(
         image, row + below, column,
         (left, top + shift, left + step, top + shift + step),
@@ -57,18 +57,18 @@ def check_side(given: Given, side: int, remedy: str) -> None:
         )
 
 
-def whole(image: int, size: tuple[int, int], side: int, n: int) -> list[Patch]:
-    """The patches of a whole view, row by row: the image squeezed to a square of `side` pixels, n patches a side."""
-    layout = Layout(size, (side, side), (0, 0), (side, side))
-    return [patch(image, layout, (row, column), side / n) for row in range(n) for column in range(n)]
+def whole(image: int, size: tuple[int, int], side: int, step: int) -> list[Patch]:
+    """The patches of a whole view, row by row: the image squeezed to a square of `side` pixels, patches of `step`."""
+    layout, n = Layout(size, (side, side), (0, 0), (side, side)), side // step
+    return [patch(image, layout, (row, column), side, step) for row in range(n) for column in range(n)]
 
 
-def split(image: int, size: tuple[int, int], side: int, n: int, tiles: tuple[int, int]) -> list[Patch]:
+def split(image: int, size: tuple[int, int], side: int, step: int, tiles: tuple[int, int]) -> list[Patch]:
     """The patches of rows x columns of tiles, one tile after the other: the image squeezed to all of them together."""
-    down, across = tiles
+    (down, across), n = tiles, side // step
     layout = Layout(size, (down * side, across * side), (0, 0), (down * side, across * side))
     return [
-        patch(image, layout, (n * y + row, n * x + column), side / n, n, across * y + x)
+        patch(image, layout, (n * y + row, n * x + column), side, step, across * y + x)
         for y in range(down)
         for x in range(across)
         for row in range(n)
@@ -76,9 +76,9 @@ def split(image: int, size: tuple[int, int], side: int, n: int, tiles: tuple[int
     ]
 
 
-def tiles_and_whole(image: int, size: tuple[int, int], side: int, n: int, tiles: tuple[int, int]) -> Placed:
+def tiles_and_whole(image: int, size: tuple[int, int], side: int, step: int, tiles: tuple[int, int]) -> Placed:
     """The sheet of an image whose tiles come first, then the whole view; (0, 0) tiles for one that is whole only."""
-    patches = [*split(image, size, side, n, tiles), *whole(image, size, side, n)]
+    patches, n = [*split(image, size, side, step, tiles), *whole(image, size, side, step)], side // step
     return Placed((n * (1 + tiles[0]), n * max(1, tiles[1])), patches)
 
 
