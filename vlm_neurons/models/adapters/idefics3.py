@@ -29,7 +29,10 @@ def place(given: Given) -> list[Placed]:
     Raises:
         ValueError: the image processor makes other tiles than the model reads.
     """
-    side, step = given.config.vision_config.image_size, given.config.vision_config.patch_size * given.config.scale_factor
+    side, step = (
+        given.config.vision_config.image_size,
+        given.config.vision_config.patch_size * given.config.scale_factor,
+    )
     check_side(given, side, f"max_image_size to {{'longest_edge': {side}}}")
     images = zip(given.sizes, tiles_of(given), strict=True)
     return [tiles_and_whole(i, size, side, step, tiles) for i, (size, tiles) in enumerate(images)]
