@@ -43,8 +43,8 @@ def test_elements_of_the_pixels_know_where_they_were_taken_from() -> None:
     centres = torch.arange(28) + 0.5
     for image, (width, height) in enumerate([(140, 70), (56, 84)]):
         x, y = (source.share[image] * source.sizes[image]).unbind(-1)
-        assert (x - centres * width / 28).abs().max() < 0.5 + width / 255
-        assert (y - (centres * height / 28)[:, None]).abs().max() < 0.5 + height / 255
+        assert (x - centres * width / 28).abs().max() < 0.5 + width / 215
+        assert (y - (centres * height / 28)[:, None]).abs().max() < 0.5 + height / 215
 
 
 def test_a_sample_has_the_first_and_the_last_and_all_are_all() -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vlm_neurons.models.adapters.tiles import per_side
+from vlm_neurons.models.painted import LEVELS
 from vlm_neurons.tokens import Box, Patch
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ class Expected:
                     self.steps[group] = max(self.steps.get(group, 0.0), step)
                     wide[group] = max(wide.get(group, 0.0), _side(sight.box, axis))
         for (image, tile, axis), side in wide.items():
-            if side < 2 * self.sizes[image][axis] / 255:  # one column, or row, of pixels: as far apart as the others
+            if side < 2 * self.sizes[image][axis] / LEVELS:  # one column, or row, of pixels: as far apart as the others
                 self.steps[image, tile, axis] = max(self.steps[image, tile, k] for k in (0, 1))
 
     def problem(self, place: Place, seen: Seen) -> str:
@@ -167,10 +168,10 @@ class Expected:
         return True
 
     def _tolerance(self, patch: Patch, axis: int) -> tuple[float, float]:
-        """Half a pixel of the original, one of the 256 levels of a ramp, and half a pixel of the image as resized; and
+        """Half a pixel of the original, one of the steps of a ramp, and half a pixel of the image as resized; and
         that pixel."""
         step = self.steps.get((patch.image, patch.tile >= 0, axis), 0.0)
-        return 0.501 + self.sizes[patch.image][axis] / 255 + step / 2, step
+        return 0.501 + self.sizes[patch.image][axis] / LEVELS + step / 2, step
 
     def _whole(self, place: Place, image: int, box: Box) -> bool:
         """Whether a row without a patch sees more than half of one: what is cut off beside the picture may hold a

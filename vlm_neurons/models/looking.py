@@ -16,7 +16,7 @@ from vlm_neurons.models import guards
 from vlm_neurons.models.batch import Batch
 from vlm_neurons.models.bound import BoundVLM, Runnable
 from vlm_neurons.models.geometry_check import EMBEDDING, Seen, Sight
-from vlm_neurons.models.painted import Painted, without_attention
+from vlm_neurons.models.painted import LEVELS, Painted, without_attention
 from vlm_neurons.models.passes import running
 
 BASE = 32  # two to its power is far from under- and overflow in all but float16
@@ -113,14 +113,14 @@ def _sights(hit: Bool[Tensor, "*pixels"], source: Painted, number: Int[Tensor, "
         empty = torch.zeros(n * images, 2, dtype=share.dtype)
         ends.append(empty.scatter_reduce(0, key[:, None].expand_as(share), share, reduce, include_self=False))
     for axis in (0, 1):
-        levels = torch.stack([key, (share[:, axis] * 255).round().long()], -1).unique(dim=0)
+        levels = torch.stack([key, (share[:, axis] * LEVELS).round().long()], -1).unique(dim=0)
         steps = torch.where(levels[1:, 0] == levels[:-1, 0], levels[1:, 1] - levels[:-1, 1], 0)
         gaps.append(torch.zeros(n * images, dtype=torch.long).scatter_reduce(0, levels[1:, 0], steps, "amax"))
     found: list[dict[int, Sight]] = [{} for _ in range(n)]
     for k in key.unique().tolist():
         width, height = source.sizes[k % images].tolist()
         (a, b), (c, d) = (end[k].tolist() for end in ends)
-        steps_of = (float(gaps[0][k]) * width / 255, float(gaps[1][k]) * height / 255)
+        steps_of = (float(gaps[0][k]) * width / LEVELS, float(gaps[1][k]) * height / LEVELS)
         found[k // images][k % images] = Sight((a * width, b * height, c * width, d * height), steps_of)
     return list(found)
 

@@ -62,7 +62,7 @@ def measure_geometry(
         ValueError: `positions` is no such number, the batch has no images, or the model no attention in its layers.
 
     Measured edges are the outermost pixels' centres. They may differ from what is said by half a pixel of the original,
-    1/255 of its side (a ramp has 256 levels), and half a pixel of the image as resized.
+    1/215 of its side (a ramp has 215 steps), and half a pixel of the image as resized.
 
     >>> found = vn.models.measure_geometry(model, batch, positions=4)
     >>> found.ok, found.table["where"].unique().tolist()

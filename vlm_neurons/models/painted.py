@@ -20,6 +20,10 @@ from torch import Tensor, nn
 from vlm_neurons.models.batch import Batch
 from vlm_neurons.models.bound import Runnable
 
+# Brightness, from which resizing can overshoot beside padding and is not cut off.
+DARK, LIGHT = 20, 235
+LEVELS = LIGHT - DARK
+
 Paint = Callable[[int, tuple[int, int]], Image.Image]  # number of an image of the batch, its width and height
 
 
@@ -29,8 +33,8 @@ class Painted:
 
     Attributes:
         image: number in the batch; -1 for padding, and for what is mixed with it.
-        share: how far from the left edge of the original, and from its top: 0 to 1. It was read from 256 levels. Of no
-            meaning where `image` is -1.
+        share: how far from the left edge of the original, and from its top: 0 to 1. It was read in `LEVELS` steps. Of
+            no meaning where `image` is -1.
         sizes: width and height of every image, in pixels.
     """
 
@@ -50,8 +54,8 @@ def flat(size: tuple[int, int], brightness: int) -> Image.Image:
 
 
 def ramp(size: tuple[int, int], axis: int) -> Image.Image:
-    """An image whose brightness goes from 0 at one edge to 255 at the other: left to right (axis 0), or downwards."""
-    steps = (np.arange(size[axis]) + 0.5) * 255 / size[axis]
+    """An image that is dark at one edge and light at the other: left to right (axis 0), or downwards."""
+    steps = DARK + (np.arange(size[axis]) + 0.5) * LEVELS / size[axis]
     values = np.broadcast_to(steps if axis == 0 else steps[:, None], (size[1], size[0]))
     return Image.fromarray(values.round().astype(np.uint8)).convert("RGB")
 
@@ -63,11 +67,11 @@ def painted(model: Runnable, batch: Batch) -> dict[str, Painted]:
         model: prepares painted images of the sizes of the batch's.
         batch: with images.
     """
-    black = _processed(model, batch, lambda i, size: flat(size, 0))
+    black = _processed(model, batch, lambda i, size: flat(size, DARK))
     along_x = _processed(model, batch, lambda i, size: ramp(size, 0))
     along_y = _processed(model, batch, lambda i, size: ramp(size, 1))
     whites = [
-        _processed(model, batch, lambda i, size, n=n: flat(size, 255 if i == n else 0))  # type: ignore[misc]
+        _processed(model, batch, lambda i, size, n=n: flat(size, LIGHT if i == n else DARK))  # type: ignore[misc]
         for n in range(len(batch.images))
     ]
     sizes = torch.tensor([image.size for image in batch.images], dtype=torch.double)
