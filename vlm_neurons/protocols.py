@@ -152,6 +152,7 @@ class Joined(ConceptBank):
     """
 
     banks: tuple[ConceptBank, ...]
+    _known: dict[Side, list[list[int]]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -164,14 +165,17 @@ class Joined(ConceptBank):
         return any(bank.on_device for bank in self.banks)
 
     def _kept(self, side: Side) -> list[list[int]]:
-        """Of each bank, which of its concepts no later bank has."""
+        """Of each bank, which of its concepts no later bank has; asked for at every sample."""
+        if side in self._known:
+            return self._known[side]
         kept: list[list[int]] = []
         later: set[Concept] = set()
         for bank in reversed(self.banks):
             own = bank.concepts(side)
             kept.append([i for i, concept in enumerate(own) if concept not in later])
             later |= {*own}
-        return kept[::-1]
+        self._known[side] = kept[::-1]
+        return self._known[side]
 
     def concepts(self, side: Side) -> tuple[Concept, ...]:
         """Of all banks, one bank after the other."""

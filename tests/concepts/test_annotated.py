@@ -234,6 +234,17 @@ def test_label_images_that_say_nothing_clear_are_refused(tmp_path: Path) -> None
         Masks(tmp_path / "nowhere", {1: "cat"})
     with pytest.raises(ValueError, match="names nothing"):
         Masks(tmp_path / "a", {})
+    for names, told in (
+        ({"sky": 1}, "names= has 'sky' where a whole number"),
+        ({1.7: "x"}, "names= has 1.7 where a whole number"),
+        ({1: 2}, "names= has 2 where a name should be"),
+        (["ab"], "names= has 'a' where a whole number"),
+    ):
+        with pytest.raises(ValueError, match=f"{told}.*a number has a name"):
+            Masks(tmp_path / "a", names)  # type: ignore[arg-type]
+    (tmp_path / "a" / "names.json").write_text('{"sky": 1}')
+    with pytest.raises(ValueError, match=r"names.json has 'sky' where a whole number"):
+        Masks(tmp_path / "a")
     with pytest.raises(ValueError, match="missing='none'"):
         Masks(tmp_path / "a", {1: "cat"}, missing="none")  # type: ignore[arg-type]
     bank = Masks(tmp_path / "a", {1: "cat"})

@@ -134,6 +134,8 @@ def test_words_have_their_vocabulary_from_the_responses_by_the_number_that_has_t
     assert len(near) <= 5 and near <= {w for w, _ in counts.most_common(30)}
     generic = {c.kind for c in bank.concepts("text") if c.generic}
     assert generic == {"class", "punctuation", "position"}
+    mixed = Words(n_words=6, n_neighbours=3).fitted(["c b a red x y"] * 9 + ["c b a red"] * 5)
+    assert [c.value for c in mixed.concepts("text") if c.kind == "word"] == ["a", "b", "c", "red", "x", "y"]
     assert {c.kind for c in Words(generic=("word:red",)).fitted(texts).concepts("text") if c.generic} <= {"word"}
     assert bank.fitted(["other other", "other"]) is bank, "a vocabulary stays"
     assert bank.identity() == Words(12, 5).fitted(texts).identity() != Words(11, 5).fitted(texts).identity()

@@ -65,7 +65,9 @@ def explain(
             raise ValueError(f"explainer={explainer!r} needs evidence of neurons: a run is explained by its concepts")
         made = from_concepts(evidence, min_images)
         if out is not None:
-            append_explanations(folder(out), made.values(), redo)
+            known = {} if redo else read_explanations(folder(out))
+            differs = [e for n, e in made.items() if n not in known or known[n].to_record() != e.to_record()]
+            append_explanations(folder(out), differs, redo)
         return made
     chosen = explainer_of("dissection" if explainer is None else explainer)
     check_evidence(evidence)

@@ -121,7 +121,7 @@ class Words(ConceptBank):
                 "Words() out"
             )
         counts = Counter(key for pieces in read for key in {key for _, key in keys_of(pieces, words, near)})
-        order = {word: i for i, word in enumerate([*words, *near])}
+        order = {word: i for i, word in enumerate(dict.fromkeys([*words, *near]))}
         kinds = ("word", "class", "punctuation", "capital", "position", "after", "before")
         found = [key for key, n in counts.items() if n >= MIN_TEXTS]
         found.sort(key=lambda key: (kinds.index(key[0]), order.get(key[1], len(order)), key[1]))

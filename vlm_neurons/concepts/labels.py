@@ -69,7 +69,11 @@ class Masks(ConceptBank):
                 raise ValueError(
                     f'{file}: {error}; write {{"1": "sky", ...}} into it, or pass names={{1: "sky", ...}}'
                 ) from None
-        return {int(number): str(name) for number, name in dict(names).items()}
+        try:
+            return {_whole(number): _text(name) for number, name in dict(names).items()}
+        except (ValueError, TypeError) as error:
+            given = "names=" if self.names is not None else str(file)
+            raise ValueError(f"{given} {error}; a number has a name, such as {{1: 'sky'}}") from None
 
     @cached_property
     def _files(self) -> Files:
@@ -130,3 +134,18 @@ class Masks(ConceptBank):
                 mask = labels == number
                 masks[self._columns[name]] = mask | masks.get(self._columns[name], False)
         return masks, []
+
+
+def _whole(number: Any) -> int:
+    if isinstance(number, bool | float):
+        raise ValueError(f"has {number!r} where a whole number should be")
+    try:
+        return int(number)
+    except (ValueError, TypeError):
+        raise ValueError(f"has {number!r} where a whole number should be") from None
+
+
+def _text(name: Any) -> str:
+    if not isinstance(name, str):
+        raise ValueError(f"has {name!r} where a name should be")
+    return name

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,14 +41,27 @@ def pictures_of(view: View) -> Iterator[Shown]:
     start = 0
     for image, boxes, cells, digest in zip(view.images, view.boxes, view.cells, view.digests, strict=True):
         tiled = cells[:, 2] >= 0
-        for of_tiles in (False, True):
-            inside = np.flatnonzero(tiled == of_tiles)
-            if not len(inside):
-                continue
-            pixels, own = image, boxes[inside]
-            if len(inside) < len(boxes):
-                left, top = np.floor(own[:, :2].min(0)).astype(int).tolist()
-                right, bottom = np.ceil(own[:, 2:].max(0)).astype(int).tolist()
-                pixels, own = image.crop((left, top, right, bottom)), own - np.tile([left, top], 2)
+        for of_tiles, inside, (left, top, right, bottom) in parts_of_sheet(boxes, tiled, image.size):
+            pixels = (
+                image if (left, top, right, bottom) == (0, 0, *image.size) else image.crop((left, top, right, bottom))
+            )
+            own = boxes[inside] - [left, top, left, top]
             yield Shown(pixels, own, start + inside, (digest, int(of_tiles), pixels.size))
         start += len(boxes)
+
+
+def parts_of_sheet(
+    boxes: Shaped[np.ndarray, "box 4"], in_tiles: Bool[np.ndarray, "box"], size: tuple[int, int]
+) -> Iterator[tuple[bool, Int[np.ndarray, "own"], tuple[int, int, int, int]]]:
+    """The pictures on the sheet of one image: whether it is that of the tiles, which boxes are its (none of those that
+    are NaN), and its pixels; all of the sheet (`size` is width, height) where there is only one."""
+    there = ~np.isnan(boxes).any(1)
+    found = [(tiles, np.flatnonzero(there & (in_tiles == tiles))) for tiles in (False, True)]
+    found = [(tiles, own) for tiles, own in found if len(own)]
+    for tiles, own in found:
+        if len(found) == 1:
+            yield tiles, own, (0, 0, *size)
+            continue
+        left, top = np.floor(boxes[own, :2].min(0)).astype(int).tolist()
+        right, bottom = np.ceil(boxes[own, 2:].max(0)).astype(int).tolist()
+        yield tiles, own, (left, top, right, bottom)

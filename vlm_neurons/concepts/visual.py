@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from vlm_neurons.concepts.concept import Concept
 from vlm_neurons.concepts.shares import Boxes
+from vlm_neurons.concepts.shown import parts_of_sheet
 from vlm_neurons.synthetic.scene import COLUMNS, ROWS
 
 if TYPE_CHECKING:
@@ -210,14 +211,8 @@ def shares_of_sheet(
 ) -> Float[np.ndarray, "box concept"]:
     """`pixel_shares` where a view of the whole picture and its tiles lie on one sheet: each is a picture of its own,
     with its own border, middle and edges. Nothing where there is no box."""
-    there = ~np.isnan(boxes).any(1)
-    parts = [part for part in (there & ~in_tiles, there & in_tiles) if part.any()]
-    if len(parts) < 2:
-        return pixel_shares(pixels, boxes)
     found = np.zeros((len(boxes), len(PIXEL_CONCEPTS)))
-    for part in parts:
-        left, top = np.floor(boxes[part, :2].min(0)).astype(int)
-        right, bottom = np.ceil(boxes[part, 2:].max(0)).astype(int)
+    for _, part, (left, top, right, bottom) in parts_of_sheet(boxes, in_tiles, pixels.shape[1::-1]):
         found[part] = pixel_shares(pixels[top:bottom, left:right], boxes[part] - [left, top, left, top])
     return found
 

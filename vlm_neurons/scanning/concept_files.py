@@ -3,7 +3,7 @@
 A file holds the sums of one fold over some blocks, and says which. Every block leaves one file a fold before it counts
 as done; then its sums are added to those of the blocks that the same process did before, so that at most two files a
 fold and process are there. A crash in between leaves a file whose blocks another one holds too: the one that holds more
-counts. What is of a block that was never finished is made anew.
+counts. What is of a block that was never finished is made anew. Only one process at a time puts files together.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from vlm_neurons._files import write_atomic
+from vlm_neurons._files import locked, write_atomic
 from vlm_neurons.scanning.concept_sums import add_up
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from vlm_neurons.data.survey import Facts
 
 FOLDER = "concepts"
+SHIFTS = "shifts.safetensors"
+ROUNDING = 1e-6  # by so much the same shifts differ from machine to machine
 
 
 def folds_of(facts: Sequence[Facts], folds: int) -> list[int]:
@@ -83,18 +86,9 @@ def parts(path: Path, run: str, fold: int, done: Iterable[int]) -> list[tuple[Pa
         ValueError: a file is torn or of another run, or two overlap without one holding all of the other.
     """
     found = []
-    for file in sorted((path / FOLDER).glob(f"fold{fold}-*.safetensors")):
-        try:
-            with safe_open(file, framework="pt") as opened:
-                told = opened.metadata() or {}
-        except (SafetensorError, OSError) as error:
-            raise ValueError(
-                f"{file} cannot be read ({error}); delete it and the blocks that it holds (its name has the first "
-                "and how many), and scan again"
-            ) from error
-        if told.get("run") != run:
-            raise ValueError(f"{file} belongs to another run: move it away")
-        found.append((file, json.loads(told["blocks"])))
+    for file in _files(path, fold):
+        with suppress(FileNotFoundError):  # another process has put it into a larger one
+            found.append((file, _blocks_of(file, run)))
     done, held, chosen = {*done}, set[int](), []
     for file, blocks in sorted(found, key=lambda one: -len(one[1])):
         if not {*blocks} <= done or {*blocks} <= held:
@@ -118,11 +112,19 @@ def read_part(file: Path, prefix: str = "") -> dict[str, Tensor]:
 
 
 def join(path: Path, run: str, fold: int, blocks: Sequence[int]) -> None:
-    """Make one file of all that hold some blocks, all of which are done, and remove those.
+    """Make one file of all that hold some blocks, all of which are done, and remove those. A file that holds these and
+    others, which the last of several processes makes, is left as it is.
 
     Raises:
         ValueError: see `parts`, or a block is in none of them.
     """
+    with locked(path / FOLDER / ".lock"):
+        _join(path, run, fold, blocks)
+
+
+def _join(path: Path, run: str, fold: int, blocks: Sequence[int]) -> None:
+    if any({*blocks} < {*_blocks_of(file, run)} for file in _files(path, fold)):
+        return
     chosen = parts(path, run, fold, blocks)
     if missing := sorted({*blocks} - {b for _, own in chosen for b in own}):
         raise ValueError(
@@ -134,14 +136,65 @@ def join(path: Path, run: str, fold: int, blocks: Sequence[int]) -> None:
         for file, _ in sorted(chosen, key=lambda one: min(one[1])):
             add_up(total, read_part(file))
         write_part(path, run, fold, blocks, total)
-    for file in (path / FOLDER).glob(f"fold{fold}-*.safetensors"):
-        if file != target and {*_blocks_of(file)} <= {*blocks}:
+    for file in _files(path, fold):
+        if file != target and {*_blocks_of(file, run)} <= {*blocks}:
             file.unlink(missing_ok=True)
 
 
-def _blocks_of(file: Path) -> list[int]:
-    with safe_open(file, framework="pt") as opened:
-        return list(json.loads((opened.metadata() or {})["blocks"]))
+def _files(path: Path, fold: int) -> list[Path]:
+    return sorted((path / FOLDER).glob(f"fold{fold}-*.safetensors"))
+
+
+def _blocks_of(file: Path, run: str) -> list[int]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            told = opened.metadata() or {}
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{file} cannot be read ({error}); delete it and the blocks that it holds (its name has the first and how "
+            "many), and scan again"
+        ) from error
+    if told.get("run") != run:
+        raise ValueError(f"{file} belongs to another run: move it away")
+    return list(json.loads(told["blocks"]))
+
+
+def keep_shifts(path: Path, run: str, shifts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What is taken off values before they are summed up: that of the call that began a run, which is stored where
+    none is. Sums of other shifts cannot be added up.
+
+    Raises:
+        ValueError: the file is torn, or of another run.
+    """
+    file = path / FOLDER / SHIFTS
+    with locked(path / FOLDER / ".lock"):
+        if not file.exists():
+            told = {"run": run, "blocks": "[]"}
+            write_atomic(file, lambda temporary: save_file(shifts, temporary, told))
+    _blocks_of(file, run)
+    return read_part(file)
+
+
+def check_shifts(paths: Sequence[Path]) -> Path:
+    """The file of the shifts that parts of a scan have in common.
+
+    Raises:
+        ValueError: a part has none, or they differ.
+    """
+    files = [path / FOLDER / SHIFTS for path in paths]
+    if lacking := [file for file in files if not file.is_file()]:
+        raise ValueError(f"{lacking[0]} is missing, without which the sums in its folder cannot be read")
+    first = read_part(files[0])
+    for file in files[1:]:
+        own = read_part(file)
+        if own.keys() != first.keys() or not all(torch.allclose(own[n], first[n], ROUNDING, 0.0) for n in own):
+            raise ValueError(
+                f"{file} and {files[0]} differ: sums that were shifted differently cannot be added up. Copy scan.json "
+                f"and concepts/{SHIFTS} of one machine into the run directories of all before they scan"
+            )
+    return files[0]
 
 
 def _names(opened: Any) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vlm_neurons.models.reading import of_tokens, readers
 from vlm_neurons.protocols import SIDES, ConceptBank, Maps, Side, View
-from vlm_neurons.scanning.concept_files import by_fold, folds_of, join
+from vlm_neurons.scanning.concept_files import by_fold, folds_of, join, keep_shifts
 from vlm_neurons.scanning.concept_recorder import FAR, ConceptRecorder
 from vlm_neurons.scanning.concept_sums import sums_bytes
 from vlm_neurons.scanning.nulls import RandomUnits
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from vlm_neurons.models import Batch, HookedVLM
     from vlm_neurons.scanning.blocks import ColumnInfo
 
+OF_CONCEPTS = "concepts"  # name of the shifts of concepts
 Told = list[Maps] | list[View]  # of the rows of a batch: views where the bank is asked by the process that scans
 
 
@@ -137,6 +138,14 @@ class ConceptJob:
         sizes = {c.hook: c.d for c in columns} | {r.place: r.gate.shape[1] for r in random}
         return cls(asked, random, sizes, shifts_of(model, places, first, fast), of_concepts)
 
+    def of_run(self, path: Path, run: str) -> ConceptJob:
+        """With the shifts of a run that was begun before, or theirs stored."""
+        own = {f"{place}/{side}": shift for (place, side), shift in self.shifts.items()}
+        kept = keep_shifts(path, run, own | {f"{OF_CONCEPTS}/{side}": self.of_concepts[side] for side in SIDES})
+        shifts = {(place, side): kept[f"{place}/{side}"] for place in self.sizes for side in SIDES
+                  if f"{place}/{side}" in kept}  # fmt: skip
+        return replace(self, shifts=shifts, of_concepts={side: kept[f"{OF_CONCEPTS}/{side}"] for side in SIDES})
+
     def recorder(self) -> ConceptRecorder:
         """An empty one."""
         return ConceptRecorder(self.sizes, self.shifts, self.of_concepts)
@@ -175,10 +184,15 @@ class ConceptJob:
         return (
             f"{len(k['picture']):,} concepts of the picture and {len(k['text']):,} of the text with "
             f"{sum(self.sizes.values()):,} units, {n_random:,} of them random, in {self.asked.folds} folds: {per:,.1f} "
-            f"MiB of memory for the sums of a fold, {self.asked.folds * per:,.1f} MiB of disk for those of a block of "
-            f"{block_size:,} samples (the unit of resuming; {blocks} to do) and twice that for the blocks before it; "
-            "more where samples are not annotated."
+            f"MiB of memory for the sums of a fold, and {self.disk / 2**20:,.1f} MiB of disk for those of a block of "
+            f"{block_size:,} samples (the unit of resuming; {blocks} to do) and of the blocks before it; more where "
+            "samples are not annotated."
         )
+
+    @property
+    def disk(self) -> int:
+        """Bytes on disk at most: of a block, of those before it, and of one fold while both are added up."""
+        return (2 * self.asked.folds + 1) * self.fold_bytes
 
     def check_memory(self, free: int | None) -> None:
         """Refuse what does not fit into memory.

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from vlm_neurons.protocols import SIDES, Maps, Side
 from vlm_neurons.scanning.concept_sums import ConceptSums, UnitSums
+from vlm_neurons.sites import at as at_place
 from vlm_neurons.tokens import TokenKind
 
 if TYPE_CHECKING:
     from vlm_neurons.models import Batch
 
 FAR = 3.0  # a mean so many standard deviations from 0 is taken off before anything is summed up
-ROWS = "rows"  # of all sites that have one value a position the places are the same
+ROWS = ":rows"  # no name of a site; of all sites that have one value a position the places are the same
 Where = slice | Tensor
 
 
@@ -82,6 +83,7 @@ class ConceptRecorder:
     units: dict[tuple[str, Side], UnitSums] = field(default_factory=dict)
     concepts: dict[tuple[str, Side], ConceptSums] = field(default_factory=dict)
     _batch: dict[str, Places] = field(default_factory=dict)
+    _by_image: dict[str, tuple[Tensor, Places]] = field(default_factory=dict)
     _patches: Tensor | None = None
 
     def begin(self, batch: Batch, maps: Sequence[Maps]) -> None:
@@ -91,6 +93,7 @@ class ConceptRecorder:
             batch: the batch.
             maps: of every row, as `maps_of` gives them.
         """
+        self._by_image.clear()
         home = batch.row_of_patches
         self._patches = torch.full((len(batch.patches), len(self.of_concepts["picture"])), torch.nan)
         for row, one in enumerate(maps):
@@ -135,9 +138,19 @@ class ConceptRecorder:
             for side in SIDES:
                 self._add(place, side, flat, there, self._batch[side])
         elif self._patches is not None:
-            places = places_at(torch.arange(len(flat)), self._patches[patch.cpu()], self.of_concepts["picture"])
-            self._take_concepts(place, "picture", places)
-            self._add(place, "picture", flat, there, places)
+            self._add(place, "picture", flat, there, self._at_patches(at_place(place)[0].name, patch.cpu()))
+
+    def _at_patches(self, site: str, patch: Int[Tensor, "n"]) -> Places:
+        """The places of a site's layers in the batch, which are the same; what is known of them is summed up once."""
+        assert self._patches is not None
+        before = self._by_image.get(site)
+        if before is not None and torch.equal(before[0], patch):
+            return before[1]
+        places = places_at(torch.arange(len(patch)), self._patches[patch], self.of_concepts["picture"])
+        if before is None:
+            self._take_concepts(site, "picture", places)
+            self._by_image[site] = patch, places
+        return places
 
     def _add(self, place: str, side: Side, flat: Tensor, defined: Tensor | None, places: Places) -> None:
         k = places.concepts.shape[1]

@@ -96,7 +96,8 @@ def _of_side(
 ) -> list[pd.DataFrame]:  # fmt: skip
     if not summed.concepts[side] or not sees(place, side) or len(summed.images[side]) < MIN_FOLDS:
         return []
-    of_side = shared(place if at(place)[0].indexed_by == "image" else ROWS, side)
+    site = at(place)[0]
+    of_side = shared(site.name if site.indexed_by == "image" else ROWS, side)
     own = _measure(summed.read(f"{place}/{side}/"), d, of_side)
     random, read = None, summed.read(f"{place_of(place)}/{side}/")
     if any("n" in f for f in read):

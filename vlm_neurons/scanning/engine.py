@@ -168,8 +168,13 @@ def _begin(
     concepts = None
     if asked is not None:
         info["concepts"] = {**asked.record, "identity": asked.bank.identity()}
+        if remark := asked.bank.remark(model):
+            console.print(remark)
+            info["concepts"]["remark"] = remark
         concepts = ConceptJob.begin(asked, random, model, columns, first, loaded.told, fast)
+        concepts.check_memory(free_memory(model.device))
     run = start(out, info)
+    concepts = None if concepts is None else concepts.of_run(run.path, run.identity)
     return Job(
         model, data, run, columns, known, prompt, fast, workers, fused, concepts, made_with=made_with(info)
     ), loaded
@@ -237,16 +242,16 @@ def _say_cost(console: Console, job: Job, mine: list[int], first: Loaded) -> Non
         few = chunks[: min(TIMED, n // run.info["parameters"]["batch_size"] // SHARE)]
         batches = [one for chunk in few if (one := job.load(chunk)).batch is not None] or batches
     seconds = seconds_per_sample(job.model, job.recorder(), batches) if mine else 0.0
-    cost = measure(run.path, job.columns, run.info, seconds, len(run.missing_blocks()))
+    sums = 0 if job.concepts is None else job.concepts.disk
+    cost = measure(run.path, job.columns, run.info, seconds, len(run.missing_blocks()), sums)
     console.print(
         f"{sum(c.d for c in job.columns):,} neurons at {len(run.info['parameters']['hooks'])} hooks, "
         f"{len(job.data):,} samples in {run.n_blocks} blocks; {len(mine)} blocks ({n:,} samples) to do here, at about "
         f"{seconds:.2g} s a sample {n * seconds / 60:.1f} min. About {cost.state / 2**20:.1f} MiB of memory for the "
-        f"state of a block and as much for those before it, and {cost.disk / 2**20:.1f} MiB of disk for the blocks and "
-        f"the result ({cost.free / 2**20:,.0f} MiB are free)."
+        f"state of a block and as much for those before it, and {cost.disk / 2**20:.1f} MiB of disk for all that is "
+        f"written ({cost.free / 2**20:,.0f} MiB are free)."
     )
     if job.concepts is not None:
         console.print(job.concepts.cost(len(run.missing_blocks()), run.info["parameters"]["block_size"]))
-        job.concepts.check_memory(free_memory(job.model.device))
     if mine:
         cost.check(run.path)

@@ -120,10 +120,12 @@ def check_prompt_asked(prompt: str, data: ImageTextData, say: Callable[[str], An
         say(f"prompt={prompt!r} is asked of {asked:,} of {len(data):,} samples; the others have their own.")
 
 
-def measure(path: Path, columns: Sequence[ColumnInfo], info: dict[str, Any], seconds: float, n_blocks: int) -> Cost:
-    """The cost of `n_blocks` blocks and the result."""
+def measure(
+    path: Path, columns: Sequence[ColumnInfo], info: dict[str, Any], seconds: float, n_blocks: int, sums: int = 0
+) -> Cost:
+    """The cost of `n_blocks` blocks and the result; `sums` are bytes of sums of concepts."""
     state = state_bytes(columns, kept_samples(info), info["parameters"]["n_visual"], info["parameters"]["n_text"])
-    return Cost(seconds, state, state * (n_blocks + 1), shutil.disk_usage(path).free)
+    return Cost(seconds, state, state * (n_blocks + 1) + sums, shutil.disk_usage(path).free)
 
 
 def seconds_per_sample(model: HookedVLM, recorder: Recorder, batches: Sequence[Loaded]) -> float:

@@ -26,7 +26,7 @@ from vlm_neurons.scanning.blocks import (
     state_of,
     tensor_name,
 )
-from vlm_neurons.scanning.concept_files import FOLDER, join, parts
+from vlm_neurons.scanning.concept_files import FOLDER, SHIFTS, check_shifts, join, parts
 from vlm_neurons.scanning.identity import differences, noteworthy
 from vlm_neurons.scanning.run import Run
 from vlm_neurons.synthetic import open_data
@@ -149,7 +149,10 @@ def _merge(runs: list[Run], out: Path, data: ImageTextData | str | Path | None) 
         raise ValueError(
             f"{data.source} is not what was scanned (its fingerprint differs); pass the data of the scan as data="
         )
+    shifts = check_shifts([part.path for part in runs]) if "folds" in first.info["parameters"] else None
     run = start(out, first.info)
+    if shifts is not None:
+        write_atomic(run.path / FOLDER / SHIFTS, partial(shutil.copyfile, shifts))
     for block, source in sources.items():
         if not run.block_path(block).exists():
             write_atomic(run.block_path(block), partial(shutil.copyfile, source))
