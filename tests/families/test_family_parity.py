@@ -15,6 +15,7 @@ from torch import Tensor
 from vlm_neurons.hooks import ablate
 from vlm_neurons.models import Batch
 from vlm_neurons.models.adapters import along, module_at
+from vlm_neurons.models.guards import cannot_matter
 
 SAME = 1e-4  # of the largest value: other orders of summation
 
@@ -142,3 +143,9 @@ def test_an_edit_is_the_weight_edit_and_has_an_effect(family: builders.Made):
             logits = family.model.run_with_hooks(batch, fwd_hooks=ablate([f"{hook}:{k}" for k in range(6)]))[real]
         assert off(logits, raw(edited, batch)[real]) <= SAME, site
         assert off(logits, untouched) > 10 * off(logits, raw(edited, batch)[real]), site
+
+
+def test_only_what_cannot_change_the_logits_is_said_to(family: builders.Made):
+    table = family.model.hook_map()
+    said = table[[cannot_matter(hook, family.model.first_dead_layer) for hook in table["hook"]]]
+    assert not said["affects_logits"].any()

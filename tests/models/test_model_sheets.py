@@ -70,3 +70,16 @@ def test_gaps_of_a_sheet_are_black_or_padding(model: vn.HookedVLM) -> None:
         left, top = (k // n * side + k % n * step for k in (column, row))
         black[top : top + step, left : left + step] = True
     assert (sheet[black] == 0).mean() > 0.9
+
+
+# of the processor, what its count of image tokens follows from
+COUNTS = {
+    "llava_next": ("patch_size", 14), "llava_onevision": ("num_image_tokens", 25), "idefics3": ("image_seq_len", 5),
+    "smolvlm": ("image_seq_len", 5), "internvl": ("image_seq_length", 5),
+}  # fmt: skip
+
+
+def test_the_processor_writes_its_image_tokens_itself(model: vn.HookedVLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model.bridge.processor, *COUNTS[model.adapter.name])
+    with pytest.raises(vn.models.SettingsError, match=r"expands image 0 to \d+ tokens, the model has \d+ places"):
+        model.prepare([ramps(40, 33)], "Hi")

@@ -12,7 +12,7 @@ import torch
 
 from vlm_neurons.classification import classify
 from vlm_neurons.data import ImageTextData, describe
-from vlm_neurons.models import HookedVLM
+from vlm_neurons.models import HookedVLM, SettingsError
 from vlm_neurons.scanning import scan
 
 
@@ -183,3 +183,11 @@ def test_a_file_name_with_a_strange_line_break_is_one_record(tmp_path, model, ma
     run = scan(model, said, out=tmp_path / "run", progress=False)
     assert [(r["name"], r["reason"]) for r in run.skipped] == [(f"a{mark}b.png", "broken image")]
     assert run.open_data()[1].response == f"three{mark}four"
+
+
+def test_wrong_settings_of_the_processor_stop_a_scan(tmp_path, mixed):
+    tok = tiny.tokenizer()
+    model = HookedVLM(tiny.llava(tok, n_layers=1), tiny.processor(tok))
+    model.bridge.processor.patch_size = 14
+    with pytest.raises(SettingsError, match="settings are not the model's: .* expands image 0 to 4 tokens"):
+        scan(model, ImageTextData.from_jsonl(mixed), out=tmp_path / "run", progress=False)

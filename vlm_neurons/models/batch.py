@@ -300,5 +300,9 @@ class RowError(ValueError):
         self.reason = reason
 
 
+class SettingsError(ValueError):
+    """With these settings of the processor no picture can be read: it concerns every sample."""
+
+
 class HookNeverFires(RuntimeError):
     """A hook that was asked for by name did not fire in a forward pass: the result would silently lack it."""

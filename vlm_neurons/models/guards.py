@@ -35,13 +35,19 @@ def indexed_by_image(hook: str) -> bool:
 
 
 def cannot_matter(hook: str, first_dead_layer: int) -> bool:
-    """Whether a vision hook is past the last hidden state that the projector reads."""
+    """Whether a vision hook is past the last hidden state that the projector reads.
+
+    Args:
+        hook: of the vision tower, or any other.
+        first_dead_layer: of the tower; `sys.maxsize` where what the tower puts out is read.
+    """
     parts = hook.removeprefix("vision_encoder.encoder_layers.").removeprefix("vision.").split(".")
     if parts[0].isdigit():
-        return int(parts[0]) >= first_dead_layer
-    if parts[0] != "vision_encoder":
+        last = int(parts[0]) == first_dead_layer - 1  # transformers takes what it puts out before hooks see it
+        return int(parts[0]) >= first_dead_layer or (last and parts[1] in ("hook_out", "hook_resid_post"))
+    if parts[0] != "vision_encoder" or first_dead_layer == sys.maxsize:
         return False
-    return parts[1] in ("post_layernorm", "hook_out")
+    return parts[1] in ("post_layernorm", "hook_out", "hook_vision_out")
 
 
 class ForwardGuard:
@@ -186,10 +192,9 @@ class Watch:
                 stacklevel=2,
             )
         elif cannot_matter(name, self.first_dead_layer):
-            reads = "layers" if self.first_dead_layer == sys.maxsize else f"hidden state {self.first_dead_layer}"
             warnings.warn(
-                f"an edit at {name!r} cannot change the logits: the projector reads {reads} of the vision tower, "
-                "below this hook",
+                f"an edit at {name!r} cannot change the logits: the projector reads hidden state {self.first_dead_layer} of "
+                "the vision tower, below this hook",
                 stacklevel=2,
             )
 

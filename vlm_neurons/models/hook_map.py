@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 # What a hook holds, by the end of its name: the first that fits.
 HOLDS: tuple[tuple[str, str], ...] = (
-    (r"^blocks\.\d+\.mlp\.(hook_act|act\.hook_out)$", "SiLU(gate_proj(x)): site gate"),
-    (r"^blocks\.\d+\.mlp\.(hook_post|out\.hook_in)$", "SiLU(gate_proj(x)) * up_proj(x), input of down_proj: site post"),
+    (r"^blocks\.\d+\.mlp\.(hook_act|act\.hook_out)$", "act(gate_proj(x)), with act SiLU or GELU: site gate"),
+    (r"^blocks\.\d+\.mlp\.(hook_post|out\.hook_in)$", "act(gate_proj(x)) * up_proj(x), input of down_proj: site post"),
     (r"^blocks\.\d+\.mlp\.(hook_pre|gate\.hook_out|act\.hook_in)$", "gate_proj(x), before the activation function"),
     (r"^blocks\.\d+\.mlp\.(hook_pre_linear|in\.hook_out)$", "up_proj(x)"),
     (
@@ -40,7 +40,7 @@ HOLDS: tuple[tuple[str, str], ...] = (
     (r"^(hook_embed|embed\.hook_out)$", "token embeddings, before image features are put in (repaired in caches)"),
     (r"^embed\.hook_in$", "token ids"),
     (r"^vision_encoder\.hook_in$", "pixels as normalised"),
-    (r"^vision_encoder\.hook_out$", "last hidden state of the vision tower, which the projector does not read"),
+    (r"^vision_encoder\.hook_out$", "last hidden state of the vision tower"),
     (r"^rotary_emb\.", "rotary position embedding"),
     (r"^unembed\.hook_out$", "logits"),
     (r"hook_resid_mid$", "residual stream between attention and MLP"),
@@ -57,7 +57,7 @@ HOLDS: tuple[tuple[str, str], ...] = (
     (r"(hook_normalized)$", "normalised, before the norm's weight"),
     (r"hook_(cos|sin)$", "cosines and sines of the rotary position embedding"),
     (r"hook_vision_embed$", "patch embeddings with positions"),
-    (r"hook_vision_out$", "last hidden state of the vision tower, which the projector does not read"),
+    (r"hook_vision_out$", "last hidden state of the vision tower"),
     (r"hook_(attn|mlp)_in$", "input of the module"),
     (r"hook_in$", "input of the module"),
     (r"hook_out$", "output of the module"),
@@ -68,7 +68,7 @@ def holds(hook: str) -> str:
     """What a hook's tensor is, in words.
 
     >>> holds("blocks.3.mlp.hook_act")
-    'SiLU(gate_proj(x)): site gate'
+    'act(gate_proj(x)), with act SiLU or GELU: site gate'
     """
     return next((text for pattern, text in HOLDS if re.search(pattern, hook)), "")
 

@@ -42,7 +42,7 @@ class HookedVLM(OverBridge):
 
     Attributes:
         bridge: the TransformerBridge. Its attributes are the model's too (`cfg`, `W_out`, `blocks`, `to_tokens`,
-            `add_hook`, `reset_hooks` ...), but for what would run without the images (`models.handing.REFUSED`).
+            `add_hook`, `reset_hooks` ...), but for what would run without the images (`models.bridge.REFUSED`).
         processor: as given.
         tokenizer: the processor's.
         config: the Hugging Face config.
@@ -55,7 +55,7 @@ class HookedVLM(OverBridge):
         RuntimeError: the bridge is in compatibility mode.
 
     Sites of neurons (`vlm_neurons.sites`) are hook points that fire and can be edited: `"gate"`
-    `blocks.{i}.mlp.hook_act` = SiLU(gate_proj(x)), `"post"` `blocks.{i}.mlp.hook_post`, `"projector"`
+    `blocks.{i}.mlp.hook_act` = act(gate_proj(x)), `"post"` `blocks.{i}.mlp.hook_post`, `"projector"`
     `projector.0.hook_post`, `"vision"` `vision.{i}.mlp.hook_post`.
 
     >>> model = vn.HookedVLM.from_pretrained("tiny-llava-scenes", device="cpu")

@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from PIL.Image import Image
+from PIL.Image import Image, new
 from torch import Tensor
 
 from vlm_neurons._images import Encoded, read_image
 from vlm_neurons.models.adapters import Adapter, Placed
 from vlm_neurons.models.adapters.adapter import Given, Split
-from vlm_neurons.models.batch import RowError
+from vlm_neurons.models.batch import RowError, SettingsError
 
 One: TypeAlias = Image | str | Path | bytes | Encoded
 # Of a picture's sides; Qwen's processors refuse the same. LLaVA-1.5's makes 12,000 x 1 pixels 4,032,000 x 336, 12.6 GB.
 LONGEST = 200
+PLAIN = (256, 256)  # a picture that every processor takes
 Images: TypeAlias = One | Sequence[One] | None  # what one row may hold
 
 
@@ -79,6 +80,7 @@ def process_images(processor: Any, config: Any, adapter: Adapter, entries: Seque
 
     Raises:
         RowError: it cannot take an image.
+        SettingsError: it can take none.
     """
     loaded = [load_images(entry) for entry in entries]
     try:
@@ -86,6 +88,10 @@ def process_images(processor: Any, config: Any, adapter: Adapter, entries: Seque
     except RowError:
         raise
     except Exception as error:
+        try:
+            _processed(processor, config, adapter, [[new("RGB", PLAIN)]])
+        except Exception as any_other:
+            raise SettingsError(f"the image processor's settings are not the model's: {any_other}") from any_other
         for row, pictures in enumerate(loaded):
             try:
                 _processed(processor, config, adapter, [pictures])

@@ -119,7 +119,7 @@ class Adapter:
         image_settings: processor -> what the image processor is told beside its own settings, which are weaker.
         processor_settings: config -> what the processor has to be told where the checkpoint leaves it out.
         feature_layers: config -> how many vision layers are below each tensor that the projector reads; layers from
-            the largest on cannot change the logits. Empty: all layers are read.
+            the largest on cannot change the logits. Empty: what the tower puts out is read.
         layers: the layers of the language model.
         body: the model without its unembedding; empty: the model itself.
         embed: the token embedding.

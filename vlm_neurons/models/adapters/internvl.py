@@ -96,7 +96,7 @@ INTERNVL = Adapter(
     geometry=place,
     processor="InternVLProcessor",
     processor_settings=lambda config: {"image_seq_length": tokens_per_side(config) ** 2},
-    feature_layers=feature_layers,
+    feature_layers=lambda config: () if config.vision_feature_layer == -1 else feature_layers(config),
     backbone=GATED,
     vision=MLPs(into=TOWER + "fc1", out=TOWER + "fc2", rows=of_tower),
     projector=MLPs(into=PROJECTOR + "linear_1", out=PROJECTOR + "linear_2", rows=in_order),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from vlm_neurons.models.adapters.adapter import Given, Placed, Size, Split
+from vlm_neurons.models.adapters.adapter import Given, Placed, Size, Split, by_processor
 from vlm_neurons.models.adapters.geometry import Layout
 from vlm_neurons.models.adapters.llava_next import LLAVA_NEXT, check_tiles, kept_of, whole_and_tiles
 from vlm_neurons.models.adapters.tiles import patch
@@ -80,5 +80,6 @@ LLAVA_ONEVISION = replace(
     },
     nested=True,
     splits=splits,
+    replace=by_processor,
     limits="images so large that patches are mixed before the language model reads them; videos",
 )
