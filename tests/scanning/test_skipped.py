@@ -189,5 +189,5 @@ def test_wrong_settings_of_the_processor_stop_a_scan(tmp_path, mixed):
     tok = tiny.tokenizer()
     model = HookedVLM(tiny.llava(tok, n_layers=1), tiny.processor(tok))
     model.bridge.processor.patch_size = 14
-    with pytest.raises(SettingsError, match="settings are not the model's: .* expands image 0 to 4 tokens"):
+    with pytest.raises(SettingsError, match=r"settings are not the model's: .* expands image 0 to 4 tokens"):
         scan(model, ImageTextData.from_jsonl(mixed), out=tmp_path / "run", progress=False)

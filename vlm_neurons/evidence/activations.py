@@ -70,7 +70,7 @@ def look(model: HookedVLM, samples: Sequence[Look], source: str = "") -> list[tu
     for neuron in dict.fromkeys(n for s in samples for n in s.neurons):
         columns.setdefault(neuron.hook, {})[neuron] = len(columns.get(neuron.hook, ()))
     kept: dict[str, Tensor] = {}
-    patches_of: dict[str, np.ndarray] = {}  # of places indexed by image
+    patches_of: dict[str, np.ndarray] = {}  # of places indexed by image: [image, row, column]
     norms: list[Tensor] = []
     last = f"blocks.{model.n_layers - 1}.hook_in"
 
@@ -82,7 +82,8 @@ def look(model: HookedVLM, samples: Sequence[Look], source: str = "") -> list[tu
             acts = acts if there is None else acts.masked_fill(~there, torch.nan)
             kept[place] = acts[..., [n.index for n in columns[place]]].float().cpu()
             if patch is not None:
-                patches_of[place] = patch.numpy()
+                shown = [batch.patches[number] for number in patch.tolist()]
+                patches_of[place] = np.array([(one.image, one.row, one.column) for one in shown]).reshape(-1, 3).T
 
     read = [*columns, last]
     model.observe(batch, readers(read, keep), fast=hooks_of(read) <= model.fast_hooks)
@@ -155,14 +156,12 @@ def _patches(batch: Batch, row: int) -> Iterator[tuple[int, Patch]]:
             yield position, batch.patches[index]
 
 
-def _largest(batch: Batch, patch_of: np.ndarray, images: list[int], values: np.ndarray) -> tuple[np.ndarray, ...]:
-    """At the patches of some images the largest of the values that belong to each."""
+def _largest(batch: Batch, places: np.ndarray, images: list[int], values: np.ndarray) -> tuple[np.ndarray, ...]:
+    """At the patches of some images the largest of the values that belong to each; `places` are [image, row, column]."""
     maps = {i: np.full(batch.grids[i], np.nan, np.float32) for i in images}
-    for number, value in zip(patch_of, values, strict=True):
-        patch = batch.patches[number]
-        if patch.image in maps:
-            at = patch.row, patch.column
-            maps[patch.image][at] = np.fmax(maps[patch.image][at], value)
+    for i, one in maps.items():
+        own = places[0] == i
+        np.fmax.at(one, (places[1, own], places[2, own]), values[own])
     return tuple(maps.values())
 
 

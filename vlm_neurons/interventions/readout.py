@@ -138,7 +138,8 @@ def direct_logit_attribution(
     per_unit = (written * norm_weight(model, norm_before(model, None))) @ direction
     values = {place: layer.recorded(cache)[where].float() for place, layer in layers.items()}
     activations = torch.stack([values[place][..., n.index] for place, n in zip(places, chosen, strict=True)], -1)
-    behind = {n.hook: _scale_behind(model, n.hook, values[place]) for place, n in zip(places, chosen, strict=True)}
+    place_of = {n.hook: place for place, n in zip(places, chosen, strict=True)}
+    behind = {hook: _scale_behind(model, hook, values[place]) for hook, place in place_of.items()}
     return (activations * per_unit / scale / torch.cat([behind[n.hook] for n in chosen], -1)).detach()
 
 

@@ -11,4 +11,14 @@ from vlm_neurons.models.hooked import HookedVLM
 from vlm_neurons.models.measuring import measure_geometry
 from vlm_neurons.models.template import is_dated, on_day
 
-__all__ = ["Batch", "HookNeverFires", "HookedVLM", "RowError", "SettingsError", "families", "is_dated", "measure_geometry", "on_day"]
+__all__ = [
+    "Batch",
+    "HookNeverFires",
+    "HookedVLM",
+    "RowError",
+    "SettingsError",
+    "families",
+    "is_dated",
+    "measure_geometry",
+    "on_day",
+]
