@@ -157,7 +157,7 @@ def _patches(batch: Batch, row: int) -> Iterator[tuple[int, Patch]]:
 
 
 def _largest(batch: Batch, places: np.ndarray, images: list[int], values: np.ndarray) -> tuple[np.ndarray, ...]:
-    """At the patches of some images the largest of the values that belong to each; `places` are [image, row, column]."""
+    """At the patches of some images the largest of the values of each; `places` are [image, row, column]."""
     maps = {i: np.full(batch.grids[i], np.nan, np.float32) for i in images}
     for i, one in maps.items():
         own = places[0] == i

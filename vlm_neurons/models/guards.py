@@ -193,8 +193,8 @@ class Watch:
             )
         elif cannot_matter(name, self.first_dead_layer):
             warnings.warn(
-                f"an edit at {name!r} cannot change the logits: the projector reads hidden state {self.first_dead_layer} "
-                "of the vision tower, below this hook",
+                f"an edit at {name!r} cannot change the logits: the projector reads hidden state "
+                f"{self.first_dead_layer} of the vision tower, below this hook",
                 stacklevel=2,
             )
 
