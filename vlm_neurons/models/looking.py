@@ -20,6 +20,7 @@ from vlm_neurons.models.painted import LEVELS, Painted, without_attention
 from vlm_neurons.models.passes import running
 
 BASE = 32  # two to its power is far from under- and overflow in all but float16
+SPAN = 1 << 12  # more than levels of a picture, and what resizing adds to them at edges
 
 
 @dataclass(eq=False)
@@ -113,9 +114,11 @@ def _sights(hit: Bool[Tensor, "*pixels"], source: Painted, number: Int[Tensor, "
         empty = torch.zeros(n * images, 2, dtype=share.dtype)
         ends.append(empty.scatter_reduce(0, key[:, None].expand_as(share), share, reduce, include_self=False))
     for axis in (0, 1):
-        levels = torch.stack([key, (share[:, axis] * LEVELS).round().long()], -1).unique(dim=0)
-        steps = torch.where(levels[1:, 0] == levels[:-1, 0], levels[1:, 1] - levels[:-1, 1], 0)
-        gaps.append(torch.zeros(n * images, dtype=torch.long).scatter_reduce(0, levels[1:, 0], steps, "amax"))
+        # key and level as one number, since unique(dim=0) takes fifty times as long
+        pairs = (key * SPAN + (share[:, axis] * LEVELS).round().long() + SPAN // 2).unique()
+        of = pairs.div(SPAN, rounding_mode="floor")
+        steps = torch.where(of[1:] == of[:-1], pairs.diff(), 0)
+        gaps.append(torch.zeros(n * images, dtype=torch.long).scatter_reduce(0, of[1:], steps, "amax"))
     found: list[dict[int, Sight]] = [{} for _ in range(n)]
     for k in key.unique().tolist():
         width, height = source.sizes[k % images].tolist()
