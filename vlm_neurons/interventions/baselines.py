@@ -13,6 +13,7 @@ import torch
 from vlm_neurons.hooks import ablate
 from vlm_neurons.interventions.measures import Scores, change_of, means_of, measure, prepare_tasks
 from vlm_neurons.models.adapters import along, module_at
+from vlm_neurons.models.held import is_plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +39,12 @@ def random_gates(model: HookedVLM, seed: int = 0) -> Iterator[HookedVLM]:
     kept: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
     try:
         for _, path in along(model.bridge.original_model, model.adapter.mlps("gate").into):
-            weight = module_at(model.bridge.original_model, path).weight
+            layer = module_at(model.bridge.original_model, path)
+            if not is_plain(layer):
+                raise ValueError(
+                    f"random gates: {path} is quantised or has an adapter, so its weights cannot be replaced"
+                )
+            weight = layer.weight
             kept.append((weight, weight.data.clone()))
             new = torch.randn(weight.shape, generator=generator).to(weight.device)
             norm = weight.data.float().norm(dim=1, keepdim=True) / new.norm(dim=1, keepdim=True)

@@ -19,6 +19,7 @@ from torch import nn
 from vlm_neurons.models import guards
 from vlm_neurons.models.adapters import Adapter, along, module_at
 from vlm_neurons.models.declared import declared
+from vlm_neurons.models.held import check_readable
 from vlm_neurons.sites import named
 
 if TYPE_CHECKING:
@@ -139,12 +140,15 @@ def handed_on(bridge: TransformerBridge, name: str) -> Any:
 
     Raises:
         AttributeError: there is none, or it is in `REFUSED`; the message says what to use instead.
+        ValueError: it is a matrix of weights, and weights are quantised or have adapters beside them.
     """
     if name in REFUSED:
         raise AttributeError(
             f"model.{name} is not handed on from the TransformerBridge, since it knows nothing of the batch's images: "
             f"use {REFUSED[name]}. The bridge's own is model.bridge.{name}"
         )
+    if name.startswith("W_"):
+        check_readable(bridge.original_model)
     return getattr(bridge, name)
 
 

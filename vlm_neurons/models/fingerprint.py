@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vlm_neurons.models.held import adapters_of, numbers
 from vlm_neurons.models.template import template_of
 
 _SAMPLED = 64
@@ -45,10 +46,12 @@ def fingerprint(model: nn.Module, config: Any, processor: Any) -> str:
     images = processor.image_processor.to_dict()
     template = template_of(processor) or None
     digest.update(json.dumps([settings, images, template], sort_keys=True, default=str).encode())
+    if adapters := adapters_of(model):
+        digest.update(repr(adapters).encode())
     with torch.no_grad():
         named = {n.replace("_original_component.", ""): p for n, p in model.named_parameters()}
         for name in sorted(named):
-            values = named[name].detach().flatten()
+            values = numbers(named[name].detach()).flatten()
             step = max(1, values.numel() // _SAMPLED)
             sample = values[::step][:_SAMPLED].to("cpu", torch.float32)
             digest.update(f"{name} {tuple(named[name].shape)} {values.dtype}".encode())

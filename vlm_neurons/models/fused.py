@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from vlm_neurons.models.adapters import Adapter, along, module_at
 from vlm_neurons.models.batch import Batch, HookNeverFires
 from vlm_neurons.models.guards import indexed_by_image
+from vlm_neurons.models.held import adapters_of
 from vlm_neurons.models.passes import begin_pass, running
 from vlm_neurons.sites import named
 
@@ -38,7 +39,7 @@ class Twin:
     adapter: Adapter
     pairs: tuple[tuple[nn.Module, nn.Module], ...]
     points: dict[str, tuple[nn.Module, bool]]
-    _seen: list[tuple[int, int]] = field(default_factory=list)
+    _seen: list[Any] = field(default_factory=list)
 
     def remember(self, bridge: nn.Module) -> None:
         """Keep what the bridge looks like now, before anybody hooks into it."""
@@ -126,9 +127,9 @@ def _points(model: nn.Module, adapter: Adapter) -> dict[str, tuple[nn.Module, bo
     return points
 
 
-def _shape_of(bridge: nn.Module) -> tuple[int, int]:
-    """Numbers of modules and of hooks."""
-    return len(list(bridge.modules())), len(standing_hooks(bridge))
+def _shape_of(bridge: nn.Module) -> tuple[Any, ...]:
+    """Numbers of modules and of hooks, and which adapters are on: the twin's are those of its making."""
+    return len(list(bridge.modules())), len(standing_hooks(bridge)), adapters_of(bridge)
 
 
 def standing_hooks(bridge: nn.Module) -> list[str]:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vlm_neurons.models import bound, guards
+from vlm_neurons.models import bound, guards, held
 from vlm_neurons.models.adapters import Adapter, adapter_of, module_at
 from vlm_neurons.models.batch import Batch
 from vlm_neurons.models.bound import BoundVLM
@@ -35,8 +35,8 @@ class HookedVLM(OverBridge):
     """A vision-language model over a `TransformerBridge`, with its neurons as hook points.
 
     Args:
-        model: a Hugging Face model of a supported family (changed in place: save it before), or a TransformerBridge
-            over one (extended in place).
+        model: a Hugging Face model of a supported family (changed in place: save it before; taken out of PEFT's and
+            torch.compile's wrappers, adapters kept), or a TransformerBridge over one (extended in place).
         processor: its Hugging Face processor.
         name: what to call the model in records; by default the name that the config carries.
 
@@ -51,7 +51,7 @@ class HookedVLM(OverBridge):
         day: ISO date that chat templates with a date in them are told; the day on which the model was made.
 
     Raises:
-        ValueError: the family, tower or backbone is not supported (named, with the list of those that are).
+        ValueError: family, tower or backbone is not supported (named, with those that are), or weights are offloaded.
         RuntimeError: the bridge is in compatibility mode.
 
     Sites of neurons (`vlm_neurons.sites`) are hook points that fire and can be edited: `"gate"`
@@ -67,7 +67,7 @@ class HookedVLM(OverBridge):
         if isinstance(model, HookedVLM):
             model = model.bridge
         given_bridge = hasattr(model, "original_model")
-        hf_model: Any = model.original_model if given_bridge else model
+        hf_model: Any = held.whole(model.original_model if given_bridge else model)
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.config = hf_model.config

@@ -138,6 +138,14 @@ def _row(
     """Ids, spans and kinds of one row; `text` is the expanded text, which the offsets are about."""
     if words.max_tokens is not None and len(ids) > words.max_tokens:
         raise RowError(row, f"{len(ids)} tokens, the model takes {words.max_tokens}: shorten the text")
+    beyond = next((token for token in ids if token >= words.n_ids and token != words.image_id), None)
+    if beyond is not None:
+        raise RowError(
+            row,
+            f"the token {words.tokenizer.convert_ids_to_tokens(beyond)!r} has the id {beyond}, the model's embedding "
+            f"has {words.n_ids} rows: the tokenizer was added to, or is another model's "
+            "(hf_model.resize_token_embeddings makes room before it is trained)",
+        )
     n_visual = sum(pixels.count(i) for i in images)
     if ids.count(words.image_id) != n_visual:
         raise RowError(row, f"{ids.count(words.image_id)} image tokens for {n_visual} patches")

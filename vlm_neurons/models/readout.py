@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlm_neurons.models.adapters import Adapter, along, module_at
+from vlm_neurons.models.held import weight_of
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -33,7 +34,7 @@ def written_by(model: Readable, site: str, layer: int) -> Float[Tensor, "d_model
     layers = dict(along(hf, model.adapter.mlps(site).out))
     if layer not in layers:
         raise IndexError(f"layer {layer} at site {site!r}: there are {len(layers)} layers, 0 to {len(layers) - 1}")
-    return module_at(hf, layers[layer]).weight.detach()  # type: ignore[no-any-return]
+    return weight_of(module_at(hf, layers[layer]))
 
 
 def post_norm(model: Readable, layer: int) -> Any:
@@ -65,5 +66,4 @@ def norm_scale(norm: Any, residual: Float[Tensor, "*pos d_model"]) -> Float[Tens
 
 def unembedding(model: Readable) -> Float[Tensor, "d_vocab d_model"]:
     """The matrix that makes logits, in float32."""
-    weight: Tensor = module_at(model.bridge.original_model, model.adapter.unembed).weight
-    return weight.detach().float()
+    return weight_of(module_at(model.bridge.original_model, model.adapter.unembed)).float()

@@ -210,6 +210,7 @@ class Words:
         special_texts: what user text must not contain, since it would be read as a special token.
         trims: whether offsets leave out a token's leading and trailing blanks (byte-level `trim_offsets`).
         max_tokens: longest row that the model can place, or None.
+        n_ids: how many ids the model has an embedding for.
     """
 
     tokenizer: Any
@@ -221,6 +222,7 @@ class Words:
     special_texts: tuple[str, ...]
     trims: bool
     max_tokens: int | None
+    n_ids: int
 
 
 def words_of(processor: Any, config: Any) -> Words:
@@ -243,7 +245,8 @@ def words_of(processor: Any, config: Any) -> Words:
     added = {t.content: i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
     named = [*tokenizer.all_special_tokens, image_token, placeholder]
     special = added | {t: tokenizer.convert_tokens_to_ids(t) for t in named}
-    pad = next(p for p in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if p is not None)
+    # an image token as padding would be counted as a piece of an image
+    pad = next(p for p in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0, 1) if p is not None and p != image_id)
     return Words(
         tokenizer=tokenizer,
         placeholder=placeholder,
@@ -254,6 +257,7 @@ def words_of(processor: Any, config: Any) -> Words:
         special_texts=tuple(sorted(special, key=len, reverse=True)),
         trims=_trims(tokenizer),
         max_tokens=getattr(config.text_config, "max_position_embeddings", None),
+        n_ids=config.text_config.vocab_size,
     )
 
 

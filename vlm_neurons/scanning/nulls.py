@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlm_neurons.models.adapters import along, module_at
+from vlm_neurons.models.held import weight_of
 from vlm_neurons.sites import at
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def random_units(model: HookedVLM, places: Sequence[str], n: int, seed: int = 0)
             continue
         generator = torch.Generator().manual_seed(seed * 1000 + layer)
         drawn = [
-            _like(module_at(hf, dict(along(hf, path))[layer]).weight, n, generator)
+            _like(weight_of(module_at(hf, dict(along(hf, path))[layer])), n, generator)
             for path in ((mlps.into,) if site.name == "gate" else (mlps.into, str(mlps.up)))
         ]
         act = module_at(hf, dict(along(hf, mlps.act))[layer])
@@ -83,6 +84,6 @@ def random_units(model: HookedVLM, places: Sequence[str], n: int, seed: int = 0)
 
 def _like(weight: Float[Tensor, "d d_model"], n: int, generator: torch.Generator) -> Float[Tensor, "d_model n"]:
     """Random directions with norms drawn from those of some rows."""
-    norms = weight.detach().float().norm(dim=1).cpu()
+    norms = weight.float().norm(dim=1).cpu()
     drawn = torch.randn(weight.shape[1], n, generator=generator)
     return drawn / drawn.norm(dim=0) * norms[torch.randint(len(norms), (n,), generator=generator)]

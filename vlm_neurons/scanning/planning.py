@@ -183,12 +183,14 @@ def place(environment: Mapping[str, str] | None = None) -> tuple[int, int]:
 
 
 def check_model_and_prompt(model: Any, prompt: Any) -> None:
-    """Raise ValueError for what is no `HookedVLM`, and for a prompt that is no text."""
+    """Raise ValueError for what is no `HookedVLM`, or one in training mode, and for a prompt that is no text."""
     if not isinstance(model, HookedVLM):
         remedy = "HookedVLM.from_pretrained(name) loads one, HookedVLM(model, processor) takes one of transformers"
         raise ValueError(
             f"model={model if isinstance(model, str) else type(model).__name__!r} is no HookedVLM: {remedy}"
         )
+    if model.bridge.training:
+        raise ValueError("the model is in training mode, where dropout changes activations at random: model.eval()")
     if not isinstance(prompt, str) or not_utf8(prompt):
         raise ValueError(f"prompt={prompt!a}: the question for the samples without one of their own, as a string")
 
