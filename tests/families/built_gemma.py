@@ -1,4 +1,4 @@
-"""Gemma 3 and PaliGemma."""
+"""Gemma 3, PaliGemma and PaliGemma 2."""
 
 from __future__ import annotations
 
@@ -76,12 +76,24 @@ def gemma3() -> tuple[Any, Any]:
 
 def paligemma() -> tuple[Any, Any]:
     """PaliGemma: the prompt is seen from everywhere; no chat template."""
+    return _paligemma(hf.GemmaConfig)
+
+
+def paligemma2() -> tuple[Any, Any]:
+    """PaliGemma 2: Gemma 2, with caps that are reached, a window shorter than the text, and norms behind MLPs."""
+    return _paligemma(
+        hf.Gemma2Config, attn_logit_softcapping=0.5, final_logit_softcapping=4.0, query_pre_attn_scalar=8,
+        sliding_window=24, layer_types=["sliding_attention", "full_attention"],
+    )  # fmt: skip
+
+
+def _paligemma(text: Any, **settings: Any) -> tuple[Any, Any]:
     tok = tokenizer("<image>", bos="<bos>", eos="<eos>", add_bos=False)
     config = hf.PaliGemmaConfig(
         vision_config=hf.SiglipVisionConfig(
             **VISION, image_size=28, patch_size=7, vision_use_head=False, projection_dim=32
         ),
-        text_config=hf.GemmaConfig(**backbone(tok, vocab_size=len(tok) + 1200), head_dim=8),
+        text_config=text(**backbone(tok, vocab_size=len(tok) + 1200), head_dim=8, **settings),
         image_token_id=tok.convert_tokens_to_ids("<image>"), projection_dim=32, hidden_size=32,
     )  # fmt: skip
     images = SiglipImageProcessorPil(size={"height": 28, "width": 28})
@@ -96,5 +108,5 @@ def _asked(text: str) -> str | None:
     return images + prompt.removesuffix("\n") if images and prompt.endswith("\n") else None
 
 
-FAMILIES = {"gemma3": gemma3, "paligemma": paligemma}
-ASKED = {"paligemma": _asked}
+FAMILIES = {"gemma3": gemma3, "paligemma": paligemma, "paligemma2": paligemma2}
+ASKED = {"paligemma": _asked, "paligemma2": _asked}

@@ -22,7 +22,7 @@ def declared(adapter: Adapter) -> str:
 def _register(family: str) -> str:
     from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
 
-    name = f"Declared{FAMILIES[family].architecture}"
+    name = f"Declared_{family}"
     ArchitectureAdapterFactory.register_adapter(name, _adapter_class(FAMILIES[family]))
     return name
 
@@ -59,9 +59,8 @@ def _components(adapter: Adapter, made: Any) -> dict[str, Any]:
         optional=True,  # layers of some families mix positions in another way
     )
     block = {
-        "ln1": GeneralizedComponent(name="input_layernorm"),
+        **{ours: GeneralizedComponent(name=name) for ours, name in adapter.norms},
         "attn": attention,
-        "ln2": GeneralizedComponent(name="post_attention_layernorm"),
         "mlp": made._gated_mlp(),
     }
     found = {

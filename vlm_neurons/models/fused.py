@@ -111,9 +111,22 @@ def make_twin(model: Any, adapter: Adapter) -> Twin | None:
         return None
     shared = {id(t): t for t in [*model.parameters(), *model.buffers()]}
     twin = copy.deepcopy(model, shared)
-    twin.set_attn_implementation("sdpa")
+    twin.set_attn_implementation(_attention(twin))
     pairs = tuple(zip(model.modules(), twin.modules(), strict=True))
     return Twin(twin, adapter, pairs, _points(twin, adapter))
+
+
+def _attention(model: Any) -> dict[str, str]:
+    """The fused attention of each part that can have it: Gemma 2 caps scores, which is not fused."""
+    parts = {"": model.config, **{name: getattr(model.config, name) for name in model.config.sub_configs}}
+    return {
+        name: "sdpa" if all(getattr(m, "_supports_sdpa", True) for m in model.modules() if _is_of(m, part)) else "eager"
+        for name, part in parts.items()
+    }
+
+
+def _is_of(module: nn.Module, config: Any) -> bool:
+    return getattr(module, "config", None) is config
 
 
 def _points(model: nn.Module, adapter: Adapter) -> dict[str, tuple[nn.Module, bool]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vlm_neurons.models.adapters.adapter import Adapter, MLPs, Placed, along, module_at
-from vlm_neurons.models.adapters.gemma import GEMMA3, PALIGEMMA
+from vlm_neurons.models.adapters.gemma import GEMMA3, PALIGEMMA, PALIGEMMA2
 from vlm_neurons.models.adapters.idefics3 import IDEFICS3, SMOLVLM
 from vlm_neurons.models.adapters.internvl import INTERNVL
 from vlm_neurons.models.adapters.llava import LLAVA
@@ -36,6 +36,7 @@ FAMILIES: dict[str, Adapter] = {
         MISTRAL3,
         GEMMA3,
         PALIGEMMA,
+        PALIGEMMA2,
     )
 }
 
@@ -53,7 +54,7 @@ def families() -> pd.DataFrame:
     """The families of models that are supported.
 
     Returns:
-        One row each: `family` (Hugging Face `model_type`, but that Pixtral's is `llava`), `architecture`, `towers`,
+        One row each: `family` (Hugging Face `model_type`, but that Pixtral's is `llava` and PaliGemma 2's `paligemma`), `architecture`, `towers`,
         `backbones`, `sites` that it has and `limits`.
 
     >>> vn.families().set_index("family").sites["llava"]
@@ -88,10 +89,11 @@ def adapter_of(config: Any) -> Adapter:
     if not known:
         raise ValueError(f"model family {kind!r} is not supported. Supported: {supported()}")
     tower, backbone = config.vision_config.model_type, config.text_config.model_type
-    adapter = next((one for one in known if tower in one.towers), None)
-    if adapter is None:
+    towers = [one for one in known if tower in one.towers]
+    if not towers:
         raise ValueError(f"{kind} with the vision tower {tower!r} is not supported. Supported: {supported()}")
-    if backbone not in adapter.backbones:
+    adapter = next((one for one in towers if backbone in one.backbones), None)
+    if adapter is None:
         raise ValueError(f"{kind} with the backbone {backbone!r} is not supported. Supported: {supported()}")
     adapter.check(config)
     return adapter

@@ -115,7 +115,7 @@ class Adapter:
         backbone: MLPs of the language model: sites gate and post.
         vision: MLPs of the vision tower; None: not reachable.
         projector: the projector's; None: it has no hidden neurons.
-        model_type: of Hugging Face, where several records share it and differ in their towers.
+        model_type: of Hugging Face, where several records share it and differ in towers or backbones.
         image_settings: processor -> what the image processor is told beside its own settings, which are weaker.
         processor_settings: config -> what the processor has to be told where the checkpoint leaves it out.
         feature_layers: config -> how many vision layers are below each tensor that the projector reads; layers from
@@ -125,6 +125,7 @@ class Adapter:
         embed: the token embedding.
         norm: the norm before the unembedding.
         norm_offset: what this norm, and those of the layers, add to their weights.
+        norms: of a layer, TransformerLens' names and the model's own, for families that are declared.
         post_norm: the norm between a layer's MLP and the residual stream, where layers have one.
         unembed: the unembedding.
         tower: the vision tower.
@@ -163,6 +164,7 @@ class Adapter:
     embed: str = "model.language_model.embed_tokens"
     norm: str = "model.language_model.norm"
     norm_offset: float = 0.0
+    norms: tuple[tuple[str, str], ...] = (("ln1", "input_layernorm"), ("ln2", "post_attention_layernorm"))
     post_norm: str = "model.language_model.layers.{i}.post_feedforward_layernorm"
     unembed: str = "lm_head"
     tower: str = "model.vision_tower"

@@ -1,4 +1,4 @@
-"""Gemma 3 and PaliGemma: SigLIP, whose image is squeezed to one square; tokens of an image see one another.
+"""Gemma 3 and PaliGemma 1 and 2: SigLIP, whose image is squeezed to one square; tokens of an image see one another.
 
 The norms of a Gemma multiply by 1 + weight.
 """
@@ -6,6 +6,7 @@ The norms of a Gemma multiply by 1 + weight.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -96,5 +97,18 @@ PALIGEMMA = Adapter(
     row_inputs=suffix,
     causal=False,
     plain=as_paligemma,
-    limits="no hidden neurons in the projector, which is one matrix; PaliGemma 2 (gemma2) is not supported yet",
+    limits="no hidden neurons in the projector, which is one matrix",
+)
+
+PALIGEMMA2 = replace(
+    PALIGEMMA,
+    name="paligemma2",
+    model_type="paligemma",
+    backbones=("gemma2",),
+    norms=(
+        ("ln1", "input_layernorm"),
+        ("ln1_post", "post_attention_layernorm"),
+        ("ln2", "pre_feedforward_layernorm"),
+        ("ln2_post", "post_feedforward_layernorm"),
+    ),
 )
