@@ -54,7 +54,8 @@ def families() -> pd.DataFrame:
     """The families of models that are supported.
 
     Returns:
-        One row each: `family` (Hugging Face `model_type`, but that Pixtral's is `llava` and PaliGemma 2's `paligemma`), `architecture`, `towers`,
+        One row each: `family` (Hugging Face `model_type`, but that Pixtral's is `llava` and PaliGemma 2's `paligemma`),
+        `architecture`, `towers`,
         `backbones`, `sites` that it has and `limits`.
 
     >>> vn.families().set_index("family").sites["llava"]
