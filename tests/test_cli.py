@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 import vlm_neurons as vn
 from vlm_neurons.cli.main import main
 
-COMMANDS = ("demo", "families", "describe", "scan", "classify", "explain", "score", "report")
+COMMANDS = ("demo", "families", "describe", "scan", "classify", "concepts", "explain", "score", "report")
 SCAN = ["scan", "--model", "tiny-llava-scenes", "--batch-size", "4"]
 
 

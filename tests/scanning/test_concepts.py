@@ -410,6 +410,16 @@ def test_random_units_read_what_the_layer_reads_and_p_is_the_share_above(model, 
     assert table[table["site"] == "vision"]["p_random"].isna().all()
     of_post = table[table["hook"] == post]
     assert (of_post["p_random"] * 31).round(4).isin(range(1, 32)).all()
+    sums, (told,) = fold_sums(run, units.place, "picture", 30), [
+        one for one in table.attrs["random"] if (one["site"], one["layer"]) == ("post", 1)
+        and (one["side"], one["pole"]) == ("picture", "-")
+    ]  # fmt: skip
+    counts = dict.fromkeys((c.name for c in Means().concepts("picture")), 0)
+    leave, whole = sums.without_each().r().numpy(), sums.over(range(FOLDS)).r()[0].numpy()
+    for j in range(30):
+        k = best_of(-whole[j], True)
+        counts[[*counts][k]] += bool(z_interval(-leave[:, j, k], -whole[j, k])[0] > 0)
+    assert told["n"] == 30 and told["concepts"] == {name: n for name, n in counts.items() if n}
     for _, layer in of_post.groupby(["side", "pole"]):
         assert layer.sort_values("r_specific")["p_random"].is_monotonic_decreasing
 

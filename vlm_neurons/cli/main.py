@@ -85,9 +85,12 @@ def describe(args: argparse.Namespace) -> None:
 
 def scan(args: argparse.Namespace) -> None:
     """Scan data with a model."""
+    from vlm_neurons.cli.concepts_command import bank_of
+
+    bank = bank_of(args.concepts) if args.concepts else None
     _scan(_model(args), _data(args), args, site=args.site, batch_size=args.batch_size, block_size=args.block_size,
-          top_n=args.top_n, prompt=args.prompt, workers=args.workers)  # fmt: skip
-    say(f"next: vlm-neurons classify {args.out}")
+          top_n=args.top_n, prompt=args.prompt, workers=args.workers, concepts=bank)  # fmt: skip
+    say(f"next: vlm-neurons classify {args.out}{f', vlm-neurons concepts {args.out}' if bank else ''}")
 
 
 def classify(args: argparse.Namespace) -> None:
@@ -123,6 +126,13 @@ def score(args: argparse.Namespace) -> None:
     from vlm_neurons.cli.score_command import score_run
 
     score_run(args)
+
+
+def concepts(args: argparse.Namespace) -> None:
+    """Tell what every neuron answers to."""
+    from vlm_neurons.cli.concepts_command import concepts_run
+
+    concepts_run(args)
 
 
 def report(args: argparse.Namespace) -> None:
@@ -212,7 +222,8 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--out", default="runs/demo", help="run directory (default: %(default)s)")
     model_options(p, model=False)
     command(commands, "families", families, "list the families of models that work", "vlm-neurons families")
-    for add in (_describe_options, _scan_options, _classify_options, _explain_options, _score_options, _report_options):
+    for add in (_describe_options, _scan_options, _classify_options, _concepts_options, _explain_options,
+                _score_options, _report_options):  # fmt: skip
         add(commands)
     return parser
 
@@ -229,11 +240,14 @@ def _describe_options(commands: Any) -> None:
 def _scan_options(commands: Any) -> None:
     p = command(commands, "scan", scan, "one pass over the data; goes on if the run directory is there",
                 f"vlm-neurons scan --model {_LLAVA} --data photos/ --out runs/photos --site gate,post")  # fmt: skip
+    from vlm_neurons.cli.concepts_command import WRITTEN
+
     model_options(p)
     data_options(p)
     p.add_argument("--out", required=True, help="run directory")
     p.add_argument("--site", type=names, default=["gate"], metavar="SITE[,SITE]",
                    help="gate, post, projector, vision, or hook names (default: gate)")  # fmt: skip
+    p.add_argument("--concepts", metavar="BANK[+BANK]", help=f"correlate every neuron with concepts: {WRITTEN}")
     p.add_argument("--top-n", type=positive, default=50, help="samples kept per neuron (default: %(default)s)")
     p.add_argument("--workers", type=int, default=0, help="processes that decode images (default: %(default)s)")
     p.add_argument("--block-size", type=positive, default=1000, help="samples per file (default: %(default)s)")
@@ -251,6 +265,14 @@ def _classify_options(commands: Any) -> None:
     p.add_argument("--fdr", type=float, help="modality-test: false-discovery rate (default: 0.05)")
     p.add_argument("--delta", type=float, help="modality-test: margin of the index (default: 0.2)")
     p.add_argument("--correction", choices=["bh", "by"], help="modality-test (default: bh)")
+
+
+def _concepts_options(commands: Any) -> None:
+    from vlm_neurons.cli.concepts_command import add_options
+
+    p = command(commands, "concepts", concepts, "tell which concept every neuron of a scan with --concepts answers to",
+                "vlm-neurons concepts runs/photos --out concepts.csv")  # fmt: skip
+    add_options(p)
 
 
 def _explain_options(commands: Any) -> None:

@@ -59,6 +59,11 @@ class Measured:
         """Of the other pole: r of -a is -r of a."""
         return Measured(self.sums, -self.whole, (-self.halves[0], -self.halves[1]), self.among, -self.sign)
 
+    def bounds(self, concept: Int[Tensor, "d"]) -> tuple[Float[Tensor, "d"], Float[Tensor, "d"]]:
+        """The interval of r of a concept each."""
+        low, high = interval(self.sums, concept)
+        return (low, high) if self.sign > 0 else (-high, -low)
+
     def gains(self, allowed: Bool[Tensor, "k"]) -> Float[Tensor, "three d"]:
         """Held-out r of one, two and three concepts, fitted on one half and told on the other, both ways."""
         both = []
@@ -78,21 +83,22 @@ def concept_table(path: Path, run: str, info: dict[str, Any], n_blocks: int, min
         poles.setdefault(column["hook"], []).append(column["pole"])
     shared = cache(lambda kind, side: SideSums.of(summed, kind, side, min_images))
     check_folds(summed, path, poles)
-    tables = []
+    tables, random = [], list[dict[str, Any]]()
     with tqdm(total=len(poles), desc="concepts", unit="layer", delay=3, disable=None) as bar:
         for place, own in poles.items():
             d = next(c["d"] for c in info["columns"] if c["hook"] == place)
             for side in SIDES:
-                tables += _of_side(summed, info, place, side, d, own, shared)
+                tables += _of_side(summed, info, place, side, d, own, shared, random)
             bar.update()
     table = pd.concat([t for t in tables if len(t)], ignore_index=True)
     table.attrs["parameters"] = {"min_images": min_images, **{k: info["parameters"][k] for k in ("concepts", "folds")}}
+    table.attrs["random"] = random
     return table
 
 
 def _of_side(
     summed: Summed, info: dict[str, Any], place: str, side: Side, d: int, poles: Sequence[Pole],
-    shared: Callable[[str, Side], SideSums],
+    shared: Callable[[str, Side], SideSums], drawn: list[dict[str, Any]],
 ) -> list[pd.DataFrame]:  # fmt: skip
     if not summed.concepts[side] or not sees(place, side) or len(summed.images[side]) < MIN_FOLDS:
         return []
@@ -102,6 +108,7 @@ def _of_side(
     random, read = None, summed.read(f"{place_of(place)}/{side}/")
     if any("n" in f for f in read):
         random = _measure(read, info["parameters"]["null_directions"], of_side)
+        drawn += [_drawn(place, side, pole, of_side, random if pole == "+" else random.flipped()) for pole in poles]
     return [
         _rows(place, side, pole, of_side, own if pole == "+" else own.flipped(),
               random if random is None or pole == "+" else random.flipped())
@@ -128,10 +135,10 @@ def _rows(place: str, side: Side, pole: Pole, shared: SideSums, own: Measured, r
     if not bool(allowed.any()):
         return pd.DataFrame({**table, "concept": "", "phrase": "", "n_images": 0})
     chosen = best(own.whole, allowed)
-    low, high = interval(own.sums, chosen)
+    low, high = own.bounds(chosen)
     table |= _named("concept", shared, chosen) | {
         "r": held_out(own.halves, allowed),
-        "r_low": low if own.sign > 0 else -high, "r_high": high if own.sign > 0 else -low,
+        "r_low": low, "r_high": high,
         "n_images": shared.images[0].long()[chosen],
     }  # fmt: skip
     for name, kept in (("specific", allowed & ~shared.generic), ("generic", allowed & shared.generic)):
@@ -148,6 +155,17 @@ def _rows(place: str, side: Side, pole: Pole, shared: SideSums, own: Measured, r
     table |= _runner_up(shared, own, chosen, allowed)
     table |= _several(shared, own, random, allowed)
     return pd.DataFrame({k: v.numpy() if isinstance(v, Tensor) else v for k, v in table.items()})
+
+
+def _drawn(place: str, side: Side, pole: Pole, shared: SideSums, random: Measured) -> dict[str, Any]:
+    """How many random units of a layer have which concept, as far as their interval is above 0."""
+    site, layer = at(place)
+    found: dict[str, int] = {}
+    if bool(shared.allowed.any()):
+        chosen = best(random.whole, shared.allowed)
+        sure = chosen[random.bounds(chosen)[0] > 0].bincount(minlength=len(shared.concepts)).tolist()
+        found = {c.name: n for c, n in zip(shared.concepts, sure, strict=True) if n}
+    return {"site": site.name, "pole": pole, "layer": layer, "side": side, "n": len(random.whole), "concepts": found}
 
 
 def _named(name: str, shared: SideSums, which: Tensor) -> dict[str, Any]:

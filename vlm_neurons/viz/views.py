@@ -200,6 +200,31 @@ def show_layers(table: pd.DataFrame) -> View:
     return _view("Classes by layer", partial(layers_figure, table))
 
 
+def show_concepts(table: pd.DataFrame) -> View:
+    """Which concept lives in which layer: of the neurons of a layer, the share whose concept it is (the one with the
+    largest r, its interval above 0), beside the same of random units where the run has them.
+
+    Args:
+        table: what `run.concepts()` returns.
+
+    Raises:
+        TypeError: it is no table.
+        ValueError: a column is missing.
+
+    >>> import pandas as pd
+    >>> row = {"site": "gate", "pole": "+", "layer": 0, "side": "picture", "r_low": 0.2, "r": 0.4}
+    >>> view = vn.viz.show_concepts(pd.DataFrame([row | {"concept": "color:red", "phrase": "red regions"}]))
+    >>> "red regions" in view.fragment.html
+    True
+    """
+    import pandas as pd
+
+    from vlm_neurons.viz.concept_map import concept_figure, concept_maps
+
+    of_kind("table", table, pd.DataFrame, "give the table that run.concepts() returns")
+    return _view("Which concept lives in which layer", partial(concept_figure, concept_maps(table)))
+
+
 def show_distribution(evidence: Evidence, t_visual: float = _PAPER.t_visual, t_text: float = _PAPER.t_text) -> View:
     """How often a neuron has which activation, at image patches and at text tokens, on the scale where its largest is
     10: for random samples and for its strongest ones, with the thresholds from which a place counts.
