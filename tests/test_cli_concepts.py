@@ -35,7 +35,7 @@ def test_a_scan_with_banks_leaves_a_table_that_says_which_concept_lives_where(ru
 @pytest.mark.parametrize(
     ("banks", "said"),
     [("pixel", "'pixel' is no bank; there are pixels, words, truth"), ("words+coco", "'coco' is no bank"),
-     ("words:x", "'words:x' is no bank"), ("masks:nowhere", "masks")],
+     ("words:x", "'words:x' is no bank"), ("masks:nowhere", "nowhere/names.json")],
 )  # fmt: skip
 def test_banks_that_are_not_there_are_named(banks, said, tmp_path, capsys):
     assert main([*SCAN, "--data", "scenes:n=4,seed=3", "--out", str(tmp_path / "run"), "--concepts", banks]) == 1

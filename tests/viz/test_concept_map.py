@@ -61,7 +61,7 @@ def test_what_is_drawn_says_every_count_and_no_markup(table):
 
 
 def test_other_tables_are_refused(table):
-    with pytest.raises(ValueError, match="no column 'r_low'; pass what run.concepts"):
+    with pytest.raises(ValueError, match=r"no column 'r_low'; pass what run\.concepts"):
         vn.viz.show_concepts(table.drop(columns="r_low"))
-    with pytest.raises(TypeError, match="run.concepts"):
+    with pytest.raises(TypeError, match=r"run\.concepts"):
         vn.viz.show_concepts([])

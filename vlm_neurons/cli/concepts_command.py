@@ -54,7 +54,7 @@ def add_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("run", help="run directory, scanned with --concepts")
     p.add_argument("--out", help=f".parquet or .csv to write the table to (default: {FILE} in the run directory)")
     p.add_argument("--min-images", type=positive, default=20,
-                   help="concepts in fewer images of a half of the data are not chosen (default: %(default)s)")  # fmt: skip
+                   help="a concept needs so many images in each half of the data (default: %(default)s)")  # fmt: skip
 
 
 def concepts_run(args: argparse.Namespace) -> None:

@@ -124,7 +124,13 @@ def concept_figure(maps: list[Map], title: str = "") -> Drawing:
     left = max(width_of(shortened(name, LONGEST)) for one in maps for name in one.concepts) + 8
     both = max(len(one.layers) * (2 if one.random else 1) for one in maps)
     cell = min(34.0, max(9.0, WIDE / both))
-    width = max(*(left + sum(_wide(one, name, cell) for name in _names(one)) + GAP for one in maps), *(width_of(one.title, HEADING, bold=True) for one in maps)) + 8
+    width = (
+        max(
+            *(left + sum(_wide(one, name, cell) for name in _names(one)) + GAP for one in maps),
+            *(width_of(one.title, HEADING, bold=True) for one in maps),
+        )
+        + 8
+    )
     heights = [HEAD + ROW * len(one.concepts) + GAP for one in maps]
     figure = drawing(width, sum(heights) - GAP + 4, _in_words(maps), title)
     top = 0.0
@@ -143,9 +149,7 @@ def _draw(figure: Drawing, one: Map, top: float, left: float, cell: float) -> No
               color=INK if line < len(one.r) else SOFT)  # fmt: skip
     most = max((n / size for name in one.r for n, size in zip(one.counts[name], one.sizes, strict=True)), default=0)
     x = left
-    for name, counts, sizes in zip(
-        _names(one), (one.counts, one.random), (one.sizes, one.random_sizes), strict=False
-    ):
+    for name, counts, sizes in zip(_names(one), (one.counts, one.random), (one.sizes, one.random_sizes), strict=False):
         write(words, x, top + 32, f"% of {name}", color=SOFT)
         step = max(1, round(24 / cell))
         for i in range(0, len(one.layers), step):
@@ -173,7 +177,9 @@ def _cells(
         for column, (n, size) in enumerate(zip(counts[concept], sizes, strict=True)):
             share = n / size if size else 0.0
             strength = min(1.0, share / most) if most and line < len(one.r) else 0.0
-            (bar,) = axes.barh([line + 0.5], [0.96], 0.94, [column + 0.02], color=COLOR[one.side], alpha=0.85 * strength)
+            (bar,) = axes.barh(
+                [line + 0.5], [0.96], 0.94, [column + 0.02], color=COLOR[one.side], alpha=0.85 * strength
+            )
             tip(bar, f"layer {one.layers[column]}: {n:,} of {size:,} {name} ({percent(n, size)}): {concept}")
             if cell >= 24 and n:
                 write(axes, column + 0.5, line + 0.5, percent(n, size).removesuffix(" %"), ha="center",
