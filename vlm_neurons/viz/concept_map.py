@@ -94,8 +94,9 @@ def _map(key: Any, part: pd.DataFrame, drawn: list[dict[str, Any]], most: int) -
     told = {name: float(r[key]) for name, key in zip(names, first, strict=True)}
     lines = [*names, *([OTHERS] if len(phrases) > len(first) else []), NONE]
     n_own = sizes.loc[layers].tolist()
+    site, pole, side = key
     return Map(
-        *key, layers, lines, _lines(lines, first, [table.get(layer, Counter()) for layer in layers], n_own), n_own,
+        site, pole, side, layers, lines, _lines(lines, first, [table.get(layer, Counter()) for layer in layers], n_own), n_own,
         _lines(lines, first, [theirs.get(layer, Counter()) for layer in layers], n_random) if drawn else {}, n_random,
         told,
     )  # fmt: skip
