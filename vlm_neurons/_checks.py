@@ -67,7 +67,7 @@ def check_columns(name: str, table: Any, *columns: str) -> None:
         raise ValueError(f"{name}= is {type(table).__name__} without {', '.join(lacking)}: pass the table of classify")
 
 
-def of_kind(name: str, given: object, kind: type, remedy: str) -> None:
+def of_kind(name: str, given: object, kind: Any, remedy: str) -> None:
     """Refuse what is of another kind, told in words.
 
     >>> of_kind("table", [1], dict, "give a dict")

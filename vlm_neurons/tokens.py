@@ -31,12 +31,20 @@ class Modality(StrEnum):
 
     >>> [str(one) for one in Modality], Modality.VISUAL == "visual"
     (['visual', 'text', 'multimodal', 'unknown'], True)
+    >>> str(Modality("multi-modal"))
+    'multimodal'
     """
 
     VISUAL = "visual"
     TEXT = "text"
     MULTIMODAL = "multimodal"
     UNKNOWN = "unknown"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Modality | None:
+        """As people write them: "multi-modal", "Visual"."""
+        plain = "".join(c for c in str(value).lower() if c.isalpha())
+        return next((one for one in cls if one.value == plain), None)
 
 
 MODALITIES = tuple(one.value for one in Modality)  # as plain strings, in the order in which ties are decided

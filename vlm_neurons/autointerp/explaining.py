@@ -23,7 +23,7 @@ from vlm_neurons.scanning.concept_table import MIN_IMAGES
 
 
 def explain(
-    evidence: Mapping[str, Evidence] | Run,
+    evidence: Mapping[str, Evidence] | Run | str | Path,
     explainer: str | Explainer | None = None,
     out: Run | str | Path | None = None,
     redo: bool = False,
@@ -35,8 +35,8 @@ def explain(
 
     Args:
         evidence: neuron -> evidence, from `gather_evidence`, `Evidence.from_arrays` or `vlm_neurons.evidence.load`.
-            Or a run that was scanned with concepts: all of its neurons are explained from `run.concepts()`, in seconds;
-            a side counts where its interval is above 0 and, if the run has labels, the neuron's class has that side.
+            Or a run, or its directory, that was scanned with concepts: all of its neurons are explained from
+            `run.concepts()`, in seconds; a side counts where its interval is above 0 and, if the run has labels, the neuron's class has that side.
         explainer: `"dissection"` (as if not given), or an explainer object: `OpenAIExplainer(model=...)`,
             `LocalExplainer(...)`, `DissectionExplainer(...)`, or one of a class that inherits
             `vlm_neurons.autointerp.Explainer`. None for a run.
@@ -60,7 +60,8 @@ def explain(
     >>> explain({made.neuron: made}, progress=False)[made.neuron].text
     'cyan regions'
     """
-    if isinstance(evidence, Run):
+    if isinstance(evidence, Run | str | Path):
+        evidence = Run.load(evidence)
         if explainer is not None:
             raise ValueError(f"explainer={explainer!r} needs evidence of neurons: a run is explained by its concepts")
         made = from_concepts(evidence, min_images)

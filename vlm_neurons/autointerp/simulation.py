@@ -31,6 +31,8 @@ class Simulation:
         made_by: of the simulator alone, the beginning (`mark_of`).
 
     >>> simulation = simulations["L2N304", "picture"]
+    >>> simulation
+    Simulation('L2N304', 'picture', by 'concepts', 12 samples)
     >>> simulation.explanation, simulation.n_failed
     ('pink regions', 0)
     >>> real = evidence["L2N304"].split("test")[0]
@@ -47,6 +49,10 @@ class Simulation:
     predictions: tuple[Prediction, ...]
     settings: str = ""
     made_by: str = ""
+
+    def __repr__(self) -> str:
+        failed = f", {self.n_failed} failed" if self.n_failed else ""
+        return f"Simulation({self.neuron!r}, {self.side!r}, by {self.simulator!r}, {len(self.samples)} samples{failed})"
 
     @property
     def n_failed(self) -> int:

@@ -14,6 +14,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from vlm_neurons._checks import of_kind
 from vlm_neurons._files import write_atomic
 from vlm_neurons.autointerp.explanation import Explanation, says_nothing
 from vlm_neurons.autointerp.protocols import Side
@@ -67,12 +68,11 @@ def folder(out: Any) -> Path:
     """The directory of a run, or of a path.
 
     Raises:
-        ValueError: neither.
+        TypeError: neither.
     """
     if isinstance(out, Run):
         return out.path
-    if not isinstance(out, str | Path):
-        raise ValueError(f"out={out!r}: give a vn.Run, or the path of a directory")
+    of_kind("out", out, str | Path, "give a vn.Run, or the path of a directory")
     return Path(out)
 
 

@@ -68,7 +68,7 @@ def classify(
     """
     import pandas as pd
 
-    run = run if isinstance(run, Run) else Run.load(run)
+    run = Run.load(run)
     rule = Thresholds(t_visual, n_visual, t_text, n_text).check(run)
     top_n = int(run.info["parameters"].get("top_n", 0))
     parts = [_rows(column, run.top(column["hook"], column["pole"]), rule, top_n) for column in run.info["columns"]]

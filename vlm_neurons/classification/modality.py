@@ -185,7 +185,7 @@ def modality_test(
     """
     import pandas as pd
 
-    run = run if isinstance(run, Run) else Run.load(run)
+    run = Run.load(run)
     for name, value in (("delta", delta), ("fdr", fdr)):
         if not isinstance(value, Real) or not 0 < value < 1:
             raise ValueError(f"{name}={value!r}: choose a number between 0 and 1")

@@ -60,7 +60,7 @@ def sweep(
     """
     import pandas as pd
 
-    run = run if isinstance(run, Run) else Run.load(run)
+    run = Run.load(run)
     axes = [_axis(*given) for given in zip(NAMES, (t_visual, n_visual, t_text, n_text), strict=True)]
     combinations = [Thresholds(*one) for one in product(*axes)]
     for one in combinations:
@@ -150,7 +150,7 @@ def sensitivity(
     """
     import pandas as pd
 
-    run = run if isinstance(run, Run) else Run.load(run)
+    run = Run.load(run)
     rule = Thresholds(t_visual, n_visual, t_text, n_text).check(run)
     labels: dict[tuple[str, str, str], dict[int, np.ndarray]] = {}
     for column in run.info["columns"]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from vlm_neurons._checks import check_columns
 from vlm_neurons.stats import wilson
-from vlm_neurons.tokens import MODALITIES, NOT_APPLICABLE
+from vlm_neurons.tokens import MODALITIES, NOT_APPLICABLE, Modality
 from vlm_neurons.units import Neuron
 
 if TYPE_CHECKING:
@@ -120,10 +120,11 @@ def clearest(table: pd.DataFrame, label: str, n: int) -> pd.DataFrame:
     Returns:
         Rows of the table, the clearest first.
     """
+    label = label if label == NOT_APPLICABLE else Modality(label).value
     positive = table["peak"] > 0
     median = table["peak"].where(positive).groupby([table["site"], table["pole"], table["layer"]]).transform("median")
     rows = table.assign(_relative=table["peak"] / median)[positive & (table["label"] == label)]
-    if label == "not_applicable":
+    if label == NOT_APPLICABLE:
         order, ascending = ["peak", "layer", "index"], [False, True, True]
     else:
         order = ["tie", f"p_{label}", "n_samples", "_relative", "layer", "index"]

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlm_neurons._checks import of_kind
 from vlm_neurons.data.annotations import read_coco, read_llava
 from vlm_neurons.data.fields import Found
 from vlm_neurons.data.sample import Sample
@@ -169,6 +170,7 @@ class ImageTextData(Sequence[Sample]):
         >>> [(sample.name, sample.response) for sample in vn.ImageTextData.from_folder(".")]
         [('a.png', 'a red square'), ('b.png', None)]
         """
+        of_kind("path", path, str | Path, "give the folder of the images")
         return cls(*read_folder(Path(path)))
 
     @classmethod

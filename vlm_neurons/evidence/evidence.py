@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from vlm_neurons.evidence.arrays import build
 from vlm_neurons.evidence.exemplars import SPLITS, Exemplar, Split
-from vlm_neurons.tokens import Modality
+from vlm_neurons.tokens import NOT_APPLICABLE, Modality
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -185,4 +185,5 @@ class Evidence:
         top, exemplars = build(
             neuron, images, patch_acts, tokens, token_acts, names, sample_ids, peak, n_top, seed, source, words
         )
-        return cls(neuron, top, exemplars, label, seed, dict(source or {}))
+        known = None if label is None else label if label == NOT_APPLICABLE else Modality(label).value
+        return cls(neuron, top, exemplars, known, seed, dict(source or {}))

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 def gather_evidence(
     model: HookedVLM,
     data: ImageTextData,
-    run: Run,
-    neurons: str | Neuron | Iterable[str | Neuron] | pd.DataFrame,
+    run: Run | str | Path,
+    neurons: str | Neuron | Iterable[str | Neuron] | pd.DataFrame | pd.Series,
     n_top: int = 50,
     n_spare: int = 50,
     seed: int = 0,
@@ -43,7 +43,7 @@ def gather_evidence(
     Args:
         model: the model that was scanned.
         data: the data that was scanned; prompts and responses are taken from the run.
-        run: a finished run.
+        run: a finished run, or its directory.
         neurons: neurons of hooks that were scanned, at any site; or rows of a classification table, whose labels the
             evidence takes. Other labels are those of the table that is saved in the run, if there is one.
         n_top: samples from the top of each neuron, at most as many as the scan kept and as half of the data; and as
@@ -72,12 +72,13 @@ def gather_evidence(
 
     from vlm_neurons.evidence.storing import save
 
-    if not isinstance(run, Run):
-        raise ValueError(f"run={run!r}: give a Run, such as vn.Run.load(directory)")
+    run = Run.load(run)
     check_length(run, data)
     whole(1, n_top=n_top)
     whole(0, n_spare=n_spare, seed=seed)
     labels = labels_of(run)
+    if isinstance(neurons, pd.Series) and "neuron" in neurons.index:  # one row of a table
+        neurons = neurons.to_frame().T
     if isinstance(neurons, pd.DataFrame):
         check_columns("neurons", neurons, "neuron", "label")
         labels |= dict(zip(neurons["neuron"], neurons["label"].astype(object), strict=True))

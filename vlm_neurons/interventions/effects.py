@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vlm_neurons import sites
+from vlm_neurons._checks import of_kind
 from vlm_neurons.hooks import Neurons, Where, ablate
 from vlm_neurons.hooks.positions import real_positions
 from vlm_neurons.hooks.selecting import select
@@ -43,12 +44,16 @@ def class_groups(
         confident: only neurons whose class has more than 80 % of the top samples.
         by_layer: a group for every class and layer, `"visual, layer 0"`.
 
+    Raises:
+        ValueError: the table has several sites.
+
     >>> {name: len(rows) for name, rows in vn.interventions.class_groups(table, top=20).items()}
     {'visual': 20, 'text': 20, 'multimodal': 20, 'unknown': 20}
     >>> list(vn.interventions.class_groups(table, by_layer=True))[:2]
     ['visual, layer 0', 'visual, layer 1']
     """
     table = table[(table["pole"] == "+") & table["label"].isin(["visual", "text", "multimodal", "unknown"])]
+    check_one_site(table)
     if confident:
         table = table[table["confident"]]
     found: dict[str, Any] = {}
@@ -63,6 +68,20 @@ def class_groups(
         parts = mine.groupby("layer") if by_layer else [(None, mine)]
         found |= {label if layer is None else f"{label}, layer {layer}": part for layer, part in parts if len(part)}
     return found
+
+
+def check_one_site(table: pd.DataFrame) -> None:
+    """Refuse a table of several sites: gate and post of one MLP are two views of the same neurons.
+
+    Raises:
+        ValueError: it has more than one.
+    """
+    found = list(dict.fromkeys(table["site"]))
+    if len(found) > 1:
+        raise ValueError(
+            f"the table has the sites {', '.join(found)}, whose neurons would be counted together: take one, such as "
+            f"table[table.site == {found[0]!r}]"
+        )
 
 
 def causal_effects(
@@ -121,6 +140,7 @@ def causal_effects(
         if table is None:
             raise ValueError("give the table of classify(), or groups={name: neurons}")
         groups = class_groups(table)
+    of_kind("groups", groups, Mapping, "give {name: neurons}, such as class_groups(table, top=40)")
     members = {name: [n for _, n in select(neurons, "causal_effects") if n] for name, neurons in groups.items()}
     tasks = prepare_tasks(model, data, questions, text, batch_size=batch_size)
     hooks = sorted({n.hook for found in members.values() for n in found})

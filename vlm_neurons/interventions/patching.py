@@ -11,10 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vlm_neurons._checks import of_kind
 from vlm_neurons.hooks.editing import Edit, edits
 from vlm_neurons.hooks.positions import Where, positions
 from vlm_neurons.hooks.selecting import Neurons, Target, select, targets
 from vlm_neurons.interventions.caches import take_rows
+from vlm_neurons.models import batch as batches
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,6 +67,8 @@ def patch_neurons(
     >>> bool(found.recovered["layer 1"] > 0.1), bool(found.recovered["layer 3"] < 0.01)  # too late: nothing reads it
     (True, True)
     """
+    for name, batch in (("corrupted", corrupted), ("clean", clean)):
+        of_kind(name, batch, batches.Batch, "give what model.prepare(images, prompts, responses) returns")
     groups = _groups(neurons)
     layers = _layers(groups)
     with torch.no_grad():

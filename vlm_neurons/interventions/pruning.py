@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vlm_neurons.hooks import ablate
-from vlm_neurons.interventions.effects import SIZE_BATCHES, activation_sizes
+from vlm_neurons.interventions.effects import SIZE_BATCHES, activation_sizes, check_one_site
 from vlm_neurons.interventions.measures import change_of, means_of, measure, prepare_tasks
 from vlm_neurons.units import Neuron
 
@@ -54,7 +54,7 @@ def pruning_curve(
         `change`, `low`, `high`: change of the description loss with its 95 % bootstrap interval over samples.
 
     Raises:
-        ValueError: an unknown order, or a share outside 0 ... 1.
+        ValueError: an unknown order, a share outside 0 ... 1, or a table of several sites.
 
     >>> curve = vn.interventions.pruning_curve(
     ...     model, vn.scenes(10, seed=1), table, shares=[0.5], orders=["smallest", "random"], draws=1, progress=False
@@ -70,6 +70,7 @@ def pruning_curve(
     if bad is not None or not all(0 <= s <= 1 for s in shares):
         raise ValueError(f"orders={orders!r}, shares={shares!r}: orders are {list(ORDERS)}, shares 0 to 1")
     table = table[table["pole"] == "+"]
+    check_one_site(table)
     tasks = prepare_tasks(model, data, text=text, batch_size=batch_size)
     intact = measure(model, tasks)
     hooks = sorted(table["hook"].unique())

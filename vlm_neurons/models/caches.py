@@ -6,6 +6,7 @@ Here norms keep their weights, or other neurons would be read; and in Gemma 2 an
 
 from __future__ import annotations
 
+import difflib
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlm_neurons.models.readout import norm_before, norm_scale, norm_weight, post_norm
+from vlm_neurons.sites import named, names
 
 if TYPE_CHECKING:
     from transformer_lens import ActivationCache
@@ -27,6 +29,18 @@ def unfolded(found: ActivationCache, model: Readable) -> ActivationCache:
     return made  # type: ignore[no-any-return]
 
 
+def _short(key: Any, n_layers: int) -> str | None:
+    """The hook of a site's name and a layer, counted from the end if negative; None for what is no site."""
+    site, *rest = key if isinstance(key, tuple) else (key,)
+    if site not in names() or len(rest) > 1:
+        return None
+    found = named(site)
+    layer = rest[0] if rest else 0
+    if not isinstance(layer, int) or (found.layered and not rest):
+        return None
+    return found.place(layer + n_layers if layer < 0 else layer)
+
+
 @cache
 def _class() -> Any:
     from transformer_lens import ActivationCache
@@ -35,6 +49,21 @@ def _class() -> Any:
         """As its parent."""
 
         read_from: Readable
+
+        def __getitem__(self, key: Any) -> Tensor:
+            """By hook, by TransformerLens' short names, and by site and layer: `cache["gate", 3]`."""
+            hook = _short(key, self.model.cfg.n_layers)
+            if hook in self.cache_dict:
+                return self.cache_dict[hook]
+            try:
+                return super().__getitem__(key)
+            except (KeyError, TypeError) as error:
+                names = list(self.cache_dict)
+                close = difflib.get_close_matches(hook or str(key), names, n=3)
+                raise KeyError(
+                    f"{key!r} is not in the cache of {len(names)} activations: the model has no such hook, or it was "
+                    f"left out by names_filter" + (f"; there are {', '.join(close)}" if close else "")
+                ) from error
 
         def apply_ln_to_stack(
             self,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vlm_neurons._checks import amount, whole
 from vlm_neurons.models import guards
 from vlm_neurons.models.batch import Batch
 from vlm_neurons.models.bound import Runnable, checked
@@ -35,6 +36,7 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        amount(**{name: getattr(self, name) for name in ("temperature", "top_p") if getattr(self, name) is not None})
         if self.temperature is not None and not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature={self.temperature}: a number from 0, which takes the likeliest token")
         if self.top_p is not None and not 0 < self.top_p <= 1:
@@ -73,6 +75,7 @@ def generate_tokens(vlm: Runnable, batch: Batch, max_new_tokens: int, sampling: 
     """See `HookedVLM.generate_tokens`. transformers' own search over the wrapped modules, so that hooks fire and the
     end-of-text tokens are the checkpoint's (TransformerLens' loop knows only one)."""
     guards.check_mode(vlm.bridge)
+    whole(1, max_new_tokens=max_new_tokens)
     batch = checked(vlm, continuable(vlm, batch, None))
     hf: Any = vlm.bridge.original_model
     inputs = {"attention_mask": batch.attention_mask, **batch.model_inputs}

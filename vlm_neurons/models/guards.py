@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from vlm_neurons._checks import of_kind
 from vlm_neurons.models.batch import HookNeverFires
 from vlm_neurons.models.passes import begin_pass, end_pass
 from vlm_neurons.sites import named, site_of_hook
@@ -140,6 +141,7 @@ def unknown_hook(name: str, known: Iterable[str]) -> KeyError:
 
 def hooks_of_site(site: str, points: Iterable[str]) -> list[str]:
     """See `HookedVLM.site_hooks`."""
+    of_kind("site", site, str, "give the name of a site or of a hook")
     if site in site_names():
         found = named(site)
         return found.hooks(found.layers(points))

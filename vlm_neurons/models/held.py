@@ -8,6 +8,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vlm_neurons._checks import of_kind, short
+
 
 def whole(model: Any) -> Any:
     """The model inside the wrappers of torch.compile and PEFT, all of it, not compiled. Adapters stay in it, unmerged.
@@ -18,6 +20,8 @@ def whole(model: Any) -> Any:
     """
     while (inner := _inside(model)) is not None:
         model = inner
+    remedy = "give a model of transformers or a TransformerBridge; HookedVLM.from_pretrained(name) loads one"
+    of_kind("model", model, nn.Module, remedy)
     for module in model.modules():
         module._compiled_call_impl = None  # model.compile(): every set of hooks would be compiled anew, for minutes
     away = [name for name, tensor in model.named_parameters() if tensor.device.type == "meta"]
@@ -28,6 +32,20 @@ def whole(model: Any) -> Any:
             "the model whole: on the CPU (device='cpu'), over several GPUs, in a smaller dtype, or quantised"
         )
     return model
+
+
+def tokenizer_of(processor: Any) -> Any:
+    """The tokenizer of a processor.
+
+    Raises:
+        TypeError: it is no processor of images and text.
+    """
+    if not (hasattr(processor, "tokenizer") and hasattr(processor, "image_processor")):
+        raise TypeError(
+            f"processor={short(processor)}: give the model's processor, of images and text, such as "
+            "transformers.AutoProcessor.from_pretrained(name)"
+        )
+    return processor.tokenizer
 
 
 def _inside(model: Any) -> Any:

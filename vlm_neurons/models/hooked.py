@@ -69,7 +69,7 @@ class HookedVLM(OverBridge):
         given_bridge = hasattr(model, "original_model")
         hf_model: Any = held.whole(model.original_model if given_bridge else model)
         self.processor = processor
-        self.tokenizer = processor.tokenizer
+        self.tokenizer = held.tokenizer_of(processor)
         self.config = hf_model.config
         self.adapter: Adapter = adapter_of(self.config)
         self.name = name or getattr(self.config, "_name_or_path", "") or self.adapter.name
@@ -183,7 +183,7 @@ class HookedVLM(OverBridge):
         """Logits and activations. `hook_embed` holds the embeddings after the image features are put in.
 
         >>> logits, cache = model.run_with_cache(batch, names_filter=model.site_hooks("gate"))
-        >>> cache["blocks.2.mlp.hook_act"].shape  # row, position, neuron
+        >>> cache["gate", 2].shape  # short for blocks.2.mlp.hook_act: row, position, neuron
         torch.Size([1, 114, 384])
         """
         return self.bind(batch).run_with_cache(names_filter=names_filter, **kwargs)

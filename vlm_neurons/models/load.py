@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from vlm_neurons._checks import of_kind
 from vlm_neurons.models.adapters import Adapter, adapter_of
 
 
@@ -19,6 +20,7 @@ def load(
     """Model, processor and name; see `HookedVLM.from_pretrained`."""
     import transformers
 
+    of_kind("name_or_dir", name_or_dir, str | Path, "give the name of a model, or its directory")
     name, source = str(name_or_dir), find(name_or_dir)
     if device is not None and device_map is not None:
         raise ValueError("give device or device_map, not both")

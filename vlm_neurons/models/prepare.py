@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from vlm_neurons._checks import of_kind
 from vlm_neurons._text import not_utf8
 from vlm_neurons.models.adapters import Adapter
 from vlm_neurons.models.batch import Batch, RowError
@@ -45,6 +46,8 @@ def prepare(
 
 
 def _rows(images: Any, prompts: Any, responses: Any) -> tuple[list[Images], list[str], list[str | None]]:
+    of_kind("prompts", prompts, str | Sequence, "give one text, or one a row")
+    of_kind("responses", responses, str | Sequence | None, "give one text, or one (or None) a row")
     entries = list(images) if isinstance(images, (list, tuple)) else [images]
     prompt_list = [prompts] * len(entries) if isinstance(prompts, str) else list(prompts)
     if not isinstance(images, (list, tuple)) and images is None and not isinstance(prompts, str):

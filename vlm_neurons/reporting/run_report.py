@@ -62,7 +62,7 @@ def report(
     >>> page.name, page.with_suffix(".json").exists()
     ('report.html', True)
     """
-    run = run if isinstance(run, Run) else Run.load(run)
+    run = Run.load(run)
     whole(0, n_neurons=n_neurons)
     out = out.path if isinstance(out, Run) else Path(out)
     out = out / "report.html" if out.is_dir() else out

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from vlm_neurons._checks import check_columns, whole
+from vlm_neurons._checks import check_columns, of_kind, whole
 from vlm_neurons._files import write_atomic
 from vlm_neurons.data.sources import read_records
 from vlm_neurons.scanning.blocks import FORMAT, Column, moments_of, open_result, state_of
@@ -45,19 +45,21 @@ class Run:
     """
 
     path: Path
-    info: dict[str, Any]
+    info: dict[str, Any] = field(repr=False)
 
     @classmethod
-    def load(cls, path: str | Path) -> Run:
-        """Open a run directory.
+    def load(cls, path: str | Path | Run) -> Run:
+        """Open a run directory; a run is returned as it is.
 
         Raises:
             FileNotFoundError: no `scan.json` there.
-            ValueError: it was written in a format that this version does not know.
-
+            ValueError: its format is not known to this version.
         >>> vn.Run.load(run.path).info["parameters"]["top_n"]
         10
         """
+        if isinstance(path, Run):
+            return path
+        of_kind("run", path, str | Path, "give a run, or its directory")
         path = Path(path)
         file = path / "scan.json"
         if not file.is_file():
@@ -111,7 +113,7 @@ class Run:
         Raises:
             KeyError: the hook or the pole was not scanned.
             FileNotFoundError: the scan is not finished.
-            ValueError: `scan.safetensors` is torn, or is that of another run.
+            ValueError: `scan.safetensors` is torn, or another run's.
 
         >>> top = run.top("blocks.2.mlp.hook_act")
         >>> top.sample_ids[304, :3].tolist(), round(float(top.peak[304]), 1)  # of L2N304
@@ -297,9 +299,7 @@ class Run:
             raise FileNotFoundError(f"{self.path} is not finished ({missing}); scan again to go on")
 
     def summary(self) -> str:
-        """One sentence: how many samples were scanned, how many were skipped and why.
-
-        A reason is followed by its number, such as "2 broken image".
+        """One sentence: how many samples were scanned, how many were skipped and why ("2 broken image").
 
         >>> run.summary()
         '120 samples scanned, 0 skipped'

@@ -126,7 +126,7 @@ def merge(runs: Sequence[str | Path | Run], out: str | Path, data: ImageTextData
         raise ValueError(f"runs={str(getattr(runs, 'path', runs))!r} is one run: give a list of all its parts")
     if not runs:
         raise ValueError("no runs to merge")
-    return _merge([run if isinstance(run, Run) else Run.load(run) for run in runs], Path(out), data)
+    return _merge([Run.load(run) for run in runs], Path(out), data)
 
 
 def _merge(runs: list[Run], out: Path, data: ImageTextData | str | Path | None) -> Run:

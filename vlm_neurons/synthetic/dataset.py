@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
+from vlm_neurons._checks import of_kind, whole
 from vlm_neurons.data import ImageTextData, Sample
 from vlm_neurons.data.kinds import open_path, open_source
 from vlm_neurons.synthetic import language
@@ -128,8 +129,10 @@ def scenes(
     >>> scenes(1, seed=0)[0].response.split(".")[0]
     'a large purple cross and a small pink cross'
     """
-    if n < 1 or not 0 <= seed < TRAINING_SEED:
-        raise ValueError(f"scenes(n={n}, seed={seed}): n starts at 1; seed is 0 to {TRAINING_SEED - 1:,}")
+    whole(0, seed=seed)
+    whole(1, n=n)
+    if not 0 <= seed < TRAINING_SEED:
+        raise ValueError(f"seed={seed}: from 0 to {TRAINING_SEED - 1:,}")
     if task not in ("describe", "brief", "question", "text"):
         raise ValueError(f"task {task!r}: choose 'describe', 'brief', 'question' or 'text'")
     if objects not in (None, 1, 2):
@@ -215,6 +218,7 @@ def open_data(spec: str | Path, images: str | Path | None = None) -> ImageTextDa
     >>> open_data("scenes:n=2,seed=0")
     Scenes(2 samples, source='scenes:n=2,seed=0')
     """
+    of_kind("data", spec, str | Path, "give vn.ImageTextData (from_samples takes a list), or a path")
     spec = str(spec)
     kind, _, rest = spec.partition(":")
     if images is not None and (kind == "scenes" or open_source(spec) is not None):

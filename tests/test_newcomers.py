@@ -1,0 +1,140 @@
+"""What people try first, as they write it: it works, or the error names the argument and the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import vlm_neurons as vn
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """Two sites of the embedded model, scanned."""
+    model, data = vn.HookedVLM.from_pretrained("tiny-llava-scenes", device="cpu"), vn.scenes(24, seed=0)
+    folder = tmp_path_factory.mktemp("newcomers") / "run"
+    run = vn.scan(model, data, site=["gate", "post"], top_n=8, batch_size=24, out=folder, progress=False)
+    table = vn.classify(run)
+    run.save(table)
+    batch = model.prepare(data[0].load_images(), data[0].prompt, data[0].response)
+    evidence = vn.gather_evidence(model, data, run, "L2N304", n_top=4, n_spare=4, progress=False)
+    return SimpleNamespace(model=model, data=data, run=run, table=table, batch=batch, evidence=evidence)
+
+
+def test_a_table_of_several_sites_is_refused_where_neurons_would_be_counted_together(made: SimpleNamespace) -> None:
+    with pytest.raises(ValueError, match=r"sites gate, post, .*table\[table\.site == 'gate'\]"):
+        vn.interventions.class_groups(made.table)
+    with pytest.raises(ValueError, match="sites gate, post"):
+        vn.causal_effects(made.model, made.data, made.table, progress=False)
+    with pytest.raises(ValueError, match="sites gate, post"):
+        vn.interventions.pruning_curve(made.model, made.data, made.table, progress=False)
+    gate = made.table[made.table.site == "gate"]
+    assert sum(map(len, vn.interventions.class_groups(gate).values())) == len(gate)
+
+
+@pytest.mark.parametrize(
+    ("short", "hook"),
+    [
+        (("gate", 3), "blocks.3.mlp.hook_act"),
+        (("gate", -1), "blocks.3.mlp.hook_act"),
+        (("post", 1), "blocks.1.mlp.hook_post"),
+        ("projector", "projector.0.hook_post"),
+        (("vision", 0), "vision.0.mlp.hook_post"),
+        (("resid_pre", 1), "blocks.1.hook_resid_pre"),  # TransformerLens' own
+        ("embed", "hook_embed"),
+    ],
+)
+def test_caches_know_short_names_of_sites(made: SimpleNamespace, short: Any, hook: str) -> None:
+    _, cache = made.model.run_with_cache(made.batch)
+    assert cache[short] is cache[hook]
+
+
+def test_what_a_cache_lacks_is_named_with_what_is_near(made: SimpleNamespace) -> None:
+    _, cache = made.model.run_with_cache(made.batch, names_filter=made.model.site_hooks("gate"))
+    with pytest.raises(KeyError, match=r"\('gate', 9\) is not in the cache of 8 .*there are blocks\.\d\.mlp\.hook_act"):
+        cache["gate", 9]
+    with pytest.raises(KeyError, match=r"\('post', 1\) is not in the cache of 8 .*names_filter"):
+        cache["post", 1]
+
+
+@pytest.mark.parametrize("how", ["table", "row", "column", "array", "ids", "commas", "neuron", "set"])
+def test_neurons_are_taken_however_they_are_held(made: SimpleNamespace, how: str) -> None:
+    rows = made.table[made.table.neuron == "L2N304"]
+    held = {
+        "table": rows, "row": rows.iloc[0], "column": rows.neuron, "array": rows.neuron.to_numpy(), "ids": ["L2N304"],
+        "commas": "L2N304,", "neuron": vn.Neuron.parse("L2N304"), "set": {"L2N304"},
+    }[how]  # fmt: skip
+    found = vn.gather_evidence(made.model, made.data, made.run, held, n_top=1, n_spare=1, progress=False)
+    assert list(found) == ["L2N304"] and found["L2N304"].label == rows.label.item()
+    seen: dict[str, Any] = {}
+    made.model.run_with_hooks(made.batch, fwd_hooks=vn.hooks.record(held, into=seen))
+    assert list(seen) == ["L2N304"]
+
+
+@pytest.mark.parametrize("kind", [str, Path, lambda path: vn.Run.load(path)], ids=["str", "Path", "Run"])
+def test_a_run_and_its_directory_stand_for_each_other(made: SimpleNamespace, kind: Callable[[Any], Any]) -> None:
+    run = kind(made.run.path)
+    assert vn.Run.load(run).identity == made.run.identity
+    assert vn.classify(run).equals(made.table)
+    assert len(vn.modality_test(run)) and len(vn.classification.sensitivity(run))
+    assert list(vn.gather_evidence(made.model, made.data, run, "L2N3", n_top=1, n_spare=1, progress=False)) == ["L2N3"]
+    with pytest.raises(ValueError, match="was scanned without concepts"):
+        vn.explain(run)
+
+
+def test_what_a_notebook_shows_of_an_object_fits_on_a_screen(made: SimpleNamespace) -> None:
+    explanations = vn.explain(made.evidence, progress=False)
+    simulations = vn.simulate(explanations, made.evidence, progress=False)
+    shown = [made.batch, made.run, made.model, made.data, made.evidence, made.data[0], *simulations.values()]
+    assert len(simulations) and all(len(repr(one)) < 400 for one in shown)
+    assert len(repr(explanations)) < 1600  # they are words
+
+
+def test_the_class_of_both_is_known_under_both_spellings(made: SimpleNamespace) -> None:
+    gate = made.table[made.table.site == "gate"]
+    both = vn.classification.tables.clearest
+    assert both(gate, "multi-modal", 3).equals(both(gate, "multimodal", 3))
+    picture = [np.zeros((2, 2, 3), np.uint8)]
+    from PIL import Image
+
+    probe = vn.Evidence.from_arrays(
+        "a", images=[Image.fromarray(one) for one in picture], patch_acts=[np.ones((2, 2))], label="Multi-modal"
+    )
+    assert probe.label == "multimodal"
+
+
+LONG = list(range(100_000))
+WRONG: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "prompts": (lambda m: m.model.prepare([None], 3), r"prompts=3: give one text"),
+    "responses": (lambda m: m.model.prepare([None], "Hi", 5), r"responses=5: give one text"),
+    "data": (lambda m: vn.scan(m.model, LONG, out="q"), r"data=a list: give vn.ImageTextData"),
+    "run": (lambda m: vn.classify(m.table), r"run=a DataFrame: give a run, or its directory"),
+    "out": (lambda m: vn.explain(m.evidence, out=LONG), r"out=a list: give"),
+    "name": (lambda m: vn.HookedVLM.from_pretrained(3), r"name_or_dir=3: give the name of a model"),
+    "model": (lambda m: vn.HookedVLM("llava", None), r"model='llava': .*from_pretrained"),
+    "processor": (lambda m: vn.HookedVLM(m.model.bridge, None), r"processor=None: give the model's processor"),
+    "scenes": (lambda m: vn.scenes("x"), r"n='x': give a whole number"),
+    "new tokens": (lambda m: m.model.generate([None], ["Hi"], max_new_tokens="3"), r"max_new_tokens='3': give"),
+    "temperature": (lambda m: m.model.generate([None], ["Hi"], temperature="hot"), r"temperature='hot': give"),
+    "site": (lambda m: m.model.site_hooks(3), r"site=3: give the name"),
+    "groups": (lambda m: vn.causal_effects(m.model, m.data, groups="visual"), r"groups='visual': give \{name"),
+    "batch": (
+        lambda m: vn.patch_neurons(m.model, corrupted="x", clean=m.batch, patching_metric=len, neurons="L0N1"),
+        r"corrupted='x': give what model.prepare",
+    ),
+    "folder": (lambda m: vn.ImageTextData.from_folder(3), r"path=3: give the folder"),
+    "bytes": (lambda m: m.model.prepare(b"x" * 100_000, "Hi"), r"image cannot be read"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_type_is_named_by_argument_in_few_words(made: SimpleNamespace, name: str) -> None:
+    call, said = WRONG[name]
+    with pytest.raises((TypeError, ValueError, OSError), match=said) as error:
+        call(made)
+    assert len(str(error.value)) < 300
