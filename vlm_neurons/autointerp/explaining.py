@@ -36,7 +36,8 @@ def explain(
     Args:
         evidence: neuron -> evidence, from `gather_evidence`, `Evidence.from_arrays` or `vlm_neurons.evidence.load`.
             Or a run, or its directory, that was scanned with concepts: all of its neurons are explained from
-            `run.concepts()`, in seconds; a side counts where its interval is above 0 and, if the run has labels, the neuron's class has that side.
+            `run.concepts()`, in seconds; a side counts where its interval is above 0 and, if the run has labels, the
+            neuron's class has that side.
         explainer: `"dissection"` (as if not given), or an explainer object: `OpenAIExplainer(model=...)`,
             `LocalExplainer(...)`, `DissectionExplainer(...)`, or one of a class that inherits
             `vlm_neurons.autointerp.Explainer`. None for a run.
