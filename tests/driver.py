@@ -92,12 +92,13 @@ class Tab:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def until(self, script: str, seconds: float = 15) -> None:
-        """Wait until an expression is true."""
-        end = time.monotonic() + seconds
-        while not self.run(script):
-            assert time.monotonic() < end, f"never true: {script}"
+    def until(self, script: str, tries: int = 2000) -> None:
+        """Wait until an expression is true. Tries are counted, no seconds: on a busy machine each takes longer."""
+        for _ in range(tries):
+            if self.run(script):
+                return
             time.sleep(0.02)
+        raise AssertionError(f"never true: {script}")
 
     def move(self, x: float, y: float) -> None:
         """The mouse to a place in the window."""

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from types import FunctionType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
+import jaxtyping
 from beartype import beartype
 from jaxtyping import AbstractArray, install_import_hook
 
@@ -28,11 +29,28 @@ def arrays_only(fn: Callable[..., Any]) -> Callable[..., Any]:
     return beartype(fn)
 
 
+def where_arrays_are(jaxtyped: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator that leaves functions without a shape in their hints as they are: checking nothing takes time too."""
+
+    def checked(fn: Any, typechecker: Any) -> Any:
+        if isinstance(fn, FunctionType):
+            try:
+                hints = get_type_hints(fn)
+            except Exception:  # a name that only type checkers see: the shapes beside it are still checked
+                hints = {"": AbstractArray}
+            if not any(map(_names_a_shape, hints.values())):
+                return fn
+        return jaxtyped(fn, typechecker=typechecker)
+
+    return lambda *, typechecker: lambda fn: checked(fn, typechecker)
+
+
 def check_shapes() -> None:
     """From now on, in what is imported; but for what torch.compile has to capture whole."""
     root = Path(__file__).parents[1]
     files = [*(root / "vlm_neurons").rglob("*.py"), *(root / "hooks").rglob("*.py")]
     names = [".".join(file.relative_to(root).with_suffix("").parts) for file in files if file.stem != "__init__"]
     full = [f"vlm_neurons.{name}" if name.startswith("hooks.") else name for name in names]
+    jaxtyping.jaxtyped = where_arrays_are(jaxtyping.jaxtyped)  # by this name the hook finds it
     captured = {"vlm_neurons.scanning.fused", "vlm_neurons.scanning.summarise"}
     install_import_hook([name for name in full if name not in captured], "shapes.arrays_only")
