@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -41,9 +41,16 @@ def test_what_a_notebook_pays_for_is_kept_for_the_next_time() -> None:
         ("trust.py", ["judge", "--n", "0"], "--n: 0: a whole number from 1 on"),
     ],
 )
-def test_an_example_refuses_what_it_cannot_do_with_its_usage(script: str, arguments: list[str], words: str) -> None:
-    done = subprocess.run([sys.executable, str(EXAMPLES / script), *arguments], capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.startswith("usage: ") and words in done.stderr
+def test_an_example_refuses_what_it_cannot_do_with_its_usage(
+    script: str, arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = EXAMPLES / script
+    monkeypatch.syspath_prepend(file.parent)
+    monkeypatch.setattr(sys, "argv", [str(file), *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(file), run_name="__main__")
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and said.startswith("usage: ") and words in said
 
 
 def test_committed_cards_show_the_classes_and_the_scales_in_their_own_colours() -> None:

@@ -4,7 +4,6 @@ import importlib
 import inspect
 import pkgutil
 import re
-import resource
 import subprocess
 import sys
 import tomllib
@@ -31,17 +30,10 @@ def test_hooks_are_importable_as_the_readme_says():
 
 
 def test_import_takes_less_than_a_second_more_than_import_torch():
-    def seconds(code: str) -> float:
-        """Processor time, the best of three: a busy machine makes the clock on the wall say anything."""
-        best = float("inf")
-        for _ in range(3):
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            subprocess.run([sys.executable, "-c", code], check=True)
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            best = min(best, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-        return best
-
-    assert seconds("import torch, vlm_neurons") - seconds("import torch") < 1
+    # processor time: a busy machine makes the clock on the wall say anything
+    code = "import time, torch; before = time.process_time(); import vlm_neurons; print(time.process_time() - before)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert float(done.stdout) < 1
 
 
 def test_import_loads_no_heavy_library():
