@@ -77,7 +77,8 @@ def concepts_run(args: argparse.Namespace) -> None:
 
 def show(table: pd.DataFrame) -> None:
     """The concepts of most neurons, of every site and side."""
-    from vlm_neurons.viz.concept_map import FREQUENCY, concept_maps
+    from vlm_neurons.viz.concept_map import concept_maps
+    from vlm_neurons.viz.wording import FREQUENCY
 
     for one in concept_maps(table, SHOWN):
         console().print(_table(one))

@@ -24,7 +24,7 @@ from vlm_neurons.viz.wording import NAMES, decimals, number, share_words, shorte
 if TYPE_CHECKING:
     import pandas as pd
 
-SECTIONS = ("scanned", "layers", "thresholds", "scores", "neurons", "numbers", "made", "list", "filters")
+SECTIONS = ("scanned", "layers", "concepts", "thresholds", "scores", "neurons", "numbers", "made", "list", "filters")
 _KINDS = {(True, False): "visual", (False, True): "text", (True, True): "multimodal", (False, False): "unknown"}
 STRONGEST = 3  # samples of a neuron whose names and texts can be searched
 
@@ -42,6 +42,7 @@ class Shown:
         simulations: from that explanation, by side.
         scores: rows of the score table, of that explanation, one a side.
         earlier: which of these are left out for being of an earlier explanation, in words; `""` if none is.
+        concepts: rows of the table of concepts, one a side.
     """
 
     neuron: str
@@ -52,6 +53,7 @@ class Shown:
     simulations: Mapping[Side, Simulation]
     scores: Sequence[Score]
     earlier: str = ""
+    concepts: Sequence[dict[str, Any]] = ()
 
     @property
     def told(self) -> list[Score]:
@@ -84,6 +86,7 @@ def choose(table: pd.DataFrame, results: Results, n: int) -> list[Shown]:
         Shown(
             name, anchor, rows.get(name, {}), results.evidence.get(name), results.explanations.get(name),
             results.simulations.get(name, {}), results.scores.get(name, []), results.earlier.get(name, ""),
+            results.concepts.get(name, []),
         )
         for name, anchor in zip(ids, anchors(ids), strict=True)
     ]  # fmt: skip
@@ -130,6 +133,7 @@ def record(shown: Shown) -> dict[str, Any]:
         "explanation": _explanation(shown.explanation),
         "scores": [{k: v for k, v in score.items() if k != "neuron"} for score in shown.scores],
         "earlier": shown.earlier,
+        "concepts": [{k: v for k, v in row.items() if k not in shown.row} for row in shown.concepts],
         "samples": [{"id": e.seen.sample, "name": e.seen.name, "group": e.group, "split": e.split, "rank": e.rank,
                      "peak": e.peak} for e in samples],
     }  # fmt: skip

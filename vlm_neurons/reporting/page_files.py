@@ -20,13 +20,14 @@ from vlm_neurons.reporting.run_facts import dumps
 from vlm_neurons.tokens import MODALITIES, NOT_APPLICABLE
 from vlm_neurons.viz.card_html import card_html
 from vlm_neurons.viz.html_pages import Fragment, policy, scripts, styles, template, template_text
-from vlm_neurons.viz.rows_in_words import explained, scored
-from vlm_neurons.viz.wording import NAMES, decimals, number, share_words, visible
+from vlm_neurons.viz.rows_in_words import answers, explained, scored
+from vlm_neurons.viz.wording import FREQUENCY, NAMES, decimals, number, share_words, visible
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from vlm_neurons.scanning.run import Run
+    from vlm_neurons.viz.concept_map import Map
 
 MOST_NEURONS = 250  # in one file
 MOST_BYTES = 10_000_000
@@ -61,6 +62,8 @@ class Story:
         thresholds: what other thresholds would give.
         shown: the neurons.
         numbers: of everything, for the JSON; `numbers["neurons"]` has one record for each of `shown`.
+        maps: which concept lives in which layer; none without concepts.
+        no_concepts: why there are none though the run was scanned with concepts.
     """
 
     run: Run
@@ -69,6 +72,8 @@ class Story:
     thresholds: told.Dependence | None
     shown: Sequence[Shown]
     numbers: dict[str, Any]
+    maps: Sequence[Map] = ()
+    no_concepts: str = ""
 
     @cached_property
     def cards(self) -> list[Fragment]:
@@ -146,6 +151,10 @@ def _about(story: Story) -> dict[str, Any]:
         "panels": [{**panel, "svg": Markup(panel["svg"])} for panel in panels],
         "grid": told.grid(thresholds) if thresholds else None,
         "choices": told.choices(thresholds) if thresholds else [],
+        "maps": [{**one, "svg": Markup(one["svg"])} for one in map(told.concept_panel, story.maps)],
+        "no_concepts": visible(story.no_concepts) if story.no_concepts else "",
+        "frequency": FREQUENCY,
+        "remark": visible(remark) if (remark := run.info.get("concepts", {}).get("remark")) else "",
         "scores": [_in_words(s) for s in story.numbers["scores"]],
         "scores_svg": Markup(_scores_svg(story)),
         "provenance": list(told.provenance(run)),
@@ -191,14 +200,19 @@ def _code(story: Story, out: Path) -> str:
 
 
 def _card(shown: Shown, rule: Thresholds | None) -> Fragment:
+    import pandas as pd
+
+    concepts = pd.DataFrame(shown.concepts) if shown.concepts else None
     if shown.evidence is None or not shown.evidence.exemplars:
-        told_of = {"explained": explained(shown.explanation), "scores": [scored(score) for score in shown.told]}
+        told_of: dict[str, Any] = {
+            "explained": explained(shown.explanation),
+            "scores": [scored(score) for score in shown.told],
+        }
+        told_of["answers"] = answers(concepts, shown.neuron)
         return Fragment(
             template("bare.html").render(anchor=shown.anchor, neuron=visible(shown.neuron), **told_of),
             template_text("card.css"),
         )
-    import pandas as pd
-
     evidence, notes = shown.evidence, {}
     if rule is not None and shown.label != NOT_APPLICABLE and shown.row:
         notes = {e.seen.sample: verdict(e, float(shown.row["peak"]), rule) for e in evidence.exemplars}
@@ -206,7 +220,8 @@ def _card(shown: Shown, rule: Thresholds | None) -> Fragment:
     per_group = 1 if any(e.group != "top" for e in evidence.exemplars) else 2
     return card_html(
         evidence, shown.row or None, shown.explanation, {(shown.neuron, k): s for k, s in shown.simulations.items()},
-        pd.DataFrame(shown.told) if shown.told else None, per_group=per_group, anchor=shown.anchor, notes=notes,
+        pd.DataFrame(shown.told) if shown.told else None, concepts=concepts, per_group=per_group, anchor=shown.anchor,
+        notes=notes,
     )  # fmt: skip
 
 

@@ -14,13 +14,14 @@ from vlm_neurons.classification import sensitivity, statistics, sweep
 from vlm_neurons.classification.thresholds import Thresholds
 from vlm_neurons.tokens import MODALITIES
 from vlm_neurons.viz.class_counts import shares
-from vlm_neurons.viz.wording import NAMES, number, percent, share_words, site_name, visible
+from vlm_neurons.viz.wording import NAMES, decimals, number, percent, share_words, site_name, visible
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from vlm_neurons.reporting.run_results import Score
     from vlm_neurons.scanning.run import Run
+    from vlm_neurons.viz.concept_map import Map
 
 FORMAT = 2  # of the JSON
 SWEEP = {"t_visual": (1.0, 2.0, 3.0, 4.0), "t_text": (2.0, 3.0, 4.0, 5.0)}
@@ -66,6 +67,22 @@ def panel(part: pd.DataFrame) -> dict[str, Any]:
         rows.append({"layer": row["layer"], "cells": written})
     first = part.iloc[0]
     return {"title": visible(site_name(first["site"], first["pole"])), "rows": rows, "svg": svg(layers_figure(part))}
+
+
+def concept_panel(one: Map) -> dict[str, Any]:
+    """The map of the concepts of one site, pole and side, and the data table under it."""
+    from vlm_neurons.viz.concept_map import concept_figure
+    from vlm_neurons.viz.drawing import svg
+
+    rows = []
+    for name in one.concepts:
+        n, total = sum(one.counts[name]), sum(one.sizes)
+        random = percent(sum(one.random[name]), sum(one.random_sizes)) if one.random else ""
+        r = decimals(one.r[name]) if name in one.r else ""
+        rows.append({"name": name, "counts": one.counts[name], "n": f"{n:,} {percent(n, total)}", "random": random,
+                     "r": r})  # fmt: skip
+    return {"title": visible(one.title), "layers": one.layers, "random": bool(one.random), "rows": rows,
+            "svg": svg(concept_figure([one]))}  # fmt: skip
 
 
 def grid(thresholds: Dependence) -> dict[str, Any]:

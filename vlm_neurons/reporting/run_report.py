@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,7 +88,8 @@ def story(run: Run, table: pd.DataFrame, results: Results, shown: list[Shown]) -
     thresholds = Dependence.of(run, rule)
     scores = score_summary(results.scores)
     numbers = document(run, table, rule, thresholds, scores, [record(s) for s in shown])
-    return Story(run, table, rule, thresholds, shown, numbers)
+    numbers["concepts_by_layer"] = [asdict(one) for one in results.maps]
+    return Story(run, table, rule, thresholds, shown, numbers, results.maps, results.no_concepts)
 
 
 def _rule(table: pd.DataFrame) -> Thresholds | None:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlm_neurons.autointerp import Explanation, Simulation, load_simulations, read_explanations
+from vlm_neurons.autointerp.from_concepts import NAME as FROM_CONCEPTS
 from vlm_neurons.classification import classify
 from vlm_neurons.scanning.results import SCORES, newest, scores_of
+from vlm_neurons.viz.concept_map import Map, concept_maps
 from vlm_neurons.viz.rows_in_words import differ
 from vlm_neurons.viz.wording import shortened
 
@@ -38,6 +40,9 @@ class Results:
         explanations: the last of every neuron, from `explanations.jsonl`.
         simulations: by side, of the explanations above.
         scores: rows of the table that was written last, one a side, the same.
+        concepts: rows of the table of concepts, one a side; none where the run was scanned without, or has too few.
+        maps: which concept lives in which layer.
+        no_concepts: why there are none though the run was scanned with concepts; `""` otherwise.
         earlier: what was left out because it is of an earlier explanation, in words.
     """
 
@@ -45,6 +50,9 @@ class Results:
     explanations: dict[str, Explanation]
     simulations: dict[str, dict[Side, Simulation]]
     scores: dict[str, list[Score]]
+    concepts: dict[str, list[dict[str, Any]]]
+    maps: list[Map]
+    no_concepts: str
     earlier: dict[str, str]
 
     @classmethod
@@ -64,12 +72,14 @@ class Results:
         old = _take_old(explanations, of_scores, "score", scores)
         old += _take_old(explanations, of_simulations, "simulation", simulations)
         earlier = {neuron: _in_words([words for n, words in old if n == neuron]) for neuron, _ in old}
-        return cls(_evidence(run), explanations, simulations, scores, earlier)
+        return cls(_evidence(run), explanations, simulations, scores, *_concepts(run), earlier)
 
     @property
     def neurons(self) -> list[str]:
-        """Those with an explanation or a score, in the order in which they were explained."""
-        return list(dict.fromkeys([*self.explanations, *self.scores]))
+        """Those with an explanation or a score, in the order in which they were explained. What was explained from
+        concepts, which are all neurons, is none of these."""
+        asked = [neuron for neuron, one in self.explanations.items() if one.explainer != FROM_CONCEPTS]
+        return list(dict.fromkeys([*asked, *self.scores]))
 
 
 def classes(run: Run) -> pd.DataFrame:
@@ -99,6 +109,19 @@ def _scores(run: Run) -> dict[str, list[Score]]:
     for row in scores_of(file).to_dict("records") if file else ():
         found.setdefault(str(row["neuron"]), []).append(row)
     return found
+
+
+def _concepts(run: Run) -> tuple[dict[str, list[dict[str, Any]]], list[Map], str]:
+    if "concepts" not in run.info:
+        return {}, [], ""
+    try:
+        table = run.concepts()
+    except ValueError as error:  # too few samples to tell, or sums that are lost
+        return {}, [], str(error)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in table.to_dict("records"):
+        found.setdefault(str(row["neuron"]), []).append({str(key): value for key, value in row.items()})
+    return found, concept_maps(table), ""
 
 
 def _table(file: Path, columns: Sequence[str]) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from vlm_neurons.viz.rows_in_words import (
     Classes,
     Explained,
     Scored,
+    answers,
     classes,
     differ,
     explained,
@@ -73,6 +74,7 @@ class Content:
         classes: its class, in words.
         explained: its explanation, in words.
         scored: its score on every side, in words.
+        answers: what it answers to over all data, in words.
         strongest: the strongest exemplar.
         groups: group -> exemplars of it.
         compared: exemplars with their simulations.
@@ -84,6 +86,7 @@ class Content:
     classes: Classes
     explained: Explained | None
     scored: list[Scored]
+    answers: list[str]
     strongest: Exemplar
     groups: dict[str, list[Exemplar]]
     compared: list[Compared]
@@ -113,6 +116,7 @@ def content(
     score: Row = None,
     per_group: int = 3,
     tops: tuple[float, float] | None = None,
+    concepts: pd.DataFrame | None = None,
 ) -> Content:
     """What a card of a neuron shows; the arguments are those of `card_html`.
 
@@ -134,6 +138,7 @@ def content(
         classes(record(row, evidence.neuron, "row"), evidence.label, evidence.peak),
         told,
         [words for one in of_score if (words := scored(one))],
+        answers(concepts, evidence.neuron),
         strongest,
         groups,
         [_compared(evidence, e, simulations) for e in _simulated(evidence, simulations)],

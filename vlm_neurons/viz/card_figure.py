@@ -40,7 +40,7 @@ from vlm_neurons.viz.drawing import (
 )
 from vlm_neurons.viz.rows_in_words import Scored
 from vlm_neurons.viz.token_strips import ORANGE, Strip, strip
-from vlm_neurons.viz.wording import decimals, number, shortened, visible
+from vlm_neurons.viz.wording import FREQUENCY, decimals, number, shortened, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -150,6 +150,10 @@ def _said(axes: Axes, shown: Content, y: float) -> float:
             y = _write(axes, score.details, MARGIN, y, width, BODY, SOFT)
         if score.r is not None:
             y = _score(axes, score, score.r, y)
+    for one in shown.answers:
+        y = _write(axes, one, MARGIN, y, width)
+    if shown.answers:
+        y = _write(axes, FREQUENCY, MARGIN, y, width, BODY, SOFT)
     return y + 6
 
 

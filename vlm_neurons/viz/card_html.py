@@ -1,6 +1,6 @@
 """The card of one neuron, as a piece of a page.
 
-    card_html(evidence, row=None, explanation=None, simulation=None, score=None, *,
+    card_html(evidence, row=None, explanation=None, simulation=None, score=None, *, concepts=None,
               per_group=3, tops=None, anchor=None, notes=None) -> Fragment
 
 `Fragment` has `html`, `css` and `js` (each the same string for all cards, to be included once), `images`
@@ -35,9 +35,11 @@ from vlm_neurons.viz.card_content import (
 from vlm_neurons.viz.colours import data_uri, gradient, heat, without_sinks
 from vlm_neurons.viz.html_pages import Fragment, picture_class, template, template_text
 from vlm_neurons.viz.token_strips import Strip, plain, strip
-from vlm_neurons.viz.wording import number, visible
+from vlm_neurons.viz.wording import FREQUENCY, number, visible
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from vlm_neurons.autointerp.explanation import Explanation
     from vlm_neurons.evidence import Evidence, Exemplar
     from vlm_neurons.viz.card_content import Row, Simulations
@@ -72,6 +74,7 @@ def card_html(
     simulation: Simulations = None,
     score: Row = None,
     *,
+    concepts: pd.DataFrame | None = None,
     per_group: int = 3,
     tops: tuple[float, float] | None = None,
     anchor: str | None = None,
@@ -85,6 +88,7 @@ def card_html(
         explanation: in words.
         simulation: made from the explanation: of one side, or all that `simulate` returned.
         score: a row of the score table, or a table that has its rows.
+        concepts: what `run.concepts()` returns, or rows of it.
         per_group: exemplars shown of each group, besides the strongest one.
         tops: ends of the colour scales of patches and tokens, to compare cards; by default from what is shown.
         anchor: id of the card; by default from the neuron's.
@@ -100,7 +104,7 @@ def card_html(
     >>> "largest activation 2" in card_html(evidence).html
     True
     """
-    shown = content(evidence, row, explanation, simulation, score, per_group, tops)
+    shown = content(evidence, row, explanation, simulation, score, per_group, tops, concepts)
     images: dict[str, str] = {}
     notes, names = notes or {}, group_names(evidence)
     html = template("card.html.jinja").render(
@@ -109,6 +113,8 @@ def card_html(
         classes=shown.classes,
         explained=shown.explained,
         scores=[(one, score_svg(one) if one.r is not None else "") for one in shown.scored],
+        answers=shown.answers,
+        frequency=FREQUENCY,
         strongest=_shown(shown.strongest, shown, images, notes, chart=True),
         groups=[(names[group], [_shown(e, shown, images, notes) for e in es]) for group, es in shown.groups.items()],
         compared=[_both(one, images) for one in shown.compared],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlm_neurons.viz.colours import PATCH, TOKEN
 from vlm_neurons.viz.drawing import HEADING, INK, SOFT, Drawing, drawing, panel, sheet, tip, width_of, write
-from vlm_neurons.viz.wording import percent, shortened, site_name, visible
+from vlm_neurons.viz.wording import AT, percent, shortened, site_name, visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,13 +17,10 @@ if TYPE_CHECKING:
 MOST = 12  # concepts of a map; the others are one line
 OTHERS, NONE = "other concepts", "none for sure"
 COLOR = {"picture": PATCH, "text": TOKEN}
-SIDE = {"picture": "at image patches", "text": "at tokens of responses"}
-FREQUENCY = (
-    "r is the correlation with one concept over all data, chosen on one half and told on the other. It falls with a "
-    "concept's frequency, for a right one too: it ranks explanations of one neuron, not neurons."
-)
 LONGEST = 34  # letters of a concept
 ROW, HEAD, GAP, WIDE = 17, 58, 18, 560  # units: a line, above the lines, between maps, room for cells
+LEAST = 400  # width of a drawing, so that words are as large on all of a page
+STRENGTH = 0.55  # of the strongest cell, on which letters can be read on light and dark pages
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ class Map:
     @property
     def title(self) -> str:
         """Whose map it is."""
-        return f"{site_name(self.site, self.pole)}, {SIDE[self.side]}"
+        return f"{site_name(self.site, self.pole)}, {AT[self.side]}"
 
 
 def concept_maps(table: pd.DataFrame, most: int = MOST) -> list[Map]:
@@ -96,7 +93,8 @@ def _map(key: Any, part: pd.DataFrame, drawn: list[dict[str, Any]], most: int) -
     n_own = sizes.loc[layers].tolist()
     site, pole, side = key
     return Map(
-        site, pole, side, layers, lines, _lines(lines, first, [table.get(layer, Counter()) for layer in layers], n_own), n_own,
+        site, pole, side, layers, lines,
+        _lines(lines, first, [table.get(layer, Counter()) for layer in layers], n_own), n_own,
         _lines(lines, first, [theirs.get(layer, Counter()) for layer in layers], n_random) if drawn else {}, n_random,
         told,
     )  # fmt: skip
@@ -125,13 +123,8 @@ def concept_figure(maps: list[Map], title: str = "") -> Drawing:
     left = max(width_of(shortened(name, LONGEST)) for one in maps for name in one.concepts) + 8
     both = max(len(one.layers) * (2 if one.random else 1) for one in maps)
     cell = min(34.0, max(9.0, WIDE / both))
-    width = (
-        max(
-            *(left + sum(_wide(one, name, cell) for name in _names(one)) + GAP for one in maps),
-            *(width_of(one.title, HEADING, bold=True) for one in maps),
-        )
-        + 8
-    )
+    rooms = [left + sum(_wide(one, name, cell) for name in _names(one)) + GAP for one in maps]
+    width = max(LEAST, *rooms, *(width_of(one.title, HEADING, bold=True) for one in maps)) + 8
     heights = [HEAD + ROW * len(one.concepts) + GAP for one in maps]
     figure = drawing(width, sum(heights) - GAP + 4, _in_words(maps), title)
     top = 0.0
@@ -179,7 +172,7 @@ def _cells(
             share = n / size if size else 0.0
             strength = min(1.0, share / most) if most and line < len(one.r) else 0.0
             (bar,) = axes.barh(
-                [line + 0.5], [0.96], 0.94, [column + 0.02], color=COLOR[one.side], alpha=0.85 * strength
+                [line + 0.5], [0.96], 0.94, [column + 0.02], color=COLOR[one.side], alpha=STRENGTH * strength
             )
             tip(bar, f"layer {one.layers[column]}: {n:,} of {size:,} {name} ({percent(n, size)}): {concept}")
             if cell >= 24 and n:

@@ -10,7 +10,7 @@ import numpy as np
 
 from vlm_neurons.autointerp.explanation import Explanation
 from vlm_neurons.tokens import MODALITIES
-from vlm_neurons.viz.wording import NAMES, counted, decimals, number, share_words, small, visible
+from vlm_neurons.viz.wording import AT, NAMES, counted, decimals, number, share_words, small, visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -145,6 +145,39 @@ def scored(row: Mapping[str, Any]) -> Scored | None:
     if ceiling == ceiling:
         parts.append(f"ceiling {decimals(ceiling)}")
     return Scored(", ".join(parts), _details(row), r, low, high, null, ceiling)
+
+
+def answers(table: pd.DataFrame | None, neuron: str) -> list[str]:
+    """What the pass over all data says that a neuron answers to, a sentence a side; none without a table.
+
+    Args:
+        table: what `run.concepts()` returns, or rows of it.
+        neuron: whose.
+
+    Raises:
+        ValueError: it has no row of the neuron.
+
+    >>> import pandas as pd
+    >>> row = {"neuron": "L0N1", "side": "picture", "concept": "color:red", "phrase": "red regions"}
+    >>> answers(pd.DataFrame([row | {"r": 0.61, "r_low": 0.5, "r_high": 0.7, "p_random": 0.002}]), "L0N1")
+    ['Over all data, at image patches: red regions, r = .61 [.50, .70], p = .002 against random units']
+    """
+    if table is None:
+        return []
+    rows = table[table["neuron"] == neuron].to_dict("records")
+    if not rows:
+        raise ValueError(f"concepts= has no row of {neuron}; pass what run.concepts() returns, or rows of it")
+    return [_answer(row) for row in rows]
+
+
+def _answer(row: Mapping[str, Any]) -> str:
+    where = f"Over all data, {AT[str(row['side'])]}"
+    r, low, high, p = (_number(row.get(key)) for key in ("r", "r_low", "r_high", "p_random"))
+    if not row["concept"] or not low > 0:
+        return f"{where}: no concept for sure"
+    also = f", also {visible(str(row['also']))}" if row.get("also") else ""
+    luck = f", p = {small(p)} against random units".replace("= <", "< ") if p == p else ""
+    return f"{where}: {visible(str(row['phrase']))}, r = {decimals(r)} [{decimals(low)}, {decimals(high)}]{luck}{also}"
 
 
 def _details(row: Mapping[str, Any]) -> str:

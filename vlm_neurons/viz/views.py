@@ -108,6 +108,7 @@ def show_neuron(
     explanation: Explanation | str | None = None,
     simulation: Simulations = None,
     score: Row = None,
+    concepts: pd.DataFrame | None = None,
 ) -> NeuronCard:
     """The card of a neuron: the picture the model saw with the heat of its patches, the tokens coloured by circuitsvis,
     its class, its explanation with score, null and interval, real above simulated, and samples of other strengths.
@@ -119,6 +120,7 @@ def show_neuron(
         explanation: an `Explanation`, or words.
         simulation: made from the explanation: of one side, or all that `simulate` returned.
         score: a row of the score table, or a table that has its rows.
+        concepts: what `run.concepts()` returns: what the neuron answers to over all data.
 
     Returns:
         A card: shown by a notebook, `.save("card.html")`, `.save("card.png")`, `.static()`.
@@ -133,7 +135,8 @@ def show_neuron(
     >>> vn.show_neuron(evidence, explanation="animals")
     <Neuron probe; .save('x.html'), .save('x.png') and .static() show it outside a notebook>
     """
-    told = {"row": row, "explanation": explanation, "simulation": simulation, "score": score}
+    told = {"row": row, "explanation": explanation, "simulation": simulation, "score": score,
+            "concepts": concepts}  # fmt: skip
     return _card(evidence, told, None, None)
 
 

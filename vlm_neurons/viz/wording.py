@@ -13,6 +13,11 @@ MEANINGS = {
     "projector": "hidden layer",
     "vision": "MLPs of the tower",
 }
+AT = {"picture": "at image patches", "text": "at tokens of responses"}
+FREQUENCY = (
+    "r is the correlation with one concept over all data, chosen on one half and told on the other. It falls with a "
+    "concept's frequency, for a right one too: it ranks explanations of one neuron, not neurons."
+)
 # A modality's colour scale never ends below this share of the neuron's peak: noise must not look like a signal.
 FLOOR = 0.1
 LONGEST = 24  # characters that are kept on one line
