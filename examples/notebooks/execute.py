@@ -49,7 +49,7 @@ def main() -> None:
     for name in [n for n in EXECUTED if n in sys.argv[2:] or len(sys.argv) < 3]:
         notebook = convert(name)
         with tempfile.TemporaryDirectory() as folder:
-            NotebookClient(notebook, timeout=900, resources={"metadata": {"path": folder}}).execute()
+            NotebookClient(notebook, timeout=1800, resources={"metadata": {"path": folder}}).execute()
         for cell in notebook.cells:
             cell["metadata"].pop("execution", None)  # times of day
             outputs = cell.get("outputs", [])
