@@ -2,8 +2,8 @@
 
     python examples/fuzz_readers.py --n 2000 --seed 0
 
-Pictures, folders with captions, JSONL, LLaVA's conversations, COCO's captions, tar shards, DataFrames, and captions as a
-model is given them. The same seed makes the same inputs. An input is at fault that raises anything but ValueError or
+Pictures, folders with captions, JSONL, LLaVA's conversations, COCO's captions, tar shards, DataFrames, captions as a
+model is given them, and replies of servers. The same seed makes the same inputs. An input is at fault that raises anything but ValueError or
 OSError, whose error does not say where, that takes more than ten seconds, or of which a part is neither in the samples nor
 in what was said. At the end the memory that was taken has to be below 2 GiB more than at the beginning.
 """
@@ -25,14 +25,21 @@ import zlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from PIL import Image
+from pydantic import BaseModel
 
 import vlm_neurons as vn
 from vlm_neurons._images import digest, read_image
+from vlm_neurons.autointerp.client.answers import words_of
+from vlm_neurons.autointerp.client.asking import Ask, read
+from vlm_neurons.autointerp.client.replies import logprobs_of
+from vlm_neurons.autointerp.client.sending import Fault as Refusal
+from vlm_neurons.autointerp.client.sending import completion_of, refused
 from vlm_neurons.models import RowError
 
 SECONDS, GIB = 10, 2**30
@@ -297,9 +304,58 @@ def see_caption(rng: random.Random, folder: Path) -> str:
     return "used"
 
 
+class Told(BaseModel):
+    """An answer."""
+
+    phrase: str
+
+
+def see_reply(rng: random.Random, folder: Path) -> str:
+    """What a server sends: the answer that is in it, or what is wrong with it, in its own words."""
+    said = rng.choice(WORDS)
+    answer = json.dumps({"phrase": said}, ensure_ascii=rng.random() < 0.5)
+    thought = rng.choice(WORDS).replace("</think>", "")
+    wrapped: list[Any] = [answer, f"<think>{thought}</think>\n{answer}", f"```json\n{answer}\n```", f"Here it is:\n{answer}",
+                          [{"type": "text", "text": answer}]]  # fmt: skip
+    spoilt: list[Any] = [answer[: rng.randrange(len(answer))], answer * 2, rng.choice(WORDS), rng.choice(ODD), f"[{answer}]",
+                         [{"type": "image"}, rng.choice(ODD)], f"<think>{answer}"]  # fmt: skip
+    good = rng.random() < 0.5
+    message: dict[str, Any] = {"role": "assistant", "content": rng.choice(wrapped if good else spoilt)}
+    choice: dict[str, Any] = {"index": 0, "finish_reason": "stop", "message": message}
+    whole: Any = {"id": "1", "choices": [choice], "usage": rng.choice([{"prompt_tokens": 3}, *ODD])}
+    words, status = "", 200
+    if not good and rng.random() < 0.6:
+        where = rng.choice([message, choice, whole])
+        names = ["content", "reasoning_content", "refusal", "finish_reason", "message", "logprobs", "choices", "detail"]
+        where[rng.choice(names)] = rng.choice([*WORDS, *ODD, "length", "content_filter"])
+    if not good and rng.random() < 0.3:
+        words, status = rng.choice(["too many cats", *WORDS]), rng.choice([200, 400, 404, 422, 429, 500, 503])
+        whole = rng.choice(
+            [{"error": words}, {"error": {"message": words}}, {"detail": words}, {"message": words}, words]
+        )
+    content = json.dumps(whole).encode() if good else spoil(rng, json.dumps(whole))
+    kind = "application/json" if good else rng.choice(["text/html", "", "application/json; charset=utf-8"])
+    reply = SimpleNamespace(text=content.decode(errors="replace"), headers={"content-type": kind})
+    url = "http://localhost:1/v1"
+    got = completion_of(reply, url) if status == 200 else refused(status, words_of(reply.text), url)
+    if isinstance(got, Refusal):
+        if good or not got.detail or len(got.detail) > 2000:
+            raise Fault(f"of {content[:200]!r}: {got.detail[:200]!r}")
+        if words == "too many cats" and words in reply.text and words not in got.detail:
+            raise Fault(f"the words are lost: {got.detail!r}")
+        return "named"
+    found, wrong = read(Ask("a", [], Told), got)
+    logprobs_of(got)
+    if (found is None) == (wrong is None) or (wrong and not (wrong[1] and len(wrong[1]) < 2000)):
+        raise Fault(f"{found!r} and {wrong!r}")
+    if good and said.isprintable() and (found is None or found.phrase != said):
+        raise Fault(f"{message['content']!r}: {found!r} {wrong!r}")
+    return "used" if found is not None else "named"
+
+
 READERS: dict[str, Callable[[random.Random, Path], str]] = {
     "pictures": see_picture, "folders": see_folder, "jsonl": see_jsonl, "llava": see_llava, "coco": see_coco,
-    "shards": see_shards, "frames": see_frame, "captions": see_caption,
+    "shards": see_shards, "frames": see_frame, "captions": see_caption, "replies": see_reply,
 }  # fmt: skip
 MODEL: Any = None
 

@@ -168,9 +168,48 @@ def test_explain_says_which_neurons_it_takes_without_a_choice(capsys):
     assert "without --neurons and --class, the clearest neurons of each of visual, text, multimodal" in said
 
 
-def test_the_package_runs_as_a_module():
-    done = subprocess.run([sys.executable, "-m", "vlm_neurons", "--version"], capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.strip()
+def test_the_package_runs_as_a_module_and_tells_its_version_without_imports():
+    asked = [sys.executable, "-X", "importtime", "-m", "vlm_neurons", "--version"]
+    done = subprocess.run(asked, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == f"{vn.__version__}\n"
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert not loaded & {"torch", "numpy", "pandas", "transformers", "PIL", "rich"}
+
+
+@pytest.mark.parametrize("step", ["scan", "explain", "score", "report", "classify", "describe", "demo", "families"])
+def test_ctrl_c_is_one_line_that_is_true_of_the_step(step, monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"vlm_neurons.cli.main.{step}", stop)
+    needed = {"scan": [*SCAN[1:], "--data", "x", "--out", "y"], "describe": [*SCAN[1:3], "--data", "x", "--out", "y"]}
+    given = needed.get(step, [] if step in ("demo", "families") else ["run"])
+    assert main([step, *given]) == 130
+    said = capsys.readouterr().err.strip()
+    assert len(said.splitlines()) == 1 and said.startswith("interrupted; ")
+    assert ("last finished block" in said) == (step == "scan")
+
+
+def test_ctrl_c_before_the_command_is_known_says_that_nothing_was_begun(monkeypatch, capsys):
+    def stop():
+        raise KeyboardInterrupt  # while modules are imported
+
+    monkeypatch.setattr("vlm_neurons.cli.main._parser", stop)
+    assert main(["report", "run"]) == 130
+    assert capsys.readouterr().err.strip() == "interrupted; nothing was begun"
+
+
+def test_a_run_of_units_that_see_images_only_says_why_it_has_no_classes(tmp_path, capsys):
+    out = str(tmp_path / "run")
+    assert main([*SCAN, "--site", "projector", "--data", "scenes:n=4,seed=4", "--out", out]) == 0
+    assert main(["classify", out]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "no classes: units of projector see images only" in said and "scan gate or post" in said
+
+
+def test_classes_are_known_in_both_spellings(run, capsys):
+    assert main(["explain", str(run), "--class", "multi-modal", "--top", "1", "--dry-run"]) in (0, 1)
+    assert "invalid choice" not in capsys.readouterr().err
 
 
 def test_counts_beyond_what_the_scan_kept_are_refused(run, capsys):

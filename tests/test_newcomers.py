@@ -138,3 +138,28 @@ def test_a_wrong_type_is_named_by_argument_in_few_words(made: SimpleNamespace, n
     with pytest.raises((TypeError, ValueError, OSError), match=said) as error:
         call(made)
     assert len(str(error.value)) < 300
+
+
+def test_an_empty_r_null_says_what_to_explain(made: SimpleNamespace) -> None:
+    table = vn.score({"L2N304": "pink regions"}, made.evidence, progress=False).set_index("side")
+    assert np.isnan(table.r_null["picture"])
+    assert "no r_null: explain other neurons of layer 2" in table.note["picture"]
+    alone = vn.score({"L2N304": "pink regions"}, made.evidence, n_null=0, progress=False)
+    assert not alone.note.str.contains("r_null").any()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("tiny-llava-scene", r"no embedded model; close: tiny-llava-scenes"),
+        ("llava-1.5-7b", r"close: llava-hf/llava-1.5-7b-hf.*named with their owner"),
+        ("llavva-hf/llava-1.5-7b-hf", r"cannot be downloaded .*close: llava-hf/llava-1.5-7b-hf"),
+        ("something else", r"'something else' is no directory here and no embedded model\. Models"),
+    ],
+)
+def test_a_mistyped_model_name_is_answered_with_the_nearest(
+    name: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(OSError, match=said):
+        vn.HookedVLM.from_pretrained(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from pathlib import Path
 
@@ -127,8 +128,20 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGenerat
 
 
 def save(model: LlavaForConditionalGeneration, processor: LlavaProcessor, out: Path) -> None:
-    """Write an ordinary model directory: fp16 safetensors, configuration, processor."""
+    """Write an ordinary model directory: fp16 safetensors, configuration, processor.
+
+    transformers 5 writes the tower under new names beside the language model under published ones. vLLM, and transformers
+    before 5, know the published ones alone (the latter would load a random tower).
+    """
     import copy
 
+    from safetensors.torch import load_file, save_file
+
     copy.deepcopy(model).half().save_pretrained(out)
+    written = load_file(out / "model.safetensors")
+    tower = "vision_tower."
+    published = {
+        re.sub(rf"^{tower}(?!vision_model\.)", f"{tower}vision_model.", name): t for name, t in written.items()
+    }
+    save_file(published, out / "model.safetensors", metadata={"format": "pt"})
     processor.save_pretrained(out)

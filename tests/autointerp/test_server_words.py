@@ -101,6 +101,18 @@ def test_nobody_at_the_address_is_said_with_the_address_and_the_cause() -> None:
     assert "no-such-host.invalid" in found.detail
 
 
+def test_where_nobody_listens_few_tries_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    paused: list[int] = []
+    monkeypatch.setattr(
+        "vlm_neurons.autointerp.client.sending._pause", lambda headers, tried: paused.append(tried) or 0
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    found = failure(loopback.Server(url=url), max_retries=9)
+    assert "nobody answers" in found.detail and paused == [0]
+
+
 @pytest.mark.parametrize("key", ["sk-abc\n", "sk-\r\nabc", "\u201csk-abc\u201d", " sk-abc", "sk-abc\x00"])
 def test_a_key_that_no_header_can_hold_is_named_before_anything_is_sent(
     key: str, monkeypatch: pytest.MonkeyPatch

@@ -25,7 +25,9 @@ def fuzz() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("reader", ["pictures", "folders", "jsonl", "llava", "coco", "shards", "frames", "captions"])
+@pytest.mark.parametrize(
+    "reader", ["pictures", "folders", "jsonl", "llava", "coco", "shards", "frames", "captions", "replies"]
+)
 def test_odd_inputs_are_used_rightly_or_named(fuzz: ModuleType, reader: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.signal(signal.SIGALRM, fuzz.late)
     first = seeds.number()

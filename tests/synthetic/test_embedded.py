@@ -1,5 +1,6 @@
 """The embedded model sees, says what it sees, and its neurons do the work. Small versions of what its card measures."""
 
+import json
 import secrets
 import sys
 from pathlib import Path
@@ -96,6 +97,40 @@ def test_it_is_an_ordinary_half_precision_checkpoint_of_a_few_megabytes():
     assert sum(f.stat().st_size for f in folder.iterdir()) < 8 * 2**20
     with safe_open(folder / "model.safetensors", "pt") as file:
         assert {file.get_slice(name).get_dtype() for name in file.keys()} == {"F16"}  # noqa: SIM118
+
+
+def test_its_weights_have_the_names_that_vllm_and_older_transformers_know():
+    """transformers 4.57.1 loads all of them and lacks none (tried); vLLM reads the same names."""
+    from safetensors import safe_open
+
+    folder = zoo.path("tiny-llava-scenes")
+    config = json.loads((folder / "config.json").read_text())
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        names = set(file.keys())
+    block = (
+        "self_attn.q_proj self_attn.k_proj self_attn.v_proj self_attn.o_proj mlp.gate_proj mlp.up_proj mlp.down_proj"
+    )
+    wanted = {
+        f"language_model.model.layers.{i}.{part}.weight"
+        for i in range(config["text_config"]["num_hidden_layers"])
+        for part in (*block.split(), "input_layernorm", "post_attention_layernorm")
+    }
+    wanted |= {"language_model.model.embed_tokens.weight", "language_model.model.norm.weight"}
+    both = ("weight", "bias")
+    wanted |= {f"multi_modal_projector.linear_{i}.{kind}" for i in (1, 2) for kind in both}
+    tower, parts = "vision_tower.vision_model", "q_proj k_proj v_proj out_proj"
+    layer = [f"self_attn.{p}" for p in parts.split()] + ["layer_norm1", "layer_norm2", "mlp.fc1", "mlp.fc2"]
+    wanted |= {
+        f"{tower}.encoder.layers.{i}.{part}.{kind}"
+        for i in range(config["vision_config"]["num_hidden_layers"])
+        for part in layer
+        for kind in both
+    }
+    wanted |= {f"{tower}.{norm}.{kind}" for norm in ("pre_layrnorm", "post_layernorm") for kind in both}
+    wanted |= {
+        f"{tower}.embeddings.{p}" for p in ("class_embedding", "patch_embedding.weight", "position_embedding.weight")
+    }
+    assert names == wanted
 
 
 def test_its_card_and_numbers_are_beside_it():

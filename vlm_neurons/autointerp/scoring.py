@@ -137,7 +137,7 @@ def score(
         for side in jobs.sides_for(evidence[neuron], chosen):
             key = neuron, side
             row = _row(key, explanation, evidence[neuron], made.get(key), chosen, chance)
-            rows.append(_with_nulls(row, against.get(key, {}), across.get(key, NAN)))
+            rows.append(_with_nulls(row, against.get(key, {}), across.get(key, NAN), n_null))
     table = pd.DataFrame(rows, columns=[*FIRST, *REST])
     table["layer"], table["made_by"] = table["layer"].astype("Int64"), mark_of(chosen)
     table["q"] = false_discovery(table["p"].to_numpy(float))
@@ -248,13 +248,20 @@ def _note(made: Simulation, pieces: Sequence[Piece], numbers: Mapping[str, float
     return "constant simulation" if simulated.min() == simulated.max() else "constant activations"
 
 
-def _with_nulls(row: dict[str, Any], against: Mapping[str, float], across: float) -> dict[str, Any]:
-    """A row with what other explanations get."""
+def _with_nulls(row: dict[str, Any], against: Mapping[str, float], across: float, n_null: int) -> dict[str, Any]:
+    """A row with what other explanations get, and why they get nothing."""
     found = {**row, **against, "r_of_other_side": across}
-    if (lost := found.pop("n_lost", 0)) and np.isfinite(row["r"]):
-        what = f"{lost} null simulations failed (other neurons' explanations, or the empty one)"
-        found["note"] = "; ".join(n for n in (row["note"], what) if n)
-    return found
+    lost = found.pop("n_lost", 0)
+    if not against or not np.isfinite(row["r"]):
+        return found
+    said = [row["note"]]
+    if lost:
+        said.append(f"{lost} null simulations failed (other neurons' explanations, or the empty one)")
+    elif not found["n_null"] and n_null:
+        place = "" if row["layer"] is None else f" of layer {row['layer']}"
+        kind = f" and class {row['label']}" if row["label"] else ""
+        said.append(f"no r_null: explain other neurons{place}{kind}, to score it against their words")
+    return {**found, "note": "; ".join(one for one in said if one)}
 
 
 def _layer(neuron: str) -> int | None:

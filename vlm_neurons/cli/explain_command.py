@@ -41,7 +41,9 @@ def add_options(p: argparse.ArgumentParser) -> None:
     )
     which = p.add_mutually_exclusive_group()
     which.add_argument("--neurons", help="ids, such as L3N17,P0N5")
-    which.add_argument("--class", dest="label", choices=CLASSES, help="the clearest neurons of one class")
+    which.add_argument(
+        "--class", dest="label", type=class_named, choices=CLASSES, help="the clearest neurons of one class"
+    )
     p.add_argument("--top", type=positive, default=20, help="so many of a class (default: %(default)s)")
     p.add_argument("--explainer", choices=list(EXPLAINERS), default="dissection",
                    help=f"{in_words(EXPLAINERS)} (default: %(default)s)")  # fmt: skip
@@ -50,6 +52,16 @@ def add_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--attempt", type=int, help="another number asks anew where the cache has an answer")
     p.add_argument("--seed", type=int, default=0, help="of the random samples (default: %(default)s)")
     p.add_argument("--dry-run", action="store_true", help="print calls, images, tokens and price; send nothing")
+
+
+def class_named(text: str) -> str:
+    """Read a class, however "multimodal" is written."""
+    from vlm_neurons.tokens import Modality
+
+    try:
+        return Modality(text).value
+    except ValueError:
+        return text
 
 
 def add_server_options(p: argparse.ArgumentParser) -> None:

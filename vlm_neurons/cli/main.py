@@ -7,8 +7,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from vlm_neurons.cli.options import command, data_options, model_options, names, positive
+from vlm_neurons.cli.options import AFTER_CTRL_C, command, data_options, model_options, names, positive
 from vlm_neurons.cli.output import console, safe, say
+from vlm_neurons.tokens import NOT_APPLICABLE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,11 +35,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 when it did what was asked, 1 when the input could not be used, 2 for a wrong command line, 130 after Ctrl-C.
     """
-    parsed = _parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given == ["--version"]:  # without what the commands need: seconds of imports
+        from vlm_neurons import __version__
+
+        sys.stdout.write(f"{__version__}\n")
+        return 0
+    parsed = argparse.Namespace(name="", traceback=False)
     try:
+        parsed = _parser().parse_args(given)
         parsed.command(parsed)
     except KeyboardInterrupt:
-        say("\ninterrupted; the same command goes on from the last finished block")
+        say(f"\ninterrupted; {AFTER_CTRL_C.get(parsed.name, 'nothing was begun')}")
         return 130
     except (ValueError, OSError, RuntimeError) as error:
         if parsed.traceback:
@@ -184,6 +192,9 @@ def _show(run: Run, table: pd.DataFrame, name: str = "classes_by_layer.svg") -> 
     if run.skipped:
         say(f"{len(run.skipped)} samples were skipped; {run.path / 'skipped.jsonl'} says why", stderr=False)
     top_n = run.info["parameters"]["top_n"]
+    if set(table["label"]) == {NOT_APPLICABLE}:
+        say(f"no classes: units of {', '.join(dict.fromkeys(table['site']))} see images only, and classes tell whether "
+            "a neuron answers to images or to text; scan gate or post for classes", stderr=False)  # fmt: skip
     few = table[table["n_samples"] < top_n] if "p_visual" in table else table[:0]
     if len(few):
         say(f"classes of {len(few):,} neurons rest on fewer than top_n={top_n:,} samples (the fewest: "

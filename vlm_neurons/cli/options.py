@@ -6,6 +6,17 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+AFTER_CTRL_C = {  # what is true of a command that was stopped anywhere
+    "demo": "the same command goes on from what is finished",
+    "describe": "responses that were written stay; the same command goes on behind them",
+    "scan": "the same command goes on from the last finished block",
+    "classify": "the scan is as it was; the same command labels it anew",
+    "explain": "explanations that came stay; the same command asks for the others",
+    "score": "simulations that came stay; the same command makes the others",
+    "report": "the run is as it was; the same command writes the page anew",
+    "families": "the same command lists them",
+}
+
 
 def command(
     commands: Any, name: str, run: Callable[[argparse.Namespace], None], text: str, example: str

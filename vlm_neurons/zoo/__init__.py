@@ -7,6 +7,11 @@ from pathlib import Path
 _HERE = Path(__file__).parent
 
 
+def names() -> list[str]:
+    """Of the embedded models."""
+    return sorted(config.parent.name for config in _HERE.glob("*/config.json"))
+
+
 def path(name: str) -> Path | None:
     """Directory of an embedded model, an ordinary Hugging Face directory; None if there is none of that name."""
     if not name or "/" in name or "\\" in name or name in {".", ".."}:

@@ -97,7 +97,7 @@ class Connection:
             api_key=self.secret or "none",
             base_url=self.base_url,
             timeout=self.timeout,
-            max_retries=self.max_retries,
+            max_retries=0,  # `sending` tries again, and knows where it is of no use
         )
 
     @property

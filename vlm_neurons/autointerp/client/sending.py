@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,30 +38,41 @@ class Fault:
 
 async def once(client: Connection, api: Any, ask: Ask, able: dict[str, bool]) -> dict[str, Any] | Fault:
     """Send a question to a server with these capabilities, with all tries that the client allows."""
-    import openai
-
     where = address_of(str(client.base_url))
     body = body_of(ask, client.model, able, client.extra_body)
     try:
         async with asyncio.timeout(client.deadline):
-            for tries_left in range(client.max_retries, -1, -1):
-                answer = await api.chat.completions.with_raw_response.create(**body)
-                found = _completion(answer.http_response, where)
-                if not isinstance(found, Fault) or not _will_pass(found.code) or not tries_left:
+            for tried in range(client.max_retries + 1):
+                found, tries, headers = await _try(api, body, where)
+                if tried >= min(tries, client.max_retries):
                     break
-                await asyncio.sleep(_pause(answer.http_response.headers, client.max_retries - tries_left))
+                await asyncio.sleep(_pause(headers, tried))
     except TimeoutError:
         return Fault("network", f"no answer from {where} within {client.deadline:g} s", unbilled=True)
-    except openai.APIConnectionError as error:
-        return Fault("network", _unreached(error, where), unbilled=True)
-    except openai.APIStatusError as error:  # what a server refuses costs nothing
-        return _refused(error.status_code, words_of(error.response.text), where)
-    except (openai.OpenAIError, ValueError, AttributeError, TypeError, LookupError) as error:  # no reply
-        return Fault("server", f"{type(error).__name__} from {where}: {error}", unbilled=True)
     return reduced(found, ask.prefill) if ask.prefill and not isinstance(found, Fault) else found
 
 
-def _completion(response: Any, where: str) -> dict[str, Any] | Fault:
+async def _try(api: Any, body: dict[str, Any], where: str) -> tuple[dict[str, Any] | Fault, float, Mapping[str, str]]:
+    """What one request brings, after how many tries more there is no hope, and headers that say when to come again."""
+    import openai
+
+    try:
+        answer = await api.chat.completions.with_raw_response.create(**body)
+    except openai.APIConnectionError as error:
+        return Fault("network", _unreached(error, where), unbilled=True), 1 if _nobody(error) else math.inf, {}
+    except openai.APIStatusError as error:  # what a server refuses costs nothing
+        told = {"true": math.inf, "false": 0}.get(error.response.headers.get("x-should-retry", ""))
+        hope = math.inf if _will_pass(error.status_code) else 0
+        found = refused(error.status_code, words_of(error.response.text), where)
+        return found, hope if told is None else told, error.response.headers
+    except (openai.OpenAIError, ValueError, AttributeError, TypeError, LookupError) as error:  # no reply
+        return Fault("server", f"{type(error).__name__} from {where}: {error}", unbilled=True), 0, {}
+    made = completion_of(answer.http_response, where)
+    again = isinstance(made, Fault) and _will_pass(made.code)
+    return made, math.inf if again else 0, answer.http_response.headers
+
+
+def completion_of(response: Any, where: str) -> dict[str, Any] | Fault:
     """What came with 200, if it is a completion."""
     text = response.text
     kind = response.headers.get("content-type", "").partition(";")[0].strip()
@@ -79,7 +92,8 @@ def _completion(response: Any, where: str) -> dict[str, Any] | Fault:
     return made
 
 
-def _refused(code: int, words: str, where: str) -> Fault:
+def refused(code: int, words: str, where: str) -> Fault:
+    """A server's refusal, in its own words."""
     told = f"Error code: {code} - {words}"
     if code in (404, 405):
         told += f" (asked: {where}/chat/completions{_path(where)})"
@@ -104,11 +118,16 @@ def _unreached(error: Exception, where: str) -> str:
     while cause.__cause__ is not None:
         cause = cause.__cause__
     what = f"{type(cause).__name__}: {cause}".removesuffix(": ")
-    refused = isinstance(cause, OSError) or type(error.__cause__).__name__ == "ConnectError"
-    return f"nobody answers at {where} ({what})" if refused else f"{type(error).__name__} at {where} ({what})"
+    nobody = isinstance(cause, OSError) or _nobody(error)
+    return f"nobody answers at {where} ({what})" if nobody else f"{type(error).__name__} at {where} ({what})"
 
 
-def _pause(headers: Any, tried: int) -> float:
+def _nobody(error: Exception) -> bool:
+    """Whether no connection came about: nobody listens there, or there is no such place."""
+    return type(error.__cause__).__name__ == "ConnectError"
+
+
+def _pause(headers: Mapping[str, str], tried: int) -> float:
     """Seconds until the next try: what the server says, or half a second, doubled each time."""
     for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
         try:
