@@ -181,7 +181,7 @@ def test_ctrl_c_is_one_line_that_is_true_of_the_step(step, monkeypatch, capsys):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(f"vlm_neurons.cli.main.{step}", stop)
+    monkeypatch.setattr(sys.modules["vlm_neurons.cli.main"], step, stop)
     needed = {"scan": [*SCAN[1:], "--data", "x", "--out", "y"], "describe": [*SCAN[1:3], "--data", "x", "--out", "y"]}
     given = needed.get(step, [] if step in ("demo", "families") else ["run"])
     assert main([step, *given]) == 130
@@ -194,7 +194,7 @@ def test_ctrl_c_before_the_command_is_known_says_that_nothing_was_begun(monkeypa
     def stop():
         raise KeyboardInterrupt  # while modules are imported
 
-    monkeypatch.setattr("vlm_neurons.cli.main._parser", stop)
+    monkeypatch.setattr(sys.modules["vlm_neurons.cli.main"], "_parser", stop)
     assert main(["report", "run"]) == 130
     assert capsys.readouterr().err.strip() == "interrupted; nothing was begun"
 
