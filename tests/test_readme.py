@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import vlm_neurons as vn
+from vlm_neurons.models.bridge import REFUSED
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("*/**/README.md"))]
@@ -41,6 +42,20 @@ def test_the_snippet_of_the_readme_prints_what_it_says(tmp_path: Path, monkeypat
     printed = out.getvalue().split()
     assert len(printed) == len(said) and all(map(same, said, printed)), out.getvalue()
     assert (tmp_path / "card.html").is_file() and (tmp_path / "runs/mine/report.html").is_file()
+
+
+def test_the_code_of_the_models_page_runs_as_pasted_and_its_refusals_are_all():
+    page = ROOT / "vlm_neurons/models/README.md"
+    names = {
+        "vn": vn,
+        "model": vn.HookedVLM.from_pretrained("tiny-llava-scenes", device="cpu"),
+        "data": vn.scenes(4, seed=0),
+    }
+    for code in blocks(page, "python"):
+        exec(compile(code, str(page), "exec"), names)
+    assert names["by_head"].shape == (4, 4)
+    refused = page.read_text(encoding="utf-8").partition("\nRefused, with")[2].partition("##")[0]
+    assert {name for name in REFUSED if f"{name}`" not in refused} == set()
 
 
 def test_the_readme_can_be_read_in_a_sitting():
