@@ -10,7 +10,9 @@ processor classes with small settings, so patches are larger than those of real 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
+from io import BytesIO
 from pathlib import Path
 
 import matplotlib
@@ -19,6 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from PIL import Image as pictures
 from PIL.Image import Image
 
 import vlm_neurons as vn
@@ -61,17 +64,22 @@ def main() -> None:
     paths = photographs()
     data = vn.ImageTextData.from_samples([{"image": path, "response": path.stem} for path in paths])
     names = list(builders.FAMILIES)
-    figure = Figure(figsize=(9, 2.6 * len(names)), layout="constrained")
-    rows = figure.subplots(len(names), 2, squeeze=False)
+    lines = math.ceil(len(names) / 2)  # two families a line
+    figure = Figure(figsize=(13, 2.1 * lines), layout="constrained")
+    rows = figure.subplots(lines, 4, squeeze=False).reshape(-1, 2)
+    for axes in rows[len(names) :].flat:
+        axes.set_axis_off()
     wide = next(path for path in paths if path.name == WIDE)
-    for name, axes in zip(names, rows, strict=True):
+    for name, axes in zip(names, rows, strict=False):
         model = builders.made(name).model
         sites = list(model.adapter.sites)
         run = vn.scan(model, data, site=sites, out=args.out / name, top_n=5, progress=False)
         labels = vn.classify(run).groupby("site").size().reindex(sites).to_dict()
         print(f"{name}: neurons {labels}, {len(run.samples)} photographs")
         draw(tuple(axes), name, model, wide)
-    figure.savefig(args.picture, dpi=130)
+    whole = BytesIO()
+    figure.savefig(whole, dpi=90)
+    pictures.open(whole).convert("RGB").quantize(128).save(args.picture, optimize=True)
     print(args.picture)
 
 
