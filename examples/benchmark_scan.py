@@ -24,6 +24,7 @@ import torch
 from PIL import Image
 
 from vlm_neurons.models import Batch, HookedVLM
+from vlm_neurons.models.adapters import module_at
 from vlm_neurons.models.fused import inputs_of
 from vlm_neurons.models.load import load_processor
 from vlm_neurons.scanning.fused import Fused, choose
@@ -117,6 +118,7 @@ class Bench:
     top_n: int = 50
 
     def __post_init__(self) -> None:
+        self.body = module_at(self.model._twin.model, self.model.adapter.body)
         self.hooks = self.model.site_hooks("gate")
         self.columns = measure_columns(self.model, self.hooks, self.batches[0], fast=True)
         self.rows = len(self.batches[0])
@@ -143,7 +145,7 @@ class Bench:
         """The forward pass alone."""
         with torch.no_grad():
             for batch in self.batches:
-                self.model._twin.model.model(**inputs_of(batch), use_cache=False)
+                self.body(**inputs_of(batch, self.model.adapter.causal), use_cache=False)
 
     def scan(self, recorder: Recorder) -> None:
         """What `vlm_neurons.scan` does with batches that are loaded."""

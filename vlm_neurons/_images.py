@@ -221,7 +221,8 @@ def _shown(image: Image.Image, file: BinaryIO | None) -> tuple[Image.Image, int 
             # A scaled picture of a low depth has no bits below it: PNG wants sBIT's depth scaled to the whole range.
             low = largest < 2**told and bool((values & (2 ** (16 - told) - 1)).any())
             bits, largest = (told if low else 16), None
-    shown = rgb(upright, bits)
+    copied = file is None and upright.mode == "RGB"  # by `exif_transpose`
+    shown = upright if copied else rgb(upright, bits)
     shown.info.clear()  # nobody shall turn it once more
     return shown, largest
 

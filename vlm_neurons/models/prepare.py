@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from jaxtyping import Bool, Int
 
 from vlm_neurons._checks import of_kind
 from vlm_neurons._text import not_utf8
@@ -92,9 +94,9 @@ def _check_text(words: Words, row: int, prompt: str, response: str | None) -> No
 @dataclass(frozen=True)
 class _Row:
     ids: list[int]
-    spans: list[tuple[int, int]]
+    spans: Int[np.ndarray, "token 2"]
     """Characters in the text as rendered."""
-    kinds: list[int]
+    kinds: Int[np.ndarray, "token"]
     images: list[int]
     """Images of the row, by number in the batch."""
 
@@ -152,69 +154,66 @@ def _row(
     n_visual = sum(pixels.count(i) for i in images)
     if ids.count(words.image_id) != n_visual:
         raise RowError(row, f"{ids.count(words.image_id)} image tokens for {n_visual} patches")
-    spans = _as_rendered(words, one, _true_spans(words, text, ids, offsets), [len(pixels.texts[i]) for i in images])
-    looks = iter([patch for i in images for patch in pixels.placed[i].patches])
-    kinds = []
-    for token, (start, end) in zip(ids, spans, strict=True):
-        if token == words.image_id:
-            kinds.append(int(TokenKind.VISUAL if next(looks) is not None else TokenKind.TEMPLATE))
-        elif token not in words.special_ids and max(start, one.start) < min(end, one.end):
-            kinds.append(int(TokenKind.TEXT))
-        else:
-            kinds.append(int(TokenKind.TEMPLATE))
+    special = np.array([token in words.special_ids for token in ids])
+    spans = _true_spans(words, text, ids, np.array(offsets), special)
+    spans = _as_rendered(words, one, spans, [len(pixels.texts[i]) for i in images])
+    said = ~special & (np.maximum(spans[:, 0], one.start) < np.minimum(spans[:, 1], one.end))
+    kinds = np.where(said, int(TokenKind.TEXT), int(TokenKind.TEMPLATE))
+    looks = [patch is not None for i in images for patch in pixels.placed[i].patches]
+    kinds[np.array(ids) == words.image_id] = np.where(looks, int(TokenKind.VISUAL), int(TokenKind.TEMPLATE))
     return _Row(ids, spans, kinds, images)
 
 
-def _true_spans(words: Words, text: str, ids: list[int], offsets: list[Any]) -> list[tuple[int, int]]:
+def _true_spans(
+    words: Words,
+    text: str,
+    ids: list[int],
+    offsets: Int[np.ndarray, "token 2"],
+    special: Bool[np.ndarray, "token"],
+) -> Int[np.ndarray, "token 2"]:
     """Offsets, put right where a tokenizer reports them loosely.
 
     Byte-level tokenizers may leave out blanks (`Ġ` is the byte-level blank, the only character that is trimmed): a
     token that is all blanks would have no characters. SentencePiece-like ones put a `▁` of their own before a word
     and report it as that word's first character: it has none.
     """
-    spans = []
-    reached = 0
-    for token, piece, (start, end) in zip(ids, words.tokenizer.convert_ids_to_tokens(ids), offsets, strict=True):
-        if token not in words.special_ids:
-            if words.trims:
-                blanks = len(piece) - len(piece.lstrip("Ġ"))
-                if blanks == len(piece):
-                    start = end - blanks
-                else:
-                    start, end = start - blanks, end + len(piece) - len(piece.rstrip("Ġ"))
-                if blanks:
-                    start = max(start, min(reached, end))  # the tokenizer may make up a blank before the first word
-            elif not piece.strip("▁") and text[start:end].strip() and text[start:end] != piece:
-                end = start
-        spans.append((int(start), int(end)))
-        reached = max(reached, int(end))
+    spans, reached, before = offsets.copy(), 0, 0
+    places = np.flatnonzero(~special).tolist()
+    for k, piece in zip(places, words.tokenizer.convert_ids_to_tokens([ids[k] for k in places]), strict=True):
+        start, end = offsets[k].tolist()
+        reached = max(reached, int(spans[before:k, 1].max(initial=0)))
+        if words.trims:
+            blanks = len(piece) - len(piece.lstrip("Ġ"))
+            if blanks == len(piece):
+                start = end - blanks
+            else:
+                start, end = start - blanks, end + len(piece) - len(piece.rstrip("Ġ"))
+            if blanks:
+                start = max(start, min(reached, end))  # the tokenizer may make up a blank before the first word
+        elif not piece.strip("▁") and text[start:end].strip() and text[start:end] != piece:
+            end = start
+        spans[k], before = (start, end), k
     return spans
 
 
-def _as_rendered(words: Words, one: Rendered, spans: list[tuple[int, int]], sizes: list[int]) -> list[tuple[int, int]]:
+def _as_rendered(
+    words: Words, one: Rendered, spans: Int[np.ndarray, "token 2"], sizes: list[int]
+) -> Int[np.ndarray, "token 2"]:
     """Move spans of the expanded text to the text with one placeholder per image, which is `sizes` characters there."""
     if not sizes:
         return spans
     size = len(words.placeholder)
-    moves = []  # first character after the placeholder in the expanded text, characters to take off from there on
+    (starts, ends), found = spans.T, spans.copy()
     searched = shift = 0
     for expanded in sizes:
         at = one.text.index(words.placeholder, searched)
-        searched = at + size
-        first = at + shift
-        shift += expanded - size
-        moves.append((first, first + expanded, at, shift))
-
-    def move(position: int, is_end: bool) -> int:
-        moved = position
-        for first, last, at, total in moves:
-            if position > last or (position == last and not is_end):
-                moved = position - total
-            elif position > first or (position == first and not is_end):
-                return at + size if is_end else at
-        return moved
-
-    return [(0, 0) if s == e == 0 else (move(s, False), move(e, True)) for s, e in spans]
+        searched, first = at + size, at + shift
+        last, shift = first + expanded, shift + expanded - size
+        found[starts >= first, 0], found[ends > first, 1] = at, at + size  # inside
+        found[starts >= last, 0] = starts[starts >= last] - shift
+        found[ends > last, 1] = ends[ends > last] - shift
+    found[(starts == 0) & (ends == 0)] = 0
+    return found
 
 
 def _assemble(
@@ -240,8 +239,8 @@ def _assemble(
         at = width - len(row.ids) if side == "left" else 0
         place = slice(at, at + len(row.ids))
         input_ids[i, place] = torch.tensor(row.ids)
-        kinds[i, place] = torch.tensor(row.kinds)
-        spans[i, place] = torch.tensor(row.spans)
+        kinds[i, place] = torch.from_numpy(row.kinds)
+        spans[i, place] = torch.from_numpy(row.spans)
         if row.images:
             indices = torch.cat([torch.arange(starts[k], starts[k + 1]) for k in row.images])
             patch_index[i, kinds[i] == int(TokenKind.VISUAL)] = indices

@@ -16,7 +16,7 @@ from torch import Tensor
 from vlm_neurons.models.adapters.adapter import Given, MLPs, Placed, Size
 from vlm_neurons.models.adapters.geometry import Layout
 from vlm_neurons.models.adapters.llava import LLAVA, PROJECTOR, TOWER, TOWERS
-from vlm_neurons.models.adapters.tiles import check_side, patch, rows_of_views, whole
+from vlm_neurons.models.adapters.tiles import check_side, patches_at, rows_of_views, whole
 from vlm_neurons.tokens import Patch
 
 
@@ -39,12 +39,10 @@ def whole_and_tiles(config: Any, image: int, size: Size) -> Placed:
     tiles = Layout(size, *_fitted(size, canvas), canvas)
     across = canvas[1] // side
     patches: list[Patch | None] = [*whole(image, size, side, step)]
-    for line in kept.tolist():
-        for number in line:
-            row, column = divmod(number, across * n)
-            tile = row // n * across + column // n
-            patches.append(patch(image, tiles, (row, column), side, step, tile))
-        patches.append(None)  # the end of a row
+    places = [divmod(number, across * n) for number in kept.flatten().tolist()]
+    shown, width = patches_at(image, tiles, places, side, step, True), kept.shape[1]
+    for k in range(0, len(shown), width):
+        patches += [*shown[k : k + width], None]  # the end of a row
     return Placed((n + canvas[0] // side * n, across * n), patches)
 
 

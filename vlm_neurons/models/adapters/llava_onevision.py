@@ -13,7 +13,7 @@ from typing import Any
 from vlm_neurons.models.adapters.adapter import Given, Placed, Size, Split, by_processor
 from vlm_neurons.models.adapters.geometry import Layout
 from vlm_neurons.models.adapters.llava_next import LLAVA_NEXT, check_tiles, kept_of, whole_and_tiles
-from vlm_neurons.models.adapters.tiles import patch
+from vlm_neurons.models.adapters.tiles import of_a_view, patches_at
 
 
 def place(given: Given) -> list[Placed]:
@@ -42,8 +42,7 @@ def _square(config: Any, image: int, size: Size) -> Placed:
     offset = -((large - height) // 2) * side / large, -((large - width) // 2) * side / large
     layout = Layout(size, resized, offset, (side, side))  # type: ignore[arg-type]  # no whole pixels
     n = side // step
-    patches = [patch(image, layout, (row, column), side, step) for row in range(n) for column in range(n)]
-    return Placed((n, n), [*patches, None])
+    return Placed((n, n), [*patches_at(image, layout, of_a_view(n), side, step), None])
 
 
 def _check_size(config: Any, image: int, size: Size) -> None:

@@ -6,8 +6,9 @@ those of tiles that no token shows, are gaps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -17,26 +18,35 @@ from vlm_neurons.models.adapters.geometry import Layout
 from vlm_neurons.tokens import Patch
 
 
-def patch(image: int, layout: Layout, at: tuple[int, int], side: int, step: int, tile: int = -1) -> Patch:
-    """One patch of a whole view, or of the tiles. What is left of a view beside its patches is not seen.
+def patches_at(
+    image: int, layout: Layout, places: Iterable[tuple[int, int]], side: int, step: int, tiled: bool = False
+) -> list[Patch]:
+    """Patches of a whole view, or of the tiles. What is left of a view beside its patches is not seen.
 
     Args:
         image: its number.
         layout: of the whole view, or of all tiles together.
-        at: row and column there.
+        places: row and column there.
         side: of a view in pixels.
         step: a patch's side in pixels.
-        tile: number of the tile; -1 is the whole view.
+        tiled: whether they are of the tiles, which lie below the whole view.
     """
-    (row, column), n = at, side // step
-    top, left = (float(k // n * side + k % n * step) for k in at)
-    shift, below = (side, n) if tile >= 0 else (0, 0)
-    return Patch(
-        image, row + below, column,
-        (left, top + shift, left + step, top + shift + step),
-        layout.to_original((left, top, left + step, top + step)),
-        tile,
-    )  # fmt: skip
+    n = side // step
+    shift, below = (side, n) if tiled else (0, 0)
+    down, across = (edge // side for edge in layout.processed)
+    low = [float(k // n * side + k % n * step) for k in range(n * max(down, across))]
+    of = [layout.to_original((at, at, at + step, at + step)) for at in low]
+    xs = [(at, at + step, x0, x1, k // n) for k, (at, (x0, _, x1, _)) in enumerate(zip(low, of, strict=True))]
+    ys = [
+        (at + shift, at + shift + step, y0, y1, k // n * across)
+        for k, (at, (_, y0, _, y1)) in enumerate(zip(low, of, strict=True))
+    ]
+    found = []
+    for row, column in places:  # of which there are thousands
+        (left, right, x0, x1, tile), (top, bottom, y0, y1, before) = xs[column], ys[row]
+        at = (left, top, right, bottom), (x0, y0, x1, y1)
+        found.append(Patch(image, row + below, column, *at, before + tile if tiled else -1))
+    return found
 
 
 def check_side(given: Given, side: int, remedy: str) -> None:
@@ -59,21 +69,20 @@ def check_side(given: Given, side: int, remedy: str) -> None:
 
 def whole(image: int, size: tuple[int, int], side: int, step: int) -> list[Patch]:
     """The patches of a whole view, row by row: the image squeezed to a square of `side` pixels, patches of `step`."""
-    layout, n = Layout(size, (side, side), (0, 0), (side, side)), side // step
-    return [patch(image, layout, (row, column), side, step) for row in range(n) for column in range(n)]
+    return patches_at(image, Layout(size, (side, side), (0, 0), (side, side)), of_a_view(side // step), side, step)
+
+
+def of_a_view(n: int) -> list[tuple[int, int]]:
+    """Its places, row by row."""
+    return [(row, column) for row in range(n) for column in range(n)]
 
 
 def split(image: int, size: tuple[int, int], side: int, step: int, tiles: tuple[int, int]) -> list[Patch]:
     """The patches of rows x columns of tiles, one tile after the other: the image squeezed to all of them together."""
     (down, across), n = tiles, side // step
     layout = Layout(size, (down * side, across * side), (0, 0), (down * side, across * side))
-    return [
-        patch(image, layout, (n * y + row, n * x + column), side, step, across * y + x)
-        for y in range(down)
-        for x in range(across)
-        for row in range(n)
-        for column in range(n)
-    ]
+    places = [(n * y + row, n * x + col) for y in range(down) for x in range(across) for row, col in of_a_view(n)]
+    return patches_at(image, layout, places, side, step, True)
 
 
 def tiles_and_whole(image: int, size: tuple[int, int], side: int, step: int, tiles: tuple[int, int]) -> Placed:
@@ -101,14 +110,14 @@ def rows_of_views(placed: Placed, class_tokens: int = 0, pooled: int = 1, whole_
         pooled: rows, and columns, of the tower's patches that become one token.
         whole_last: whether the whole view stands behind the tiles.
     """
-    number = {(one.row, one.column): k for k, one in enumerate(placed.shown)}
-    n, (rows, columns) = per_side(placed.shown), placed.grid
+    shown, number = placed.shown, np.full(placed.grid, -1)
+    number[[one.row for one in shown], [one.column for one in shown]] = range(len(shown))
+    n, (rows, columns) = per_side(shown), placed.grid
     corners = [(row, column) for row in range(n, rows, n) for column in range(0, columns, n)]
-    found = []
+    found: list[int] = []
     for top, left in [*corners, (0, 0)] if whole_last else [(0, 0), *corners]:
-        found += [-1] * class_tokens
-        places = [(top + y // pooled, left + x // pooled) for y in range(n * pooled) for x in range(n * pooled)]
-        found += [number.get(place, -1) for place in places]
+        view = number[top : top + n, left : left + n].repeat(pooled, 0).repeat(pooled, 1)
+        found += [-1] * class_tokens + view.flatten().tolist()
     return found
 
 
