@@ -104,8 +104,9 @@ def _class() -> Any:
             try:
                 return super().decompose_resid(*args, **kwargs)
             except KeyError as error:
+                hook = (error.__cause__ or error).args[0]  # TransformerLens' own error names it
                 raise KeyError(
-                    f"the cache lacks {error.args[0]}, which is a part of the residual stream (layers of linear "
+                    f"the cache lacks {hook}, which is a part of the residual stream (layers of linear "
                     "attention have no such hook): cache it, or use accumulated_resid"
                 ) from error
 
