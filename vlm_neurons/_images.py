@@ -58,7 +58,9 @@ Source = Image.Image | str | Path | bytes | Encoded
 
 
 def rgb(image: Image.Image, bits: int = 16) -> Image.Image:
-    """In 8-bit RGB; 16-bit grey is scaled (PIL alone would cut it off at 255: nearly all white), transparency left out.
+    """In 8-bit RGB, what is transparent on white, as transformers' own image processors lay it; 16-bit grey is scaled.
+
+    PIL alone would cut 16-bit grey off at 255 (nearly all white), and show the colours that transparency hides.
 
     Args:
         image: of any mode.
@@ -69,12 +71,17 @@ def rgb(image: Image.Image, bits: int = 16) -> Image.Image:
 
     >>> rgb(Image.fromarray(np.array([[0, 32768, 65535]], dtype=np.uint16))).tobytes()[::3].hex(" ")
     '00 80 ff'
+    >>> rgb(Image.new("RGBA", (1, 1), (255, 0, 0, 0))).getpixel((0, 0))
+    (255, 255, 255)
     """
     if image.mode.startswith("I;16"):
         eight = np.asarray(image).astype(np.uint16) >> (bits - 8)
         return Image.fromarray(eight.clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         raise ValueError(f"an image of mode {image.mode!r} has no fixed range: scale it to 8 bit, and save it anew")
+    if "A" in image.getbands() or image.info.get("transparency") is not None:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 

@@ -19,6 +19,7 @@ import pytest
 import seeds
 import tiny
 from PIL import Image, ImageOps
+from transformers import CLIPImageProcessorPil
 
 import vlm_neurons as vn
 from vlm_neurons import _images
@@ -173,7 +174,8 @@ def palette(*color: int) -> Image.Image:
         (palette(255, 0, 0), Image.new("RGB", (4, 4), (255, 0, 0)), True),
         (Image.new("L", (4, 4), 1), Image.new("1", (4, 4), 1), False),
         (Image.new("L", (4, 4), 255), Image.new("1", (4, 4), 1), True),
-        (Image.new("CMYK", (4, 4), (0, 0, 0, 0)), Image.new("RGBA", (4, 4), (0, 0, 0, 0)), False),
+        (Image.new("CMYK", (4, 4), (0, 0, 0, 0)), Image.new("RGBA", (4, 4), (0, 0, 0, 255)), False),
+        (Image.new("RGB", (4, 4), "white"), Image.new("RGBA", (4, 4), (255, 0, 0, 0)), True),
         (Image.new("RGB", (2, 8)), Image.new("RGB", (8, 2)), False),
         (Image.new("HSV", (4, 4), (9, 200, 200)), Image.new("RGB", (4, 4), (9, 200, 200)), False),
     ],
@@ -185,6 +187,19 @@ def test_pictures_are_duplicates_where_they_look_the_same_not_where_their_bytes_
     assert data.duplicates("") == ({1: 0} if same else {})
     shown = [np.asarray(sample.load_images()[0]) for sample in data]
     assert np.array_equal(*shown) is same
+
+
+def test_what_is_transparent_is_what_the_image_processor_makes_of_it() -> None:
+    """transformers 4 showed the colours that transparency hides; 5 lays pictures on white."""
+    picture = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    picture.paste((0, 0, 255, 120), (0, 0, 8, 4))
+    stored = io.BytesIO()
+    picture.quantize(4).save(stored, "PNG")
+    processor = CLIPImageProcessorPil(do_resize=False, do_center_crop=False, do_normalize=False, do_rescale=False)
+    for image in (picture, picture.convert("LA"), Image.open(stored)):
+        own = np.asarray(processor([image], return_tensors="np")["pixel_values"])[0].transpose(1, 2, 0)
+        assert np.array_equal(np.asarray(read_image(image)), own), image.mode
+        assert (own[6:] == 255).all()
 
 
 def png16(path: Path, values: np.ndarray, depth: int | None) -> Path:
