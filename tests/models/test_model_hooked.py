@@ -87,6 +87,18 @@ def test_families_that_are_not_supported_are_refused_by_name() -> None:
         vn.HookedVLM(hf, processor)
 
 
+@pytest.mark.parametrize(("kind", "why"), [
+    ("Blip2", "learned queries, each of which sees the whole picture"), ("Mllama", "cross-attention"),
+    ("Qwen3VLMoe", "mixture of experts"), ("VipLlava", "written its record"),
+])  # fmt: skip
+def test_families_that_cannot_be_supported_are_refused_with_the_reason(kind: str, why: str) -> None:
+    import transformers
+
+    config = getattr(transformers, f"{kind}Config")()
+    with pytest.raises(ValueError, match=f"{config.model_type!r} is not supported: .*{why}.* Supported: llava"):
+        adapter_of(config)
+
+
 @pytest.mark.parametrize("tower", ["clip", "siglip"])
 @torch.no_grad()
 def test_a_saved_model_loads_without_installing_anything(

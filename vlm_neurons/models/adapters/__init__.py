@@ -40,6 +40,23 @@ FAMILIES: dict[str, Adapter] = {
     )
 }
 
+_QUERIES = (
+    "its image tokens are learned queries, each of which sees the whole picture (a Q-Former or resampler): they have no "
+    "place in it"
+)
+_CROSS = "its language model reads pictures by cross-attention: no token of its own is a patch"
+_EXPERTS = (
+    "its backbone is a mixture of experts, whose neurons are computed only for tokens that chose their expert: not yet "
+    "written"
+)
+_NO_RECORD = "nobody has written its record yet: vlm_neurons/models/README.md, \"Add a family\""
+REFUSED = {
+    **dict.fromkeys(("blip-2", "instructblip", "instructblipvideo", "idefics2", "aria"), _QUERIES),
+    **dict.fromkeys(("mllama", "idefics"), _CROSS),
+    **dict.fromkeys(("qwen3_vl_moe", "qwen3_5_moe", "glm4v_moe", "llama4"), _EXPERTS),
+    **dict.fromkeys(("gemma4", "glm4v", "aya_vision", "deepseek_vl", "vipllava", "molmo2"), _NO_RECORD),
+}
+
 
 def supported() -> str:
     """One line for error messages."""
@@ -88,7 +105,8 @@ def adapter_of(config: Any) -> Adapter:
     kind = getattr(config, "model_type", type(config).__name__)
     known = [one for one in FAMILIES.values() if (one.model_type or one.name) == kind]
     if not known:
-        raise ValueError(f"model family {kind!r} is not supported. Supported: {supported()}")
+        why = f": {REFUSED[kind]}" if kind in REFUSED else ""
+        raise ValueError(f"model family {kind!r} is not supported{why}. Supported: {supported()}")
     tower, backbone = config.vision_config.model_type, config.text_config.model_type
     towers = [one for one in known if tower in one.towers]
     if not towers:
