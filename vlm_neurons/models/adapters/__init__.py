@@ -41,15 +41,15 @@ FAMILIES: dict[str, Adapter] = {
 }
 
 _QUERIES = (
-    "its image tokens are learned queries, each of which sees the whole picture (a Q-Former or resampler): they have no "
-    "place in it"
+    "its image tokens are learned queries, each of which sees the whole picture (a Q-Former or resampler): they have "
+    "no place in it"
 )
 _CROSS = "its language model reads pictures by cross-attention: no token of its own is a patch"
 _EXPERTS = (
     "its backbone is a mixture of experts, whose neurons are computed only for tokens that chose their expert: not yet "
     "written"
 )
-_NO_RECORD = "nobody has written its record yet: vlm_neurons/models/README.md, \"Add a family\""
+_NO_RECORD = 'nobody has written its record yet: vlm_neurons/models/README.md, "Add a family"'
 REFUSED = {
     **dict.fromkeys(("blip-2", "instructblip", "instructblipvideo", "idefics2", "aria"), _QUERIES),
     **dict.fromkeys(("mllama", "idefics"), _CROSS),
