@@ -1,4 +1,5 @@
-"""Make the README's picture: neurons of the demo side by side, photographed by Chromium from their cards.
+"""Make the README's pictures: neurons of the demo side by side, photographed by Chromium from their cards, and the map of
+its concepts.
 
 vlm-neurons demo && python examples/pictures/make.py runs/demo L2N56 L1N11 L3N172
 """
@@ -57,3 +58,7 @@ box = ImageChops.difference(sheet, Image.new("RGB", sheet.size, sheet.getpixel((
 whole = sheet.crop((0, 0, sheet.width, min(box[3] + 12, sheet.height)))
 whole.save(Path(__file__).parent / "neurons.png", optimize=True)  # without a palette, which changes colours
 print(Path(__file__).parent / "neurons.png", vn.__version__)
+concepts = run.concepts()
+gate = concepts[concepts["site"] == "gate"]
+gate.attrs = concepts.attrs
+print(vn.viz.show_concepts(gate).save(Path(__file__).parent / "concepts.png"))

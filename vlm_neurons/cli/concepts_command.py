@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from vlm_neurons.protocols import ConceptBank
+    from vlm_neurons.scanning import Run
     from vlm_neurons.viz.concept_map import Map
 
 PLAIN = ("pixels", "words", "truth")
@@ -73,6 +74,21 @@ def concepts_run(args: argparse.Namespace) -> None:
         write_atomic(out, lambda temporary: table.to_parquet(temporary, index=False))
     show(table)
     say(f"table: {out}   next: vlm-neurons report {args.run}")
+
+
+def of_all(run: Run) -> None:
+    """Write the table of a run, and say of how many neurons it tells a concept; print the maps of the first site."""
+    from vlm_neurons._files import write_atomic
+
+    table = run.concepts()
+    write_atomic(run.path / FILE, lambda temporary: table.to_parquet(temporary, index=False))
+    sure = table[table["r_low"] > 0].drop_duplicates("neuron")
+    say(
+        f"{len(sure):,} of {table['neuron'].nunique():,} units have a concept for sure: {run.path / FILE}", stderr=False
+    )
+    first = table[table["site"] == table["site"].iloc[0]]
+    first.attrs = table.attrs
+    show(first)
 
 
 def show(table: pd.DataFrame) -> None:

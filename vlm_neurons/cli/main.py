@@ -22,6 +22,7 @@ DEMO_MODEL = "tiny-llava-scenes"
 DEMO_SITES = ["gate", "post", "projector"]
 DEMO_SCENES = 1000
 DEMO_NEURONS = 20  # of each class
+DEMO_CONCEPTS, DEMO_RANDOM = "pixels+truth+words", 64  # banks; random units a layer
 OPTIONS_OF = {  # of the methods of `classify`
     "thresholds": ("t_visual", "n_visual", "t_text", "n_text"),
     "modality-test": ("fdr", "delta", "correction"),
@@ -57,20 +58,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def demo(args: argparse.Namespace) -> None:
-    """Scan, classify, explain, simulate, score and report the embedded model on its own world."""
+    """Scan with concepts, classify, explain, simulate, score and report the embedded model on its own world."""
     from vlm_neurons.autointerp.explaining import explain as explain_neurons
     from vlm_neurons.autointerp.scoring import score as score_explanations
     from vlm_neurons.classification import classify as label
+    from vlm_neurons.cli.concepts_command import bank_of, of_all
     from vlm_neurons.cli.explain_command import clearest_of_classes, evidence_of
     from vlm_neurons.cli.score_command import show as show_scores
     from vlm_neurons.reporting import report as write
     from vlm_neurons.synthetic import scenes
 
     model, data = _model(args, DEMO_MODEL), scenes(DEMO_SCENES, seed=0)
-    run = _scan(model, data, args, site=DEMO_SITES, batch_size=32, block_size=256)
+    run = _scan(model, data, args, site=DEMO_SITES, batch_size=32, block_size=256, concepts=bank_of(DEMO_CONCEPTS),
+                null_directions=DEMO_RANDOM)  # fmt: skip
     table = label(run)
     run.save(table)
     _show(run, table)
+    of_all(run)
     evidence = evidence_of(run, clearest_of_classes(run, DEMO_NEURONS), lambda: model, data, seed=0)
     explanations = explain_neurons(evidence, out=run)
     show_scores(score_explanations(explanations, evidence, out=run, full=True))

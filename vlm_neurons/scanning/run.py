@@ -46,6 +46,7 @@ class Run:
 
     path: Path
     info: dict[str, Any] = field(repr=False)
+    _told: dict[int, pd.DataFrame] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def load(cls, path: str | Path | Run) -> Run:
@@ -60,8 +61,7 @@ class Run:
         if isinstance(path, Run):
             return path
         of_kind("run", path, str | Path, "give a run, or its directory")
-        path = Path(path)
-        file = path / "scan.json"
+        file = (path := Path(path)) / "scan.json"
         if not file.is_file():
             raise FileNotFoundError(f"{path} is no run directory (no scan.json in it); make one with vlm_neurons.scan")
         try:
@@ -162,8 +162,7 @@ class Run:
 
     @cached_property
     def samples(self) -> pd.DataFrame:
-        """Scanned samples: id, name, images (paths; None for one in memory), prompt, response, n_visual_tokens,
-        n_text_tokens."""
+        """Scanned samples: id, name, images (paths; None: in memory), prompt, response, n_visual_tokens, n_text_tokens."""
         self._check_complete()
         return self._parquet("samples.parquet", "delete scan.safetensors, and the same scan call writes both anew")
 
@@ -252,7 +251,11 @@ class Run:
         """
         self._check_complete()
         whole(1, min_images=min_images)
-        return concept_table(self.path, self.identity, self.info, self.n_blocks, min_images)
+        if (made := self._told.get(min_images)) is None:  # it takes some seconds
+            made = self._told[min_images] = concept_table(
+                self.path, self.identity, self.info, self.n_blocks, min_images
+            )
+        return made.copy()
 
     def _parquet(self, name: str, remedy: str) -> pd.DataFrame:
         import pandas as pd
@@ -315,6 +318,5 @@ def check_length(run: Run, data: ImageTextData) -> None:
     Raises:
         ValueError: it has another number of samples.
     """
-    if len(data) != run.info["data"]["n"]:
-        made = f"{run.path} was made with {run.info['data']['n']}"
-        raise ValueError(f"data= has {len(data)} samples, {made}: pass the data of the scan")
+    if len(data) != (n := run.info["data"]["n"]):
+        raise ValueError(f"data= has {len(data)} samples, {run.path} was made with {n}: pass the data of the scan")
