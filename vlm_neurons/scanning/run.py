@@ -118,8 +118,6 @@ class Run:
         >>> top = run.top("blocks.2.mlp.hook_act")
         >>> top.sample_ids[304, :3].tolist(), round(float(top.peak[304]), 1)  # of L2N304
         ([36, 97, 94], 2.2)
-        >>> [data[i].response.split(".")[0] for i in top.sample_ids[304, :2].tolist()]
-        ['a large pink cross and a large yellow square', 'a small pink ring and a large red ring']
         """
         self._check_column(hook, pole)
         with self.open_result() as file:
@@ -162,7 +160,7 @@ class Run:
 
     @cached_property
     def samples(self) -> pd.DataFrame:
-        """Scanned samples: id, name, images (paths; None: in memory), prompt, response, n_visual_tokens, n_text_tokens."""
+        """Scanned samples: id, name, images (paths, or None), prompt, response, n_visual_tokens, n_text_tokens."""
         self._check_complete()
         return self._parquet("samples.parquet", "delete scan.safetensors, and the same scan call writes both anew")
 
