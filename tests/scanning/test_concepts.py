@@ -4,6 +4,7 @@ any batches, blocks and order, after an interruption, by several processes and a
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 
 import numpy as np
 import pandas as pd
@@ -50,7 +51,8 @@ def model():
     down.bias = torch.nn.Parameter(torch.zeros(len(down.weight)))
     down.bias.data[3] = 3000.0  # one coordinate far from 0
     yield vn.HookedVLM(hf, processor)
-    vn.sites.forget("half")
+    with suppress(ValueError):  # it is known from the first scan on that has it
+        vn.sites.forget("half")
 
 
 @pytest.fixture(scope="module")
