@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from vlm_neurons.cli.options import positive
+from vlm_neurons.cli.options import command, positive
 from vlm_neurons.cli.output import cell, console, say
 
 if TYPE_CHECKING:
@@ -50,8 +50,10 @@ def bank_of(text: str) -> ConceptBank:
     return found
 
 
-def add_options(p: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+def add_command(commands: Any) -> None:
+    """The command with what it takes."""
+    p = command(commands, "concepts", concepts_run, "tell which concept every neuron of a scan with --concepts answers to",
+                "vlm-neurons concepts runs/photos --out concepts.csv")  # fmt: skip
     p.add_argument("run", help="run directory, scanned with --concepts")
     p.add_argument("--out", help=f".parquet or .csv to write the table to (default: {FILE} in the run directory)")
     p.add_argument("--min-images", type=positive, default=20,

@@ -140,13 +140,6 @@ def score(args: argparse.Namespace) -> None:
     score_run(args)
 
 
-def concepts(args: argparse.Namespace) -> None:
-    """Tell what every neuron answers to."""
-    from vlm_neurons.cli.concepts_command import concepts_run
-
-    concepts_run(args)
-
-
 def report(args: argparse.Namespace) -> None:
     """Write the page of a run."""
     from vlm_neurons.reporting import report as write
@@ -224,6 +217,8 @@ def families(args: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from vlm_neurons.cli.concepts_command import add_command as add_concepts
+
     from vlm_neurons import __version__
 
     parser = argparse.ArgumentParser(
@@ -237,7 +232,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--out", default="runs/demo", help="run directory (default: %(default)s)")
     model_options(p, model=False)
     command(commands, "families", families, "list the families of models that work", "vlm-neurons families")
-    for add in (_describe_options, _scan_options, _classify_options, _concepts_options, _explain_options,
+    for add in (_describe_options, _scan_options, _classify_options, add_concepts, _explain_options,
                 _score_options, _report_options):  # fmt: skip
         add(commands)
     return parser
@@ -280,14 +275,6 @@ def _classify_options(commands: Any) -> None:
     p.add_argument("--fdr", type=float, help="modality-test: false-discovery rate (default: 0.05)")
     p.add_argument("--delta", type=float, help="modality-test: margin of the index (default: 0.2)")
     p.add_argument("--correction", choices=["bh", "by"], help="modality-test (default: bh)")
-
-
-def _concepts_options(commands: Any) -> None:
-    from vlm_neurons.cli.concepts_command import add_options
-
-    p = command(commands, "concepts", concepts, "tell which concept every neuron of a scan with --concepts answers to",
-                "vlm-neurons concepts runs/photos --out concepts.csv")  # fmt: skip
-    add_options(p)
 
 
 def _explain_options(commands: Any) -> None:
