@@ -52,7 +52,7 @@ def bank_of(text: str) -> ConceptBank:
 
 def add_command(commands: Any) -> None:
     """The command with what it takes."""
-    p = command(commands, "concepts", concepts_run, "tell which concept every neuron of a scan with --concepts answers to",
+    p = command(commands, "concepts", concepts_run, "tell which concept every neuron of a scan answers to",
                 "vlm-neurons concepts runs/photos --out concepts.csv")  # fmt: skip
     p.add_argument("run", help="run directory, scanned with --concepts")
     p.add_argument("--out", help=f".parquet or .csv to write the table to (default: {FILE} in the run directory)")

@@ -217,9 +217,8 @@ def families(args: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from vlm_neurons.cli.concepts_command import add_command as add_concepts
-
     from vlm_neurons import __version__
+    from vlm_neurons.cli.concepts_command import add_command as add_concepts
 
     parser = argparse.ArgumentParser(
         prog="vlm-neurons", description="What single neurons of a vision-language model do.",
