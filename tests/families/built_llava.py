@@ -45,4 +45,19 @@ def _llava(tower: Any, images: Any, text: Any, layer: int, strategy: str, extra:
     return random(hf.LlavaForConditionalGeneration(config)), processor
 
 
-FAMILIES = {"llava-clip": clip, "llava-siglip": siglip}
+def vipllava() -> tuple[Any, Any]:
+    """ViP-LLaVA: two layers of CLIP side by side; no chat template."""
+    tok = tokenizer("<image>")
+    config = hf.VipLlavaConfig(
+        vision_config=hf.CLIPVisionConfig(**VISION | {"num_hidden_layers": 3}, image_size=28, patch_size=7),
+        text_config=hf.LlamaConfig(**backbone(tok)), image_token_index=tok.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=[-2, 1],
+    )  # fmt: skip
+    processor = hf.LlavaProcessor(
+        image_processor=CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}),
+        tokenizer=tok, patch_size=7, vision_feature_select_strategy="default", num_additional_image_tokens=1,
+    )  # fmt: skip
+    return random(hf.VipLlavaForConditionalGeneration(config)), processor
+
+
+FAMILIES = {"llava-clip": clip, "llava-siglip": siglip, "vipllava": vipllava}

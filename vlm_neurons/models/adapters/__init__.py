@@ -8,7 +8,7 @@ from vlm_neurons.models.adapters.adapter import Adapter, MLPs, Placed, along, mo
 from vlm_neurons.models.adapters.gemma import GEMMA3, PALIGEMMA, PALIGEMMA2
 from vlm_neurons.models.adapters.idefics3 import IDEFICS3, SMOLVLM
 from vlm_neurons.models.adapters.internvl import INTERNVL
-from vlm_neurons.models.adapters.llava import LLAVA
+from vlm_neurons.models.adapters.llava import LLAVA, VIPLLAVA
 from vlm_neurons.models.adapters.llava_next import LLAVA_NEXT
 from vlm_neurons.models.adapters.llava_onevision import LLAVA_ONEVISION
 from vlm_neurons.models.adapters.pixtral import MISTRAL3, PIXTRAL
@@ -23,6 +23,7 @@ FAMILIES: dict[str, Adapter] = {
     adapter.name: adapter
     for adapter in (
         LLAVA,
+        VIPLLAVA,
         LLAVA_NEXT,
         LLAVA_ONEVISION,
         IDEFICS3,
@@ -54,7 +55,7 @@ REFUSED = {
     **dict.fromkeys(("blip-2", "instructblip", "instructblipvideo", "idefics2", "aria"), _QUERIES),
     **dict.fromkeys(("mllama", "idefics"), _CROSS),
     **dict.fromkeys(("qwen3_vl_moe", "qwen3_5_moe", "glm4v_moe", "llama4"), _EXPERTS),
-    **dict.fromkeys(("gemma4", "glm4v", "aya_vision", "deepseek_vl", "vipllava", "molmo2"), _NO_RECORD),
+    **dict.fromkeys(("gemma4", "glm4v", "aya_vision", "deepseek_vl", "molmo2"), _NO_RECORD),
 }
 
 

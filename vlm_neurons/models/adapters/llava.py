@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from vlm_neurons.models.adapters.adapter import Adapter, Given, MLPs, Placed, by_processor
@@ -101,4 +102,30 @@ LLAVA = Adapter(
     replace=replace_image,
     check=check,
     limits="image processors that resize and crop; neither padding to a square nor tiles",
+)
+
+
+def as_vipllava(placeholder: str, prompt: str, n_images: int, bos: str) -> tuple[str, str]:
+    """ViP-LLaVA's prompt (documentation of transformers)."""
+    told = (
+        "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, "
+        "detailed, and polite answers to the human's questions."
+    )
+    return f"{told}###Human: {(placeholder + chr(10)) * n_images}{prompt}###Assistant:", " "
+
+
+VIPLLAVA = replace(
+    LLAVA,
+    name="vipllava",
+    architecture="VipLlavaForConditionalGeneration",
+    towers=("clip_vision_model",),
+    backbones=("llama",),
+    processor_settings=lambda config: {
+        "patch_size": config.vision_config.patch_size,
+        "vision_feature_select_strategy": "default",
+        "num_additional_image_tokens": 1,
+    },
+    declared=True,
+    plain=as_vipllava,
+    check=lambda config: None,  # patches of several layers side by side, always without the class token
 )
