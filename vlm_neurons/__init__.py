@@ -32,6 +32,7 @@ _EXPORTS = {
     "Run": "scanning",
     "classify": "classification",
     "modality_test": "classification",
+    "compare_runs": "classification",
     "statistics": "classification",
     "gather_evidence": "evidence",
     "Evidence": "evidence",
@@ -98,6 +99,7 @@ if TYPE_CHECKING:
     from vlm_neurons.autointerp import simulate as simulate
     from vlm_neurons.autointerp import simulators as simulators
     from vlm_neurons.classification import classify as classify
+    from vlm_neurons.classification import compare_runs as compare_runs
     from vlm_neurons.classification import modality_test as modality_test
     from vlm_neurons.classification import statistics as statistics
     from vlm_neurons.data import ImageTextData as ImageTextData
