@@ -32,6 +32,7 @@ def compare_runs(run_a: Run, run_b: Run, *, min_images: int = MIN_IMAGES) -> pd.
     Raises:
         ValueError: the runs have no neuron in common, or not both classes nor both concepts.
 
+    >>> _ = run.save(vn.classify(run))
     >>> table = vn.compare_runs(run, run)
     >>> len(table), bool(table["same_label"].all())
     (1536, True)
