@@ -50,9 +50,9 @@ def draw(axes: tuple[Axes, Axes], name: str, model: vn.HookedVLM, path: Path) ->
     given, seen = batch.images[0], batch.seen_image(0)
     outline(axes[0], given, [patch.original_box for patch in batch.patches], tiles)
     outline(axes[1], seen, [patch.box for patch in batch.patches], tiles)
-    axes[0].set_title(f"{name}: as given, {given.width} x {given.height}", fontsize=8, loc="left")
-    words = f"{len(tiles)} visual tokens, {len({tile for tile in tiles if tile >= 0})} tiles"
-    axes[1].set_title(f"as seen, {seen.width} x {seen.height}: {words}", fontsize=8, loc="left")
+    axes[0].set_title(f"{name}: given, {given.width} x {given.height}", fontsize=8, loc="left")
+    words = f"{len(tiles)} tokens, {len({tile for tile in tiles if tile >= 0})} tiles"
+    axes[1].set_title(f"seen, {seen.width} x {seen.height}: {words}", fontsize=8, loc="left")
 
 
 def main() -> None:
@@ -79,7 +79,7 @@ def main() -> None:
         draw(tuple(axes), name, model, wide)
     whole = BytesIO()
     figure.savefig(whole, dpi=90)
-    pictures.open(whole).convert("RGB").quantize(128).save(args.picture, optimize=True)
+    pictures.open(whole).convert("RGB").quantize(256, pictures.Quantize.MAXCOVERAGE).save(args.picture, optimize=True)
     print(args.picture)
 
 
