@@ -19,10 +19,10 @@ def load(
     name_or_dir: str | Path, device: str | torch.device | None, dtype: torch.dtype | None, device_map: Any
 ) -> tuple[Any, Any, str]:
     """Model, processor and name; see `HookedVLM.from_pretrained`."""
-    import transformers
-
     of_kind("name_or_dir", name_or_dir, str | Path, "give the name of a model, or its directory")
     name, source = str(name_or_dir), find(name_or_dir)
+    import transformers  # after the name is known: it takes seconds
+
     if device is not None and device_map is not None:
         raise ValueError("give device or device_map, not both")
     try:
