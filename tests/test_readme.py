@@ -33,15 +33,18 @@ def same(said: str, printed: str) -> bool:
 
 
 def test_the_snippet_of_the_readme_prints_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (snippet,) = blocks(ROOT / "README.md", "python")
+    snippet, one_pass = blocks(ROOT / "README.md", "python")
     said = blocks(ROOT / "README.md", "")[-1].split()
     monkeypatch.chdir(tmp_path)
-    out = io.StringIO()
+    out, names = io.StringIO(), {"__name__": "__main__"}
     with contextlib.redirect_stdout(out):
-        exec(compile(snippet, "README.md", "exec"), {"__name__": "__main__"})
+        exec(compile(snippet, "README.md", "exec"), names)
     printed = out.getvalue().split()
     assert len(printed) == len(said) and all(map(same, said, printed)), out.getvalue()
     assert (tmp_path / "card.html").is_file() and (tmp_path / "runs/mine/report.html").is_file()
+    exec(compile(one_pass, "README.md", "exec"), names)
+    of_shapes = names["table"].query("neuron == 'L0N357' and side == 'text'")
+    assert of_shapes["phrase"].tolist() == ["words for shapes"] and (of_shapes["r_low"] > 0.8).all()
 
 
 def test_the_code_of_the_models_page_runs_as_pasted_and_its_refusals_are_all():
