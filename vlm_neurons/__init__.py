@@ -33,6 +33,7 @@ _EXPORTS = {
     "classify": "classification",
     "modality_test": "classification",
     "compare_runs": "classification",
+    "top_neurons": "classification",
     "statistics": "classification",
     "gather_evidence": "evidence",
     "Evidence": "evidence",
@@ -102,6 +103,7 @@ if TYPE_CHECKING:
     from vlm_neurons.classification import compare_runs as compare_runs
     from vlm_neurons.classification import modality_test as modality_test
     from vlm_neurons.classification import statistics as statistics
+    from vlm_neurons.classification import top_neurons as top_neurons
     from vlm_neurons.data import ImageTextData as ImageTextData
     from vlm_neurons.data import Sample as Sample
     from vlm_neurons.data import describe as describe

@@ -187,11 +187,13 @@ def test_wrong_types_and_numbers_are_named_before_anything_is_simulated(tmp_path
     for options, said in (
         ({"seed": -1}, "seed=-1: give a whole"), ({"seed": None}, "seed=None"), ({"n_null": -1}, "^n_null=-1"),
         ({"n_null": "2"}, "n_null='2'"), ({"n_null": 2.5}, "n_null=2.5"), ({"n_permutations": 1e4}, "n_permutations="),
-        ({"out": 3}, "out=3: give"), ({"pool": ["blue"]}, "pool: list; give a dict"),
+        ({"pool": ["blue"]}, "pool: list; give a dict"),
         ({"simulations": {("probe", "picture"): 3}}, r"simulations\[\('probe', 'picture'\)\]: int"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=said):
             scored({"probe": "x"}, evidence, simulator=Answers(never), **options)
+    with pytest.raises(TypeError, match="out=3: give"):
+        scored({"probe": "x"}, evidence, simulator=Answers(never), out=3)
     with pytest.raises(KeyError, match="zzz: an explanation without evidence"):
         scored({"probe": "x"}, evidence, simulator=Answers(never), pool={"zzz": "blue"})
     for words, of, said in ((["red"], evidence, "explanations: list"), ("red", evidence, "explanations: str"),

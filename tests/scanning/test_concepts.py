@@ -370,6 +370,12 @@ def test_too_few_folds_with_pictures_are_said(model, tmp_path):
         run.concepts(min_images=1)
 
 
+def test_a_table_without_one_concept_has_all_columns(once):
+    empty, full = once.concepts(min_images=10_000), once.concepts(min_images=1)
+    assert empty.columns.tolist() == full.columns.tolist() and len(empty) == len(full)
+    assert (empty["concept"] == "").all() and empty["r"].isna().all() and (empty["n_folds"] == full["n_folds"]).all()
+
+
 class Single(Means):
     """One concept a side."""
 

@@ -4,6 +4,7 @@ from vlm_neurons.classification.comparing_runs import compare_runs
 from vlm_neurons.classification.labelling import classify
 from vlm_neurons.classification.modality import modality_test
 from vlm_neurons.classification.robustness import confusion, sensitivity, sweep
+from vlm_neurons.classification.standing_out import top_neurons
 from vlm_neurons.classification.tables import clearest, statistics
 from vlm_neurons.classification.thresholds import Thresholds
 
@@ -17,4 +18,5 @@ __all__ = [
     "sensitivity",
     "statistics",
     "sweep",
+    "top_neurons",
 ]

@@ -37,6 +37,14 @@ MIN_IMAGES = 20  # below so many in a half of the data nothing is chosen
 RARE = 0.95  # a second concept counts where its gain is above that of so many random units
 
 
+NOTHING: dict[str, Any] = {  # of a unit where no concept has images enough
+    "concept": "", "phrase": "", "r": np.nan, "r_low": np.nan, "r_high": np.nan, "n_images": 0,
+    "specific": "", "r_specific": np.nan, "generic": "", "r_generic": np.nan, "p_random": np.nan,
+    "folds_agree": 0, "n_folds": 0, "runner_up": "", "runner_up_phrase": "", "r_runner_up": np.nan,
+    "share_one": np.nan, "share_three": np.nan, "r_two": np.nan, "r_three": np.nan, "also": "",
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Measured:
     """r of units of one place on one side, with the sign of one pole.
@@ -133,7 +141,7 @@ def _rows(place: str, side: Side, pole: Pole, shared: SideSums, own: Measured, r
         "layer": layer, "index": range(d), "pole": pole,
     }  # fmt: skip
     if not bool(allowed.any()):
-        return pd.DataFrame({**table, "concept": "", "phrase": "", "n_images": 0})
+        return pd.DataFrame({**table, **NOTHING, "n_folds": len(shared.there)})
     chosen = best(own.whole, allowed)
     low, high = own.bounds(chosen)
     table |= _named("concept", shared, chosen) | {
