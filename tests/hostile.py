@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +115,8 @@ def tell(made: Made, path: Path) -> Told:
     probe = Evidence.from_arrays(
         f"probe {HOSTILE[0]}", images=[tiny.image(rng=rng) for _ in range(8)], patch_acts=list(rng.random((8, 4, 4))),
         tokens=[HOSTILE] * 8, token_acts=list(rng.random((8, len(HOSTILE)))), names=[*HOSTILE, "last"],
-        label=HOSTILE[4],
     )  # fmt: skip
+    probe = replace(probe, label=HOSTILE[4])  # a file may say so, `from_arrays` would refuse it
     save_evidence({"probe": probe}, path / "evidence")
     evidence[probe.neuron] = probe
     explanations, simulations, scores = [], [], []

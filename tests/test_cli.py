@@ -161,6 +161,12 @@ def test_a_wrong_value_of_an_option_is_named_with_the_remedy(options, said, caps
     assert capsys.readouterr().err.endswith(f"{options[0]}: {said}\n")
 
 
+def test_an_option_that_is_given_twice_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        main([*SCAN, "--data", "x", "--out", "y", "--site", "gate", "--site=post"])
+    assert "--site is given twice: give it once, a list with commas" in capsys.readouterr().err
+
+
 def test_explain_says_which_neurons_it_takes_without_a_choice(capsys):
     with pytest.raises(SystemExit):
         main(["explain", "--help"])

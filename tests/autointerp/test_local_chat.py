@@ -149,3 +149,14 @@ def test_an_explainer_in_process_reads_one_bos(opened: tuple[Any, Any]) -> None:
         handle.remove()
         model.config.text_config.max_position_embeddings = limit
     assert counts and set(counts) == {1}
+
+
+def test_a_model_in_training_mode_is_not_asked(seen: tuple[LocalChat, list[str]]) -> None:
+    chat = seen[0]
+    chat.model.train()
+    try:
+        with pytest.raises(ValueError, match="in training mode"):
+            chat.answer(ask())
+    finally:
+        chat.model.eval()
+    assert chat.answer(ask()).completion

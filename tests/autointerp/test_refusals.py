@@ -138,6 +138,7 @@ NO_REFUSALS = [
      "does not support more", "code": 400})),
     ("one bad picture", 400, lambda body: json.dumps(in_error("You uploaded an unsupported image. Please make sure "
      "your image has of one the following formats: png"))),
+    ("one picture's size", 400, lambda body: json.dumps(in_error("Image dimensions 224x224 are not supported"))),
     ("some pictures too many", 400, lambda body: json.dumps(in_error("At most 2 image(s) may be provided in one "
      "request."))),
     ("an unknown model", 404, lambda body: json.dumps(in_error("The model `m` does not exist"))),
@@ -157,7 +158,7 @@ def test_what_has_another_cause_takes_nothing_away_from_later_requests(
     assert all(bool(images_of(body["messages"])) == (name == "images") for body in sent)
 
 
-@pytest.mark.parametrize(("whose", "status", "said"), NO_REFUSALS[:7], ids=[r[0] for r in NO_REFUSALS[:7]])
+@pytest.mark.parametrize(("whose", "status", "said"), NO_REFUSALS[:8], ids=[r[0] for r in NO_REFUSALS[:8]])
 def test_what_has_another_cause_is_a_failure_of_every_request_and_is_not_kept(
     whose: str, status: int, said: Callable[[Body], str], tmp_path: Path
 ) -> None:

@@ -85,6 +85,15 @@ def test_a_file_of_other_data_or_another_model_is_refused_and_kept(model, folder
         assert out.read_bytes() == before
 
 
+def test_what_was_written_under_hooks_is_not_gone_on_with_without_them(model, folder):
+    data, out = ImageTextData.from_folder(folder), folder / "hooked.jsonl"
+    with model.hooks(fwd_hooks=[("blocks.1.hook_resid_pre", lambda tensor, hook: tensor * 0.2)]):
+        describe(model, data, out, max_new_tokens=5, progress=False)
+    assert lines_of(out)[0]["generated_by"]["hooked"].startswith("by hooks on blocks.1.")
+    with pytest.raises(ValueError, match="line 1: generated_by"):
+        describe(model, data, out, max_new_tokens=5, progress=False)
+
+
 def test_pictures_in_memory_are_not_written_as_text_only(model, tmp_path):
     data = ImageTextData.from_samples([{"image": tiny.image()}, {"image": None, "prompt": "Say a word."}])
     described = describe(model, data, tmp_path / "c.jsonl", max_new_tokens=5, progress=False)

@@ -365,6 +365,13 @@ def test_tar_shards_are_read_as_webdataset_writes_them(tmp_path: Path) -> None:
         assert told(open_data(str(tmp_path / "s-*.tar"))) == told(data)
 
 
+def test_files_of_one_key_come_together_wherever_the_tar_has_them(tmp_path: Path) -> None:
+    png = pictures(tmp_path / "in", "a.png")["a.png"]
+    shard(tmp_path / "s.tar", {"1.png": png, "2.png": png, "2.txt": b"B", "1.txt": b"A"})  # as a folder lists them
+    data = ImageTextData.from_webdataset(tmp_path / "s.tar")
+    assert [(one.name, len(one.images), one.response) for one in data] == [("1", 1, "A"), ("2", 1, "B")]
+
+
 def torn(path: Path) -> Path:
     shard(path, {"1.png": bytes(seeds.rng().integers(0, 256, 9000, dtype=np.uint8)), "1.txt": b"a"})
     path.write_bytes(path.read_bytes()[:5000])

@@ -146,6 +146,14 @@ def test_a_model_in_training_is_read_without_its_dropout(tmp_path: Path) -> None
     data = vn.ImageTextData.from_samples([{"image": tiny.image(), "response": "A dog."}])
     with pytest.raises(ValueError, match=r"in training mode.*model\.eval\(\)"):
         vn.scan(model.train(), data, out=tmp_path / "run", progress=False)
+    model.eval()
+    hf.train()  # the bridge's own flag does not change
+    for run in (
+        lambda: vn.scan(model, data, out=tmp_path / "run", progress=False),
+        lambda: model.generate([tiny.image()], ["Hi"]),
+    ):
+        with pytest.raises(ValueError, match=r"in training mode.*model\.eval\(\)"):
+            run()
 
 
 @pytest.mark.parametrize("compiled", [torch.compile, lambda hf: hf.compile() or hf], ids=["wrapped", "in place"])

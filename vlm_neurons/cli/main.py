@@ -44,7 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     parsed = argparse.Namespace(name="", traceback=False)
     try:
-        parsed = _parser().parse_args(given)
+        parser = _parser()
+        parsed = parser.parse_args(given)
+        options = [word.partition("=")[0] for word in given if word.startswith("--")]
+        if twice := [one for one in options if options.count(one) > 1]:
+            parser.error(f"{twice[0]} is given twice: give it once, a list with commas")
         parsed.command(parsed)
     except KeyboardInterrupt:
         say(f"\ninterrupted; {AFTER_CTRL_C.get(parsed.name, 'nothing was begun')}")

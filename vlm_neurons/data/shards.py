@@ -8,7 +8,6 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from glob import glob
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +61,11 @@ def read_shards(shards: str | Path | Sequence[str | Path]) -> tuple[list[Sample]
     samples: list[Sample] = []
     unused: Counter[str] = Counter()
     for path in paths:
-        for key, members in groupby(_members(path), lambda member: member[0]):
-            entry = _entry([(name, one) for _, name, one in members], f"{path}, {key}", unused)
+        by_key: dict[str, list[tuple[str, Encoded]]] = {}  # tar packs what a folder lists in any order
+        for key, suffix, one in _members(path):
+            by_key.setdefault(key, []).append((suffix, one))
+        for key, members in by_key.items():
+            entry = _entry(members, f"{path}, {key}", unused)
             if entry is not None:
                 samples.append(make_sample(len(samples), {"name": key, **entry}, f"{path}, {key}", path.parent))
     if not samples:

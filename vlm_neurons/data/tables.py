@@ -121,10 +121,12 @@ class _Stream(Sequence[Sample]):
 def read_dataset(dataset: Any, image: str, response: str | None, prompt: str | None) -> tuple[Sequence[Sample], Found]:
     """See `ImageTextData.from_dataset`."""
     streamed = not hasattr(dataset, "__len__") and type(dataset).__name__ == "IterableDataset"
-    if isinstance(dataset, dict) or not (streamed or (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"))):
+    if isinstance(dataset, dict | list | tuple | str) or not (
+        streamed or (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"))
+    ):
         raise ValueError(
-            f"{type(dataset).__name__} is no datasets.Dataset: choose a split of a DatasetDict; rows of one's own go "
-            "into ImageTextData.from_samples"
+            f"{type(dataset).__name__} is no datasets.Dataset: choose a split of a DatasetDict, load a name "
+            "by datasets.load_dataset; rows of one's own go into ImageTextData.from_samples"
         )
     transformed = isinstance(given := getattr(dataset, "format", None), dict) and given.get("type") == "custom"
     columns = list(getattr(dataset, "column_names", None) or [])

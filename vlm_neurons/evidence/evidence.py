@@ -12,9 +12,10 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from vlm_neurons._checks import short
 from vlm_neurons.evidence.arrays import build
 from vlm_neurons.evidence.exemplars import SPLITS, Exemplar, Split
-from vlm_neurons.tokens import NOT_APPLICABLE, Modality
+from vlm_neurons.tokens import MODALITIES, NOT_APPLICABLE, Modality
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -185,5 +186,8 @@ class Evidence:
         top, exemplars = build(
             neuron, images, patch_acts, tokens, token_acts, names, sample_ids, peak, n_top, seed, source, words
         )
-        known = None if label is None else label if label == NOT_APPLICABLE else Modality(label).value
+        try:
+            known = label if label in (None, NOT_APPLICABLE) else Modality(label).value
+        except ValueError:
+            raise ValueError(f"label={short(label)}: choose from {', '.join((*MODALITIES, NOT_APPLICABLE))}") from None
         return cls(neuron, top, exemplars, known, seed, dict(source or {}))

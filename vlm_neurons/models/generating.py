@@ -75,6 +75,7 @@ def generate_tokens(vlm: Runnable, batch: Batch, max_new_tokens: int, sampling: 
     """See `HookedVLM.generate_tokens`. transformers' own search over the wrapped modules, so that hooks fire and the
     end-of-text tokens are the checkpoint's (TransformerLens' loop knows only one)."""
     guards.check_mode(vlm.bridge)
+    guards.check_evaluating(vlm.bridge)
     whole(1, max_new_tokens=max_new_tokens)
     batch = checked(vlm, continuable(vlm, batch, None))
     hf: Any = vlm.bridge.original_model

@@ -119,6 +119,16 @@ def check_mode(bridge: TransformerBridge) -> None:
         )
 
 
+def check_evaluating(bridge: TransformerBridge) -> None:
+    """Refuse a model in training mode, set on the bridge or on what it wraps.
+
+    Raises:
+        ValueError: dropout would change activations at random.
+    """
+    if bridge.training or bridge.original_model.training:
+        raise ValueError("the model is in training mode, where dropout changes activations at random: model.eval()")
+
+
 def unknown_hook(name: str, known: Iterable[str]) -> KeyError:
     """The error for a hook name that does not exist: what there is of its site, or what reads alike."""
     names = sorted(known)

@@ -15,7 +15,7 @@ import torch
 
 from vlm_neurons._text import not_utf8
 from vlm_neurons.data import DEFAULT_PROMPT
-from vlm_neurons.models import HookedVLM
+from vlm_neurons.models import HookedVLM, guards
 from vlm_neurons.scanning.blocks import ColumnInfo
 from vlm_neurons.scanning.loading import Loaded
 from vlm_neurons.scanning.moments import Moments
@@ -189,8 +189,7 @@ def check_model_and_prompt(model: Any, prompt: Any) -> None:
         raise ValueError(
             f"model={model if isinstance(model, str) else type(model).__name__!r} is no HookedVLM: {remedy}"
         )
-    if model.bridge.training:
-        raise ValueError("the model is in training mode, where dropout changes activations at random: model.eval()")
+    guards.check_evaluating(model.bridge)
     if not isinstance(prompt, str) or not_utf8(prompt):
         raise ValueError(f"prompt={prompt!a}: the question for the samples without one of their own, as a string")
 

@@ -94,12 +94,15 @@ def error_in(completion: Mapping[str, Any]) -> str | None:
 
     >>> error_in({"choices": None, "error": {"message": "slow down", "code": 429}})
     'slow down'
+    >>> error_in({"choices": [{"message": {"content": ""}}], "error": {"message": "overloaded", "code": 502}})
+    'overloaded'
     """
     choices = completion.get("choices")
     first = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
     if first.get("error"):
         return words_of(json.dumps(first["error"]))
-    if isinstance(first.get("message"), dict):
+    message = first.get("message")
+    if isinstance(message, dict) and (message.get("content") or not completion.get("error")):
         return None
     said = any(completion.get(key) for key in ("error", "errors", "message", "msg", "detail"))
     return words_of(json.dumps({k: v for k, v in completion.items() if v is not None})) if said else None

@@ -40,7 +40,13 @@ class LocalChat:
             yield self.answer(ask)
 
     def answer(self, ask: Ask) -> Reply:
-        """One reply. A prompt that the model cannot take is a failure of the kind `"request"`."""
+        """One reply. A prompt that the model cannot take is a failure of the kind `"request"`.
+
+        Raises:
+            ValueError: the model is in training mode.
+        """
+        if self.model.training:
+            raise ValueError("the model that is asked is in training mode, where it answers at random: call its eval()")
         request = body_of(ask, "", {"schema": False}, {})["messages"]
         try:
             inputs = self._inputs(request, bool(ask.prefill))
@@ -91,7 +97,8 @@ class LocalChat:
         out, decode = made.sequences[0, n_in:], self.processor.tokenizer.decode
         said = decode(out, skip_special_tokens=True)
         choice: dict[str, Any] = {"message": {"content": said}, "finish_reason": "stop"}
-        if len(out) >= ask.max_tokens:
+        ends = self.model.generation_config.eos_token_id
+        if len(out) >= ask.max_tokens and int(out[-1]) not in (ends if isinstance(ends, list) else [ends]):
             choice["finish_reason"] = "length"
         if ask.logprobs:
             content = []

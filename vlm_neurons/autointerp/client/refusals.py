@@ -38,6 +38,10 @@ _OTHERWISE = re.compile(  # what explains a refusal whatever field it names
     r"overloaded|billing|credit"
 )
 _HINTS = {"images": "images=False", "schema": "schema=False", "logprobs": "logprobs=False"}
+_ONE_PICTURE = re.compile(  # what is wrong with this picture, not with pictures
+    r"(image|picture)s?('s)?[ _]?(size|dimension|format|type|media|file|encoding|resolution|aspect)|"
+    r"too (large|big|small)"
+)
 _MANY = re.compile(r"at most [1-9]\d* (image|picture)|too many (images|pictures)")
 
 
@@ -48,6 +52,8 @@ def blamed(words: str, body: dict[str, Any]) -> list[str]:
     ['temperature']
     >>> blamed("temperature is fine, the context window is not", {"temperature": 0.0, "messages": []})
     []
+    >>> blamed("Image dimensions 9x9 are not supported", {"messages": [{"content": [{"type": "image_url"}]}]})
+    []
     """
     said = words.lower()
     if _OTHERWISE.search(said):
@@ -55,6 +61,8 @@ def blamed(words: str, body: dict[str, Any]) -> list[str]:
     refused = re.search(_REFUSES, said) is not None
     named = [n for n, pattern in _FIELDS.items() if refused and re.search(pattern, said)]
     named += [n for n, pattern in _WHOLE.items() if n not in named and re.search(pattern, said)]
+    if _ONE_PICTURE.search(said):
+        named = [n for n in named if n != "images"]
     return [n for n in named if _uses(n, body)]
 
 
