@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     Column = tuple[str, Pole]
 
+ROUNDING = 1e-5  # of activations from one batch to another, relative
 COLUMNS = ["neuron", "site", "layer", "side", "z", "peak", "patch", "token", "rank"]
 
 
@@ -137,7 +138,8 @@ def _stand(run: Run, column: Column, acts: Float[Tensor, "token d"], tokens: Row
         z[spread <= 1e-9 * square.sqrt()] = -torch.inf  # never varied: rounding alone
         peak, at = own.max(0)
         positions = torch.arange(len(acts))[where]
-        found[side] = Standing(z, peak, positions[at], (best > peak[:, None]).sum(1))
+        larger = best > (peak + ROUNDING * peak.abs())[:, None]  # the sample may be among them, run in another batch
+        found[side] = Standing(z, peak, positions[at], larger.sum(1))
     return found
 
 
