@@ -63,8 +63,10 @@ def test_every_number_is_that_of_all_samples_run_one_by_one(model, data, run):
             words = [t for t, is_text in zip(batch.tokens(1), batch.mask("text")[1], strict=True) if is_text]
             assert one.patch == -1 and one.token == words[int(mine.argmax())]
         both = [max(float(positive(model, data, i, neuron, k).max()) for k in ("visual", "text")) for i in range(12)]
-        larger = sum(value > one.peak + 1e-5 * abs(one.peak) for value in both)
-        assert np.isnan(one.rank) if larger >= 4 else one.rank == larger + 1
+        close = 1e-3 * abs(one.peak) + 1e-5  # last digits differ from batch to batch
+        surely, perhaps = (sum(value > one.peak + off for value in both) for off in (close, -close))
+        assert perhaps - surely <= 3, "too many alike to tell"
+        assert surely < one.rank <= perhaps + 1 or (np.isnan(one.rank) and perhaps >= 4)
 
 
 def test_no_neuron_that_is_left_out_stands_out_more(model, data, run):

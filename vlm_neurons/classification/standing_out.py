@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Column = tuple[str, Pole]
 
-ROUNDING = 1e-5  # of activations from one batch to another, relative
+ROUNDING = 1e-4  # of activations from one batch to another, relative
 COLUMNS = ["neuron", "site", "layer", "side", "z", "peak", "patch", "token", "rank"]
 
 
