@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -39,13 +38,13 @@ class Standing:
         z: how far the mean of positive activations is above that of the run's images, in their standard deviations.
         peak: the largest activation.
         at: where it is: position in the row.
-        before: how many of the run's top samples have a larger one.
+        rank: of `peak` among the run's samples; NaN below its top samples.
     """
 
     z: Float[Tensor, "d"]
     peak: Float[Tensor, "d"]
     at: Int[Tensor, "d"]
-    before: Int[Tensor, "d"]
+    rank: Float[Tensor, "d"]
 
 
 def top_neurons(model: HookedVLM, batch: Batch, run: Run, *, row: int = 0, n: int = 20) -> pd.DataFrame:
@@ -95,7 +94,7 @@ def top_neurons(model: HookedVLM, batch: Batch, run: Run, *, row: int = 0, n: in
     for side in SIDES:
         sides = [(column, found[column][side]) for column in columns if side in found[column]]
         if sides:
-            parts += _highest(batch, run, row, n, side, sides)
+            parts += _highest(batch, row, n, side, sides)
     table = pd.DataFrame(parts, columns=COLUMNS).sort_values("z", ascending=False, kind="stable", ignore_index=True)
     if (run.path / "neurons.parquet").is_file():
         table = table.merge(run.table()[["neuron", "label"]], on="neuron", how="left")
@@ -139,12 +138,13 @@ def _stand(run: Run, column: Column, acts: Float[Tensor, "token d"], tokens: Row
         peak, at = own.max(0)
         positions = torch.arange(len(acts))[where]
         larger = best > (peak + ROUNDING * peak.abs())[:, None]  # the sample may be among them, run in another batch
-        found[side] = Standing(z, peak, positions[at], larger.sum(1))
+        rank = torch.where(larger.all(1), torch.nan, 1.0 + larger.sum(1))
+        found[side] = Standing(z, peak, positions[at], rank)
     return found
 
 
 def _highest(
-    batch: Batch, run: Run, row: int, n: int, side: Side, sides: Sequence[tuple[Column, Standing]]
+    batch: Batch, row: int, n: int, side: Side, sides: Sequence[tuple[Column, Standing]]
 ) -> list[tuple[Any, ...]]:
     """The n units of a side with the highest z, of all tensors."""
     z = torch.cat([one.z for _, one in sides])
@@ -159,9 +159,7 @@ def _highest(
         index = k - int(first[owner[k]])
         site, layer = at_place(hook)
         at = int(one.at[index]) - row * width
-        top_n, before = run.top(hook, pole).sample_ids.shape[1], int(one.before[index])
         patch, token = (int(batch.patch_index[row, at]), "") if side == "picture" else (-1, words[at])
-        rank = before + 1 if before < top_n else np.nan
-        values = float(z[k]), float(one.peak[index]), patch, token, rank
+        values = float(z[k]), float(one.peak[index]), patch, token, float(one.rank[index])
         rows.append((site.id(Address(hook, index, pole)), site.name, layer, side, *values))
     return rows

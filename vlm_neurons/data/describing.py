@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,7 +58,7 @@ def describe(
     (None, 'a large purple cross and a small pink cross')
     """
     from vlm_neurons.models import is_dated, on_day
-    from vlm_neurons.models.fused import standing_hooks
+    from vlm_neurons.models.fused import hooked
 
     out = Path(out)
     if prompt != DEFAULT_PROMPT and all(one.prompt is not None for one in data.__dict__.get("facts") or data):
@@ -70,8 +69,8 @@ def describe(
     writer: dict[str, Any] = {"model": f"{model.name} {model.fingerprint()[:16]}", "max_new_tokens": max_new_tokens}
     if is_dated(model.processor):
         writer["day"] = _day_of(out) or model.day
-    if hooks := standing_hooks(model.bridge):  # nobody can say whether they do the same the next time
-        writer["hooked"] = f"by hooks on {', '.join(dict.fromkeys(hooks))} (call {secrets.token_hex(4)})"
+    if told := hooked(model.bridge):
+        writer["hooked"] = told
     done = _finished_lines(out, data, prompt, writer)
     out.parent.mkdir(parents=True, exist_ok=True)
     bar = tqdm(total=len(data), initial=len(done), unit="sample", desc="describe", disable=not progress)

@@ -9,6 +9,7 @@ as any other order of summation does.
 from __future__ import annotations
 
 import copy
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -143,6 +144,13 @@ def _points(model: nn.Module, adapter: Adapter) -> dict[str, tuple[nn.Module, bo
 def _shape_of(bridge: nn.Module) -> tuple[Any, ...]:
     """Numbers of modules and of hooks, and which adapters are on: the twin's are those of its making."""
     return len(list(bridge.modules())), len(standing_hooks(bridge)), adapters_of(bridge)
+
+
+def hooked(bridge: nn.Module) -> str | None:
+    """What hooks the user left on the model, and a number drawn for this call: nobody can say whether hooks do the same
+    the next time, so what is made under hooks is another thing every time."""
+    found = standing_hooks(bridge)
+    return f"by hooks on {', '.join(dict.fromkeys(found))} (call {secrets.token_hex(4)})" if found else None
 
 
 def standing_hooks(bridge: nn.Module) -> list[str]:

@@ -117,7 +117,7 @@ def continuable(vlm: Runnable, images: Any, prompts: Any) -> Batch:
     last, ids = images.kinds[:, -1].tolist(), images.input_ids[:, -1].tolist()
     for row, response in enumerate(images.responses):
         closed = last[row] == TokenKind.TEMPLATE and (response or "").strip() != ""
-        if response is not None and (closed or ids[row] in _ends(vlm.bridge.original_model)):
+        if response is not None and (closed or ids[row] in end_ids(vlm.bridge.original_model)):
             raise ValueError(
                 f"row {row}: its response has ended, what follows would stand behind the end; "
                 "prepare(..., end=False) makes it a beginning that goes on"
@@ -125,6 +125,7 @@ def continuable(vlm: Runnable, images: Any, prompts: Any) -> Batch:
     return images
 
 
-def _ends(hf_model: Any) -> list[int]:
+def end_ids(hf_model: Any) -> list[int]:
+    """Tokens that end what a model of transformers writes."""
     ends = hf_model.generation_config.eos_token_id
     return list(ends) if isinstance(ends, list | tuple) else [ends]

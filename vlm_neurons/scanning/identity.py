@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vlm_neurons.models.fused import standing_hooks
+from vlm_neurons.models.fused import hooked
 from vlm_neurons.scanning.blocks import FORMAT, ColumnInfo
 from vlm_neurons.sites import at
 
@@ -46,7 +45,7 @@ def describe_scan(
             "device": model.device.type,
             "forward": "transformers, fused attention" if fast else "bridge",
         },
-        "hooked": _hooked(model),
+        "hooked": hooked(model.bridge),
         "data": {"source": data.source, "fingerprint": data.fingerprint(), "n": len(data)},
         "parameters": parameters,
         "columns": [column.record() for column in columns],
@@ -57,13 +56,6 @@ def describe_scan(
         "versions": {name.replace("-", "_"): version(name) for name in _LIBRARIES},
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
-
-
-def _hooked(model: HookedVLM) -> str | None:
-    """What hooks the user left on the model, and a number drawn for this call: nobody can say whether hooks do the same
-    the next time, so a scan under hooks is another one every time."""
-    found = standing_hooks(model.bridge)
-    return f"by hooks on {', '.join(dict.fromkeys(found))} (call {secrets.token_hex(4)})" if found else None
 
 
 def identity_of(info: dict[str, Any]) -> dict[str, Any]:

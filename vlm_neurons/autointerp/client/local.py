@@ -12,7 +12,7 @@ from vlm_neurons.autointerp.client.asking import TOP, Ask, Reply, body_of, folde
 from vlm_neurons.autointerp.client.prices import images_of, parts_of
 from vlm_neurons.autointerp.client.prompting import picture
 from vlm_neurons.autointerp.client.replies import reduced
-from vlm_neurons.models.generating import neutral
+from vlm_neurons.models.generating import end_ids, neutral
 from vlm_neurons.models.load import find
 from vlm_neurons.models.template import chat_text, needs_bos, template_of
 
@@ -97,8 +97,7 @@ class LocalChat:
         out, decode = made.sequences[0, n_in:], self.processor.tokenizer.decode
         said = decode(out, skip_special_tokens=True)
         choice: dict[str, Any] = {"message": {"content": said}, "finish_reason": "stop"}
-        ends = self.model.generation_config.eos_token_id
-        if len(out) >= ask.max_tokens and int(out[-1]) not in (ends if isinstance(ends, list) else [ends]):
+        if len(out) >= ask.max_tokens and int(out[-1]) not in end_ids(self.model):
             choice["finish_reason"] = "length"
         if ask.logprobs:
             content = []
