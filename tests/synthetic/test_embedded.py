@@ -1,19 +1,19 @@
 """The embedded model sees, says what it sees, and its neurons do the work. Small versions of what its card measures."""
 
 import json
-import secrets
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import seeds
 
 import vlm_neurons as vn
 from vlm_neurons import zoo
 from vlm_neurons.hooks import ablate
 
 SCRIPTS = Path(__file__).parents[2] / "examples" / "tiny_llava"
-SEED = 10_000 + secrets.randbelow(900_000)  # fresh scenes, none of those of the card
+SEED = 10_000 + seeds.number(900_000)  # none of the scenes of the card
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,14 @@
 """The procedural world tells the truth about itself."""
 
-import secrets
-
 import numpy as np
 import pytest
+import seeds
 
 import vlm_neurons as vn
 from vlm_neurons.synthetic import language
 from vlm_neurons.synthetic.scene import COLORS, SHAPES, SIZES, Scene, _inside, draw_scene, held_out_keys, render
 
-SEED = secrets.randbelow(100_000)  # fresh scenes at every run
+SEED = seeds.number(100_000)
 
 
 def test_a_stream_is_the_same_however_many_scenes_are_drawn():

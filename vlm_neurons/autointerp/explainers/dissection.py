@@ -79,7 +79,7 @@ class DissectionExplainer(Explainer):
 
     def settings(self) -> str:
         """All that decides its answers, as one string."""
-        return f"dissection-2 {self.truth} {self.min_r} {self.gain} {self.n_null}"
+        return f"dissection-3 {self.truth} {self.min_r} {self.gain} {self.n_null}"
 
     def explain(self, evidence: Mapping[str, Evidence]) -> Iterator[tuple[str, Explanation]]:
         """(key, explanation) of every neuron."""
@@ -173,10 +173,11 @@ def correlations(masks: Float[np.ndarray, "concept n"], values: Float[np.ndarray
 
 
 def _moved(values: Sequence[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
-    """Activations of other samples of the same shape, shifted; texts are joined and shifted as one."""
+    """Activations of other samples of the same shape, shifted; texts are joined and shifted as one, by more than one
+    token either way: the bank names the neighbours of words, so that a shift by one is found like no shift at all."""
     if values[0].ndim == 1:
-        joined = np.roll(np.concatenate(values), int(rng.integers(1, max(2, sum(v.size for v in values)))))
-        return [joined]
+        joined = np.concatenate(values)
+        return [np.roll(joined, int(rng.integers(2, max(3, joined.size - 1))))]
     found = list(values)
     for shape in {v.shape for v in values}:
         places = [i for i, v in enumerate(values) if v.shape == shape]
