@@ -5,12 +5,17 @@ Hints of other types are mypy's. They are not checked here, since tests pass wro
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections.abc import Callable
+from dataclasses import is_dataclass
 from pathlib import Path
 from types import FunctionType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import jaxtyping
+import numpy as np
+import torch
 from beartype import beartype
 from jaxtyping import AbstractArray, install_import_hook
 
@@ -29,18 +34,66 @@ def arrays_only(fn: Callable[..., Any]) -> Callable[..., Any]:
     return beartype(fn)
 
 
+def form(value: Any) -> Any:
+    """All that a hint that names a shape looks at; lists of unequal things are like no other, since beartype looks at
+    one of them at random."""
+    kind = type(value)
+    if isinstance(value, np.ndarray | torch.Tensor):
+        return kind, value.dtype, tuple(value.shape)
+    if kind in (tuple, dict):
+        return kind, tuple(map(form, value.values() if kind is dict else value))
+    if kind is list:
+        forms = set(map(form, value))
+        return kind, forms.pop() if len(forms) == 1 else object() if forms else None
+    return kind
+
+
+def remembered(fn: FunctionType, jaxtyped: Callable[..., Any], typechecker: Any) -> Any:
+    """A function that is checked whenever it meets shapes, dtypes and types that it has not met in this process: what
+    was right of them stays right, and a check takes longer than most functions."""
+    given = threading.local()
+
+    def template(*args: Any, **named: Any) -> Any:
+        return given.value
+
+    named_as_fn = FunctionType(template.__code__, fn.__globals__, fn.__name__, None, template.__closure__)
+    whole = jaxtyped(fn, typechecker=typechecker)
+    result = jaxtyped(functools.update_wrapper(named_as_fn, fn), typechecker=typechecker)
+    met: dict[Any, set[Any]] = {}
+
+    @functools.wraps(fn)
+    def call(*args: Any, **named: Any) -> Any:
+        given_forms = (*map(form, args), *((name, form(value)) for name, value in named.items()))
+        if given_forms not in met:
+            out = whole(*args, **named)
+            met[given_forms] = {form(out)}
+            return out
+        out = fn(*args, **named)
+        if (told := form(out)) not in met[given_forms]:
+            given.value = out
+            result(*args, **named)
+            met[given_forms].add(told)
+        return out
+
+    return call
+
+
 def where_arrays_are(jaxtyped: Callable[..., Any]) -> Callable[..., Any]:
     """A decorator that leaves functions without a shape in their hints as they are: checking nothing takes time too."""
 
     def checked(fn: Any, typechecker: Any) -> Any:
-        if isinstance(fn, FunctionType):
-            try:
-                hints = get_type_hints(fn)
-            except Exception:  # a name that only type checkers see: the shapes beside it are still checked
-                hints = {"": AbstractArray}
-            if not any(map(_names_a_shape, hints.values())):
-                return fn
-        return jaxtyped(fn, typechecker=typechecker)
+        if isinstance(fn, type):
+            own = vars(fn).get("__init__")
+            if is_dataclass(fn) and isinstance(own, FunctionType) and not hasattr(own, "__wrapped__"):
+                fn.__init__ = checked(own, typechecker)
+            return fn
+        if not isinstance(fn, FunctionType):
+            return jaxtyped(fn, typechecker=typechecker)
+        try:
+            hints = get_type_hints(fn)
+        except Exception:  # a name that only type checkers see: the shapes beside it are still checked
+            hints = {"": AbstractArray}
+        return remembered(fn, jaxtyped, typechecker) if any(map(_names_a_shape, hints.values())) else fn
 
     return lambda *, typechecker: lambda fn: checked(fn, typechecker)
 

@@ -24,9 +24,15 @@ GATE, POST, PROJECTOR, VISION = (
 SITES = (GATE, POST, PROJECTOR, VISION, "blocks.1.hook_resid_pre")
 
 
-@pytest.fixture(scope="module", params=["random", "embedded"])
-def model(request: Any) -> HookedVLM:
-    if request.param == "embedded":
+# the side of the padding and where the weights come from are independent of each other
+@pytest.fixture(scope="module", params=["random-left", "random-right", "embedded-left"])
+def held(request: Any) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(held: str) -> HookedVLM:
+    if held.startswith("embedded"):
         if zoo.path("tiny-llava-scenes") is None:
             pytest.skip("no embedded model")
         return HookedVLM.from_pretrained("tiny-llava-scenes")
@@ -34,12 +40,12 @@ def model(request: Any) -> HookedVLM:
     return HookedVLM(tiny.llava(tok), tiny.processor(tok))
 
 
-@pytest.fixture(scope="module", params=["left", "right"])
-def batch(model: HookedVLM, request: Any) -> Any:
+@pytest.fixture(scope="module")
+def batch(model: HookedVLM, held: str) -> Any:
     """Two images, one, none; three lengths."""
     images = [[tiny.image(), tiny.image()], tiny.image(), None]
     return model.prepare(images, ["a red circle", "a", "the blue ring is at the top"], ["red", "a circle", "top left"],
-                         padding_side=request.param)  # fmt: skip
+                         padding_side=held.rpartition("-")[2])  # fmt: skip
 
 
 def sites(model: HookedVLM) -> list[str]:

@@ -92,14 +92,13 @@ def test_drawing_is_the_same_for_the_same_seed_and_leaves_torch_alone(model: vn.
 
 
 def test_tokens_are_drawn_by_the_model_s_own_probabilities(model: vn.HookedVLM) -> None:
-    image, prompt = question(model)
-    batch = model.prepare([image[0]] * 50, prompt)
-    n, temperature = 40, 4.0
+    batch = model.prepare([None] * 200, "Hi")  # no pictures: those of so many rows would take most of the time
+    n, temperature = 10, 4.0
     drawn = [generate_tokens(model, batch, 1, Sampling(temperature, seed=s))[:, 0] for s in range(n)]
     first = torch.cat(drawn)
     expected = (model(batch)[0, -1].detach() / temperature).softmax(-1)
     likeliest = int(expected.argmax())
-    share, sigma = float((first == likeliest).float().mean()), float((expected[likeliest] / (50 * n)) ** 0.5)
+    share, sigma = float((first == likeliest).float().mean()), float((expected[likeliest] / (200 * n)) ** 0.5)
     assert abs(share - float(expected[likeliest])) < 5 * sigma
 
 
