@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import vlm_neurons as vn
-from vlm_neurons.cli.main import main
+from vlm_neurons.cli.main import _parser, main
 
 COMMANDS = ("demo", "families", "describe", "scan", "classify", "concepts", "explain", "score", "report")
 SCAN = ["scan", "--model", "tiny-llava-scenes", "--batch-size", "4"]
@@ -165,6 +165,16 @@ def test_an_option_that_is_given_twice_is_refused(capsys):
     with pytest.raises(SystemExit):
         main([*SCAN, "--data", "x", "--out", "y", "--site", "gate", "--site=post"])
     assert "--site is given twice: give it once, a list with commas" in capsys.readouterr().err
+    with pytest.raises(SystemExit):  # else the second would be taken for an abbreviation of the first
+        main([*SCAN, "--data", "x", "--out", "y", "--top-n", "4", "--top", "5"])
+    assert "unrecognized arguments: --top 5" in capsys.readouterr().err
+
+
+def test_data_that_are_not_there_are_told_before_the_model_is_loaded(capsys, tmp_path):
+    assert main(["scan", "--model", str(tmp_path), "--data", str(tmp_path / "photoss"), "--out", "x"]) == 1
+    assert "photoss" in capsys.readouterr().err
+    assert main(["scan", "--model", "tiny-lava", "--data", str(tmp_path / "photoss"), "--out", "x"]) == 1
+    assert "tiny-llava-scenes" in capsys.readouterr().err
 
 
 def test_explain_says_which_neurons_it_takes_without_a_choice(capsys):
@@ -215,7 +225,14 @@ def test_a_run_of_units_that_see_images_only_says_why_it_has_no_classes(tmp_path
 
 def test_classes_are_known_in_both_spellings(run, capsys):
     assert main(["explain", str(run), "--class", "multi-modal", "--top", "1", "--dry-run"]) in (0, 1)
-    assert "invalid choice" not in capsys.readouterr().err
+    assert "write some of" not in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["explain", str(run), "--class", "visual,textual"])
+    assert "'textual': write some of visual, text, multimodal" in capsys.readouterr().err
+
+
+def test_several_classes_are_explained_in_one_call():
+    assert _parser().parse_args(["explain", "r", "--class", "text,multi-modal"]).labels == ["text", "multimodal"]
 
 
 def test_counts_beyond_what_the_scan_kept_are_refused(run, capsys):

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vlm_neurons.autointerp.registry import EXPLAINERS, explainer_of, in_words
-from vlm_neurons.cli.options import positive
+from vlm_neurons.cli.options import names, positive
 from vlm_neurons.cli.output import cell, console, say
 
 if TYPE_CHECKING:
@@ -42,7 +42,11 @@ def add_options(p: argparse.ArgumentParser) -> None:
     which = p.add_mutually_exclusive_group()
     which.add_argument("--neurons", help="ids, such as L3N17,P0N5")
     which.add_argument(
-        "--class", dest="label", type=class_named, choices=CLASSES, help="the clearest neurons of one class"
+        "--class",
+        dest="labels",
+        type=classes_named,
+        metavar="CLASS[,CLASS]",
+        help=f"the clearest neurons of each: {', '.join(CLASSES)}",
     )
     p.add_argument("--top", type=positive, default=20, help="so many of a class (default: %(default)s)")
     p.add_argument("--explainer", choices=list(EXPLAINERS), default="dissection",
@@ -54,14 +58,17 @@ def add_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--dry-run", action="store_true", help="print calls, images, tokens and price; send nothing")
 
 
-def class_named(text: str) -> str:
-    """Read a class, however "multimodal" is written."""
-    from vlm_neurons.tokens import Modality
+def classes_named(text: str) -> list[str]:
+    """Read classes with commas between them, however "multimodal" is written."""
+    from vlm_neurons.tokens import NOT_APPLICABLE, Modality
 
-    try:
-        return Modality(text).value
-    except ValueError:
-        return text
+    found = []
+    for name in names(text):
+        try:
+            found.append(name if name == NOT_APPLICABLE else Modality(name).value)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{name!r}: write some of {', '.join(CLASSES)}") from None
+    return list(dict.fromkeys(found))
 
 
 def add_server_options(p: argparse.ArgumentParser) -> None:
@@ -152,7 +159,7 @@ def _chosen(args: argparse.Namespace, run: Run) -> list[str]:
     """Ids of the neurons that were asked for; without a choice, the clearest of each class that sees something."""
     if args.neurons is not None:
         return named(args.neurons)
-    return clearest_of_classes(run, args.top, [args.label] if args.label else SEEING)
+    return clearest_of_classes(run, args.top, args.labels or SEEING)
 
 
 def named(text: str) -> list[str]:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from vlm_neurons.cli.inputs import model_and_data, model_of
 from vlm_neurons.cli.options import AFTER_CTRL_C, command, data_options, model_options, names, positive
 from vlm_neurons.cli.output import console, safe, say
 from vlm_neurons.tokens import NOT_APPLICABLE
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         parser = _parser()
         parsed = parser.parse_args(given)
-        options = [word.partition("=")[0] for word in given if word.startswith("--")]
+        options = [word.partition("=")[0] for word in given if word.startswith("--")]  # abbreviations are refused
         if twice := [one for one in options if options.count(one) > 1]:
             parser.error(f"{twice[0]} is given twice: give it once, a list with commas")
         parsed.command(parsed)
@@ -72,7 +73,7 @@ def demo(args: argparse.Namespace) -> None:
     from vlm_neurons.reporting import report as write
     from vlm_neurons.synthetic import scenes
 
-    model, data = _model(args, DEMO_MODEL), scenes(DEMO_SCENES, seed=0)
+    model, data = model_of(args, DEMO_MODEL), scenes(DEMO_SCENES, seed=0)
     run = _scan(model, data, args, site=DEMO_SITES, batch_size=32, block_size=256, concepts=bank_of(DEMO_CONCEPTS),
                 null_directions=DEMO_RANDOM)  # fmt: skip
     table = label(run)
@@ -89,8 +90,9 @@ def describe(args: argparse.Namespace) -> None:
     """Let a model write the responses that data lacks."""
     from vlm_neurons.data import describe as write
 
+    model, given = model_and_data(args)
     data = write(
-        _model(args), _data(args), args.out, prompt=args.prompt, batch_size=args.batch_size,
+        model, given, args.out, prompt=args.prompt, batch_size=args.batch_size,
         max_new_tokens=args.max_new_tokens,
     )  # fmt: skip
     missing = sum(sample.response is None for sample in data)
@@ -104,7 +106,8 @@ def scan(args: argparse.Namespace) -> None:
     from vlm_neurons.cli.concepts_command import bank_of
 
     bank = bank_of(args.concepts) if args.concepts else None
-    _scan(_model(args), _data(args), args, site=args.site, batch_size=args.batch_size, block_size=args.block_size,
+    model, data = model_and_data(args)
+    _scan(model, data, args, site=args.site, batch_size=args.batch_size, block_size=args.block_size,
           top_n=args.top_n, prompt=args.prompt, workers=args.workers, concepts=bank)  # fmt: skip
     say(f"next: vlm-neurons classify {args.out}{f', vlm-neurons concepts {args.out}' if bank else ''}")
 
@@ -134,7 +137,7 @@ def explain(args: argparse.Namespace) -> None:
     """Explain neurons of a finished run."""
     from vlm_neurons.cli.explain_command import explain_run
 
-    explain_run(args, _model)
+    explain_run(args, model_of)
 
 
 def score(args: argparse.Namespace) -> None:
@@ -149,30 +152,9 @@ def report(args: argparse.Namespace) -> None:
     from vlm_neurons.reporting import report as write
     from vlm_neurons.synthetic import open_data
 
-    model = _model(args) if args.model else None
     data = open_data(args.data) if args.data else None
+    model = model_of(args) if args.model else None
     say(f"report: {write(args.run, out=args.out or args.run, model=model, data=data, n_neurons=args.n_neurons)}")
-
-
-def _model(args: argparse.Namespace, name: str | None = None) -> HookedVLM:
-    import torch
-
-    from vlm_neurons.models import HookedVLM
-
-    dtype = getattr(torch, args.dtype) if args.dtype else None
-    return HookedVLM.from_pretrained(name or args.model, device=args.device, dtype=dtype)
-
-
-def _data(args: argparse.Namespace) -> ImageTextData:
-    import warnings
-
-    from vlm_neurons.synthetic import open_data
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the summary says the same
-        data = open_data(args.data, args.images)
-    say(f"data: {data.summary()}")
-    return data
 
 
 def _scan(model: HookedVLM, data: ImageTextData, args: argparse.Namespace, **options: Any) -> Run:
@@ -226,7 +208,7 @@ def _parser() -> argparse.ArgumentParser:
 
     parser = argparse.ArgumentParser(
         prog="vlm-neurons", description="What single neurons of a vision-language model do.",
-        epilog="Start with: vlm-neurons demo",
+        epilog="Start with: vlm-neurons demo", allow_abbrev=False,
     )  # fmt: skip
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, dest="name", metavar="command")

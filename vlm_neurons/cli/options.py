@@ -22,7 +22,9 @@ def command(
     commands: Any, name: str, run: Callable[[argparse.Namespace], None], text: str, example: str
 ) -> argparse.ArgumentParser:
     """A command with its help."""
-    p: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, epilog=f"example: {example}")
+    p: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=text, epilog=f"example: {example}", allow_abbrev=False
+    )
     p.set_defaults(command=run)
     p.add_argument("--traceback", action="store_true", help="show where an error came from")
     return p
