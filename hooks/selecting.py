@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from vlm_neurons import sites
-from vlm_neurons.units import Neuron
+from vlm_neurons._checks import short
+from vlm_neurons.units import Neuron, of_rows
 
 
-@runtime_checkable
 class Rows(Protocol):
     """The classification table, some of its rows, or one: `neuron` holds ids."""
 
@@ -142,7 +142,7 @@ def select(neurons: Neurons, caller: str) -> list[tuple[str, Neuron | None]]:
         found = [(key, one) for key, one in _each(neurons)]
     except _NoNeurons as error:
         raise ValueError(
-            f"{caller}: {error.args[0]!r} names no neurons: write ids such as 'L3N17', hook names, rows of the "
+            f"{caller}: {short(error.args[0])} names no neurons: write ids such as 'L3N17', hook names, rows of the "
             "classification table or a bool mask [layer, neuron]"
         ) from None
     if not found:
@@ -177,13 +177,13 @@ def _each(neurons: Neurons) -> Iterable[tuple[str, Neuron | None]]:
         for part in neurons.split(","):
             if part.strip():
                 yield _one(part.strip())
+    elif (ids := of_rows(neurons)) is not None:
+        yield from _each(ids)
     elif isinstance(neurons, Mapping):
         for site, mask in neurons.items():
             yield from _masked(mask, site)
     elif isinstance(neurons, Tensor) or (isinstance(neurons, np.ndarray) and neurons.dtype.kind not in "OUT"):
         yield from _masked(neurons, "gate")
-    elif isinstance(neurons, Rows):
-        yield from _each(neurons.neuron if isinstance(neurons.neuron, str) else list(neurons.neuron))
     elif isinstance(neurons, Iterable):
         for one in neurons:
             yield from _each(one)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from vlm_neurons import sites
+from vlm_neurons._checks import short
 from vlm_neurons.sites.protocol import Address
 from vlm_neurons.sites.protocol import Pole as Pole
 
@@ -67,8 +68,24 @@ class Neuron:
         return cls(*sites.parse(str(neuron).strip()))
 
 
+def of_rows(given: object) -> list[str] | None:
+    """Ids in a table or in one of its rows, as pandas gives them (Series, named tuple, dict); None for other things.
+
+    >>> of_rows({"neuron": "L3N17", "label": "visual"}), of_rows("L3N17")
+    (['L3N17'], None)
+    """
+    found = given.get("neuron") if isinstance(given, Mapping) else getattr(given, "neuron", None)
+    if found is None or callable(found):
+        return None
+    return [found] if isinstance(found, str) else list(found)
+
+
 def parse_neurons(neurons: str | Neuron | Iterable[str | Neuron]) -> list[Neuron]:
-    """Read one id, a comma-separated string of ids, or an iterable of ids and `Neuron`s.
+    """Read one id, a comma-separated string of ids, a table or rows of one, or an iterable of any of these.
+
+    Raises:
+        ValueError: an id has none of the known forms.
+        TypeError: it is none of these things.
 
     >>> [n.id for n in parse_neurons("L3N17, P0N5")]
     ['L3N17', 'P0N5']
@@ -77,4 +94,8 @@ def parse_neurons(neurons: str | Neuron | Iterable[str | Neuron]) -> list[Neuron
         return [neurons]
     if isinstance(neurons, str):
         return [Neuron.parse(part) for part in neurons.split(",") if part.strip()]
-    return [Neuron.parse(n) for n in neurons]
+    if (ids := of_rows(neurons)) is not None:
+        return [Neuron.parse(one) for one in ids]
+    if isinstance(neurons, Mapping) or not isinstance(neurons, Iterable):
+        raise TypeError(f"neurons={short(neurons)}: give ids such as 'L3N17', or rows of a table")
+    return [one for each in neurons for one in parse_neurons(each)]

@@ -333,6 +333,36 @@ def test_a_streaming_dataset_is_what_it_is_without_streaming(tmp_path: Path) -> 
     assert [stream[i].response for i in (2, 0, 0, 1)] == ["C", "A", "A", "B"]
 
 
+def test_a_stream_that_differs_at_the_next_pass_is_named(tmp_path: Path) -> None:
+    shuffled = hugging_face(tmp_path).to_iterable_dataset()
+    order = iter([[0, 1, 2], [0, 1, 2], [0, 1, 2], [0, 2, 1]])  # looked at, counted, surveyed; then another
+
+    def rows() -> Any:
+        every = list(shuffled)
+        yield from (every[i] for i in next(order, [0, 2, 1]))
+
+    import datasets
+
+    data = ImageTextData.from_dataset(datasets.IterableDataset.from_generator(rows, features=shuffled.features))
+    with pytest.raises(ValueError, match="row 1 is another than when it was first read: the stream has to give"):
+        for _ in range(3):
+            _ = [data[i] for i in range(3)]
+
+
+def test_a_transform_that_changes_pictures_at_random_is_named(tmp_path: Path) -> None:
+    turns = iter(range(100))
+
+    def turned(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        angle = next(turns)
+        return {"image": [i.rotate(90 * angle) for i in batch["image"]], "response": batch["response"]}
+
+    photos = hugging_face(tmp_path).with_transform(turned)
+    data = ImageTextData.from_dataset(photos)
+    _ = data.facts
+    with pytest.raises(ValueError, match=r"row 0 is another than when .* the dataset's transform has to give"):
+        _ = data[0]
+
+
 def test_a_stream_that_ends_sooner_the_next_time_is_named(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     left = [3, 3, 1]
@@ -429,3 +459,25 @@ def test_reading_says_nothing_where_all_is_used(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert "not used: none" in ImageTextData.from_folder(tmp_path).summary()
+
+
+@pytest.mark.parametrize("given", [None, 3, b"a.jsonl", {"a": 1}])
+@pytest.mark.parametrize(
+    ("reader", "argument"),
+    [("from_jsonl", "path"), ("from_folder", "path"), ("from_llava", "path"), ("from_coco", "path"),
+     ("from_webdataset", "shards"), ("from_samples", "samples")],
+)  # fmt: skip
+def test_what_is_no_path_and_no_list_is_named_by_argument(reader: str, argument: str, given: Any) -> None:
+    with pytest.raises(TypeError, match=rf"^{argument}=(None|3|a bytes|a dict): (give|pass)"):
+        getattr(ImageTextData, reader)(given)
+
+
+@pytest.mark.parametrize("reader", ["from_jsonl", "from_llava", "from_coco", "from_webdataset"])
+def test_a_directory_where_a_file_is_needed_is_called_one(reader: str, tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError, match="a directory, not a file"):
+        getattr(ImageTextData, reader)(tmp_path)
+
+
+def test_a_list_of_captions_says_how_several_texts_are_given() -> None:
+    with pytest.raises(ValueError, match="several texts of a picture are several samples"):
+        ImageTextData.from_samples([{"image": None, "response": ["a dog", "a pet"]}])

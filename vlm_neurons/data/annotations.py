@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_neurons._checks import short
-from vlm_neurons.data.fields import TURNS, Found, count_unused
+from vlm_neurons.data.fields import TURNS, Found, check_file, count_unused
 from vlm_neurons.data.sample import Sample, make_sample
 from vlm_neurons.data.sources import read_records
 
@@ -26,8 +26,7 @@ def read_json(path: Path) -> Any:
         FileNotFoundError: no such file.
         ValueError: it is no JSON; the message names the file.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; pass the JSON file of the annotations")
+    check_file(path, "pass the JSON file of the annotations")
     content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")  # a mark that Windows writes
     try:
         return json.loads(content)

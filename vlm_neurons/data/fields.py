@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 # what others call what we read
@@ -92,3 +93,16 @@ def count_unused(records: Iterable[Mapping[str, Any]], known: Iterable[str]) -> 
     """Fields of some records beyond those that are known, most frequent first."""
     known = {*known}
     return dict(Counter(str(field) for record in records for field in record if field not in known).most_common())
+
+
+def check_file(path: Path, remedy: str) -> None:
+    """Raise OSError for what is no file.
+
+    >>> check_file(Path("."), "pass a .jsonl file")
+    Traceback (most recent call last):
+    IsADirectoryError: .: a directory, not a file; pass a .jsonl file
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: a directory, not a file; {remedy}")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; {remedy}")

@@ -86,7 +86,12 @@ def make_sample(index: int, entry: Mapping[str, Any], name: str, base: Path) -> 
         )
     for words in ("response", "prompt"):
         if not isinstance(entry.get(words), str | None):
-            raise ValueError(f"{name}: {words!r} is {short(entry[words])}; write a string, or null")
+            several = (
+                "; several texts of a picture are several samples, each with the picture (frame.explode in pandas)"
+                if isinstance(entry[words], list | tuple)
+                else ""
+            )
+            raise ValueError(f"{name}: {words!r} is {short(entry[words])}; write a string, or null{several}")
     images = entry["image"]
     images = list(images) if isinstance(images, list | tuple) else [] if images is None else [images]
     found = [_as_image(image, name, base) for image in images]

@@ -184,6 +184,7 @@ class ImageTextData(Sequence[Sample]):
         >>> vn.ImageTextData.from_jsonl("data.jsonl")[0].response
         'red'
         """
+        of_kind("path", path, str | Path, "give the .jsonl file")
         return cls(*read_jsonl(Path(path)))
 
     @classmethod
@@ -209,7 +210,7 @@ class ImageTextData(Sequence[Sample]):
         >>> sample.name, sample.prompt, sample.response
         ('1.jpg', 'What is it?', 'A dog.')
         """
-        return cls(*read_llava(Path(path), None if images is None else Path(images)))
+        return cls(*read_llava(*_file_and_folder(path, images)))
 
     @classmethod
     def from_coco(cls, path: str | Path, images: str | Path | None = None, joined: bool = False) -> ImageTextData:
@@ -232,7 +233,7 @@ class ImageTextData(Sequence[Sample]):
         >>> vn.ImageTextData.from_coco("coco.json", joined=True)[0].response
         'A dog. A pet.'
         """
-        return cls(*read_coco(Path(path), None if images is None else Path(images), joined))
+        return cls(*read_coco(*_file_and_folder(path, images), joined))
 
     @classmethod
     def from_webdataset(cls, shards: str | Path | Sequence[str | Path]) -> ImageTextData:
@@ -308,3 +309,9 @@ class ImageTextData(Sequence[Sample]):
         """
         samples, found = read_dataset(dataset, image_column, response_column, prompt_column)
         return cls(samples, found=found)
+
+
+def _file_and_folder(path: str | Path, images: str | Path | None) -> tuple[Path, Path | None]:
+    of_kind("path", path, str | Path, "give the JSON file of the annotations")
+    of_kind("images", images, str | Path | None, "give the folder of the pictures")
+    return Path(path), None if images is None else Path(images)

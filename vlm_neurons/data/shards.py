@@ -6,13 +6,14 @@ import json
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from glob import glob
 from pathlib import Path
 from typing import Any
 
+from vlm_neurons._checks import short
 from vlm_neurons._images import Encoded
-from vlm_neurons.data.fields import Found, check_fields
+from vlm_neurons.data.fields import Found, check_fields, check_file
 from vlm_neurons.data.sample import Sample, make_sample
 from vlm_neurons.data.sources import picture_suffixes
 
@@ -29,6 +30,8 @@ def shard_paths(shards: str | Path | Sequence[str | Path]) -> list[Path]:
         ValueError: a name on the network, no name at all, or too many.
         FileNotFoundError: a file that is not there.
     """
+    if isinstance(shards, bytes | Mapping) or not isinstance(shards, Iterable | Path):
+        raise TypeError(f"shards={short(shards)}: pass tar files, such as shards-{{000..099}}.tar")
     found: list[Path] = []
     for one in [shards] if isinstance(shards, str | Path) else shards:
         if re.match(r"\w+://|pipe:", str(one)):
@@ -37,6 +40,8 @@ def shard_paths(shards: str | Path | Sequence[str | Path]) -> list[Path]:
             there = [name] if Path(name).exists() else sorted(glob(name))
             if not there:
                 raise FileNotFoundError(f"{name}: no such file; pass tar files, such as shards-{{000..099}}.tar")
+            for path in there:
+                check_file(Path(path), "pass tar files, such as shards-{000..099}.tar")
             found += [Path(path).absolute() for path in there]
     if not found:
         raise ValueError("no shards: pass tar files, such as shards-{000..099}.tar")

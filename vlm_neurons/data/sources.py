@@ -14,8 +14,8 @@ from typing import Any
 
 from PIL import Image
 
-from vlm_neurons._checks import short
-from vlm_neurons.data.fields import WRITTEN, Found, check_fields, count_unused
+from vlm_neurons._checks import of_kind, short
+from vlm_neurons.data.fields import WRITTEN, Found, check_fields, check_file, count_unused
 from vlm_neurons.data.sample import Sample, make_sample
 
 CAPTIONS = "captions.jsonl"
@@ -62,6 +62,9 @@ def read_memory(samples: Iterable[Sample | Mapping[str, Any]]) -> list[Sample]:
     """See `ImageTextData.from_samples`."""
     done: list[Sample] = []
     records = []
+    of_kind("samples", samples, Iterable, "give a list of Samples or dicts")
+    if isinstance(samples, str | bytes | Mapping):
+        raise TypeError(f"samples={short(samples)}: give a list of Samples or dicts; vn.scan reads a path itself")
     for i, entry in enumerate(samples):
         if isinstance(entry, Sample):
             done.append(replace(entry, id=i))
@@ -80,8 +83,7 @@ def read_jsonl(path: Path) -> tuple[list[Sample], str, Found]:
     """The samples of a JSONL, their source, and what was found. Files are not opened here: a missing image is the
     scan's to record."""
     path = path.absolute()
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; pass a .jsonl file, or a directory of images")
+    check_file(path, "from_jsonl reads a .jsonl file, from_folder a directory of images")
     samples: list[Sample] = []
     records: list[dict[str, Any]] = []
     for number, record in read_records(path):

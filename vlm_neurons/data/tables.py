@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from vlm_neurons._checks import short
 from vlm_neurons._images import Encoded
 from vlm_neurons.data.fields import Found, nearest
-from vlm_neurons.data.sample import Sample, make_sample
+from vlm_neurons.data.sample import ImageLike, Sample, make_sample
 
 Columns = dict[str, str | None]  # image, response, prompt -> column
 
@@ -54,11 +57,48 @@ def _sample(row: Mapping[str, Any], columns: Columns, index: int) -> Sample:
     return make_sample(index, entry, f"row {index}", Path.cwd())
 
 
+def _content(image: ImageLike) -> bytes:
+    """What decides the pixels of a picture in memory, or the name of one that is a file."""
+    if isinstance(image, Encoded) and not image.broken:
+        return image.read()
+    if isinstance(image, Image.Image):
+        try:
+            return repr((image.mode, image.size)).encode() + image.tobytes()
+        except OSError:  # broken: the scan records it
+            return b""
+    return str(image).encode("utf-8", "surrogatepass")
+
+
+class _Steady:
+    """What rows were when they were first read: later passes have to give the same."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self._marks: dict[int, bytes] = {}
+
+    def same(self, sample: Sample) -> Sample:
+        """The sample.
+
+        Raises:
+            ValueError: it is another than before.
+        """
+        mark = blake2b(repr((sample.prompt, sample.response)).encode("utf-8", "surrogatepass"), digest_size=16)
+        for image in sample.images:
+            mark.update(_content(image))
+        if self._marks.setdefault(sample.id, mark.digest()) != mark.digest():
+            raise ValueError(
+                f"{sample.name} is another than when it was first read: {self.what} has to give the same rows every "
+                "time; leave shuffling and random changes out, or save what it gives and load that"
+            )
+        return sample
+
+
 class _Rows(Sequence[Sample]):
     """Samples made from the rows of a dataset when they are asked for."""
 
     def __init__(self, dataset: Any, columns: Columns, transformed: bool) -> None:
         self.dataset, self.columns, self.transformed = dataset, columns, transformed
+        self._steady = _Steady("the dataset's transform")
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -70,10 +110,11 @@ class _Rows(Sequence[Sample]):
         if not self.transformed:
             return _sample(self.dataset[index], self.columns, index)
         try:
-            return _sample(self.dataset[index], self.columns, index)
+            found = _sample(self.dataset[index], self.columns, index)
         except Exception as error:  # the user's code, or a picture that it decodes: about this row
             broken = Encoded(broken=f"the dataset's transform: {type(error).__name__}: {error}")
             return Sample(index, (broken,), None, None, f"row {index}")
+        return self._steady.same(found)
 
 
 class _Stream(Sequence[Sample]):
@@ -84,7 +125,7 @@ class _Stream(Sequence[Sample]):
 
     def __init__(self, dataset: Any, columns: Columns) -> None:
         self.dataset, self.columns = dataset, columns
-        self._lock = threading.Lock()
+        self._lock, self._steady = threading.Lock(), _Steady("the stream")
         self._rows: Iterator[Any] = iter(())
         self._next, self._last = 0, Sample(-1, (), None, None, "")
         self._length = sum(1 for _ in dataset)
@@ -114,7 +155,7 @@ class _Stream(Sequence[Sample]):
                         "same every time; save it, or take(n) of it in memory"
                     )
                 self._next += 1
-            self._last = _sample(row or {}, self.columns, index)
+            self._last = self._steady.same(_sample(row or {}, self.columns, index))
             return self._last
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,22 +68,15 @@ def gather_evidence(
     >>> data[strongest.sample].response.split(" and ")[0]
     'a large pink cross'
     """
-    import pandas as pd
-
     from vlm_neurons.evidence.storing import save
 
     run = Run.load(run)
     check_length(run, data)
     whole(1, n_top=n_top)
     whole(0, n_spare=n_spare, seed=seed)
-    labels = labels_of(run)
-    if isinstance(neurons, pd.Series) and "neuron" in neurons.index:  # one row of a table
-        neurons = neurons.to_frame().T
-    if isinstance(neurons, pd.DataFrame):
-        check_columns("neurons", neurons, "neuron", "label")
-        labels |= dict(zip(neurons["neuron"], neurons["label"].astype(object), strict=True))
-        neurons = neurons["neuron"].tolist()
+    neurons = _rows(neurons)
     chosen = list(dict.fromkeys(parse_neurons(neurons)))
+    labels = labels_of(run) | {row["neuron"]: row["label"] for row in neurons if isinstance(row, dict)}
     tops, others = _chosen_samples(run, chosen, n_top, n_spare, seed)
     wanted: dict[int, list[Neuron]] = {}
     for neuron in chosen:
@@ -104,6 +97,26 @@ def gather_evidence(
     if out is not None:
         save(found, (out.path if isinstance(out, Run) else Path(out)) / "evidence")
     return found
+
+
+def _rows(neurons: Any) -> Any:
+    """Rows of a table, however pandas gave them, as dicts; other things as they are, in a list.
+
+    Raises:
+        ValueError: a table without labels.
+    """
+    import pandas as pd
+
+    if isinstance(neurons, pd.DataFrame):
+        check_columns("neurons", neurons, "neuron", "label")
+        return neurons[["neuron", "label"]].astype(object).to_dict("records")
+    if isinstance(neurons, Mapping) and "label" in neurons:
+        return [{"neuron": neurons.get("neuron"), "label": neurons["label"]}]
+    if isinstance(getattr(neurons, "neuron", None), str) and hasattr(neurons, "label"):
+        return [{"neuron": neurons.neuron, "label": neurons.label}]
+    if isinstance(neurons, str | Neuron | Mapping) or not isinstance(neurons, Iterable):
+        return [neurons]
+    return [row for one in neurons for row in _rows(one)]
 
 
 def _chosen_samples(

@@ -59,8 +59,8 @@ class Asked:
         """
         if not isinstance(bank, ConceptBank):
             raise ValueError(
-                f"concepts={type(bank).__name__!r} is no bank of concepts: give an object of a class that inherits "
-                "vlm_neurons.protocols.ConceptBank"
+                f"concepts={short(bank)} is no bank of concepts: give one, such as vn.concepts.Pixels() + "
+                "vn.concepts.Words(), or an object of a class that inherits vlm_neurons.protocols.ConceptBank"
             )
         fitted = bank.fitted([one.response for one in data.facts if one.response is not None])
         found = concepts_of(fitted)

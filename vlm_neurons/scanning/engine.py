@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from vlm_neurons._checks import whole_number
+from vlm_neurons._checks import of_kind, whole_number
 from vlm_neurons.data import DEFAULT_PROMPT, ImageTextData, describe
 from vlm_neurons.models import on_day
 from vlm_neurons.models.reading import hooks_of
@@ -120,6 +120,7 @@ def scan(
     top_n, n_visual = whole_number("top_n", top_n), whole_number("n_visual", n_visual)
     n_text, workers = whole_number("n_text", n_text), whole_number("workers", workers, least=0)
     batch_size, block_size = whole_number("batch_size", batch_size), whole_number("block_size", block_size)
+    of_kind("out", out, str | Path, "give the run's directory")
     out, rank, world = Path(out), *place()
     check_place(out)
     sites, places = places_of(model, site)

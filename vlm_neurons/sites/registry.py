@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from vlm_neurons._checks import short
 from vlm_neurons.sites.mlp import MLPS, AnyHook
 from vlm_neurons.sites.protocol import Address, IndexedBy, Site, Tensors
 
@@ -154,7 +155,7 @@ def parse(id: str) -> Address:
         return found
     if name not in _SITES and not re.search(r"[\s:,]", name) and (found := Missing(name).parse(id)) is not None:
         return found
-    raise ValueError(f"{id!r} is not a neuron id: {FORMS}")
+    raise ValueError(f"{short(id)} is not a neuron id: {FORMS}")
 
 
 def _listed() -> str:
