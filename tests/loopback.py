@@ -25,6 +25,7 @@ class Says:
     status: int
     content: Any
     kind: str = "application/json"
+    later: tuple[str, str] = ("retry-after-ms", "10")  # when to come again
 
 
 @dataclass
@@ -97,7 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, told: Server, body: dict[str, Any], fault: str | Says, number: int) -> None:
         if isinstance(fault, Says):
             text = fault.content.encode() if isinstance(fault.content, str) else fault.content
-            return self._send(fault.status, text, {"content-type": fault.kind, "retry-after-ms": "10"})
+            return self._send(fault.status, text, {"content-type": fault.kind, fault.later[0]: fault.later[1]})
         content = told.answer(body) if callable(told.answer) else told.answer
         logprobs = content.pop("logprobs", None) if isinstance(content, dict) else None
         prompt = content.pop("prompt_logprobs", None) if isinstance(content, dict) else None

@@ -21,6 +21,9 @@ READ = [
     ("think block", {"content": f"<think>\nIs it {DRAFT}? No.\n</think>\n\n{GOOD}"}),
     ("think block that the template opened", {"content": f"Is it green? No.\n</think>\n\n{GOOD}"}),
     ("thought of the vendor's", {"content": f"<thought>green</thought>{GOOD}"}),
+    ("think block in capitals", {"content": f"<THINK>\nIs it {DRAFT}? No.\n</THINK>\n\n{GOOD}"}),
+    ("channels of gpt-oss", {"content": f"<|channel|>analysis<|message|>Is it {DRAFT}? No.<|end|><|start|>assistant"
+                                        f"<|channel|>final<|message|>{GOOD}<|return|>"}),
     ("empty think block", {"content": f"<think></think>{GOOD}"}),
     ("reasoning beside", {"content": GOOD, "reasoning_content": DRAFT}),
     ("reasoning beside, newer name", {"content": GOOD, "reasoning": DRAFT}),
@@ -37,6 +40,8 @@ READ = [
 
 NOT_READ = [
     ("thinks only", {"content": None, "reasoning_content": f"Is it {DRAFT}? Yes."}, ("reasoning", "max_tokens")),
+    ("never leaves its channel", {"content": '<|channel|>analysis<|message|>Is it {"phrase": "red"}? Hm,'},
+     ("thinking", "max_tokens")),
     ("never stops thinking", {"content": '<think>Is it {"phrase": "red"}? Hm,'}, ("thinking", "max_tokens")),
     ("two answers", {"content": f"{DRAFT} or {GOOD}"}, ("2 JSON objects",)),
     ("half an answer", {"content": GOOD[:-3]}, ("begins with",)),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
+import time
+from email.utils import formatdate
 from typing import Any
 
 import cases
@@ -70,6 +73,16 @@ def test_an_error_inside_200_reaches_the_user_and_is_tried_again_where_it_will_p
         asker = vn.explainers.OpenAIExplainer("m", base_url=server.url, api_key="x", price=(0, 0), max_retries=1)
         made = vn.explain(cases.text_neurons(1), asker, progress=False)["t0"]
         assert (made.failure is None) == again
+
+
+def test_a_server_that_asks_for_an_hour_is_not_waited_for_and_not_asked_again_before() -> None:
+    hour = formatdate(time.time() + 3600, usegmt=True)
+    for later in ("3600", hour):
+        slow = Says(429, json.dumps({"error": WORDS}), later=("retry-after", later))
+        with loopback.running(fault=lambda n, b, slow=slow: slow) as server:
+            found = failure(server)
+            assert len(server.requests) == 1 and WORDS in found.detail
+            assert re.search(r"it asks to come again in 3,(600|59\d) s", found.detail), found
 
 
 ODD = [

@@ -28,6 +28,7 @@ Hook = tuple[str | Callable[[str], bool], Callable[..., Any]]
 # Taken before the image features are merged in: what they hold at image positions, the model never uses.
 BEFORE_MERGE = ("hook_embed", "embed.hook_out")
 MERGED = "blocks.0.hook_in"
+TRAINING = "in training mode, where dropout changes what it does at random: call model.eval()"
 
 
 def indexed_by_image(hook: str) -> bool:
@@ -126,7 +127,7 @@ def check_evaluating(bridge: TransformerBridge) -> None:
         ValueError: dropout would change activations at random.
     """
     if bridge.training or bridge.original_model.training:
-        raise ValueError("the model is in training mode, where dropout changes activations at random: model.eval()")
+        raise ValueError(f"the model is {TRAINING}")
 
 
 def unknown_hook(name: str, known: Iterable[str]) -> KeyError:

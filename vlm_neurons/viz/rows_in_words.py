@@ -85,7 +85,8 @@ def classes(row: Mapping[str, Any], label: str | None, peak: float) -> Classes:
         if "n_samples" in row:
             few = not row.get("confident") and _number(row.get(f"p_{label}")) > 0.8
             only = "only " if few else ""  # a large share of too few samples
-            notes.append(f"shares of its {only}{row['n_samples']} top samples")
+            n = int(row["n_samples"])
+            notes.append(f"shares of its {only}{n} top samples" if n > 1 else "shares of its only top sample")
     shares = tuple(
         (one, NAMES[one], share_words(row[f"p_{one}"]), f"{row[f'p_{one}']:.4f}") for one in MODALITIES if known
     )

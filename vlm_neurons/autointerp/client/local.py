@@ -13,6 +13,7 @@ from vlm_neurons.autointerp.client.prices import images_of, parts_of
 from vlm_neurons.autointerp.client.prompting import picture
 from vlm_neurons.autointerp.client.replies import reduced
 from vlm_neurons.models.generating import end_ids, neutral
+from vlm_neurons.models.guards import TRAINING
 from vlm_neurons.models.load import find
 from vlm_neurons.models.template import chat_text, needs_bos, template_of
 
@@ -46,7 +47,7 @@ class LocalChat:
             ValueError: the model is in training mode.
         """
         if self.model.training:
-            raise ValueError("the model that is asked is in training mode, where it answers at random: call its eval()")
+            raise ValueError(f"the model that is asked is {TRAINING}")
         request = body_of(ask, "", {"schema": False}, {})["messages"]
         try:
             inputs = self._inputs(request, bool(ask.prefill))

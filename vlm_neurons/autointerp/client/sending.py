@@ -6,8 +6,10 @@ import asyncio
 import json
 import math
 import random
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from vlm_neurons.autointerp.client.answers import code_in, error_in, words_of
@@ -15,6 +17,8 @@ from vlm_neurons.autointerp.client.asking import Ask, body_of
 from vlm_neurons.autointerp.client.cache import address_of
 from vlm_neurons.autointerp.client.connection import Connection
 from vlm_neurons.autointerp.client.replies import message_of, reduced
+
+LONGEST_PAUSE = 60  # seconds; a server that asks for more is not waited for
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,11 @@ async def once(client: Connection, api: Any, ask: Ask, able: dict[str, bool]) ->
                 found, tries, headers = await _try(api, body, where)
                 if tried >= min(tries, client.max_retries):
                     break
-                await asyncio.sleep(_pause(headers, tried))
+                pause = _pause(headers, tried)
+                if pause > LONGEST_PAUSE and isinstance(found, Fault):
+                    found = replace(found, detail=f"{found.detail}; it asks to come again in {pause:,.0f} s")
+                    break
+                await asyncio.sleep(pause)
     except TimeoutError:
         return Fault("network", f"no answer from {where} within {client.deadline:g} s", unbilled=True)
     return reduced(found, ask.prefill) if ask.prefill and not isinstance(found, Fault) else found
@@ -127,13 +135,23 @@ def _nobody(error: Exception) -> bool:
     return type(error.__cause__).__name__ == "ConnectError"
 
 
+def _until(date: str) -> float:
+    """Seconds from now to a date of HTTP; NaN for what is none."""
+    try:
+        return max(0.0, parsedate_to_datetime(date).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return math.nan
+
+
 def _pause(headers: Mapping[str, str], tried: int) -> float:
-    """Seconds until the next try: what the server says, or half a second, doubled each time."""
+    """Seconds until the next try: what the server says (a number, or a date), or half a second, doubled each time."""
     for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
         try:
             seconds = float(headers[name]) / unit
-        except (KeyError, ValueError):
+        except KeyError:
             continue
-        if 0 <= seconds <= 60:
+        except ValueError:
+            seconds = _until(headers[name])
+        if seconds >= 0:  # not so of NaN
             return seconds
     return float(min(0.5 * 2**tried, 8) * random.uniform(0.75, 1))
