@@ -2,10 +2,11 @@
 
     python examples/fuzz_readers.py --n 2000 --seed 0
 
-Pictures, folders with captions, JSONL, LLaVA's conversations, COCO's captions, tar shards, DataFrames, captions as a
-model is given them, and replies of servers. The same seed makes the same inputs. An input is at fault that raises anything but ValueError or
-OSError, whose error does not say where, that takes more than ten seconds, or of which a part is neither in the samples nor
-in what was said. At the end the memory that was taken has to be below 2 GiB more than at the beginning.
+Pictures, folders with captions, JSONL, LLaVA's conversations, COCO's captions, tar shards, DataFrames, dicts in
+memory, datasets of Hugging Face, captions as a model is given them, and replies of servers. The same seed makes the
+same inputs. An input is at fault that raises anything but ValueError or OSError, whose error does not say where, that
+takes more than ten seconds, or of which a part is neither in the samples nor in what was said. At the end the memory
+that was taken has to be below 2 GiB more than at the beginning.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import datasets
 import numpy as np
 import pandas as pd
 from PIL import Image
@@ -259,6 +261,8 @@ def see_shards(rng: random.Random, folder: Path) -> str:
             text = json.dumps({"response": rng.choice(WORDS)} if rng.random() < 0.8 else rng.choice(ODD))
             content = picture(rng) if suffix.endswith(("png", "jpg")) else spoil(rng, text)
             members.append((f"{rng.choice(['', 'x/', 'é.d/'])}{key}.{suffix}", content))
+    if rng.random() < 0.3:  # as a folder lists them
+        rng.shuffle(members)
     with tarfile.open(folder / "s.tar", "w") as tar:
         for name, content in members:
             info = tarfile.TarInfo(name)
@@ -288,6 +292,45 @@ def see_frame(rng: random.Random, folder: Path) -> str:
     data = vn.ImageTextData.from_frame(pd.DataFrame(columns))
     if len(data) != n or sum(answers(data).values()) != n:
         raise Fault(f"{len(data)} samples of {n} rows")
+    return "used"
+
+
+def see_samples(rng: random.Random, folder: Path) -> str:
+    """Dicts in memory: each is a sample."""
+    records = [record(rng) for _ in range(rng.randrange(4))]
+    for one in records:
+        if rng.random() < 0.5:
+            one["image"] = rng.choice([picture(rng), Image.new(rng.choice(["RGB", "LA", "1"]), (9, 5)), [], [None], 3])
+    if rng.random() < 0.1:
+        records.append(rng.choice([*ODD, "a.png"]))
+    data = vn.ImageTextData.from_samples(records)
+    if answers(data) != Counter(one.get("response") for one in records):
+        raise Fault(f"{answers(data)} of {records}")
+    return "used"
+
+
+def see_dataset(rng: random.Random, folder: Path) -> str:
+    """A dataset of Hugging Face, with a length or streaming: every row is a sample, and both give the same."""
+    n, said = rng.randrange(1, 4), rng.choice(FIELDS)
+    shown = [rng.choice([None, {"bytes": picture(rng), "path": rng.choice(NAMES[:4])}]) for _ in range(n)]
+    texts = [rng.choice([*WORDS, None]) if rng.random() < 0.9 else rng.choice([3, ["a", "b"]]) for _ in range(n)]
+    try:
+        made = datasets.Dataset.from_dict({"image": shown, said: texts}).cast_column("image", datasets.Image())
+    except Exception:  # not a table that anybody could have
+        return "named"
+    found = []
+    for one in (made, made.to_iterable_dataset()):
+        try:
+            data = vn.ImageTextData.from_dataset(one, response_column=said)
+            found.append((len(data), answers(data), data.fingerprint()))
+        except (ValueError, OSError) as error:
+            found.append(str(error))
+    if found[0] != found[1]:
+        raise Fault(f"with a length {found[0]!s:.120}, streaming {found[1]!s:.120}")
+    if isinstance(found[0], str):
+        raise ValueError(found[0])
+    if found[0][:2] != (n, Counter(texts)):
+        raise Fault(f"{found[0]!s:.200} of {texts!s:.100}")
     return "used"
 
 
@@ -356,7 +399,7 @@ def see_reply(rng: random.Random, folder: Path) -> str:
 
 READERS: dict[str, Callable[[random.Random, Path], str]] = {
     "pictures": see_picture, "folders": see_folder, "jsonl": see_jsonl, "llava": see_llava, "coco": see_coco,
-    "shards": see_shards, "frames": see_frame, "captions": see_caption, "replies": see_reply,
+    "shards": see_shards, "frames": see_frame, "samples": see_samples, "datasets": see_dataset, "captions": see_caption, "replies": see_reply,
 }  # fmt: skip
 MODEL: Any = None
 

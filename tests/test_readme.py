@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
+import json
 import math
 import re
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 import vlm_neurons as vn
 from vlm_neurons.models.bridge import REFUSED
@@ -32,19 +33,26 @@ def same(said: str, printed: str) -> bool:
     return math.isclose(float(said), float(printed), rel_tol=0.03, abs_tol=0.021)
 
 
-def test_the_snippet_of_the_readme_prints_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    snippet, one_pass = blocks(ROOT / "README.md", "python")
+OF_SHAPES = """
+rows = table.query("neuron == 'L0N357' and side == 'text'")
+print(rows[["phrase", "r_low"]].to_json(orient="values"))
+"""
+
+
+def printed(folder: Path, *cells: str) -> list[str]:
+    """What the cells of a notebook print, each for itself."""
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    NotebookClient(book, timeout=600, resources={"metadata": {"path": str(folder)}}).execute()
+    return ["".join(one.text for one in cell.outputs if one.get("name") == "stdout") for cell in book.cells]
+
+
+def test_the_snippets_of_the_readme_print_in_a_notebook_what_they_say(tmp_path: Path):
+    told = printed(tmp_path, *blocks(ROOT / "README.md", "python"), OF_SHAPES)
     said = blocks(ROOT / "README.md", "")[-1].split()
-    monkeypatch.chdir(tmp_path)
-    out, names = io.StringIO(), {"__name__": "__main__"}
-    with contextlib.redirect_stdout(out):
-        exec(compile(snippet, "README.md", "exec"), names)
-    printed = out.getvalue().split()
-    assert len(printed) == len(said) and all(map(same, said, printed)), out.getvalue()
+    assert len(told[0].split()) == len(said) and all(map(same, said, told[0].split())), told[0]
     assert (tmp_path / "card.html").is_file() and (tmp_path / "runs/mine/report.html").is_file()
-    exec(compile(one_pass, "README.md", "exec"), names)
-    of_shapes = names["table"].query("neuron == 'L0N357' and side == 'text'")
-    assert of_shapes["phrase"].tolist() == ["words for shapes"] and (of_shapes["r_low"] > 0.8).all()
+    [[phrase, low]] = json.loads(told[2])
+    assert phrase == "words for shapes" and low > 0.8
 
 
 def test_the_code_of_the_models_page_runs_as_pasted_and_its_refusals_are_all():
