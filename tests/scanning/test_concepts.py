@@ -296,35 +296,53 @@ def best_of(r, allowed):
     return int(np.where(allowed, r, -np.inf).argmax())
 
 
-def z_interval(each, whole):
-    z = np.arctanh(np.array(each))
-    half = stats.t.ppf(0.975, len(z) - 1) * np.sqrt((len(z) - 1) / len(z) * ((z - z.mean()) ** 2).sum())
-    return np.tanh(np.arctanh(whole) - half), np.tanh(np.arctanh(whole) + half)
+def held_out_interval(told, leave):
+    """Of the mean of r of two concepts, one a half; `leave`: of each half the r with each of its folds left out."""
+    z, variance = np.arctanh(sum(told) / 2), 0.0
+    for half in (0, 1):
+        each = np.arctanh((np.array(leave[half]) + told[1 - half]) / 2)
+        variance += (len(each) - 1) / len(each) * ((each - each.mean()) ** 2).sum()
+    wide = stats.t.ppf(0.975, FOLDS - 2) * np.sqrt(variance)
+    return np.tanh(z - wide), np.tanh(z + wide)
 
 
 def test_a_row_tells_the_concept_chosen_on_one_half_and_reported_on_the_other(model, data, kept, tmp_path):
     run = scanned(model, data, tmp_path, batch_size=5, site=["post"])
     table = run.concepts(min_images=2)
     place, home, bank = "blocks.1.mlp.hook_post", folds_of(data.facts, FOLDS), Means()
-    both = {half: [i for i in range(N) if home[i] % 2 == half] for half in (0, 1)}
-    r_half = [reference(kept, place, "picture", bank, both[half]) for half in (0, 1)]
-    r_whole = reference(kept, place, "picture", bank, range(N))
-    leave = [reference(kept, place, "picture", bank, [i for i in range(N) if home[i] != f]) for f in range(FOLDS)]
+
+    def over(folds):
+        return reference(kept, place, "picture", bank, [i for i in range(N) if home[i] in folds])
+
+    halves, r_whole = ([0, 2], [1, 3]), over(range(FOLDS))
+    r_half = [over(half) for half in halves]
+    leave = [[over([f for f in half if f != out]) for out in half] for half in halves]
+    r_fold = [over([f]) for f in range(FOLDS)]
     allowed = np.array([True, True, True, True])
+    specific = allowed & np.array([not c.generic for c in bank.concepts("picture")])
     names = [c.name for c in bank.concepts("picture")]
     rows = table[(table["hook"] == place) & (table["side"] == "picture")].set_index(["index", "pole"])
-    for j in (0, 7, 21):
-        for pole, sign in (("+", 1), ("-", -1)):
-            row = rows.loc[(j, pole)]
-            whole = best_of(sign * r_whole[j], allowed)
-            first, second = (best_of(sign * r[j], allowed) for r in r_half)
-            assert row["concept"] == names[whole]
-            assert row["r"] == pytest.approx(sign * (r_half[1][j, first] + r_half[0][j, second]) / 2, abs=2e-5)
-            low, high = z_interval([sign * r[j, whole] for r in leave], sign * r_whole[j, whole])
-            assert (row["r_low"], row["r_high"]) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
-            specific = allowed & np.array([not c.generic for c in bank.concepts("picture")])
-            assert row["specific"] == names[best_of(sign * r_whole[j], specific)]
-            assert row["generic"] == "position:top" and row["n_folds"] == FOLDS
+    for (j, pole), row in rows.iterrows():
+        sign = 1 if pole == "+" else -1
+        whole = best_of(sign * r_whole[j], allowed)
+        first, second = (best_of(sign * r[j], allowed) for r in r_half)
+        assert row["concept"] == names[whole] and row["halves_agree"] == (first == second == whole)
+        told = [sign * r_half[0][j, second], sign * r_half[1][j, first]]
+        assert row["r"] == pytest.approx(sum(told) / 2, abs=2e-5)
+        assert row["r_all"] == pytest.approx(sign * r_whole[j, whole], abs=2e-5)
+        without = [[sign * r[j, k] for r in own] for own, k in zip(leave, (second, first), strict=True)]
+        low, high = held_out_interval(told, without)
+        assert (row["r_low"], row["r_high"]) == (pytest.approx(low, abs=1e-3), pytest.approx(high, abs=1e-3))
+        assert row["specific"] == names[best_of(sign * r_whole[j], specific)]
+        assert row["generic"] == "position:top" and row["n_folds"] == FOLDS
+        assert row["folds_agree"] == sum(best_of(sign * r[j], allowed) == whole for r in r_fold)
+    assert ((table["r_low"] <= table["r"]) & (table["r"] <= table["r_high"])).all()
+
+
+def test_units_gone_through_a_few_at_a_time_are_told_the_same(once, monkeypatch):
+    monkeypatch.setattr("vlm_neurons.scanning.concept_table.AT_ONCE", 7)
+    fresh = vn.Run.load(once.path)
+    pd.testing.assert_frame_equal(fresh.concepts(min_images=2), once.concepts(min_images=2), rtol=0, atol=1e-12)
 
 
 def test_a_concept_is_not_chosen_below_min_images(once):
@@ -423,10 +441,15 @@ def test_random_units_read_what_the_layer_reads_and_p_is_the_share_above(model, 
         and (one["side"], one["pole"]) == ("picture", "-")
     ]  # fmt: skip
     counts = dict.fromkeys((c.name for c in Means().concepts("picture")), 0)
-    leave, whole = sums.without_each().r().numpy(), sums.over(range(FOLDS)).r()[0].numpy()
+    halves, whole = ([0, 2], [1, 3]), sums.over(range(FOLDS)).r()[0].numpy()
+    half = [sums.over(folds).r()[0].numpy() for folds in halves]
+    leave = [np.stack([sums.over([f]).r()[0].numpy() for f in folds[::-1]]) for folds in halves]  # of two folds
     for j in range(30):
         k = best_of(-whole[j], True)
-        counts[[*counts][k]] += bool(z_interval(-leave[:, j, k], -whole[j, k])[0] > 0)
+        by = [best_of(-r[j], True) for r in half]  # chosen by each half, told on the other
+        both = [-half[0][j, by[1]], -half[1][j, by[0]]]
+        without = [-leave[h][:, j, by[1 - h]] for h in (0, 1)]
+        counts[[*counts][k]] += bool(held_out_interval(both, without)[0] > 0)
     assert told["n"] == 30 and told["concepts"] == {name: n for name, n in counts.items() if n}
     for _, layer in of_post.groupby(["side", "pole"]):
         assert layer.sort_values("r_specific")["p_random"].is_monotonic_decreasing

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -103,12 +103,17 @@ def parts(path: Path, run: str, fold: int, done: Iterable[int]) -> list[tuple[Pa
     return chosen
 
 
-def read_part(file: Path, prefix: str = "") -> dict[str, Tensor]:
-    """The sums of a file whose names start with a prefix, without it."""
+def read_part(file: Path, names: Iterable[str] | None = None, prefix: str = "") -> dict[str, Tensor]:
+    """The sums of a file, all or some, without a prefix of their names."""
     with safe_open(file, framework="pt") as opened:
-        return {
-            name.removeprefix(prefix): opened.get_tensor(name) for name in _names(opened) if name.startswith(prefix)
-        }
+        wanted = opened.keys() if names is None else names
+        return {name.removeprefix(prefix): opened.get_tensor(name) for name in wanted}
+
+
+def names_in(file: Path) -> list[str]:
+    """Names of the sums of a file, sorted."""
+    with safe_open(file, framework="pt") as opened:
+        return sorted(opened.keys())
 
 
 def join(path: Path, run: str, fold: int, blocks: Sequence[int]) -> None:
@@ -195,7 +200,3 @@ def check_shifts(paths: Sequence[Path]) -> Path:
                 f"and concepts/{SHIFTS} of one machine into the run directories of all before they scan"
             )
     return files[0]
-
-
-def _names(opened: Any) -> list[str]:
-    return list(opened.keys())

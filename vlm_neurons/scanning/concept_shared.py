@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vlm_neurons.protocols import SIDES, Concept, Side
-from vlm_neurons.scanning.concept_files import parts, read_part
+from vlm_neurons.scanning.concept_files import names_in, parts, read_part
 from vlm_neurons.scanning.concept_moments import concept_correlations
 from vlm_neurons.scanning.concept_recorder import ROWS
+from vlm_neurons.scanning.concept_several import bank_inverse
 from vlm_neurons.sites import at
 
 MIN_FOLDS = 4  # with pictures, or responses; below there is no interval
@@ -55,7 +58,17 @@ class Summed:
 
     def read(self, prefix: str) -> list[dict[str, Tensor]]:
         """What every fold holds of a place and side."""
-        return [read_part(file, prefix) for file in self.files]
+        found = []
+        for file, names in zip(self.files, self._names, strict=True):
+            first = bisect_left(names, prefix)
+            own = list(takewhile(lambda name: name.startswith(prefix), islice(names, first, None)))
+            found.append(read_part(file, own, prefix))
+        return found
+
+    @cached_property
+    def _names(self) -> list[list[str]]:
+        """Of the sums in every file, sorted."""
+        return [names_in(file) for file in self.files]
 
     @cached_property
     def images(self) -> dict[Side, dict[int, Tensor]]:
@@ -102,15 +115,25 @@ class SideSums:
         )
         return cls(summed.concepts[side], there, halves, counts, (whole, one, other), min_images)
 
-    @property
+    @cached_property
     def allowed(self) -> Bool[Tensor, "k"]:
         """Concepts that there are enough images of."""
         return (self.images[1:] >= self.min_images).all(0)
 
-    @property
+    @cached_property
     def generic(self) -> Bool[Tensor, "k"]:
         """Concepts that say little."""
         return torch.tensor([c.generic for c in self.concepts], dtype=torch.bool)
+
+    @cached_property
+    def specific(self) -> Bool[Tensor, "k"]:
+        """Concepts that say something, and that there are enough images of."""
+        return self.allowed & ~self.generic
+
+    @cached_property
+    def bank_inverse(self) -> Float[Tensor, "k k"]:
+        """Of correlations among all concepts, over all folds."""
+        return bank_inverse(self.among[0])
 
 
 def check_folds(summed: Summed, path: Path, places: Iterable[str]) -> None:

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
 from vlm_neurons.protocols import SIDES, Side
-from vlm_neurons.scanning.concept_moments import (
-    FoldSums,
-    best,
-    held_out,
-    interval,
-    r_of_sum,
-    several,
-    whole_bank,
-)
 from vlm_neurons.scanning.concept_recorder import ROWS
 from vlm_neurons.scanning.concept_shared import MIN_FOLDS, SideSums, Summed, check_folds, sees
+from vlm_neurons.scanning.concept_units import AT_ONCE, Measured, Null, told_of
 from vlm_neurons.scanning.nulls import place_of
 from vlm_neurons.sites import Address, at
 from vlm_neurons.units import Pole
@@ -34,188 +25,118 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MIN_IMAGES = 20  # below so many in a half of the data nothing is chosen
-RARE = 0.95  # a second concept counts where its gain is above that of so many random units
-
-
+PHRASES = {"concept": "phrase", "runner_up": "runner_up_phrase"}  # columns of concepts that are told in words too
 NOTHING: dict[str, Any] = {  # of a unit where no concept has images enough
-    "concept": "", "phrase": "", "r": np.nan, "r_low": np.nan, "r_high": np.nan, "n_images": 0,
-    "specific": "", "r_specific": np.nan, "generic": "", "r_generic": np.nan, "p_random": np.nan,
+    "concept": "", "phrase": "", "r": np.nan, "r_low": np.nan, "r_high": np.nan, "r_all": np.nan, "halves_agree": False,
+    "n_images": 0, "specific": "", "r_specific": np.nan, "generic": "", "r_generic": np.nan, "p_random": np.nan,
     "folds_agree": 0, "n_folds": 0, "runner_up": "", "runner_up_phrase": "", "r_runner_up": np.nan,
     "share_one": np.nan, "share_three": np.nan, "r_two": np.nan, "r_three": np.nan, "also": "",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Measured:
-    """r of units of one place on one side, with the sign of one pole.
+class Place:
+    """One place of a run, and what is told of it, a pole and side at a time.
 
     Attributes:
-        sums: by fold.
-        whole: r over all folds.
-        halves: r over each half.
-        among: correlations among concepts over all folds, and over each half.
-        sign: 1 or -1.
+        name: of the place.
+        d: units.
+        poles: of its site.
+        rows: tables of the poles and sides that were told.
+        random: what random units of the layer answer to.
+        ids: of the units, by pole, once they are needed.
     """
 
-    sums: FoldSums
-    whole: Float[Tensor, "d k"]
-    halves: tuple[Float[Tensor, "d k"], Float[Tensor, "d k"]]
-    among: tuple[Float[Tensor, "k k"], Float[Tensor, "k k"], Float[Tensor, "k k"]]
-    sign: int = 1
+    name: str
+    d: int
+    poles: Sequence[Pole]
+    rows: list[pd.DataFrame] = field(default_factory=list)
+    random: list[dict[str, Any]] = field(default_factory=list)
+    ids: dict[Pole, list[str]] = field(default_factory=dict)
 
-    def flipped(self) -> Measured:
-        """Of the other pole: r of -a is -r of a."""
-        return Measured(self.sums, -self.whole, (-self.halves[0], -self.halves[1]), self.among, -self.sign)
+    def tell(self, summed: Summed, side: Side, shared: SideSums, n_random: int) -> None:
+        """Read the sums of a side, and go through the units some at a time."""
+        nulls: dict[Pole, Null] = {}
+        read = summed.read(f"{place_of(self.name)}/{side}/")
+        if any("n" in f for f in read):
+            random = Measured.of(read, n_random, shared)
+            for pole in self.poles:
+                own = random if pole == "+" else random.flipped()
+                self.random.append(_random(self.name, side, pole, own))
+                nulls[pole] = Null.of(own)
+        if not bool(shared.allowed.any()):
+            self.rows.extend(self._frame(side, pole, {"n_folds": len(shared.there)}) for pole in self.poles)
+            return
+        read = summed.read(f"{self.name}/{side}/")
+        found: dict[Pole, list[dict[str, Tensor]]] = {pole: [] for pole in self.poles}
+        for first in range(0, self.d, AT_ONCE):
+            some = Measured.of(read, self.d, shared, slice(first, first + AT_ONCE))
+            for pole, told in found.items():
+                told.append(told_of(some if pole == "+" else some.flipped(), nulls.get(pole)))
+        for pole, told in found.items():
+            columns = {name: torch.cat([one[name] for one in told]).numpy() for name in told[0]}
+            self.rows.append(self._frame(side, pole, _in_words(columns, shared)))
 
-    def bounds(self, concept: Int[Tensor, "d"]) -> tuple[Float[Tensor, "d"], Float[Tensor, "d"]]:
-        """The interval of r of a concept each."""
-        low, high = interval(self.sums, concept)
-        return (low, high) if self.sign > 0 else (-high, -low)
+    def _frame(self, side: Side, pole: Pole, told: Mapping[str, Any]) -> pd.DataFrame:
+        import pandas as pd
 
-    def gains(self, allowed: Bool[Tensor, "k"]) -> Float[Tensor, "three d"]:
-        """Held-out r of one, two and three concepts, fitted on one half and told on the other, both ways."""
-        both = []
-        for fit, told in ((0, 1), (1, 0)):
-            chosen = several(self.halves[fit], self.among[1 + fit], allowed)
-            both.append(torch.stack([r_of_sum(self.halves[told], self.among[1 + told], s, w) for s, w in chosen]))
-        return (both[0] + both[1]) / 2
+        site, layer = at(self.name)
+        if pole not in self.ids:
+            self.ids[pole] = [site.id(Address(self.name, i, pole)) for i in range(self.d)]
+        first = {"neuron": self.ids[pole], "side": side, "site": site.name, "hook": self.name, "layer": layer,
+                 "index": range(self.d), "pole": pole}  # fmt: skip
+        return pd.DataFrame({**first, **NOTHING, **told})
+
+
+def _in_words(columns: dict[str, np.ndarray], shared: SideSums) -> dict[str, Any]:
+    """Columns with concepts by name, and the last of them said together."""
+    names = np.array([*(c.name for c in shared.concepts), ""], object)  # the last one for -1
+    phrases = np.array([*(c.phrase or c.name for c in shared.concepts), ""], object)
+    found: dict[str, Any] = {"n_folds": len(shared.there)}
+    second, third = (names[columns.pop(name)] for name in ("second", "third"))
+    for name, values in columns.items():
+        of_concepts = name in ("concept", "specific", "generic", "runner_up")
+        found[name] = names[values] if of_concepts else values
+        if name in PHRASES:
+            found[PHRASES[name]] = phrases[values]
+    found["also"] = [f"{a}; {b}" if b else a for a, b in zip(second.tolist(), third.tolist(), strict=True)]
+    return found
 
 
 def concept_table(path: Path, run: str, info: dict[str, Any], n_blocks: int, min_images: int) -> pd.DataFrame:
-    """See `Run.concepts`."""
+    """See `Run.concepts`. Sums are read a layer and side at a time."""
     import pandas as pd
 
     summed = Summed.of(path, run, info, n_blocks)
-    poles: dict[str, list[Pole]] = {}
+    places: dict[str, Place] = {}
     for column in info["columns"]:
-        poles.setdefault(column["hook"], []).append(column["pole"])
+        name = column["hook"]
+        own = places.get(name)
+        places[name] = Place(name, column["d"], [*(own.poles if own else ()), column["pole"]])
     shared = cache(lambda kind, side: SideSums.of(summed, kind, side, min_images))
-    check_folds(summed, path, poles)
-    tables, random = [], list[dict[str, Any]]()
-    with tqdm(total=len(poles), desc="concepts", unit="layer", delay=3, disable=None) as bar:
-        for place, own in poles.items():
-            d = next(c["d"] for c in info["columns"] if c["hook"] == place)
+    check_folds(summed, path, places)
+    with tqdm(total=len(places), desc="concepts", unit="layer", delay=3, disable=None) as bar:
+        for place in places.values():
             for side in SIDES:
-                tables += _of_side(summed, info, place, side, d, own, shared, random)
+                if not summed.concepts[side] or not sees(place.name, side) or len(summed.images[side]) < MIN_FOLDS:
+                    continue
+                site = at(place.name)[0]
+                kind = site.name if site.indexed_by == "image" else ROWS
+                place.tell(summed, side, shared(kind, side), info["parameters"]["null_directions"])
             bar.update()
+    tables = [table for place in places.values() for table in place.rows]
     table = pd.concat([t for t in tables if len(t)], ignore_index=True)
     table.attrs["parameters"] = {"min_images": min_images, **{k: info["parameters"][k] for k in ("concepts", "folds")}}
-    table.attrs["random"] = random
+    table.attrs["random"] = [told for place in places.values() for told in place.random]
     return table
 
 
-def _of_side(
-    summed: Summed, info: dict[str, Any], place: str, side: Side, d: int, poles: Sequence[Pole],
-    shared: Callable[[str, Side], SideSums], drawn: list[dict[str, Any]],
-) -> list[pd.DataFrame]:  # fmt: skip
-    if not summed.concepts[side] or not sees(place, side) or len(summed.images[side]) < MIN_FOLDS:
-        return []
-    site = at(place)[0]
-    of_side = shared(site.name if site.indexed_by == "image" else ROWS, side)
-    own = _measure(summed.read(f"{place}/{side}/"), d, of_side)
-    random, read = None, summed.read(f"{place_of(place)}/{side}/")
-    if any("n" in f for f in read):
-        random = _measure(read, info["parameters"]["null_directions"], of_side)
-        drawn += [_drawn(place, side, pole, of_side, random if pole == "+" else random.flipped()) for pole in poles]
-    return [
-        _rows(place, side, pole, of_side, own if pole == "+" else own.flipped(),
-              random if random is None or pole == "+" else random.flipped())
-        for pole in poles
-    ]  # fmt: skip
-
-
-def _measure(read: Sequence[dict[str, Tensor]], d: int, shared: SideSums) -> Measured:
-    sums = FoldSums.of([read[i] for i in shared.there], d, len(shared.concepts))
-    one, other = (sums.over(half).r()[0] for half in shared.halves)
-    return Measured(sums, sums.over(range(len(shared.there))).r()[0], (one, other), shared.among)
-
-
-def _rows(place: str, side: Side, pole: Pole, shared: SideSums, own: Measured, random: Measured | None) -> pd.DataFrame:
-    """A row a unit."""
-    import pandas as pd
-
-    site, layer = at(place)
-    d, allowed = len(own.whole), shared.allowed
-    table: dict[str, Any] = {
-        "neuron": [site.id(Address(place, i, pole)) for i in range(d)], "side": side, "site": site.name, "hook": place,
-        "layer": layer, "index": range(d), "pole": pole,
-    }  # fmt: skip
-    if not bool(allowed.any()):
-        return pd.DataFrame({**table, **NOTHING, "n_folds": len(shared.there)})
-    chosen = best(own.whole, allowed)
-    low, high = own.bounds(chosen)
-    table |= _named("concept", shared, chosen) | {
-        "r": held_out(own.halves, allowed),
-        "r_low": low, "r_high": high,
-        "n_images": shared.images[0].long()[chosen],
-    }  # fmt: skip
-    for name, kept in (("specific", allowed & ~shared.generic), ("generic", allowed & shared.generic)):
-        table |= _best_of(name, shared, own, kept)
-    specific = allowed & ~shared.generic
-    table["p_random"] = np.full(d, np.nan)
-    if random is not None and bool(specific.any()):
-        null = held_out(random.halves, specific)
-        above = len(null) - torch.searchsorted(null.sort().values, held_out(own.halves, specific))
-        table["p_random"] = (1 + above) / (1 + len(null))
-    agree = own.sign * own.sums.r()
-    table["folds_agree"] = sum((best(r, allowed) == chosen).long() for r in agree)
-    table["n_folds"] = len(agree)
-    table |= _runner_up(shared, own, chosen, allowed)
-    table |= _several(shared, own, random, allowed)
-    return pd.DataFrame({k: v.numpy() if isinstance(v, Tensor) else v for k, v in table.items()})
-
-
-def _drawn(place: str, side: Side, pole: Pole, shared: SideSums, random: Measured) -> dict[str, Any]:
+def _random(place: str, side: Side, pole: Pole, own: Measured) -> dict[str, Any]:
     """How many random units of a layer have which concept, as far as their interval is above 0."""
     site, layer = at(place)
     found: dict[str, int] = {}
-    if bool(shared.allowed.any()):
-        chosen = best(random.whole, shared.allowed)
-        sure = chosen[random.bounds(chosen)[0] > 0].bincount(minlength=len(shared.concepts)).tolist()
-        found = {c.name: n for c, n in zip(shared.concepts, sure, strict=True) if n}
-    return {"site": site.name, "pole": pole, "layer": layer, "side": side, "n": len(random.whole), "concepts": found}
-
-
-def _named(name: str, shared: SideSums, which: Tensor) -> dict[str, Any]:
-    phrase = "phrase" if name == "concept" else f"{name}_phrase"
-    found = [shared.concepts[i] for i in which.tolist()]
-    return {name: [c.name for c in found], phrase: [c.phrase or c.name for c in found]}
-
-
-def _runner_up(shared: SideSums, own: Measured, chosen: Int[Tensor, "d"], allowed: Bool[Tensor, "k"]) -> dict[str, Any]:
-    if int(allowed.sum()) < 2:
-        return {"runner_up": "", "runner_up_phrase": "", "r_runner_up": np.nan}
-    second = best(own.whole.scatter(1, chosen[:, None], -torch.inf), allowed)
-    return _named("runner_up", shared, second) | {"r_runner_up": own.whole.gather(1, second[:, None]).squeeze(1)}
-
-
-def _best_of(name: str, shared: SideSums, own: Measured, kept: Bool[Tensor, "k"]) -> dict[str, Any]:
-    if not bool(kept.any()):
-        return {name: "", f"r_{name}": np.nan}
-    return {
-        name: [shared.concepts[i].name for i in best(own.whole, kept).tolist()],
-        f"r_{name}": held_out(own.halves, kept),
-    }
-
-
-def _several(shared: SideSums, own: Measured, random: Measured | None, allowed: Bool[Tensor, "k"]) -> dict[str, Any]:
-    """Shares of the bank's r^2, and further concepts where they gain more than random units mostly do."""
-    chosen = several(own.whole, own.among[0], allowed)
-    r = torch.stack([r_of_sum(own.whole, own.among[0], s, w) for s, w in chosen])
-    every = whole_bank(own.whole, own.among[0]).clamp(min=1e-12)
-    found: dict[str, Any] = {
-        "share_one": (r[0] ** 2 / every).clamp(max=1),
-        "share_three": (r[2] ** 2 / every).clamp(max=1),
-    }
-    held = own.gains(allowed)
-    found |= {"r_two": held[1], "r_three": held[2]}
-    names: list[list[str]] = [[] for _ in range(len(own.whole))]
-    if random is not None:
-        null = random.gains(allowed)
-        go_on = torch.ones(len(own.whole), dtype=torch.bool)
-        for m in (1, 2):
-            gain, theirs = held[m] - held[m - 1], null[m] - null[m - 1]
-            go_on = go_on & (gain > theirs.quantile(RARE).clamp(min=0)) & (chosen[m][1][:, m] > 0)
-            for i in go_on.nonzero().flatten().tolist():
-                names[i].append(shared.concepts[int(chosen[m][0][i, m])].name)
-    return {**found, "also": ["; ".join(own) for own in names]}
+    if bool(own.shared.allowed.any()):
+        concepts = own.shared.concepts
+        sure = own.chosen[own.bounds()[0] > 0].bincount(minlength=len(concepts)).tolist()
+        found = {c.name: n for c, n in zip(concepts, sure, strict=True) if n}
+    return {"site": site.name, "pole": pole, "layer": layer, "side": side, "n": len(own.whole), "concepts": found}

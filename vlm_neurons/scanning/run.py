@@ -238,7 +238,8 @@ class Run:
     def concepts(self, min_images: int = MIN_IMAGES) -> pd.DataFrame:
         """What every unit answers to, of a scan with concepts: a row a unit, side and pole; see `scanning/README.md`.
 
-        `r` ranks concepts of a unit, not units: over all data it falls with a concept's frequency, a right one too.
+        `r` ranks concepts of a unit, not units: over all data it falls with a concept's frequency, a right one too. It
+        and its interval are of what each half chooses, told on the other: of `concept` where `halves_agree`.
 
         Args:
             min_images: concepts that fewer images (of the text: samples) of a half have are not chosen.
