@@ -251,9 +251,8 @@ class Run:
         self._check_complete()
         whole(1, min_images=min_images)
         if (made := self._told.get(min_images)) is None:  # it takes some seconds
-            made = self._told[min_images] = concept_table(
-                self.path, self.identity, self.info, self.n_blocks, min_images
-            )
+            made = concept_table(self.path, self.identity, self.info, self.n_blocks, min_images)
+            self._told[min_images] = made
         return made.copy()
 
     def _parquet(self, name: str, remedy: str) -> pd.DataFrame:
