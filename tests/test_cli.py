@@ -246,7 +246,7 @@ def _hear():
 
 
 def test_ctrl_c_leaves_a_run_that_the_same_command_finishes_with_the_same_result(tmp_path):
-    command = [*SCAN, "--data", "scenes:n=80,seed=4", "--block-size", "4"]
+    command = [*SCAN, "--data", "scenes:n=40,seed=4", "--block-size", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     out = tmp_path / "run"
     process = subprocess.Popen(

@@ -204,7 +204,9 @@ def test_patching_equals_patching_the_plain_model_by_hand(setting: Any, name: st
 @torch.no_grad()
 @pytest.mark.parametrize("name", sorted(EVERY))
 def test_sweeps_over_every_kind_are_their_parts(setting: Any, name: str) -> None:
-    model, clean, corrupt, _ = setting
+    model = setting[0]
+    clean, corrupt = (model.prepare([tiny.image()], ["Hi"]) for _ in range(2))  # a run for every pair of positions
+    setting = model, clean, corrupt, None
     _, cache = model.run_with_cache(clean)
     found = getattr(patching, name)(model.bind(corrupt), corrupt.input_ids, cache, metric)
     for part, kind in zip(found, EVERY[name], strict=True):

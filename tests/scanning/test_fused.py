@@ -68,14 +68,22 @@ def test_the_graph_is_captured_whole_and_serves_every_length() -> None:
     counted = CompileCounterWithBackend("aot_eager")
     fused = Fused(torch.compile(reduced, dynamic=True, fullgraph=True, backend=counted))
     for pos, d in ((40, 6), (57, 6), (72, 11)):
-        assert_same(fused, *random_batch(pos, d, torch.float32), 4, 2, "+")
+        assert_same(fused, *random_batch(pos, d, torch.float32), 2, 1, "+")
     assert counted.frame_count == 1, "one compilation for all of them"
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_a_scan_with_compiled_summaries_finds_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, data = vn.HookedVLM.from_pretrained("tiny-llava-scenes"), vn.scenes(20, seed=1)
-    options = {"site": ["gate", "projector"], "top_n": 5, "batch_size": 4, "progress": False}
+    # the program grows with the numbers of values kept, and so does the time that a compiler takes
+    options = {
+        "site": ["gate", "projector"],
+        "top_n": 5,
+        "batch_size": 4,
+        "n_visual": 2,
+        "n_text": 1,
+        "progress": False,
+    }
     plain = vn.scan(model, data, out=tmp_path / "plain", **options)
     fast = vn.scan(model, data, out=tmp_path / "fast", compiled=True, **options)
     assert fast.info["parameters"]["compiled"] and not plain.info["parameters"]["compiled"]

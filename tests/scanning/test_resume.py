@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -60,49 +55,6 @@ def assert_same(a, b):
 
 def snapshot(path):
     return {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(Path(path).rglob("*")) if p.is_file()}
-
-
-CHILD = """
-import sys, time
-sys.path.insert(0, {tests!r})
-import torch
-torch.set_num_threads({threads})
-from scanning import test_resume as t
-from vlm_neurons.data import ImageTextData
-from vlm_neurons.scanning import job, scan
-real = job.write_block
-def slow(*arguments, **named):
-    real(*arguments, **named)
-    time.sleep(0.3)
-job.write_block = slow
-scan(t.make_model(), ImageTextData.from_jsonl({jsonl!r}), **t.SETTINGS, out={out!r}, progress=False)
-"""
-
-
-def child(data, out, **environment):
-    tests = str(Path(__file__).parents[1])
-    code = CHILD.format(
-        tests=tests, threads=torch.get_num_threads(), jsonl=data.source.removeprefix("jsonl:"), out=str(out)
-    )
-    return subprocess.Popen([sys.executable, "-c", code], env={**os.environ, **environment}, stderr=subprocess.PIPE)
-
-
-def test_killed_and_resumed_equals_never_killed(tmp_path, model, data, whole):
-    process = child(data, tmp_path)
-    blocks = tmp_path / "blocks"
-    while len(list(blocks.glob("*.safetensors"))) < 2:
-        assert process.poll() is None, process.stderr.read().decode()
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    done = snapshot(blocks)
-    assert 2 <= len([p for p in done if p.suffix == ".safetensors"]) < N // BLOCK
-    assert not Run.load(tmp_path).complete
-    resumed = scan(model, data, **SETTINGS, out=tmp_path, progress=False)
-    assert_same(resumed, whole)
-    for path, content in done.items():
-        if path.suffix == ".safetensors":
-            assert snapshot(blocks)[path] == content, "a finished block was scanned again"
 
 
 def test_one_process_of_two_does_its_own_blocks_alone(tmp_path, model, data, whole, monkeypatch):

@@ -14,9 +14,9 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "tiny_llava" / "train.py"
 
 
 def test_a_few_steps_of_the_training_script_lower_every_loss_and_write_a_loadable_model(tmp_path):
-    plan = ["--steps-1", "31", "--steps-2", "31", "--batch-1", "16", "--batch-2", "16", "--warm-up", "5"]
+    plan = ["--steps-1", "16", "--steps-2", "16", "--batch-1", "8", "--batch-2", "8", "--warm-up", "4"]
     subprocess.run(
-        [sys.executable, str(SCRIPT), "--out", str(tmp_path / "model"), *plan, "--log-every", "10"],
+        [sys.executable, str(SCRIPT), "--out", str(tmp_path / "model"), *plan, "--log-every", "15"],
         check=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,

@@ -308,11 +308,12 @@ def test_every_view_shows_in_a_notebook_and_is_saved_as_page_and_as_picture(tmp_
     for view in views:
         assert view.fragment.html in view._repr_html_()
         assert view.fragment.html in view.save(tmp_path / "view.html").read_text(encoding="utf-8")
+        still = view.static()
         with Image.open(view.save(tmp_path / "view.png")) as picture:
-            shown = pixels(view.static())
+            shown = pixels(still)
             assert picture.size == shown.size and len(set(shown.convert("L").getdata())) > 10
-        assert view.static()._repr_png_() == (tmp_path / "view.png").read_bytes()  # what a notebook shows
-        assert isinstance(view.static(), Figure)
+        assert still._repr_png_() == (tmp_path / "view.png").read_bytes()  # what a notebook shows
+        assert isinstance(still, Figure)
 
 
 def test_a_card_has_samples_of_every_strength_and_a_colour_bar_with_its_maximum_for_each_modality() -> None:
