@@ -56,22 +56,28 @@ def remembered(fn: FunctionType, jaxtyped: Callable[..., Any], typechecker: Any)
     def template(*args: Any, **named: Any) -> Any:
         return given.value
 
-    named_as_fn = FunctionType(template.__code__, fn.__globals__, fn.__name__, None, template.__closure__)
-    whole = jaxtyped(fn, typechecker=typechecker)
-    result = jaxtyped(functools.update_wrapper(named_as_fn, fn), typechecker=typechecker)
+    @functools.cache  # made where it is needed: a process calls few of the functions that it imports
+    def whole() -> Callable[..., Any]:
+        return jaxtyped(fn, typechecker=typechecker)
+
+    @functools.cache
+    def result() -> Callable[..., Any]:
+        named_as_fn = FunctionType(template.__code__, fn.__globals__, fn.__name__, None, template.__closure__)
+        return jaxtyped(functools.update_wrapper(named_as_fn, fn), typechecker=typechecker)
+
     met: dict[Any, set[Any]] = {}
 
     @functools.wraps(fn)
     def call(*args: Any, **named: Any) -> Any:
         given_forms = (*map(form, args), *((name, form(value)) for name, value in named.items()))
         if given_forms not in met:
-            out = whole(*args, **named)
+            out = whole()(*args, **named)
             met[given_forms] = {form(out)}
             return out
         out = fn(*args, **named)
         if (told := form(out)) not in met[given_forms]:
             given.value = out
-            result(*args, **named)
+            result()(*args, **named)
             met[given_forms].add(told)
         return out
 
