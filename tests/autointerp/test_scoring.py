@@ -22,7 +22,7 @@ KINDS = ("color", "word", "picture_or_word")
 
 @pytest.fixture(scope="module")
 def made():
-    return {p.evidence.neuron: p for p in planted.neurons(KINDS, n=3, seed=SEED)}
+    return {p.evidence.neuron: p for p in planted.neurons(KINDS, n=4, seed=SEED)}
 
 
 @pytest.fixture(scope="module")
