@@ -62,12 +62,16 @@ def test_what_a_cache_lacks_is_named_with_what_is_near(made: SimpleNamespace) ->
         cache["post", 1]
 
 
-@pytest.mark.parametrize("how", ["table", "row", "column", "array", "ids", "commas", "neuron", "set"])
+@pytest.mark.parametrize(
+    "how", ["table", "row", "column", "array", "ids", "commas", "neuron", "set", "tuple", "dict", "records", "tuples"]
+)
 def test_neurons_are_taken_however_they_are_held(made: SimpleNamespace, how: str) -> None:
     rows = made.table[made.table.neuron == "L2N304"]
     held = {
         "table": rows, "row": rows.iloc[0], "column": rows.neuron, "array": rows.neuron.to_numpy(), "ids": ["L2N304"],
         "commas": "L2N304,", "neuron": vn.Neuron.parse("L2N304"), "set": {"L2N304"},
+        "tuple": next(rows.itertuples()), "dict": rows.iloc[0].to_dict(), "records": rows.to_dict("records"),
+        "tuples": list(rows.itertuples(index=False)),
     }[how]  # fmt: skip
     found = vn.gather_evidence(made.model, made.data, made.run, held, n_top=1, n_spare=1, progress=False)
     assert list(found) == ["L2N304"] and found["L2N304"].label == rows.label.item()

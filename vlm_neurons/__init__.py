@@ -56,7 +56,7 @@ _EXPORTS = {
 
 # rooms that are reached as attributes -> module
 _ROOMS = {name: name for name in ("autointerp", "classification", "concepts", "data", "evidence", "interventions")}
-_ROOMS |= {name: name for name in ("models", "planted", "reporting", "scanning", "sites", "synthetic", "viz")}
+_ROOMS |= {name: name for name in ("hooks", "models", "planted", "reporting", "scanning", "sites", "synthetic", "viz")}
 _ROOMS |= {name: f"autointerp.{name}" for name in ("explainers", "scorers", "simulators")}
 
 __all__ = [*_EXPORTS, "__version__"]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from vlm_neurons._checks import short
 from vlm_neurons.models.reading import of_tokens, readers
 from vlm_neurons.protocols import SIDES, ConceptBank, Maps, Side, View
 from vlm_neurons.scanning.concept_files import by_fold, folds_of, join, keep_shifts
