@@ -452,7 +452,9 @@ def test_random_units_read_what_the_layer_reads_and_p_is_the_share_above(model, 
         counts[[*counts][k]] += bool(held_out_interval(both, without)[0] > 0)
     assert told["n"] == 30 and told["concepts"] == {name: n for name, n in counts.items() if n}
     for _, layer in of_post.groupby(["side", "pole"]):
-        assert layer.sort_values("r_specific")["p_random"].is_monotonic_decreasing
+        assert layer.sort_values("focus")["p_random"].is_monotonic_decreasing
+    told = table["r_specific"] - table["r_generic"].fillna(0) + table["share_one"]
+    assert np.allclose(table["focus"], told, equal_nan=True) and table["focus"].notna().any()
 
 
 @pytest.mark.parametrize(

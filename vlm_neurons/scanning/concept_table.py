@@ -28,7 +28,8 @@ MIN_IMAGES = 20  # below so many in a half of the data nothing is chosen
 PHRASES = {"concept": "phrase", "runner_up": "runner_up_phrase"}  # columns of concepts that are told in words too
 NOTHING: dict[str, Any] = {  # of a unit where no concept has images enough
     "concept": "", "phrase": "", "r": np.nan, "r_low": np.nan, "r_high": np.nan, "r_all": np.nan, "halves_agree": False,
-    "n_images": 0, "specific": "", "r_specific": np.nan, "generic": "", "r_generic": np.nan, "p_random": np.nan,
+    "n_images": 0, "specific": "", "r_specific": np.nan, "generic": "", "r_generic": np.nan,
+    "focus": np.nan, "p_random": np.nan,
     "folds_agree": 0, "n_folds": 0, "runner_up": "", "runner_up_phrase": "", "r_runner_up": np.nan,
     "share_one": np.nan, "share_three": np.nan, "r_two": np.nan, "r_three": np.nan, "also": "",
 }  # fmt: skip

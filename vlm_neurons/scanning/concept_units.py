@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from vlm_neurons.scanning.concept_focus import focus
 from vlm_neurons.scanning.concept_moments import FoldSums, best, held_out, held_out_interval
 from vlm_neurons.scanning.concept_several import r_of_sum, several, whole_bank
 from vlm_neurons.scanning.concept_shared import SideSums
@@ -61,6 +62,27 @@ class Measured:
         one, other = (best(r, self.shared.allowed) for r in self.halves)
         return one, other
 
+    def held(self, kept: Bool[Tensor, "k"]) -> Float[Tensor, "d"]:
+        """Held-out r among some concepts; NaN without one."""
+        return held_out(self.halves, kept) if bool(kept.any()) else torch.full_like(self.whole[:, 0], torch.nan)
+
+    @cached_property
+    def every(self) -> Float[Tensor, "d"]:
+        """r^2 of the best weighted sum of the whole bank."""
+        return whole_bank(self.whole, self.shared.bank_inverse).clamp(min=1e-12)
+
+    @cached_property
+    def share_one(self) -> Float[Tensor, "d"]:
+        """r^2 of the chosen concept over that of the whole bank; 0 where r is negative."""
+        r = self.whole.gather(1, self.chosen[:, None]).squeeze(1)
+        return (r.clamp(min=0) ** 2 / self.every).clamp(max=1)
+
+    @cached_property
+    def focus(self) -> Float[Tensor, "d"]:
+        """See `concept_focus`."""
+        specific, generic = self.shared.specific, self.shared.generic & self.shared.allowed
+        return focus(self.held(specific), self.held(generic), self.share_one)
+
     def bounds(self) -> tuple[Float[Tensor, "d"], Float[Tensor, "d"]]:
         """The interval of held-out r."""
         one, other = self.chosen_by_halves
@@ -86,20 +108,19 @@ class Null:
     """What random units of a layer reach, on one side, by one pole.
 
     Attributes:
-        specific: r of their best specific concept, sorted; None where there is none.
+        focus: of each, sorted; None where there is no specific concept.
         gains: what a second, and a third concept adds to most of them at most.
     """
 
-    specific: Float[Tensor, "n"] | None
+    focus: Float[Tensor, "n"] | None
     gains: Float[Tensor, "two"]
 
     @classmethod
     def of(cls, random: Measured) -> Null:
         """Of all random units of a layer."""
-        specific = random.shared.specific
         held = random.gains()
         return cls(
-            held_out(random.halves, specific).sort().values if bool(specific.any()) else None,
+            random.focus.sort().values if bool(random.shared.specific.any()) else None,
             (held[1:] - held[:-1]).quantile(RARE, 1).clamp(min=0),
         )
 
@@ -117,11 +138,12 @@ def told_of(own: Measured, null: Null | None) -> dict[str, Tensor]:
     for name, kept in (("specific", shared.specific), ("generic", shared.generic & allowed)):
         there = bool(kept.any())
         found[name] = best(own.whole, kept) if there else torch.full_like(own.chosen, -1)
-        found[f"r_{name}"] = held_out(own.halves, kept) if there else torch.full_like(r, torch.nan)
+        found[f"r_{name}"] = own.held(kept)
+    found["focus"] = own.focus
     found["p_random"] = torch.full_like(r, torch.nan)
-    if null is not None and null.specific is not None:
-        above = len(null.specific) - torch.searchsorted(null.specific, found["r_specific"])
-        found["p_random"] = (1 + above) / (1 + len(null.specific))
+    if null is not None and null.focus is not None:
+        above = len(null.focus) - torch.searchsorted(null.focus, own.focus)
+        found["p_random"] = (1 + above) / (1 + len(null.focus))
     found["folds_agree"] = own.folds_agree()
     return found | _runner_up(own) | _several(own, null)
 
@@ -142,10 +164,9 @@ def _several(own: Measured, null: Null | None) -> dict[str, Tensor]:
     among = own.shared.among[0]
     chosen = several(own.whole, among, own.shared.allowed)
     r = [r_of_sum(own.whole, among, s, w) for s, w in chosen]
-    every = whole_bank(own.whole, own.shared.bank_inverse).clamp(min=1e-12)
     held = own.gains()
     found = {
-        "share_one": (r[0] ** 2 / every).clamp(max=1), "share_three": (r[2] ** 2 / every).clamp(max=1),
+        "share_one": own.share_one, "share_three": (r[2] ** 2 / own.every).clamp(max=1),
         "r_two": held[1], "r_three": held[2],
     }  # fmt: skip
     counts: Bool[Tensor, "d"] = torch.full_like(own.chosen, null is not None, dtype=torch.bool)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from vlm_neurons.viz.class_counts import layer_tables
-from vlm_neurons.viz.token_strips import to_circuitsvis
-from vlm_neurons.viz.views import (
-    NeuronCard,
-    View,
-    compare_neurons,
+from vlm_neurons.viz.figure_views import (
     show_concepts,
     show_distribution,
     show_layers,
-    show_neuron,
     show_scores,
+    show_top_neurons,
 )
+from vlm_neurons.viz.token_strips import to_circuitsvis
+from vlm_neurons.viz.views import NeuronCard, View, compare_neurons, show_neuron
 
 __all__ = [
     "NeuronCard",
@@ -25,5 +23,6 @@ __all__ = [
     "show_layers",
     "show_neuron",
     "show_scores",
+    "show_top_neurons",
     "to_circuitsvis",
 ]
