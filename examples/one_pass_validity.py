@@ -110,7 +110,9 @@ def coverage(model: vn.HookedVLM, out: Path, args: Any) -> str:
             run = scanned(model, out / f"coverage-{scenes}-{draw}", scenes, 2000 + 100 * draw + scenes)
             tables.append(run.concepts().assign(scenes=scenes, draw=draw))
     every = pd.concat(tables).merge(r, on=["hook", "side", "index", "concept"], how="left")
-    told = every[every["concept"] != ""].assign(held=lambda x: (x["r_low"] <= x["true"]) & (x["true"] <= x["r_high"]))
+    told = every[every["halves_agree"]].assign(  # else r is of two concepts
+        held=lambda x: (x["r_low"] <= x["true"]) & (x["true"] <= x["r_high"])
+    )
     told = told.assign(half=(told["r_high"] - told["r_low"]) / 2, off=told["r"] - told["true"])
     rows = []
     for (scenes, side), part in told.groupby(["scenes", "side"]):
