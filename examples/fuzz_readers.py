@@ -399,7 +399,8 @@ def see_reply(rng: random.Random, folder: Path) -> str:
 
 READERS: dict[str, Callable[[random.Random, Path], str]] = {
     "pictures": see_picture, "folders": see_folder, "jsonl": see_jsonl, "llava": see_llava, "coco": see_coco,
-    "shards": see_shards, "frames": see_frame, "samples": see_samples, "datasets": see_dataset, "captions": see_caption, "replies": see_reply,
+    "shards": see_shards, "frames": see_frame, "samples": see_samples, "datasets": see_dataset,
+    "captions": see_caption, "replies": see_reply,
 }  # fmt: skip
 MODEL: Any = None
 

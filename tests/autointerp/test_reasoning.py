@@ -12,6 +12,7 @@ import loopback
 import pytest
 
 import vlm_neurons as vn
+from vlm_neurons.autointerp.client.answers import answer_of
 
 ANSWER = {"phrase": "red", "description": 'd {"phrase": 1} </think>', "confidence": 0.5, "clear_pattern": True}
 GOOD, DRAFT = json.dumps(ANSWER), json.dumps({**ANSWER, "phrase": "draft"})
@@ -126,3 +127,9 @@ def test_probabilities_of_the_answer_are_read_behind_the_thoughts() -> None:
     assert made.n_failed == 0
     for one in made.predictions:
         assert one.token_acts is not None and one.token_acts.tolist() == [3.0, 6.0]
+
+
+def test_an_answer_that_quotes_the_marks_of_channels_stays_whole() -> None:
+    quoted = json.dumps({**ANSWER, "description": "fires on <|channel|>final<|message|> and <|end|>"})
+    for content in (quoted, f"<|channel|>final<|message|>{quoted}<|return|>"):
+        assert answer_of({"content": content}) == (quoted, None)

@@ -26,7 +26,8 @@ def fuzz() -> ModuleType:
 
 
 @pytest.mark.parametrize(
-    "reader", ["pictures", "folders", "jsonl", "llava", "coco", "shards", "frames", "captions", "replies"]
+    "reader",
+    ["pictures", "folders", "jsonl", "llava", "coco", "shards", "frames", "samples", "datasets", "captions", "replies"],
 )
 def test_odd_inputs_are_used_rightly_or_named(fuzz: ModuleType, reader: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.signal(signal.SIGALRM, fuzz.late)

@@ -15,7 +15,8 @@ _DATA = re.compile(r"[A-Za-z0-9+/=]{80,}")  # pictures
 _THOUGHT = re.compile(r"<(think|thinking|thought|reasoning)>.*?</\1>", re.DOTALL | re.IGNORECASE)
 _BEGUN = re.compile(r"<(think|thinking|thought|reasoning)>", re.IGNORECASE)
 _OPENED_BEFORE = re.compile(r"(?!\s*[{`]).*?</(?:think|thinking|thought|reasoning)>", re.DOTALL | re.IGNORECASE)
-_CHANNEL = re.compile(r"<\|channel\|>(\w+)[^<]*<\|message\|>(.*?)(?=<\|(?:end|return|start|channel)\|>|$)", re.DOTALL)
+_CHANNELS = re.compile(r"(?:<\|start\|>assistant)?<\|channel\|>")
+_FINAL = re.compile(r"<\|channel\|>final[^<]*<\|message\|>(.*?)(?:<\|(?:end|return)\|>)?\s*$", re.DOTALL)
 _WILL_PASS = re.compile(
     r"(?:http|status|code|error)\D{0,10}\b(429|5\d\d)\b|"
     r"\b(429|50[0-4])\b[ :-]+(?:too many|internal|bad gate|service|gate)",
@@ -146,10 +147,10 @@ def answer_of(message: Mapping[str, Any]) -> tuple[str, str | None]:
     if not isinstance(content, str | None):
         return str(content)[:LONGEST], "an answer that is no text"
     text = (content or "").strip().removeprefix("\ufeff").strip()
-    if channels := dict(_CHANNEL.findall(text)):  # gpt-oss, from a server that does not read its form
-        if "final" not in channels:
+    if _CHANNELS.match(text):  # gpt-oss, from a server that does not read its form
+        if (final := _FINAL.search(text)) is None:
             return text, "the thinking does not end; it may need a larger max_tokens="
-        text = channels["final"].strip()
+        text = final[1].strip()
     if not text and thoughts:
         fenced = _fenced(thoughts.strip())
         alone = fenced.startswith("{") and isinstance(_json(fenced), dict)
