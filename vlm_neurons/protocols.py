@@ -179,9 +179,8 @@ class Joined(ConceptBank):
 
     def concepts(self, side: Side) -> tuple[Concept, ...]:
         """Of all banks, one bank after the other."""
-        return tuple(
-            bank.concepts(side)[i] for bank, kept in zip(self.banks, self._kept(side), strict=True) for i in kept
-        )
+        each = [bank.concepts(side) for bank in self.banks]  # once: a bank makes them anew
+        return tuple(own[i] for own, kept in zip(each, self._kept(side), strict=True) for i in kept)
 
     def identity(self) -> dict[str, Any]:
         """That of each, in order."""

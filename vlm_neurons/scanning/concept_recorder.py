@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -22,49 +23,75 @@ if TYPE_CHECKING:
 
 FAR = 3.0  # a mean so many standard deviations from 0 is taken off before anything is summed up
 ROWS = ":rows"  # no name of a site; of all sites that have one value a position the places are the same
+SHORT = 256  # places that follow each other; below, they are copied to where they do
 Where = slice | Tensor
 
 
 @dataclass(frozen=True)
 class Places:
-    """The places of one side in a batch.
+    """Places of one side in a batch: those where every concept is known, or those where some are not.
 
     Attributes:
-        known_all: (where in the tensor of a site, which of `concepts`) of those where every concept is known.
-        partly: the same of the others.
-        concepts: values of all places, shifted; 0 where not known.
+        at: where they are in the flattened tensor of a site, in pieces that follow each other.
+        concepts: values, shifted; 0 where not known. In the order that products with units are quick in.
         known: where they are known; None: everywhere.
     """
 
-    known_all: list[tuple[Where, Where]]
-    partly: list[tuple[Where, Where]]
-    concepts: Float[Tensor, "n k"]
-    known: Bool[Tensor, "n k"] | None
+    at: list[Where]
+    concepts: Float[Tensor, "k n"]
+    known: Bool[Tensor, "k n"] | None = None
+    _on: dict[torch.device, Places] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def sums(self) -> tuple[Float[Tensor, "k"], Float[Tensor, "k"]]:
+        """S_c and S_cc, the same for all units."""
+        c = self.concepts.double()
+        return c.sum(1), (c * c).sum(1)
+
+    def on(self, device: torch.device) -> Places:
+        """On a device; a batch's are copied to each once, not for every layer."""
+        if self.concepts.device == device:
+            return self
+        if device not in self._on:
+            known = None if self.known is None else self.known.to(device)
+            self._on[device] = Places(self.at, self.concepts.to(device), known)
+        return self._on[device]
+
+    def pieces(self) -> Iterator[tuple[Where, slice]]:
+        """Where they are, and which of `concepts` that is."""
+        first = 0
+        for at in self.at:
+            last = first + (at.stop - at.start if isinstance(at, slice) else len(at))
+            yield at, slice(first, last)
+            first = last
 
 
-def places_at(at: Int[Tensor, "n"], values: Float[Tensor, "n k"], shift: Float[Tensor, "k"]) -> Places:
+def places_at(at: Int[Tensor, "n"], values: Float[Tensor, "n k"], shift: Float[Tensor, "k"]) -> list[Places]:
     """Places at some numbers of a flattened tensor, in order, with what a bank says of them (NaN: not known)."""
-    known = ~values.isnan()
-    concepts = torch.where(known, values - shift, 0.0)
-    whole = known.all(1)
-    if bool(whole.all()):
-        return Places(pieces(at, torch.arange(len(at))), [], concepts, None)
-    split = [mask.nonzero().flatten() for mask in (whole, ~whole)]
-    return Places(pieces(at[split[0]], split[0]), pieces(at[split[1]], split[1]), concepts, known)
-
-
-def pieces(at: Int[Tensor, "n"], of: Int[Tensor, "n"]) -> list[tuple[Where, Where]]:
-    """Numbers in runs of neighbours, that need no copy; as they are where there are many short runs.
-
-    >>> pieces(torch.tensor([3, 4, 8]), torch.tensor([0, 1, 2]))
-    [(slice(3, 5, None), slice(0, 2, None)), (slice(8, 9, None), slice(2, 3, None))]
-    """
-    if not len(at):
+    if not values.numel():
         return []
-    cuts = [0, *(((at.diff() != 1) | (of.diff() != 1)).nonzero().flatten() + 1).tolist(), len(at)]
-    if len(cuts) > 2 and len(at) < 16 * (len(cuts) - 1) and len(cuts) > 64:
-        return [(at, of)]
-    return [(slice(int(at[i]), int(at[j - 1]) + 1), slice(int(of[i]), int(of[j - 1]) + 1)) for i, j in pairwise(cuts)]
+    concepts = (values - shift).T.contiguous()
+    known = ~concepts.isnan()
+    whole = known.all(0)
+    if bool(whole.all()):
+        return [Places(runs(at), concepts)]
+    some, found = ~whole, []
+    if bool(whole.any()):
+        found.append(Places(runs(at[whole]), concepts[:, whole]))
+    return [*found, Places(runs(at[some]), concepts[:, some].nan_to_num(0.0), known[:, some])]
+
+
+def runs(at: Int[Tensor, "n"]) -> list[Where]:
+    """Numbers as runs of neighbours, that need no copy; as they are where runs are so short that many small products
+    would take longer than a copy and one large product.
+
+    >>> runs(torch.arange(3, 1000)), runs(torch.tensor([3, 4, 8]))
+    ([slice(3, 1000, None)], [tensor([3, 4, 8])])
+    """
+    cuts = [0, *((at.diff() != 1).nonzero().flatten() + 1).tolist(), len(at)]
+    if len(cuts) > 2 and len(at) < SHORT * (len(cuts) - 1):
+        return [at]
+    return [slice(int(at[i]), int(at[j - 1]) + 1) for i, j in pairwise(cuts)]
 
 
 @dataclass
@@ -82,8 +109,8 @@ class ConceptRecorder:
     of_concepts: dict[Side, Float[Tensor, "k"]]
     units: dict[tuple[str, Side], UnitSums] = field(default_factory=dict)
     concepts: dict[tuple[str, Side], ConceptSums] = field(default_factory=dict)
-    _batch: dict[str, Places] = field(default_factory=dict)
-    _by_image: dict[str, tuple[Tensor, Places]] = field(default_factory=dict)
+    _batch: dict[Side, list[Places]] = field(default_factory=dict)
+    _by_image: dict[str, tuple[Tensor, list[Places]]] = field(default_factory=dict)
     _patches: Tensor | None = None
 
     def begin(self, batch: Batch, maps: Sequence[Maps]) -> None:
@@ -113,22 +140,18 @@ class ConceptRecorder:
         self._count("picture", self._patches, image, len(batch.images))
         self._count("text", words, owner, len(maps))
 
-    def _take_concepts(self, kind: str, side: Side, places: Places) -> None:
-        k = places.concepts.shape[1]
-        if not k:
-            return
-        sums = self.concepts.setdefault((kind, side), ConceptSums.empty(k))
-        for parts, known in ((places.known_all, None), (places.partly, places.known)):
-            for _, of in parts:
-                sums.add(places.concepts[of], None if known is None else known[of])
+    def _take_concepts(self, kind: str, side: Side, found: list[Places]) -> None:
+        for places in found:
+            sums = self.concepts.setdefault((kind, side), ConceptSums.empty(len(places.concepts)))
+            sums.add(places.concepts, places.known)
 
     def _count(self, side: Side, values: Tensor, owner: Tensor, n: int) -> None:
         if not values.shape[1]:
             return
         sums = self.concepts.setdefault((ROWS, side), ConceptSums.empty(values.shape[1]))
+        own = (owner == torch.arange(n)[:, None]).float()  # one product: to go through all values takes longer
         for into, there in ((sums.present, values > 0), (sums.annotated, ~values.isnan())):
-            found = torch.zeros(n, values.shape[1], dtype=torch.long).index_add_(0, owner, there.long())
-            into += (found > 0).sum(0)
+            into += ((own @ there.float()) > 0).sum(0)
 
     def take_in(self, place: str, values: Tensor, defined: Tensor | None, patch: Tensor | None) -> None:
         """Take in what a place holds in the batch that was begun; see `of_tokens`."""
@@ -140,38 +163,37 @@ class ConceptRecorder:
         elif self._patches is not None:
             self._add(place, "picture", flat, there, self._at_patches(at_place(place)[0].name, patch.cpu()))
 
-    def _at_patches(self, site: str, patch: Int[Tensor, "n"]) -> Places:
+    def _at_patches(self, site: str, patch: Int[Tensor, "n"]) -> list[Places]:
         """The places of a site's layers in the batch, which are the same; what is known of them is summed up once."""
         assert self._patches is not None
         before = self._by_image.get(site)
         if before is not None and torch.equal(before[0], patch):
             return before[1]
-        places = places_at(torch.arange(len(patch)), self._patches[patch], self.of_concepts["picture"])
+        found = places_at(torch.arange(len(patch)), self._patches[patch], self.of_concepts["picture"])
         if before is None:
-            self._take_concepts(site, "picture", places)
-            self._by_image[site] = patch, places
-        return places
+            self._take_concepts(site, "picture", found)
+            self._by_image[site] = patch, found
+        return found
 
-    def _add(self, place: str, side: Side, flat: Tensor, defined: Tensor | None, places: Places) -> None:
-        k = places.concepts.shape[1]
-        if not k or not (places.known_all or places.partly):
-            return
+    def _add(self, place: str, side: Side, flat: Tensor, defined: Tensor | None, found: list[Places]) -> None:
         key, device = (place, side), flat.device
-        sums = self.units.get(key)
-        if sums is None:
-            sums = self.units[key] = UnitSums.empty(self.sizes[place], k, device)
         shift = self.shifts.get(key)
-        concepts = places.concepts.to(device)
-        known = torch.ones_like(concepts, dtype=torch.bool) if places.known is None else places.known.to(device)
-        for parts, whole in ((places.known_all, defined is None), (places.partly, False)):
-            for at, of in parts:
-                acts = flat[at].float() if shift is None else flat[at].float() - shift.to(device)
+        shift = None if shift is None else shift.to(device)
+        for places in (one.on(device) for one in found):
+            if key not in self.units:
+                self.units[key] = UnitSums.empty(self.sizes[place], len(places.concepts), device)
+            sums, whole = self.units[key], defined is None and places.known is None
+            if whole:
+                sums.add_concepts(places.concepts.shape[1], *places.sums)
+            for at, of in places.pieces():
+                acts = flat[at].float() if shift is None else flat[at].float() - shift
                 if whole:
-                    sums.add(acts, concepts[of])
+                    sums.add(acts, places.concepts[:, of])
                     continue
                 here = None if defined is None else defined[at]
                 acts = acts if here is None else acts.masked_fill(~here, 0.0)
-                sums.add_pairs(acts, concepts[of], here, known[of])
+                known = None if places.known is None else places.known[:, of]
+                sums.add_pairs(acts, places.concepts[:, of], here, known)
 
     def flush(self) -> dict[str, Tensor]:
         """All sums of the fold by name, such as `blocks.0.mlp.hook_act/text/ac`, and a new start."""

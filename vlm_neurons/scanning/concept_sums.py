@@ -48,33 +48,39 @@ class UnitSums:
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.float64, device=device)
 
-        return cls(zeros(), zeros(d), zeros(d), zeros(k), zeros(k), torch.zeros(d, k, device=device))
+        return cls(zeros(), zeros(d), zeros(d), zeros(k), zeros(k), _products(d, k, device))
 
-    def add(self, values: Float[Tensor, "n d"], concepts: Float[Tensor, "n k"]) -> None:
-        """Take in places where everything is known; both are shifted, in float32."""
-        self.n += len(values)
-        for (s, ss), x in (((self.a, self.aa), values), ((self.c, self.cc), concepts)):
-            s += x.sum(0)
-            ss += torch.linalg.vecdot(x, x, dim=0)
-        self.ac.addmm_(values.T, concepts)
+    def add(self, values: Float[Tensor, "n d"], concepts: Float[Tensor, "k n"]) -> None:
+        """Take in the units at places where everything is known; both are shifted, in float32. What is of concepts
+        alone is the same for all units of a batch: see `add_concepts`."""
+        self.a += values.sum(0)
+        self.aa += torch.linalg.vecdot(values, values, dim=0)
+        self.ac.T.addmm_(concepts, values)
+
+    def add_concepts(self, n: int, c: Float[Tensor, "k"], cc: Float[Tensor, "k"]) -> None:
+        """Take in S_c and S_cc of n places that `add` is given."""
+        self.n += n
+        self.c += c
+        self.cc += cc
 
     def add_pairs(
         self,
         values: Float[Tensor, "n d"],
-        concepts: Float[Tensor, "n k"],
+        concepts: Float[Tensor, "k n"],
         defined: Bool[Tensor, "n d"] | None,
-        known: Bool[Tensor, "n k"],
+        known: Bool[Tensor, "k n"] | None,
     ) -> None:
-        """Take in places where units are not defined or concepts not known; both are shifted, and 0 there."""
+        """Take in places where units are not defined or concepts not known; both are shifted, and 0 there. None:
+        everywhere."""
         if self.pairs is None:
-            self.pairs = {name: torch.zeros_like(self.ac) for name in PAIRS}
+            self.pairs = {name: _products(*self.ac.shape, self.ac.device) for name in PAIRS}
         d = torch.ones_like(values) if defined is None else defined.float()
-        m = known.float()
+        m = torch.ones_like(concepts) if known is None else known.float()
         for name, left, right in (
             ("n", d, m), ("a", values, m), ("aa", values * values, m),
             ("c", d, concepts), ("cc", d, concepts * concepts), ("ac", values, concepts),
         ):  # fmt: skip
-            self.pairs[name].addmm_(left.T, right)
+            self.pairs[name].T.addmm_(right, left)
 
     def tensors(self) -> dict[str, Tensor]:
         """All sums by name, on the CPU."""
@@ -109,24 +115,29 @@ class ConceptSums:
         shapes = {"present": (k,), "annotated": (k,)}
         return cls(*(torch.zeros(shapes.get(f.name, (k, k)), dtype=torch.float64) for f in fields(cls)))
 
-    def add(self, concepts: Float[Tensor, "n k"], known: Bool[Tensor, "n k"] | None) -> None:
+    def add(self, concepts: Float[Tensor, "k n"], known: Bool[Tensor, "k n"] | None) -> None:
         """Take in places; the values are shifted, and 0 where they are not known. None: everything is known."""
-        c = concepts.double().cpu()
-        gram = c.T @ c
+        c = concepts.double()
+        gram = c @ c.T
         self.gram += gram
         if known is None:
-            self.m_jk += len(c)
-            self.c_jk += c.sum(0)[:, None]
+            self.m_jk += c.shape[1]
+            self.c_jk += c.sum(1)[:, None]
             self.cc_jk += gram.diagonal()[:, None]
             return
-        m = known.double().cpu()
-        self.m_jk += m.T @ m
-        self.c_jk += c.T @ m
-        self.cc_jk += (c * c).T @ m
+        m = known.double()
+        self.m_jk += m @ m.T
+        self.c_jk += c @ m.T
+        self.cc_jk += (c * c) @ m.T
 
     def tensors(self) -> dict[str, Tensor]:
         """All sums by name."""
         return {f.name: getattr(self, f.name).contiguous() for f in fields(self)}
+
+
+def _products(d: int, k: int, device: torch.device | str) -> Float[Tensor, "d k"]:
+    """Zeros for sums of products, a concept's beside each other: products of matrices are quicker in this order."""
+    return torch.zeros(k, d, device=device).T
 
 
 def add_up(into: dict[str, Tensor], sums: Mapping[str, Tensor]) -> None:

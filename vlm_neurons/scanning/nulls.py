@@ -8,7 +8,7 @@ units have is training's (facts of random transformers: Heap et al., ICLR 2026, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -42,12 +42,16 @@ class RandomUnits:
     gate: Float[Tensor, "d_model unit"]
     up: Float[Tensor, "d_model unit"] | None
     act: Callable[[Tensor], Tensor]
+    _on: dict[torch.device, tuple[Tensor, Tensor | None]] = field(default_factory=dict, repr=False)
 
     def __call__(self, read: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "row pos unit"]:
         """Their values."""
         x = read.float()
-        values = self.act(x @ self.gate.to(x.device))
-        return values if self.up is None else values * (x @ self.up.to(x.device))
+        if x.device not in self._on:  # once, not in every batch
+            self._on[x.device] = self.gate.to(x.device), None if self.up is None else self.up.to(x.device)
+        gate, up = self._on[x.device]
+        values = self.act(x @ gate)
+        return values if up is None else values * (x @ up)
 
 
 def place_of(place: str) -> str:
