@@ -73,7 +73,7 @@ class UnitSums:
         """Take in places where units are not defined or concepts not known; both are shifted, and 0 there. None:
         everywhere."""
         if self.pairs is None:
-            self.pairs = {name: _products(*self.ac.shape, self.ac.device) for name in PAIRS}
+            self.pairs = {name: torch.zeros_like(self.ac) for name in PAIRS}  # in the order of `ac`
         d = torch.ones_like(values) if defined is None else defined.float()
         m = torch.ones_like(concepts) if known is None else known.float()
         for name, left, right in (
