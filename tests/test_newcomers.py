@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -56,6 +63,8 @@ def test_caches_know_short_names_of_sites(made: SimpleNamespace, short: Any, hoo
 
 def test_what_a_cache_lacks_is_named_with_what_is_near(made: SimpleNamespace) -> None:
     _, cache = made.model.run_with_cache(made.batch, names_filter=made.model.site_hooks("gate"))
+    with pytest.raises(KeyError, match=r"\('gatee', 3\) is not in .*there are \('gate', \.\.\.\)"):
+        cache["gatee", 3]
     with pytest.raises(KeyError, match=r"\('gate', 9\) is not in the cache of 8 .*there are blocks\.\d\.mlp\.hook_act"):
         cache["gate", 9]
     with pytest.raises(KeyError, match=r"\('post', 1\) is not in the cache of 8 .*names_filter"):
@@ -95,6 +104,7 @@ def test_what_a_notebook_shows_of_an_object_fits_on_a_screen(made: SimpleNamespa
     explanations = vn.explain(made.evidence, progress=False)
     simulations = vn.simulate(explanations, made.evidence, progress=False)
     shown = [made.batch, made.run, made.model, made.data, made.evidence, made.data[0], *simulations.values()]
+    shown += [made.evidence["L2N304"].exemplars[0], made.evidence["L2N304"].exemplars[0].seen]
     assert len(simulations) and all(len(repr(one)) < 400 for one in shown)
     assert len(repr(explanations)) < 1600  # they are words
 
@@ -123,6 +133,10 @@ WRONG: dict[str, tuple[Callable[[Any], Any], str]] = {
     "model": (lambda m: vn.HookedVLM("llava", None), r"model='llava': .*from_pretrained"),
     "processor": (lambda m: vn.HookedVLM(m.model.bridge, None), r"processor=None: give the model's processor"),
     "scenes": (lambda m: vn.scenes("x"), r"n='x': give a whole number"),
+    "seed": (lambda m: m.model.generate([None], ["Hi"], temperature=1, seed="a"), r"seed='a': give a whole number"),
+    "seed of gates": (lambda m: vn.interventions.random_gates(m.model, 2**70).__enter__(), r"seed=\d+: give a whole"),
+    "seed of effects": (lambda m: vn.causal_effects(m.model, m.data, m.table, seed=-1), r"seed=-1: give a whole"),
+    "base_url": (lambda m: vn.explainers.OpenAIExplainer("m", base_url=" "), r"base_url='': .*or leave it out"),
     "new tokens": (lambda m: m.model.generate([None], ["Hi"], max_new_tokens="3"), r"max_new_tokens='3': give"),
     "temperature": (lambda m: m.model.generate([None], ["Hi"], temperature="hot"), r"temperature='hot': give"),
     "site": (lambda m: m.model.site_hooks(3), r"site=3: give the name"),
@@ -167,3 +181,83 @@ def test_a_mistyped_model_name_is_answered_with_the_nearest(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(OSError, match=said):
         vn.HookedVLM.from_pretrained(name)
+
+
+SLOW = ("torch", "transformers", "transformer_lens", "pandas", "scipy")  # each takes a second and more to import
+COMMAND = """
+import sys
+from vlm_neurons.cli.main import main
+code = main(sys.argv[1:])
+print(code, *(name for name in {slow} if name in sys.modules))
+"""
+
+
+@contextmanager
+def hub(status: int, headers: dict[str, str]) -> Iterator[tuple[str, list[str]]]:
+    """A server that answers as the hub does about one model, and what it was asked."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(status)
+            for name, value in {"content-length": "0", **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+
+        do_HEAD = do_GET
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    server.server_close()
+
+
+def on_the_command_line(name: str, endpoint: str, folder: Path) -> tuple[list[str], str]:
+    """What the command ends with, and the slow packages that it had imported by then; its words."""
+    command = [sys.executable, "-c", COMMAND.format(slow=SLOW), "scan", "--model", name]
+    command += ["--data", "scenes:n=2,seed=0", "--out", str(folder / "run")]
+    environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(folder), "HF_HUB_OFFLINE": "0"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    return done.stdout.split(), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("tiny-llava-scene", "'tiny-llava-scene' is no directory here and no embedded model; close: tiny-llava-scenes"),
+        ("llavva-hf/llava-1.5-7b-hf", "the hub has no such model, .*; close: llava-hf/llava-1.5-7b-hf"),
+        ("a b/c", "Repo id must use"),
+    ],
+)
+def test_a_mistyped_model_name_is_answered_before_anything_slow_is_imported(
+    name: str, said: str, tmp_path: Path
+) -> None:
+    """The hub is asked once, and not waited for."""
+    with hub(401, {"x-error-code": "RepoNotFound", "x-error-message": "Repository not found"}) as (url, asked):
+        found, words = on_the_command_line(name, url, tmp_path)
+    assert found == ["1"] and words.startswith("vlm-neurons scan: ") and re.search(said, words), words
+    assert asked == (["/api/models/llavva-hf/llava-1.5-7b-hf"] if name.startswith("llavva") else [])
+
+
+def test_where_the_hub_cannot_be_reached_a_name_is_answered_at_once(tmp_path: Path) -> None:
+    with hub(500, {}) as (url, _):
+        pass  # nobody listens there any more
+    found, words = on_the_command_line("llava-hf/llava-1.5-7b-hff", url, tmp_path)
+    assert found == ["1"] and "the hub cannot be reached" in words and "close: llava-hf/llava-1.5-7b-hf" in words
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"), [(500, {}), (404, {}), (403, {"x-error-code": "GatedRepo"})], ids=["500", "404", "gated"]
+)
+def test_what_the_hub_does_not_deny_is_tried(status: int, headers: dict[str, str], tmp_path: Path) -> None:
+    """A mirror need not have all of the hub's pages."""
+    code = "from vlm_neurons import zoo; print(zoo.find('someone/model'))"
+    with hub(status, headers) as (url, asked):
+        environment = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60)
+    assert done.stdout.split() == ["someone/model"] and asked == ["/api/models/someone/model"], done.stderr

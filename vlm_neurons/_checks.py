@@ -60,6 +60,17 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
     return int(value)
 
 
+def check_seed(seed: object) -> None:
+    """Refuse what numpy and torch do not both take.
+
+    >>> check_seed("a")
+    Traceback (most recent call last):
+    ValueError: seed='a': give a whole number from 0 to 2**63 - 1
+    """
+    if not is_whole(seed) or not 0 <= seed < 2**63:  # type: ignore[operator]
+        raise ValueError(f"seed={short(seed)}: give a whole number from 0 to 2**63 - 1")
+
+
 def check_columns(name: str, table: Any, *columns: str) -> None:
     """Raise ValueError for what is not a table with these columns."""
     lacking = [column for column in columns if column not in getattr(table, "columns", ())]

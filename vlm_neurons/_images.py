@@ -228,7 +228,8 @@ def _shown(image: Image.Image, file: BinaryIO | None) -> tuple[Image.Image, int 
             # A scaled picture of a low depth has no bits below it: PNG wants sBIT's depth scaled to the whole range.
             low = largest < 2**told and bool((values & (2 ** (16 - told) - 1)).any())
             bits, largest = (told if low else 16), None
-    copied = file is None and upright.mode == "RGB"  # by `exif_transpose`
+    # by `exif_transpose`; what a transparent colour hides is still to be covered
+    copied = file is None and upright.mode == "RGB" and upright.info.get("transparency") is None
     shown = upright if copied else rgb(upright, bits)
     shown.info.clear()  # nobody shall turn it once more
     return shown, largest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -160,3 +161,62 @@ def test_a_model_in_training_mode_is_not_asked(seen: tuple[LocalChat, list[str]]
     finally:
         chat.model.eval()
     assert chat.answer(ask()).completion
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # peft's own
+@pytest.mark.parametrize("task", [None, "CAUSAL_LM"])
+@pytest.mark.parametrize("settings", [{"suppress_tokens": "first"}, {"min_new_tokens": 6}],
+                         ids=["bans", "lengths"])  # fmt: skip
+def test_a_model_that_peft_wraps_is_asked_greedily_and_keeps_its_own_settings(
+    task: str | None, settings: dict[str, Any], opened: tuple[Any, Any]
+) -> None:
+    peft = pytest.importorskip("peft")
+    model, processor = copy.deepcopy(opened[0]), opened[1]
+    adapter = peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False, task_type=task)
+    wrapped, own = peft.get_peft_model(model, adapter).eval(), model.generation_config
+    chat, question = LocalChat(wrapped, processor), ask(max_tokens=6)
+    inputs = chat._inputs([*question.sent({})[:1], *chat_turns(question)], False)
+    written = wrapped.generate(**inputs, max_new_tokens=6, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    expected = chat.answer(question).completion
+    assert expected is not None
+    assert expected["choices"][0]["message"]["content"] == processor.tokenizer.decode(written, skip_special_tokens=True)
+    for name, value in settings.items():
+        setattr(own, name, [int(written[0])] if value == "first" else value)
+    before = own.to_dict()
+    assert chat.answer(question).completion == expected
+    assert model.generation_config is own and own.to_dict() == before
+    longer = wrapped.generate(**inputs, max_new_tokens=6)[0, inputs["input_ids"].shape[1] :]
+    assert longer.tolist() != written.tolist(), "the settings would have had a say"
+
+
+@pytest.mark.parametrize("prefill", ["", "It is red"])
+@pytest.mark.parametrize("fault", ["an id beyond the embedding", "another number of image tokens"])
+def test_what_the_model_cannot_take_is_a_failure_of_this_question_alone(
+    fault: str, prefill: str, seen: tuple[LocalChat, list[str]]
+) -> None:
+    chat, _ = seen
+    chat.processor.chat_template = PLAIN
+    picture = image_part(cases.picture_neuron().split("test")[0].seen.images[0])
+    turns = [{"role": "user", "content": [text_part("What? Xyzzy"), picture]}]
+    question = Ask(0, turns, Said, max_tokens=2, prefill=prefill)
+    assert "request" not in (chat.answer(question).failure or ())
+    if fault == "an id beyond the embedding":
+        chat.processor.tokenizer.add_tokens(["Xyzzy"])
+        said = rf"the token id {len(chat.processor.tokenizer) - 1}.* embedding has .*resize_token_embeddings"
+    else:
+        chat.processor.patch_size *= 2
+        said = "ValueError: .*mage"
+    failure = chat.answer(question).failure
+    assert failure is not None and failure[0] == "request" and re.search(said, failure[1]), failure
+
+
+def test_what_is_no_model_of_transformers_is_refused_with_what_to_give(opened: tuple[Any, Any]) -> None:
+    vlm = vn.HookedVLM.from_pretrained("tiny-llava-scenes", device="cpu")
+    for asker in (vn.explainers.LocalExplainer, vn.simulators.LocalSimulator, LocalChat):
+        with pytest.raises(TypeError, match=r"model=a HookedVLM.*\.bridge\.original_model"):
+            asker(vlm, vlm.processor)
+        with pytest.raises(TypeError, match=r"model='tiny-llava-scenes': give a model of transformers"):
+            asker("tiny-llava-scenes", vlm.processor)
+        with pytest.raises(TypeError, match="give the model's processor"):
+            asker(opened[0], opened[1].tokenizer)
+        assert len(repr(asker(*opened))) < 500

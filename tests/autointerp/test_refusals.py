@@ -49,12 +49,17 @@ REFUSALS = [
     ("schema", "OpenAI", 400, in_error("Invalid parameter", param="response_format")),
     ("schema", "FastAPI", 422, {"detail": [{"type": "extra_forbidden", "loc": ["body", "response_format"],
      "msg": "Extra inputs are not permitted", "input": {"type": "json_schema"}}]}),
+    ("schema", "Gemini, JSON mode", 400, in_error("JSON mode is not enabled for models/gemma-3-27b-it")),
+    ("schema", "Ollama, no vocabulary", 500, in_error("failed to load model vocabulary required for format")),
+    ("schema", "OpenRouter, parameters", 404, in_error("No endpoints found that can handle the requested parameters.",
+     code=404)),
     ("schema", "behind a proxy", 400, in_error("Provider returned error", metadata={"raw": json.dumps(in_error(
      "response_format is not supported"))})),
     ("schema", "with 200", 200, {"error": {"message": "response_format is not supported", "code": 400}}),
     ("logprobs", "OpenAI", 403, in_error("You are not allowed to request logprobs from this model")),
     ("logprobs", "Gemini", 400, in_error("Logprobs is not enabled for models/gemini")),
     ("logprobs", "vLLM", 400, {"object": "error", "message": "top_logprobs is not supported", "code": 400}),
+    ("logprobs", "of Grok", 400, in_error("This model does not support log probabilities")),
     ("temperature", "OpenAI", 400, in_error("Unsupported value: 'temperature' does not support 0 with this model. Only "
      "the default (1) value is supported.")),
     ("max_tokens", "OpenAI", 400, in_error("Unsupported parameter: 'max_tokens' is not supported with this model. Use "
@@ -64,6 +69,8 @@ REFUSALS = [
     ("system", "Gemini", 400, in_error("Developer instruction is not enabled for models/gemma-3-27b-it")),
     ("system", "TGI", 422, {"error": "Template error: invalid operation: System role not supported (in <string>:1)",
      "error_type": "template_error"}),
+    ("system", "Mistral's template", 400, {"object": "error", "message": "Only user, assistant and tool roles are "
+     "supported, with the exception of an initial optional system message!", "code": 400}),
     ("images", "OpenRouter", 404, in_error("No endpoints found that support image input", code=404)),
     ("images", "Ollama", 500, in_error("missing data required for image input")),
     ("images", "LM Studio", 400, {"error": "Vision add-on is not loaded, but images were provided for processing"}),
@@ -120,8 +127,49 @@ def test_a_refusal_is_found_out_by_asking_once_more_and_then_without(
         with loopback.running(fault=fault) as server:
             sent, got = ask(server, name, tmp_path)
     assert [g.failure for g in got] == len(got) * [None]
-    assert [USES[name](body) for body in sent] == [True, True] + (len(sent) - 2) * [False]
+    first = [True, True, False]  # as it was, as it was, without
+    if status == 500 and name != "images":
+        first += [True]  # a server that breaks down twice may be back
+    if name == "images":
+        first += [True] * (status == 500) + [True, False] + [True] * (status == 500)  # what other pictures bring
+    assert [USES[name](body) for body in sent] == first + (len(sent) - len(first)) * [False]
     assert all(USES["max_tokens"](body) or name == "max_tokens" for body in sent)
+
+
+ROWS_OWN = [
+    "Could not process image", "The number of images (9) is not supported", "This model supports up to 5 images",
+    "Your image was not allowed by our safety system", "image input was refused: it violates our content policy",
+    "Image data could not be decoded; this image is not supported", "the model does not support this image",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("said", ROWS_OWN)
+@pytest.mark.parametrize("first", [True, False], ids=["first", "later"])
+def test_one_row_s_picture_takes_the_pictures_from_no_other_row(said: str, first: bool, tmp_path: Path) -> None:
+    """One picture is refused whenever it comes; other rows are asked with theirs."""
+    bad: list[str] = []
+
+    def fault(number: int, body: Body) -> Says | str:
+        if number == (0 if first else 1):
+            bad.extend(images_of(body["messages"]))
+        return Says(400, json.dumps(in_error(said))) if bad and bad[0] in images_of(body["messages"]) else ""
+
+    with loopback.running(fault=fault) as server:
+        sent, found = ask(server, "images", tmp_path)
+    cache = Cache(tmp_path / "cache.sqlite", reading=True)
+    assert cache.capabilities(server.url, "m") == {}
+    cache.close()
+    others = {tuple(images_of(b["messages"])) for b in sent if images_of(b["messages"]) and bad[0] not in str(b)}
+    assert len(others) == 3 and sum(e.failure is None for e in found) >= 3
+    assert sum(e.failure is not None or e.prompt != found[-1].prompt for e in found) <= 1
+
+
+def test_a_server_that_breaks_down_twice_over_a_schema_keeps_its_schema(tmp_path: Path) -> None:
+    words = json.dumps(in_error("internal error: the grammar backend failed"))
+    with loopback.running(fault=lambda n, b: Says(500, words) if n < 2 else "") as server:
+        sent, found = ask(server, "text", tmp_path)
+    assert not any(e.failure for e in found)
+    assert [USES["schema"](b) for b in sent] == [True, True, False, True, True, True, True]
 
 
 def echo(body: Body) -> str:
@@ -184,7 +232,7 @@ def test_a_server_that_refuses_several_things_one_after_the_other(tmp_path: Path
 
     with loopback.running(fault=fault) as server:
         sent, found = ask(server, "images", tmp_path)
-    assert not any(e.failure for e in found) and len(sent) == 5 + 4
+    assert not any(e.failure for e in found) and len(sent) == 6 + 2 + 2
     assert all(USES["max_tokens"](b) for b in sent) and not any(USES[n](sent[-1]) for n in names)
 
 

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from vlm_neurons.classification import classify, statistics
+from vlm_neurons.classification.tables import no_classes
 from vlm_neurons.classification.thresholds import Thresholds, normalise, sample_classes
 from vlm_neurons.scanning import Run, TopSamples
 from vlm_neurons.scanning.blocks import FORMAT, tensor_name
@@ -180,7 +181,7 @@ def test_table_has_the_documented_columns_and_is_saved_on_request(tmp_path):
         "n_text": 2,
     }
     projector = table[table["site"] == "projector"]
-    assert (projector["label"] == "not_applicable").all()
+    assert (projector["label"] == "not_applicable").all() and no_classes(projector) and not no_classes(table)
     assert projector.filter(like="p_").filter(regex="^p_").isna().all().all()
     assert projector["peak"].notna().all()
 

@@ -92,6 +92,23 @@ def test_a_picture_is_the_same_however_it_arrives(tmp_path: Path, way: str, orie
     assert data.fingerprint() == plain.fingerprint()
 
 
+@pytest.mark.parametrize("way", [name for name in WAYS if name not in ("turned by the user", "read by us before")])
+@pytest.mark.parametrize("mode", ["RGB", "L", "P"])
+def test_a_color_that_the_file_calls_transparent_is_white_however_it_arrives(
+    tmp_path: Path, mode: str, way: str
+) -> None:
+    """PNG's tRNS names one color; PIL keeps it beside the pixels."""
+    picture = Image.new("RGB", (4, 2), (255, 0, 0))
+    picture.putpixel((3, 1), (0, 0, 255))
+    picture = picture.convert(mode)
+    name = picture.getpixel((0, 0))
+    picture.save(tmp_path / "a.png", transparency=name)
+    (image,) = WAYS[way](tmp_path / "a.png")[0].load_images()
+    right = np.full((2, 4, 3), 255, dtype=np.uint8)
+    right[1, 3] = picture.convert("RGB").getpixel((3, 1))
+    assert np.array_equal(np.asarray(image), right)
+
+
 @pytest.mark.parametrize("way", ["path", "opened", "opened and loaded", "bytes"])
 def test_a_model_is_shown_the_same_picture_however_it_arrives(tmp_path: Path, way: str) -> None:
     upright = turned(tmp_path / "a.jpg", 6)

@@ -193,6 +193,46 @@ def test_conversations_without_a_picture_with_several_and_with_odd_parts(tmp_pat
         assert part in said_aloud
 
 
+TURNS_WITH_PICTURES = {
+    "one in each turn": (["1.jpg", "2.jpg"], "<image>\nWhat?", "<image>\nAnd this?", [1, 2]),
+    "both at first": (["1.jpg", "2.jpg"], "<image><image>\nWhat?", "And this?", [2, 2]),
+    "both at last": (["1.jpg", "2.jpg"], "Hello.", "<image>\n<image>\nWhat?", [0, 2]),
+    "one at last": ("1.jpg", "Hello.", "<image>\nWhat?", [0, 1]),
+    "no marks": (["1.jpg", "2.jpg"], "What?", "And this?", [2, 2]),
+    "not as many marks": (["1.jpg", "2.jpg"], "<image>\nWhat?", "And this?", [2, 2]),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*marks are not as many")
+@pytest.mark.parametrize("kind", TURNS_WITH_PICTURES)
+def test_an_answer_has_the_pictures_that_were_shown_by_then(tmp_path: Path, kind: str) -> None:
+    image, first, second, n = TURNS_WITH_PICTURES[kind]
+    turns = [turn("human", first), turn("gpt", "A."), turn("human", second), turn("gpt", "B.")]
+    file = write(tmp_path / "d.json", [{"id": "7", "image": image, "conversations": turns}])
+    data = ImageTextData.from_llava(file)
+    assert [len(s.images) for s in data] == n and [s.response for s in data] == ["A.", "B."]
+    assert all(s.images == data[1].images[: len(s.images)] for s in data)
+    assert [s.name for s in data] == ["1.jpg" if k else "7" for k in n]
+
+
+@pytest.mark.parametrize("kind", ["JSONL", "captions.jsonl", "LLaVA", "COCO"])
+def test_a_key_that_stands_twice_is_refused_by_line_and_name(tmp_path: Path, kind: str) -> None:
+    pictures(tmp_path, "a.png")
+    twice = '{"image": "a.png", "response": "one", "response": "two"}'
+    line = '{"image": "a.png", "response": "one"}\n' + twice
+    said = turn("human", "What?"), turn("gpt", "A.")
+    whole = {
+        "LLaVA": f'[{{"image": "a.png", "image": "b.png", "conversations": {json.dumps(said)}}}]',
+        "COCO": json.dumps(COCO)[:-1] + ', "images": []}',
+    }
+    read = {"JSONL": ImageTextData.from_jsonl, "LLaVA": ImageTextData.from_llava, "COCO": ImageTextData.from_coco}
+    where = "line 2: " if kind in ("JSONL", "captions.jsonl") else ""
+    name = {"LLaVA": "image", "COCO": "images"}.get(kind, "response")
+    file = write(tmp_path / ("captions.jsonl" if kind == "captions.jsonl" else "d.jsonl"), whole.get(kind, line))
+    with pytest.raises(ValueError, match=rf"{file.name}.*{where}the key '{name}' stands twice"):
+        ImageTextData.from_folder(tmp_path) if kind == "captions.jsonl" else read[kind](file)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

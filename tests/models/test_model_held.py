@@ -82,6 +82,23 @@ def test_a_prompt_that_only_the_wrapper_knows_is_refused() -> None:
         vn.HookedVLM(wrapped, tiny.processor())
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("kind", ["data parallel", "mixed adapters", "both"])
+@torch.no_grad()
+def test_other_wrappers_are_seen_through(kind: str) -> None:
+    peft = pytest.importorskip("peft")
+    hf = tiny.llava()
+    wrapped: Any = hf
+    if kind != "data parallel":
+        config = peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
+        wrapped = peft.get_peft_model(wrapped, config, mixed=True).eval()
+    if kind != "mixed adapters":
+        wrapped = torch.nn.DataParallel(wrapped)
+    model = vn.HookedVLM(wrapped, tiny.processor())
+    batch = batch_of(model)
+    assert torch.equal(model(batch), hf(**given(batch)).logits)
+
+
 @pytest.mark.parametrize("where", ["cpu", "disk"])
 def test_offloaded_models_are_refused_by_name(where: str, tmp_path: Path) -> None:
     from accelerate import cpu_offload, disk_offload

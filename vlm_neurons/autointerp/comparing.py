@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vlm_neurons._checks import check_seed
 from vlm_neurons.autointerp.explanation import Explanation, Failure, says_nothing
 from vlm_neurons.autointerp.jobs import Explanations, check_explanations, testable
 from vlm_neurons.autointerp.protocols import Judge
@@ -53,6 +54,7 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, column: str = "r", seed: int = 0) 
     """
     import pandas as pd
 
+    check_seed(seed)
     for table in (a, b):
         if column not in table:
             raise KeyError(f"{column!r} is no column of the scores: {', '.join(map(str, table.columns))}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlm_neurons.classification.tables import neuron_rows
+from vlm_neurons.classification.tables import neuron_rows, no_classes
 from vlm_neurons.classification.thresholds import Thresholds, most_common, sample_classes
 from vlm_neurons.scanning import Run, TopSamples
 from vlm_neurons.tokens import MODALITIES, NOT_APPLICABLE
@@ -56,6 +57,9 @@ def classify(
         A neuron whose peak is not positive is unknown. Projector and vision neurons never see
         text: their shares are NaN and their label is `"not_applicable"`.
 
+    Warns:
+        UserWarning: no neuron can have a class.
+
     Raises:
         ValueError: a threshold outside 0 ... 10, or a count beyond what the scan kept.
 
@@ -74,6 +78,8 @@ def classify(
     parts = [_rows(column, run.top(column["hook"], column["pole"]), rule, top_n) for column in run.info["columns"]]
     table = pd.concat(parts, ignore_index=True)
     table.attrs["parameters"] = {"method": "thresholds", **asdict(rule)}
+    if why := no_classes(table):
+        warnings.warn(why, stacklevel=2)
     return table
 
 

@@ -22,6 +22,7 @@ no harm, as no token is ever a unit. The page of this room has the rates of wron
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from vlm_neurons.classification.tables import neuron_rows
+from vlm_neurons.classification.tables import neuron_rows, no_classes
 from vlm_neurons.scanning import Run
 from vlm_neurons.stats import false_discovery
 from vlm_neurons.tokens import MODALITIES, NOT_APPLICABLE
@@ -176,6 +177,9 @@ def modality_test(
         fewer than 100 images in both modalities; `"undecided"`), `confident` (q <= 0.001), `tie` (always False),
         `active_visual`, `active_text` (images) and `n_images`. `.attrs["parameters"]` holds the settings.
 
+    Warns:
+        UserWarning: no neuron can have a class.
+
     Raises:
         ValueError: a rate or margin outside 0 ... 1, or an unknown correction.
 
@@ -208,6 +212,8 @@ def modality_test(
     table = pd.concat(parts, ignore_index=True)
     settings = {"fdr": float(fdr), "delta": float(delta), "correction": correction}
     table.attrs["parameters"] = {"method": "modality-test", **settings}
+    if why := no_classes(table):
+        warnings.warn(why, stacklevel=2)
     return table
 
 

@@ -88,6 +88,20 @@ def _counts(here: pd.DataFrame, label: str, classified: int) -> dict[str, Any]:
     }
 
 
+def no_classes(table: pd.DataFrame) -> str:
+    """Why no neuron of a table has a class; empty where one has.
+
+    >>> vn.classification.tables.no_classes(table)
+    ''
+    """
+    if set(table["label"]) != {NOT_APPLICABLE}:
+        return ""
+    return (
+        f"no classes: units of {', '.join(dict.fromkeys(table['site']))} see images only, and classes tell whether a "
+        "neuron answers to images or to text; scan gate or post for classes"
+    )
+
+
 def _depths(layers: Sequence[tuple[int, pd.DataFrame]], label: str) -> dict[str, float]:
     """Where a class is: layers weigh the same whatever their width."""
     counts = np.array([(here["label"] == label).sum() for _, here in layers], dtype=float)

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vlm_neurons.cli.output import say
+from vlm_neurons.zoo import find
 
 if TYPE_CHECKING:
     from vlm_neurons.data import ImageTextData
     from vlm_neurons.models import HookedVLM
+
+
+def find_model(given: Sequence[str]) -> None:
+    """Look for the model of a command line before it is read: what reads it takes seconds to import.
+
+    Raises:
+        OSError: there is none of that name.
+    """
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    peek.add_argument("--model", nargs="?")
+    peek.add_argument("-h", "--help", action="store_true")
+    named = peek.parse_known_args(given)[0]
+    if named.model and not named.help:
+        find(named.model)
 
 
 def model_of(args: argparse.Namespace, name: str | None = None) -> HookedVLM:
@@ -23,10 +39,7 @@ def model_of(args: argparse.Namespace, name: str | None = None) -> HookedVLM:
 
 
 def model_and_data(args: argparse.Namespace) -> tuple[HookedVLM, ImageTextData]:
-    """Names first, what takes long last: a slip in either name is told in seconds."""
-    from vlm_neurons.models.load import find
-
-    find(args.model)
+    """What takes long last: a slip in the data's name is told in seconds."""
     data = _data(args)
     return model_of(args), data
 

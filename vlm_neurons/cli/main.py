@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from vlm_neurons.cli.inputs import model_and_data, model_of
+from vlm_neurons.cli.inputs import find_model, model_and_data, model_of
 from vlm_neurons.cli.options import AFTER_CTRL_C, command, data_options, model_options, names, positive
 from vlm_neurons.cli.output import console, safe, say
-from vlm_neurons.tokens import NOT_APPLICABLE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,8 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         sys.stdout.write(f"{__version__}\n")
         return 0
-    parsed = argparse.Namespace(name="", traceback=False)
+    parsed = argparse.Namespace(name="", traceback="--traceback" in given)
     try:
+        find_model(given)
         parser = _parser()
         parsed = parser.parse_args(given)
         options = [word.partition("=")[0] for word in given if word.startswith("--")]  # abbreviations are refused
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError) as error:
         if parsed.traceback:
             raise
-        say(f"vlm-neurons {parsed.name}: {error}")
+        say(f"vlm-neurons {parsed.name or given[0]}: {error}")
         return 1
     return 0
 
@@ -127,7 +128,9 @@ def classify(args: argparse.Namespace) -> None:
                 )
     given = {name: getattr(args, name) for name in own if getattr(args, name) is not None}
     default = args.method == "thresholds"
-    table = (classification.classify if default else classification.modality_test)(run, **given)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # `_show` says it
+        table = (classification.classify if default else classification.modality_test)(run, **given)
     file = run.save(table)
     _show(run, table, "classes_by_layer.svg" if default else f"classes_by_layer-{args.method}.svg")
     say(f"table: {file}   next: vlm-neurons report {args.run}")
@@ -165,6 +168,7 @@ def _scan(model: HookedVLM, data: ImageTextData, args: argparse.Namespace, **opt
 
 def _show(run: Run, table: pd.DataFrame, name: str = "classes_by_layer.svg") -> None:
     """Print counts and shares per layer, and write the figure of classes by layer."""
+    from vlm_neurons.classification.tables import no_classes
     from vlm_neurons.viz import layer_tables
     from vlm_neurons.viz.drawing import svg
     from vlm_neurons.viz.figures import layers_figure
@@ -175,9 +179,8 @@ def _show(run: Run, table: pd.DataFrame, name: str = "classes_by_layer.svg") -> 
     if run.skipped:
         say(f"{len(run.skipped)} samples were skipped; {run.path / 'skipped.jsonl'} says why", stderr=False)
     top_n = run.info["parameters"]["top_n"]
-    if set(table["label"]) == {NOT_APPLICABLE}:
-        say(f"no classes: units of {', '.join(dict.fromkeys(table['site']))} see images only, and classes tell whether "
-            "a neuron answers to images or to text; scan gate or post for classes", stderr=False)  # fmt: skip
+    if why := no_classes(table):
+        say(why, stderr=False)
     few = table[table["n_samples"] < top_n] if "p_visual" in table else table[:0]
     if len(few):
         say(f"classes of {len(few):,} neurons rest on fewer than top_n={top_n:,} samples (the fewest: "

@@ -11,7 +11,7 @@ from typing import Any
 from vlm_neurons._checks import short
 from vlm_neurons.data.fields import TURNS, Found, check_file, count_unused
 from vlm_neurons.data.sample import Sample, make_sample
-from vlm_neurons.data.sources import read_records
+from vlm_neurons.data.sources import KeyTwice, no_key_twice, read_records
 
 _ASKS, _ANSWERS, _SYSTEM = ("human", "user"), ("gpt", "assistant", "model"), ("system",)
 _MARK = re.compile(r"\s*<image>\s*")
@@ -29,7 +29,9 @@ def read_json(path: Path) -> Any:
     check_file(path, "pass the JSON file of the annotations")
     content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")  # a mark that Windows writes
     try:
-        return json.loads(content)
+        return json.loads(content, object_pairs_hook=no_key_twice)
+    except KeyTwice as error:
+        raise ValueError(f"{path}: {error}") from None
     except (ValueError, RecursionError) as error:
         if content.lstrip().startswith(b"{") and b"\n" in content.strip():  # an object a line
             return [record for _, record in read_records(path, content)]
@@ -61,9 +63,10 @@ def read_llava(path: Path, images: Path | None) -> tuple[list[Sample], str, Foun
         odd["records with a video, which is not read"] += "video" in record
         answered = _answers(turns, odd)
         odd["records without a question"] += not answered
-        for prompt, response in answered:
-            entry = {"image": image, "prompt": prompt, "response": response}
-            if image is None:
+        for prompt, response, n_marks in answered:
+            then = _shown_by_then(image, n_marks if marks == shown else shown)
+            entry = {"image": then, "prompt": prompt, "response": response}
+            if not then:
                 entry["name"] = str(record.get("id", f"record {i}"))
             samples.append(make_sample(len(samples), entry, where, base))
     if not samples:
@@ -95,21 +98,27 @@ def _turn(turn: Any, where: str) -> tuple[str, str]:
     )
 
 
-def _answers(turns: list[tuple[str, str]], odd: Counter[str]) -> list[tuple[str, str | None]]:
-    """(prompt, answer) of every answer; the prompt has the earlier turns before its question, a line each. The last
-    question may have no answer: the model is to give it."""
+def _shown_by_then(image: Any, n: int) -> Any:
+    """The first pictures of a record, whose marks have stood in the turns so far."""
+    return image[:n] if isinstance(image, list) else image if n else None
+
+
+def _answers(turns: list[tuple[str, str]], odd: Counter[str]) -> list[tuple[str, str | None, int]]:
+    """(prompt, answer, marks of pictures so far) of every answer; the prompt has the earlier turns before its question,
+    a line each. The last question may have no answer: the model is to give it."""
     said: list[str] = []
-    found: list[tuple[str, str | None]] = []
-    asked = False
+    found: list[tuple[str, str | None, int]] = []
+    asked, marks = False, 0
     for role, text in turns:
+        marks += text.count("<image>") if role == "ask" else 0
         if role == "answer":
             if asked:
-                found.append(("\n".join(said), text))
+                found.append(("\n".join(said), text, marks))
             else:
                 odd["answers without a question of their own"] += 1
         said.append(_plain(text) if role == "ask" else text)
         asked = role == "ask" or (asked and role == "system")
-    return [*found, ("\n".join(said), None)] if asked else found
+    return [*found, ("\n".join(said), None, marks)] if asked else found
 
 
 def _plain(text: str) -> str:

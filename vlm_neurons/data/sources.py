@@ -43,7 +43,7 @@ def read_records(path: Path, content: bytes | None = None) -> Iterator[tuple[int
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = json.loads(line, object_pairs_hook=no_key_twice)
         except UnicodeDecodeError:
             raise ValueError(f"{path}, line {number}: not UTF-8; save the file as UTF-8") from None
         except json.JSONDecodeError as error:
@@ -51,11 +51,30 @@ def read_records(path: Path, content: bytes | None = None) -> Iterator[tuple[int
                 f"{path}, line {number}: not JSON ({error.msg} at column {error.colno}); "
                 'every line is one object such as {"image": "a.jpg", "response": "A cat."}'
             ) from None
+        except KeyTwice as error:
+            raise ValueError(f"{path}, line {number}: {error}") from None
         except (RecursionError, ValueError) as error:  # brackets in brackets, or a number of thousands of digits
             raise ValueError(f"{path}, line {number}: not read as JSON ({type(error).__name__})") from None
         if not isinstance(record, dict):
             raise ValueError(f"{path}, line {number}: {type(record).__name__}, not an object; write {{...}}")
         yield number, record
+
+
+class KeyTwice(ValueError):
+    """A key stands twice in an object of JSON: all but the last would be lost in silence."""
+
+
+def no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For `object_pairs_hook` of `json.loads`.
+
+    Raises:
+        KeyTwice: the message names the key.
+    """
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        name = next(name for name, n in Counter(name for name, _ in pairs).items() if n > 1)
+        raise KeyTwice(f"the key {name!r} stands twice in one object; keep one, or write an object for each")
+    return made
 
 
 def read_memory(samples: Iterable[Sample | Mapping[str, Any]]) -> list[Sample]:

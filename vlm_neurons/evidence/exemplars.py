@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from vlm_neurons._checks import short
 from vlm_neurons.data import Truth
 from vlm_neurons.tokens import TokenKind
 
@@ -63,6 +64,9 @@ class Seen:
     truth: Truth | None = None
     whole_rows: tuple[int, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"<Seen {short(self.name)}: {len(self.images)} images, {len(self.tokens)} tokens>"
+
     def in_tiles(self, image: int) -> Bool[np.ndarray, "rows columns"]:
         """Places of an image that are in tiles, below the view of the whole."""
         shape, whole = self.boxes[image].shape[:2], self.whole_rows[image] if self.whole_rows else 0
@@ -104,6 +108,9 @@ class Exemplar:
     rank: int
     patch_acts: tuple[Float[np.ndarray, "rows columns"], ...]
     token_acts: Float[np.ndarray, "token"]
+
+    def __repr__(self) -> str:
+        return f"<Exemplar {short(self.seen.name)}: {self.group} {self.rank} of {self.split}, peak {self.peak:.3g}>"
 
     @property
     def peak(self) -> float:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from vlm_neurons._checks import check_seed
 from vlm_neurons.hooks import ablate
 from vlm_neurons.interventions.measures import Scores, change_of, means_of, measure, prepare_tasks
 from vlm_neurons.models.adapters import along, module_at
@@ -35,6 +36,7 @@ def random_gates(model: HookedVLM, seed: int = 0) -> Iterator[HookedVLM]:
     >>> model.generate(data[0].load_images(), [data[0].prompt], max_new_tokens=4)
     ['a large purple cross']
     """
+    check_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     kept: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
     try:
@@ -95,6 +97,7 @@ def controls(
     """
     import pandas as pd
 
+    check_seed(seed)
     tasks = prepare_tasks(model, data, batch_size=batch_size)
     rng = np.random.default_rng(seed)
     intact = measure(model, tasks)

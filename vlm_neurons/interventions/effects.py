@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vlm_neurons import sites
-from vlm_neurons._checks import of_kind
+from vlm_neurons._checks import check_seed, of_kind
 from vlm_neurons.hooks import Neurons, Where, ablate
 from vlm_neurons.hooks.positions import real_positions
 from vlm_neurons.hooks.selecting import select
@@ -134,6 +134,7 @@ def causal_effects(
     """
     import pandas as pd
 
+    check_seed(seed)
     if controls < 2:
         raise ValueError(f"controls={controls}: an interval over draws needs at least 2")
     if groups is None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from vlm_neurons._checks import check_seed
 from vlm_neurons.hooks import ablate
 from vlm_neurons.interventions.effects import SIZE_BATCHES, activation_sizes, check_one_site
 from vlm_neurons.interventions.measures import change_of, means_of, measure, prepare_tasks
@@ -69,6 +70,7 @@ def pruning_curve(
     bad = next((o for o in orders if o not in ORDERS), None)
     if bad is not None or not all(0 <= s <= 1 for s in shares):
         raise ValueError(f"orders={orders!r}, shares={shares!r}: orders are {list(ORDERS)}, shares 0 to 1")
+    check_seed(seed)
     table = table[table["pole"] == "+"]
     check_one_site(table)
     tasks = prepare_tasks(model, data, text=text, batch_size=batch_size)

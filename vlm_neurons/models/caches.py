@@ -41,6 +41,14 @@ def _short(key: Any, n_layers: int) -> str | None:
     return found.place(layer + n_layers if layer < 0 else layer)
 
 
+def _close(key: Any, hook: str | None, there: list[str]) -> list[str]:
+    """What may have been meant: `("gatee", 3)` is like the hook of `("gate", 3)`."""
+    site = key[0] if isinstance(key, tuple) and key and hook is None else None
+    alike = difflib.get_close_matches(site, names(), n=1) if isinstance(site, str) else []
+    meant = [f"({one!r}, ...)" for one in alike]
+    return meant + difflib.get_close_matches(hook or str(key), there, n=3)
+
+
 @cache
 def _class() -> Any:
     from transformer_lens import ActivationCache
@@ -58,11 +66,10 @@ def _class() -> Any:
             try:
                 return super().__getitem__(key)
             except (KeyError, TypeError) as error:
-                names = list(self.cache_dict)
-                close = difflib.get_close_matches(hook or str(key), names, n=3)
+                close = _close(key, hook, list(self.cache_dict))
                 raise KeyError(
-                    f"{key!r} is not in the cache of {len(names)} activations: the model has no such hook, or it was "
-                    f"left out by names_filter" + (f"; there are {', '.join(close)}" if close else "")
+                    f"{key!r} is not in the cache of {len(self.cache_dict)} activations: the model has no such hook, "
+                    "or it was left out by names_filter" + (f"; there are {', '.join(close)}" if close else "")
                 ) from error
 
         def apply_ln_to_stack(

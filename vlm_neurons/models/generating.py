@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlm_neurons._checks import amount, whole
+from vlm_neurons._checks import amount, check_seed, whole
 from vlm_neurons.models import guards
 from vlm_neurons.models.batch import Batch
 from vlm_neurons.models.bound import Runnable, checked
@@ -37,6 +37,8 @@ class Sampling:
 
     def __post_init__(self) -> None:
         amount(**{name: getattr(self, name) for name in ("temperature", "top_p") if getattr(self, name) is not None})
+        if self.seed is not None:
+            check_seed(self.seed)
         if self.temperature is not None and not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature={self.temperature}: a number from 0, which takes the likeliest token")
         if self.top_p is not None and not 0 < self.top_p <= 1:
@@ -60,15 +62,25 @@ def neutral(hf_model: Any) -> Iterator[None]:
     """Generation without the settings that came with the checkpoint, but for its end-of-text tokens.
 
     transformers fills whatever a call leaves open from `model.generation_config`: penalties, bans of n-grams and
-    tokens, beams, stop strings would change what is called greedy, and its log probabilities.
+    tokens, beams, stop strings would change what is called greedy, and its log probabilities. A wrapper (PEFT's) may
+    hand the call on to a model with settings of its own, or give it its own: what each of them holds is emptied in
+    place, and filled again.
     """
-    own = hf_model.generation_config
-    kept = {name: getattr(own, name) for name in ("eos_token_id", "bos_token_id", "pad_token_id")}
-    hf_model.generation_config = type(own)(**kept)
+    held = {id(own): own for one in hf_model.modules() if (own := vars(one).get("generation_config")) is not None}
+    before = [(own, dict(vars(own))) for own in held.values()]
     try:
+        for own in held.values():
+            kept = {name: getattr(own, name) for name in ("eos_token_id", "bos_token_id", "pad_token_id")}
+            _replace(own, vars(type(own)(**kept)))
         yield
     finally:
-        hf_model.generation_config = own
+        for own, values in before:
+            _replace(own, values)
+
+
+def _replace(settings: Any, values: dict[str, Any]) -> None:
+    vars(settings).clear()
+    vars(settings).update(values)
 
 
 def generate_tokens(vlm: Runnable, batch: Batch, max_new_tokens: int, sampling: Sampling) -> Tensor:

@@ -12,7 +12,9 @@ from vlm_neurons._checks import of_kind, short
 
 
 def whole(model: Any) -> Any:
-    """The model inside the wrappers of torch.compile and PEFT, all of it, not compiled. Adapters stay in it, unmerged.
+    """The model inside the wrappers of torch.compile, data parallelism and PEFT, all of it, not compiled.
+
+    Adapters stay in it, unmerged.
 
     Raises:
         ValueError: weights are offloaded to CPU or disk by accelerate, or an adapter is a prompt that its wrapper puts
@@ -51,6 +53,10 @@ def tokenizer_of(processor: Any) -> Any:
 def _inside(model: Any) -> Any:
     if hasattr(model, "_orig_mod"):  # torch.compile
         return model._orig_mod
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return model.module
+    if _of_peft(model) and type(model).__name__ == "PeftMixedModel":
+        return model.base_model.model
     if not (_of_peft(model) and hasattr(model, "get_base_model")):
         return None
     adapter = next((c for c in model.peft_config.values() if getattr(c, "is_prompt_learning", False)), None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping
 from inspect import signature
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from vlm_neurons import zoo
 from vlm_neurons._checks import of_kind
 from vlm_neurons.models.adapters import Adapter, adapter_of
 
@@ -20,7 +20,7 @@ def load(
 ) -> tuple[Any, Any, str]:
     """Model, processor and name; see `HookedVLM.from_pretrained`."""
     of_kind("name_or_dir", name_or_dir, str | Path, "give the name of a model, or its directory")
-    name, source = str(name_or_dir), find(name_or_dir)
+    name, source = str(name_or_dir), zoo.find(name_or_dir)
     import transformers  # after the name is known: it takes seconds
 
     if device is not None and device_map is not None:
@@ -61,44 +61,6 @@ def own_gpu(environment: Mapping[str, str] | None = None, n_gpus: int | None = N
         return "cuda"
     # srun may show each process its own GPU alone
     return f"cuda:{int(local) % (torch.cuda.device_count() if n_gpus is None else n_gpus)}"
-
-
-def find(name_or_dir: str | Path) -> str:
-    """A directory, if the name is one or is an embedded model; else the name, for the Hugging Face hub.
-
-    Raises:
-        OSError: a name that can be no name there, with those that it is like.
-    """
-    from vlm_neurons import zoo
-
-    if (folder := Path(name_or_dir).expanduser()).is_dir():
-        return str(folder)
-    name = str(name_or_dir)
-    embedded = zoo.path(name)
-    if embedded is None and "/" not in name and "\\" not in name:  # the hub's have an owner
-        raise OSError(
-            f"{name!r} is no directory here and no embedded model{_close(name)}. Models on the Hugging Face hub are "
-            "named with their owner, as llava-hf/llava-1.5-7b-hf"
-        )
-    return str(embedded) if embedded is not None else name
-
-
-# one of every family, for those who write a name from memory
-KNOWN = (
-    "llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-13b-hf", "llava-hf/llava-v1.6-mistral-7b-hf",
-    "llava-hf/llava-onevision-qwen2-7b-ov-hf", "OpenGVLab/InternVL3-8B-hf", "mistral-community/pixtral-12b",
-    "mistralai/Mistral-Small-3.1-24B-Instruct-2503", "Qwen/Qwen2-VL-7B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct",
-    "Qwen/Qwen3-VL-8B-Instruct", "google/gemma-3-4b-it", "google/paligemma-3b-pt-224",
-    "HuggingFaceM4/Idefics3-8B-Llama3", "HuggingFaceTB/SmolVLM-Instruct",
-)  # fmt: skip
-
-
-def _close(name: str) -> str:
-    from vlm_neurons import zoo
-
-    plain = {known.rpartition("/")[2].lower(): known for known in (*zoo.names(), *KNOWN)}
-    close = difflib.get_close_matches(name.rpartition("/")[2].lower(), plain, n=2)
-    return f"; close: {', '.join(plain[one] for one in close)}" if close else ""
 
 
 def load_processor(source: str, config: Any) -> Any:
@@ -157,7 +119,7 @@ def _not_there(name: str, source: str, error: Exception) -> OSError:
         return OSError(f"the directory {source!r} is not a complete Hugging Face model: {error}")
     return OSError(
         f"{name!r} is no directory here, no embedded model, and cannot be downloaded "
-        f"({str(error).strip().splitlines()[0]}){_close(name) if name not in KNOWN else ''}. "
+        f"({str(error).strip().splitlines()[0]}){zoo.close(name)}. "
         "Pass the path of a local directory that holds config.json, the weights, the tokenizer and "
         "preprocessor_config.json, such as HookedVLM.from_pretrained('/models/llava-1.5-7b-hf')"
     )

@@ -88,8 +88,8 @@ def chat_text(processor: Any, messages: list[dict[str, Any]], day: str | None = 
             {**m, "content": "".join(words.get(p["type"]) or p["text"] for p in m["content"])} for m in messages
         ]
     # thinking is not what a user waits for, nor has a given response been thought about
-    given: dict[str, Any] = {"enable_thinking": False}
     template = _dated(template_of(processor), day)
+    given: dict[str, Any] = {"enable_thinking": False} if "enable_thinking" in template else {}
     return _filled(processor, messages, chat_template=template, **given, **how)
 
 

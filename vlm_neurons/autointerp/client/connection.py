@@ -39,6 +39,8 @@ class Connection:
     retry_failures: bool = False
 
     def __post_init__(self) -> None:
+        if self.base_url is not None and not self.base_url.strip():
+            raise ValueError("base_url='': give the address of the server, or leave it out for OpenAI")
         self.base_url = (self.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI).strip().rstrip("/")
         _check_address(self.base_url)
         _check_key("api_key" if self.api_key else "OPENAI_API_KEY", self.secret)

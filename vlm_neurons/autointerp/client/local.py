@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from vlm_neurons._checks import of_kind, short
 from vlm_neurons.autointerp.client.asking import TOP, Ask, Reply, body_of, folded, read
 from vlm_neurons.autointerp.client.prices import images_of, parts_of
 from vlm_neurons.autointerp.client.prompting import picture
 from vlm_neurons.autointerp.client.replies import reduced
 from vlm_neurons.models.generating import end_ids, neutral
 from vlm_neurons.models.guards import TRAINING
-from vlm_neurons.models.load import find
+from vlm_neurons.models.held import tokenizer_of
 from vlm_neurons.models.template import chat_text, needs_bos, template_of
+from vlm_neurons.zoo import find
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +31,11 @@ class LocalChat:
         processor: its processor, with a chat template.
     """
 
-    model: Any
-    processor: Any
+    model: Any = field(repr=False)
+    processor: Any = field(repr=False)
+
+    def __post_init__(self) -> None:
+        check_chat(self.model, self.processor)
 
     @property
     def name(self) -> str:
@@ -48,11 +55,14 @@ class LocalChat:
         """
         if self.model.training:
             raise ValueError(f"the model that is asked is {TRAINING}")
-        request = body_of(ask, "", {"schema": False}, {})["messages"]
         try:
-            inputs = self._inputs(request, bool(ask.prefill))
-        except Exception as error:  # whatever a template or a processor raises is about this prompt
+            return self._answer(ask)
+        except Exception as error:  # whatever a template, a processor or the model raises is about this prompt
             return Reply(ask, failure=("request", f"{type(error).__name__}: {error}"[:300]), model=self.name)
+
+    def _answer(self, ask: Ask) -> Reply:
+        request = body_of(ask, "", {"schema": False}, {})["messages"]
+        inputs = self._inputs(request, bool(ask.prefill))
         n_in = int(inputs["input_ids"].shape[1])
         config = getattr(self.model.config, "text_config", self.model.config)
         limit = getattr(config, "max_position_embeddings", None)
@@ -84,12 +94,16 @@ class LocalChat:
         pictures = [picture(url) for url in images_of(request)]
         special = needs_bos(self.processor.tokenizer, text)
         made = self.processor(text=text, images=pictures or None, return_tensors="pt", add_special_tokens=special)
+        largest, n_ids = int(made["input_ids"].max()), self.model.get_input_embeddings().num_embeddings
+        if largest >= n_ids and largest != getattr(self.model.config, "image_token_id", None):
+            raise ValueError(
+                f"the processor gives the token id {largest}, the model's embedding has {n_ids} rows: take the "
+                "processor of this checkpoint, or model.resize_token_embeddings(len(processor.tokenizer))"
+            )
         return made.to(self.model.device)
 
     def _completion(self, ask: Ask, inputs: Any, n_in: int) -> tuple[dict[str, Any], int]:
         """What a server would answer, and its number of tokens."""
-        import torch
-
         with torch.no_grad(), neutral(self.model):
             made = self.model.generate(
                 **inputs, max_new_tokens=ask.max_tokens, do_sample=False, output_logits=ask.logprobs,
@@ -111,8 +125,6 @@ class LocalChat:
 
     def _prefilled(self, ask: Ask, inputs: Any) -> tuple[dict[str, Any], int]:
         """What vLLM would say of an answer that is there already: one forward pass, nothing is generated."""
-        import torch
-
         with torch.no_grad():
             logits = self.model(**inputs).logits[0]
         ids, decode = inputs["input_ids"][0].tolist(), self.processor.tokenizer.decode
@@ -143,6 +155,19 @@ class LocalChat:
         ]  # fmt: skip
 
 
+def check_chat(model: Any, processor: Any) -> None:
+    """Refuse what can be no model of transformers with its processor.
+
+    Raises:
+        TypeError: one of them is something else.
+    """
+    if isinstance(getattr(model, "bridge", None), torch.nn.Module):
+        raise TypeError(f"model={short(model)}: give the model of transformers inside it, .bridge.original_model")
+    remedy = "give a model of transformers, such as AutoModelForImageTextToText.from_pretrained(name)"
+    of_kind("model", model, torch.nn.Module, remedy)
+    tokenizer_of(processor)
+
+
 def open_model(kind: str, name_or_dir: str | Path, device: Any = None, dtype: Any = None) -> tuple[Any, Any]:
     """A model and its processor. Images go by PIL where the processor has that way, so that torchvision is not needed.
 
@@ -156,7 +181,6 @@ def open_model(kind: str, name_or_dir: str | Path, device: Any = None, dtype: An
         OSError: it is not there, or not complete.
         ValueError: it is of another kind, or its processor needs torchvision.
     """
-    import torch
     import transformers
 
     where = find(name_or_dir)

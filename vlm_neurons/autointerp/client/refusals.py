@@ -13,15 +13,16 @@ _REFUSES = (
     r"must be|should be|deprecated|only|instead|requires|accept|no endpoints|disabled|not implemented|conversion"
 )
 _FIELDS = {  # capability -> words that name its field
-    "logprobs": r"log_?probs",
-    "schema": r"response_?format|json_?schema|json schema|response_?schema|structured[ _]output|guided|grammar",
+    "logprobs": r"log_?probs|log[ _-]?probabilit|requested parameters",
+    "schema": r"response_?format|json[ _]?schema|json[ _]mode|response_?schema|structured[ _]output|guided|grammar|"
+    r"required for format|requested parameters",
     "max_tokens": r"max_tokens",
     "temperature": r"temperature",
     "system": r"system (role|message|prompt|instruction)|roles?\W+['\"`]?system|['\"`]system['\"`]|"
     r"developer instruction",
 }
 _WHOLE = {  # capability -> words that name its field and refuse it
-    "system": r"roles must alternate|only .{0,9}user.{0,9} and .{0,12}(assistant|model).{0,9} roles",
+    "system": r"roles must alternate|only .{0,9}user[^.;]{0,40} roles",
     "images": r"|".join([
         r"no endpoints found that support image", r"not a (multi-?modal|vision)", r"at most 0 image", r"text[- ]only",
         r"(image|vision|multi-?modal)[^.;]{0,60}(not|n't) (been )?(support|enabled|loaded|available|allow|accept)",
@@ -40,9 +41,15 @@ _OTHERWISE = re.compile(  # what explains a refusal whatever field it names
 _HINTS = {"images": "images=False", "schema": "schema=False", "logprobs": "logprobs=False"}
 _ONE_PICTURE = re.compile(  # what is wrong with this picture, not with pictures
     r"(image|picture)s?('s)?[ _]?(size|dimension|format|type|media|file|encoding|resolution|aspect)|"
-    r"too (large|big|small)"
+    r"too (large|big|small)|"
+    r"(could|can|was|were|is|are)(n't| ?not) (be )?(process|read|decod|load|open|fetch|download|identif)\w* "
+    r"((the|this|that|your|an|all) )?(image|picture)|"
+    r"safety|polic(y|ies)|moderat|nsfw|violat|prohibited|content (filter|management)"
 )
-_MANY = re.compile(r"at most [1-9]\d* (image|picture)|too many (images|pictures)")
+_MANY = re.compile(
+    r"(at most|up to|more than|maximum( of)?|limit(ed)? (to|of)|only) [1-9]\d* (image|picture)|"
+    r"too many (images|pictures)|(number|count) of (images|pictures)"
+)
 
 
 def blamed(words: str, body: dict[str, Any]) -> list[str]:
@@ -52,8 +59,11 @@ def blamed(words: str, body: dict[str, Any]) -> list[str]:
     ['temperature']
     >>> blamed("temperature is fine, the context window is not", {"temperature": 0.0, "messages": []})
     []
-    >>> blamed("Image dimensions 9x9 are not supported", {"messages": [{"content": [{"type": "image_url"}]}]})
-    []
+    >>> picture = {"messages": [{"content": [{"type": "image_url"}]}]}
+    >>> blamed("this model takes no images: images are not supported", picture)
+    ['images']
+    >>> blamed("Image dimensions 9x9 are not supported", picture), blamed("supports up to 5 images", picture)
+    ([], [])
     """
     said = words.lower()
     if _OTHERWISE.search(said):
@@ -61,7 +71,7 @@ def blamed(words: str, body: dict[str, Any]) -> list[str]:
     refused = re.search(_REFUSES, said) is not None
     named = [n for n, pattern in _FIELDS.items() if refused and re.search(pattern, said)]
     named += [n for n, pattern in _WHOLE.items() if n not in named and re.search(pattern, said)]
-    if _ONE_PICTURE.search(said):
+    if _ONE_PICTURE.search(said) or _MANY.search(said):
         named = [n for n in named if n != "images"]
     return [n for n in named if _uses(n, body)]
 

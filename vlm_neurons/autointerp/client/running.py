@@ -31,6 +31,8 @@ class Asking:
         self.finding = asyncio.Lock()
         self.redact = redactor(client.secret)
         self.doubts: Counter[str] = Counter()
+        self.pictures_taken = False
+        self.pictures_refused: list[set[str]] = []  # of rows that were refused twice
 
     async def all(self) -> None:
         self.cache = Cache(self.client.cache)
@@ -112,6 +114,7 @@ class Asking:
             self.cache.give_up(key)
         else:
             self.cache.put(key, found, again=self.client.retry_failures)
+            self.pictures_taken |= bool(images_of(ask.sent(used)))
         return found
 
     def suspects(self, ask: Ask, used: dict[str, bool], fault: Fault) -> list[str]:
@@ -119,16 +122,19 @@ class Asking:
         if fault.code not in FAULTS:
             return []
         names = blamed(fault.words, body_of(ask, self.client.model, used, {}))
-        return [n for n in names if self.client.declared.get(n) is None and self.doubts[n] < _DOUBTS]
+        names = [n for n in names if self.client.declared.get(n) is None and self.doubts[n] < _DOUBTS]
+        return [n for n in names if n != "images" or not self.pictures_taken]
 
     async def examine(
         self, ask: Ask, used: dict[str, bool], refusal: Fault
     ) -> tuple[dict[str, Any] | Fault, dict[str, bool]]:
         """Ask once more as before. Where that is refused in the same way, ask without the field that is blamed, and
-        remember it where an answer comes: no word in an error is believed alone."""
+        remember it where an answer comes: no word in an error is believed alone. What pictures are blamed for has to
+        be said of another row's pictures too, and what a server breaks down at, a third time."""
         first = self.suspects(ask, used, refusal)
-        found, able, tried = await self.attempt(ask, used), dict(used), set[str]()
-        last = found  # the refusal that tells most to whom nothing helped
+        able, tried = dict(used), set[str]()
+        confirmed = first == ["images"] and self.others_refused(ask, used)
+        last = found = refusal if confirmed else await self.attempt(ask, used)  # `last` tells most if nothing helps
         while isinstance(found, Fault):
             names = [n for n in self.suspects(ask, able, found) if n not in tried and (tried or n in first)]
             if not names:
@@ -137,14 +143,29 @@ class Asking:
             name = names[0]
             tried.add(name)
             if name == "images" and ask.plain is None:
-                self.remember({name: False})
-                detail = f"{self.client.model} takes no images: {found.words}"
-                return replace(found, kind="capability", detail=detail), used
+                known = self.found_out(ask, used, {name})
+                takes = "takes no images" if known else "refused these pictures"
+                return replace(found, kind="capability", detail=f"{self.client.model} {takes}: {found.words}"), used
             found = await self.attempt(ask, {**able, name: False})
             if not (isinstance(found, Fault) and name in blamed(found.words, body_of(ask, "", used, {}))):
                 able[name] = False  # it is blamed no more
-        self.remember({name: False for name in tried if able.get(name) is False})
+        if (refusal.code or 0) >= 500 and not isinstance(again := await self.attempt(ask, used), Fault):
+            return again, used  # it had only broken down, twice
+        self.found_out(ask, used, {name for name in tried if able.get(name) is False})
         return found, able
+
+    def others_refused(self, ask: Ask, used: dict[str, bool]) -> bool:
+        """Whether pictures were refused that have none in common with this question's."""
+        mine = set(images_of(ask.sent(used)))
+        return any(not mine & other for other in self.pictures_refused)
+
+    def found_out(self, ask: Ask, used: dict[str, bool], names: set[str]) -> bool:
+        """Remember what a server cannot do; of pictures, only if they were not this question's alone."""
+        alone = "images" in names and not self.others_refused(ask, used)
+        if alone:
+            self.pictures_refused.append(set(images_of(ask.sent(used))))
+        self.remember({name: False for name in names if not (alone and name == "images")})
+        return not alone
 
     def remember(self, found: dict[str, bool]) -> None:
         """Note capabilities, for this run and the next ones."""

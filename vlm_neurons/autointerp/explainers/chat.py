@@ -13,7 +13,7 @@ import numpy as np
 from vlm_neurons._checks import whole
 from vlm_neurons.autointerp.client.asking import Ask, Reply
 from vlm_neurons.autointerp.client.client import Server
-from vlm_neurons.autointerp.client.local import LocalChat
+from vlm_neurons.autointerp.client.local import LocalChat, check_chat
 from vlm_neurons.autointerp.client.prices import Plan
 from vlm_neurons.autointerp.explainers.pictures import STYLES, Style
 from vlm_neurons.autointerp.explainers.requests import Answer, messages, prompt_id, shows_something
@@ -167,14 +167,15 @@ class LocalExplainer(Explainer):
     ('local', 4, 1)
     """
 
-    model: Any
-    processor: Any
+    model: Any = field(repr=False)
+    processor: Any = field(repr=False)
     prompting: Prompting = field(default_factory=lambda: Prompting(n_on=4, n_off=1))
     max_tokens: int = 300
     name: str = "local"
 
     def __post_init__(self) -> None:
         whole(1, max_tokens=self.max_tokens)
+        check_chat(self.model, self.processor)
 
     def settings(self) -> str:
         """All that decides its answers, as one string."""

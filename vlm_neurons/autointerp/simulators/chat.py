@@ -13,7 +13,7 @@ from typing import Any
 from vlm_neurons._checks import whole
 from vlm_neurons.autointerp.client.asking import Ask, Reply
 from vlm_neurons.autointerp.client.client import ChatClient, Server
-from vlm_neurons.autointerp.client.local import LocalChat, open_model
+from vlm_neurons.autointerp.client.local import LocalChat, check_chat, open_model
 from vlm_neurons.autointerp.client.prices import NOTHING, Plan
 from vlm_neurons.autointerp.client.prompting import prompt_id
 from vlm_neurons.autointerp.protocols import SIDES, Job, Prediction, Resolution, Side, Simulator
@@ -174,12 +174,16 @@ class LocalSimulator(Showing):
     (Resolution(levels=None, grid=(4, 4)), ['picture', 'text'])
     """
 
-    model: Any
-    processor: Any
+    model: Any = field(repr=False)
+    processor: Any = field(repr=False)
     _: KW_ONLY
     name: str = "local"
 
     paid = True  # in time
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_chat(self.model, self.processor)
 
     @classmethod
     def from_pretrained(cls, name_or_dir: str | Path, *, device: Any = None, **options: Any) -> LocalSimulator:
