@@ -131,7 +131,7 @@ def test_a_refusal_is_found_out_by_asking_once_more_and_then_without(
     if status == 500 and name != "images":
         first += [True]  # a server that breaks down twice may be back
     if name == "images":
-        first += [True] * (status == 500) + [True, False] + [True] * (status == 500)  # what other pictures bring
+        first += [True, False]  # of another picture it is said too
     assert [USES[name](body) for body in sent] == first + (len(sent) - len(first)) * [False]
     assert all(USES["max_tokens"](body) or name == "max_tokens" for body in sent)
 

@@ -149,9 +149,11 @@ class Asking:
             found = await self.attempt(ask, {**able, name: False})
             if not (isinstance(found, Fault) and name in blamed(found.words, body_of(ask, "", used, {}))):
                 able[name] = False  # it is blamed no more
-        if (refusal.code or 0) >= 500 and not isinstance(again := await self.attempt(ask, used), Fault):
-            return again, used  # it had only broken down, twice
-        self.found_out(ask, used, {name for name in tried if able.get(name) is False})
+        lacking = {name for name in tried if able.get(name) is False}
+        broke_down = (refusal.code or 0) >= 500 and lacking != {"images"}
+        if broke_down and not isinstance(again := await self.attempt(ask, used), Fault):
+            return again, used  # for other reasons
+        self.found_out(ask, used, lacking)
         return found, able
 
     def others_refused(self, ask: Ask, used: dict[str, bool]) -> bool:
