@@ -178,7 +178,15 @@ def test_a_model_without_images_is_asked_in_numbers_and_words(refusal: str, tmp_
         asker = explainer(server, concurrency=1, max_retries=0)
         assert asker.plan(evidence).images == 8
         found = vn.explain(evidence, asker, out=tmp_path, progress=False)
-        assert [bool(images_of(b["messages"])) for b in server.requests] == [True, True, False, True, False, False, False]
+        assert [bool(images_of(b["messages"])) for b in server.requests] == [
+            True,
+            True,
+            False,
+            True,
+            False,
+            False,
+            False,
+        ]
         assert not any(e.failure for e in found.values())
         assert {k for k, e in found.items() if e.prompt.endswith(" without pictures")} == {"a", "b"}
         assert "2 were asked without pictures" in summary(found)

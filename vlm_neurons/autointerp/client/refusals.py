@@ -59,7 +59,7 @@ def blamed(words: str, body: dict[str, Any]) -> list[str]:
     ['temperature']
     >>> blamed("temperature is fine, the context window is not", {"temperature": 0.0, "messages": []})
     []
-    >>> picture = {"messages": [{"content": [{"type": "image_url"}]}]}
+    >>> picture = {"messages": [{"content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]}
     >>> blamed("this model takes no images: images are not supported", picture)
     ['images']
     >>> blamed("Image dimensions 9x9 are not supported", picture), blamed("supports up to 5 images", picture)
