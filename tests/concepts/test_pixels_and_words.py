@@ -14,7 +14,7 @@ import seeds
 from scipy import ndimage
 from viewing import share_by_loops
 
-from vlm_neurons.concepts import Concept, lexical_bank
+from vlm_neurons.concepts import Concept, lexical_bank, visual
 from vlm_neurons.concepts.lexical import CLASSES, pieces_of
 from vlm_neurons.concepts.shares import Boxes, means
 from vlm_neurons.concepts.visual import PIXEL_CONCEPTS, PLACES, pixel_shares
@@ -112,10 +112,14 @@ def masks_by_hand(pixels: np.ndarray) -> dict[Concept, np.ndarray]:
     return masks
 
 
-@pytest.mark.parametrize(("name", "height", "width"), [("astronaut", 42, 56), ("coffee", 30, 30), ("chelsea", 1, 25)])
+@pytest.mark.parametrize(
+    ("name", "height", "width", "at_once"),
+    [("astronaut", 42, 56, 24_576), ("coffee", 30, 30, 90), ("rocket", 29, 31, 1), ("chelsea", 1, 25, 24_576)],
+)
 def test_every_concept_of_pixels_is_what_loops_over_the_pixels_of_a_photograph_say(
-    name: str, height: int, width: int
+    name: str, height: int, width: int, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(visual, "AT_ONCE", at_once)  # whatever rows are looked at together
     pixels = photograph(name, height, width)
     rows, columns = max(1, height // 7), width // 5
     boxes = np.array([[c * 5, r * 7, c * 5 + 5, r * 7 + 7] for r in range(rows) for c in range(columns)], float)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Int, Integer, Shaped
@@ -65,10 +66,15 @@ class Boxes:
         >>> boxes.counts(np.array([[2, 0], [1, 0]]), 3).tolist()
         [[0.5, 0.5], [0.0, 0.25], [0.5, 0.25]]
         """
-        down, across = (np.repeat(np.arange(len(cuts)) * factor, np.diff(cuts, append=end)) for cuts, factor, end in (
-            (self.rows, n * len(self.columns), self.height), (self.columns, n, self.width)))  # fmt: skip
-        found = np.bincount((down[:, None] + across + labels).ravel(), minlength=n * len(self.rows) * len(self.columns))
+        found = np.bincount((n * self._cells + labels).ravel(), minlength=n * len(self.rows) * len(self.columns))
         return self._means(np.moveaxis(found.reshape(len(self.rows), len(self.columns), n), -1, 0))
+
+    @cached_property
+    def _cells(self) -> Int[np.ndarray, "height width"]:
+        """The cell of every pixel."""
+        down, across = (np.repeat(np.arange(len(cuts)), np.diff(cuts, append=end)) for cuts, end in (
+            (self.rows, self.height), (self.columns, self.width)))  # fmt: skip
+        return np.asarray(len(self.columns) * down[:, None] + across)
 
 
 def _cut(

@@ -12,7 +12,7 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float, Int16, Shaped, UInt8
+from jaxtyping import Bool, Float, Int16, Integer, Shaped, UInt8
 from scipy import ndimage
 
 from vlm_neurons.concepts.concept import Concept
@@ -33,6 +33,7 @@ PLACES = tuple(f"{row} {column}" for row in ROWS for column in COLUMNS)
 POSITIONS = ("top", "bottom", "left side", "right side", "center", "edge", "corners")
 FAR = 0.15 * 255  # from the border's colours: a region unlike it
 STEEP = 0.1 * 255  # so much changes per pixel, in the channel in which most changes: an edge
+AT_ONCE = 24_576  # pixels: so few that what is made of them stays in a processor's cache
 Planes = Int16[np.ndarray, "3 height width"]
 
 
@@ -53,29 +54,21 @@ def colors(planes: Planes) -> UInt8[np.ndarray, "height width"]:
     >>> COLORS[colors(planes_of(np.full((1, 1, 3), (120, 60, 10), np.uint8)))[0, 0]]
     'brown'
     """
+    red, green, blue = planes
     top, low = planes.max(0), planes.min(0)
     span = top - low
-    black, plain = (top < 51) | ((span < 31) & (top < 77)), span < 39
-    found = np.where(top > 204, COLORS.index("white"), COLORS.index("gray")).astype(np.uint8)
-    found[black] = COLORS.index("black")
-    vivid = np.flatnonzero(~(black | plain))
-    found.ravel()[vivid] = _chromatic(planes.reshape(3, -1)[:, vivid], top.ravel()[vivid], span.ravel()[vivid])
-    return found
-
-
-def _chromatic(
-    channels: Int16[np.ndarray, "3 pixel"], top: Int16[np.ndarray, "pixel"], span: Int16[np.ndarray, "pixel"]
-) -> UInt8[np.ndarray, "pixel"]:
-    """The colour names of pixels that are neither black, nor gray, nor white."""
-    red, green, blue = channels
     is_red, is_green = top == red, top == green
     rest = np.where(is_red, green - blue, np.where(is_green, blue - red, red - green))
     start = np.where(is_red, np.int16(360) * (rest < 0), np.where(is_green, np.int16(120), np.int16(240)))
     # no quotient but a whole number of degrees is nearer to one than 1 / 255: float32 does not mistake them
-    hue = (start + np.float32(60) * rest / span).astype(np.int16)
-    found = _color_of_hue()[hue]
+    hue = (start + np.float32(60) * rest / np.maximum(span, 1)).astype(np.int16)
+    found = _color_of_hue().take(hue)
     found[(found == COLORS.index("red")) & (5 * span < 3 * top) & (top > 153)] = COLORS.index("pink")
     found[(hue >= 10) & (hue < 45) & (top < 159)] = COLORS.index("brown")
+    plain = span < 39
+    found[plain] = COLORS.index("gray")
+    found[plain & (top > 204)] = COLORS.index("white")
+    found[(top < 51) | ((span < 31) & (top < 77))] = COLORS.index("black")
     return found
 
 
@@ -127,10 +120,18 @@ def unlike_border(planes: Planes) -> Bool[np.ndarray, "height width"]:
     >>> np.argwhere(unlike_border(planes_of(picture))).tolist()
     [[3, 3], [3, 4]]
     """
-    border = np.concatenate([planes[:, 0], planes[:, -1], planes[:, :, 0], planes[:, :, -1]], 1).T
+    return _far_from(planes, _colors_of_border(np.moveaxis(planes, 0, -1)))
+
+
+def _colors_of_border(pixels: Integer[np.ndarray, "height width 3"]) -> Float[np.ndarray, "color 3"]:
+    """Twice the median of the border, and of each group of alike colours that a tenth of it has."""
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     rough = np.rint(border * (8 / 255)).astype(int) @ [81, 9, 1]
     common = np.flatnonzero(np.bincount(rough) >= len(border) / 10)
-    twice = 2 * np.stack([np.median(group, axis=0) for group in (border, *(border[rough == c] for c in common))])
+    return 2 * np.stack([np.median(group, axis=0) for group in (border, *(border[rough == c] for c in common))])
+
+
+def _far_from(planes: Planes, twice: Float[np.ndarray, "color 3"]) -> Bool[np.ndarray, "height width"]:
     # 4 times the squared distance, |2 p - c|^2 - |2 p|^2: whole numbers below 2^24, which float32 holds exactly
     flat = planes.reshape(3, -1).astype(np.float32)
     near = (twice**2).sum(1).astype(np.float32)[:, None] - (4 * twice).astype(np.float32) @ flat
@@ -142,16 +143,20 @@ def places(unlike: Bool[np.ndarray, "height width"]) -> UInt8[np.ndarray, "heigh
     """0 where there is no object (connected pixels), else 1 and the place in `PLACES` of the ninth of the image that
     its middle lies in."""
     labels, _ = ndimage.label(unlike)
-    which = labels.ravel()
-    sizes = np.bincount(which)
+    which, (height, width) = labels.ravel(), unlike.shape
+    starts = np.ones(which.size, bool)
+    np.not_equal(which[1:], which[:-1], out=starts[1:])
+    starts[::width] = True
+    first = np.flatnonzero(starts)  # of runs of one label in a row: far fewer than pixels
+    n, of, (y, x) = np.diff(first, append=which.size), which[first], np.divmod(first, width)
+    sizes = np.bincount(of, n).clip(1)
     cells = []
-    for axis, size in enumerate(unlike.shape):
-        at = np.arange(size, dtype=float).reshape((-1, 1) if axis == 0 else (1, -1))
-        middles = np.bincount(which, np.broadcast_to(at, unlike.shape).ravel()) / sizes.clip(1)
+    for sums, size in ((n * y, height), (n * (2 * x + n - 1) / 2, width)):
+        middles = np.bincount(of, sums) / sizes
         cells.append((3 * (middles + 0.5) / size).astype(int))  # + 0.5: pixels' numbers are those of their corners
     place = (1 + 3 * cells[0] + cells[1]).astype(np.uint8)
     place[0] = 0
-    return place[labels]
+    return np.repeat(place[of], n).reshape(unlike.shape)
 
 
 def positions(boxes: Shaped[np.ndarray, "box 4"]) -> Float[np.ndarray, "position box"]:
@@ -188,22 +193,46 @@ def pixel_shares(
         pixels: what the model saw.
         boxes: left, top, right, bottom of every patch in it.
     """
-    laid = Boxes.over(boxes, *pixels.shape[:2])
-    planes = planes_of(pixels)
-    down, right = slopes(planes)
-    value = planes[0] + planes[1] + planes[2]  # three times the brightness
-    steps = np.maximum(*(np.abs(slope[0] + slope[1] + slope[2]) for slope in (down, right)))  # six times its change
-    bright = (value > 535) + 2 * (value < 230).astype(np.uint8)  # 0.7 and 0.3 of the range
-    rough = (steps > 76) + 2 * (steps < 16).astype(np.uint8)  # 0.05 and 0.01 of it
+    laid, position = _laid(np.asarray(boxes, float).tobytes(), *pixels.shape[:2])
+    looks, names, unlike = _labels(pixels)
     # three labels that a pixel has at once, counted together: 3 x 3 x 4 of them
-    three = laid.counts(12 * bright + 4 * rough + edges(down, right), 36).reshape(3, 3, 4, -1)
+    three = laid.counts(looks, 36).reshape(3, 3, 4, -1)
     edge = three.sum((0, 1))
-    place = laid.counts(places(unlike_border(planes)), 10)
+    place = laid.counts(places(unlike), 10)
     found = [
-        laid.counts(colors(planes), len(COLORS)), three.sum((1, 2))[1:], three.sum((0, 2))[1:],
-        edge[1:].sum(0)[None], edge[1:], place[1:].sum(0)[None], place[1:], positions(boxes),
+        laid.counts(names, len(COLORS)), three.sum((1, 2))[1:], three.sum((0, 2))[1:],
+        edge[1:].sum(0)[None], edge[1:], place[1:].sum(0)[None], place[1:], position,
     ]  # fmt: skip
     return np.concatenate(found).T
+
+
+@lru_cache(maxsize=8)  # most pictures of a data set have the same patches
+def _laid(boxes: bytes, height: int, width: int) -> tuple[Boxes, Float[np.ndarray, "position box"]]:
+    """Boxes over a picture, and their positions."""
+    given = np.frombuffer(boxes).reshape(-1, 4)
+    return Boxes.over(given, height, width), positions(given)
+
+
+def _labels(
+    pixels: UInt8[np.ndarray, "height width 3"],
+) -> tuple[UInt8[np.ndarray, "height width"], UInt8[np.ndarray, "height width"], Bool[np.ndarray, "height width"]]:
+    """Of every pixel brightness, roughness and edge in one number, the place of its colour in `COLORS`, and whether it
+    is unlike the border. Some rows at a time, with a row above and below."""
+    height, width = pixels.shape[:2]
+    known = _colors_of_border(pixels)
+    looks, names, unlike = (np.empty((height, width), kind) for kind in (np.uint8, np.uint8, bool))
+    rows = max(1, AT_ONCE // width)
+    for first in range(0, height, rows):
+        own, above = slice(first, first + rows), min(first, 1)
+        around = planes_of(pixels[first - above : first + rows + 1])
+        planes, down, right = (part[:, above:][:, :rows] for part in (around, *slopes(around)))
+        value = planes[0] + planes[1] + planes[2]  # three times the brightness
+        steps = np.maximum(*(np.abs(slope[0] + slope[1] + slope[2]) for slope in (down, right)))  # six times its change
+        bright = (value > 535) + 2 * (value < 230).astype(np.uint8)  # 0.7 and 0.3 of the range
+        rough = (steps > 76) + 2 * (steps < 16).astype(np.uint8)  # 0.05 and 0.01 of it
+        looks[own] = 12 * bright + 4 * rough + edges(down, right)
+        names[own], unlike[own] = colors(planes), _far_from(planes, known)
+    return looks, names, unlike
 
 
 def shares_of_sheet(
