@@ -17,9 +17,11 @@ from vlm_neurons.models.reading import of_tokens, readers
 from vlm_neurons.protocols import SIDES, ConceptBank, Maps, Side, View
 from vlm_neurons.scanning.concept_files import by_fold, folds_of, join, keep_shifts
 from vlm_neurons.scanning.concept_recorder import FAR, ConceptRecorder
-from vlm_neurons.scanning.concept_sums import sums_bytes
+from vlm_neurons.scanning.concept_shared import sees
+from vlm_neurons.scanning.concept_sums import concepts_bytes, sums_bytes
 from vlm_neurons.scanning.nulls import RandomUnits
 from vlm_neurons.scanning.viewing import Concepts, check_steady, concepts_of, maps_of, views_of
+from vlm_neurons.sites import at
 from vlm_neurons.tokens import TokenKind
 
 if TYPE_CHECKING:
@@ -175,8 +177,9 @@ class ConceptJob:
     def fold_bytes(self) -> int:
         """Bytes of the sums of one fold."""
         k = {side: len(self.asked.concepts[side]) for side in SIDES}
-        units = sum(sums_bytes(d, n) for d in self.sizes.values() for n in k.values())
-        return units + sum(8 * 4 * n * n for n in k.values())
+        units = sum(sums_bytes(d, k[s]) for place, d in self.sizes.items() for s in SIDES if k[s] and sees(place, s))
+        by_image = {at(place)[0].name for place in self.sizes if not sees(place, "text")}  # sums of their own
+        return units + concepts_bytes(k["text"]) + (1 + len(by_image)) * concepts_bytes(k["picture"])
 
     def cost(self, blocks: int, block_size: int) -> str:
         """What the sums take, in words."""
@@ -185,9 +188,9 @@ class ConceptJob:
         return (
             f"{len(k['picture']):,} concepts of the picture and {len(k['text']):,} of the text with "
             f"{sum(self.sizes.values()):,} units, {n_random:,} of them random, in {self.asked.folds} folds: {per:,.1f} "
-            f"MiB of memory for the sums of a fold, and {self.disk / 2**20:,.1f} MiB of disk for those of a block of "
-            f"{block_size:,} samples (the unit of resuming; {blocks} to do) and of the blocks before it; more where "
-            "samples are not annotated."
+            "MiB of memory for the sums of a fold, three times that while they are added up, and "
+            f"{self.disk / 2**20:,.1f} MiB of disk for those of a block of {block_size:,} samples (the unit of "
+            f"resuming; {blocks} to do) and of the blocks before it; more where samples are not annotated."
         )
 
     @property

@@ -153,3 +153,12 @@ def sums_bytes(d: int, k: int) -> int:
     336
     """
     return 8 + 16 * d + 16 * k + 4 * d * k
+
+
+def concepts_bytes(k: int) -> int:
+    """Bytes of `ConceptSums`.
+
+    >>> concepts_bytes(3)
+    336
+    """
+    return 32 * k * k + 16 * k
