@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vlm_neurons.models.adapters.adapter import Adapter, MLPs, Placed, along, module_at
+from vlm_neurons.models.adapters.deepseek import DEEPSEEK_VL
 from vlm_neurons.models.adapters.gemma import GEMMA3, PALIGEMMA, PALIGEMMA2
 from vlm_neurons.models.adapters.idefics3 import IDEFICS3, SMOLVLM
 from vlm_neurons.models.adapters.internvl import INTERNVL
@@ -38,6 +39,7 @@ FAMILIES: dict[str, Adapter] = {
         GEMMA3,
         PALIGEMMA,
         PALIGEMMA2,
+        DEEPSEEK_VL,
     )
 }
 
@@ -55,7 +57,7 @@ REFUSED = {
     **dict.fromkeys(("blip-2", "instructblip", "instructblipvideo", "idefics2", "aria"), _QUERIES),
     **dict.fromkeys(("mllama", "idefics"), _CROSS),
     **dict.fromkeys(("qwen3_vl_moe", "qwen3_5_moe", "glm4v_moe", "llama4"), _EXPERTS),
-    **dict.fromkeys(("gemma4", "glm4v", "aya_vision", "deepseek_vl", "molmo2"), _NO_RECORD),
+    **dict.fromkeys(("gemma4", "glm4v", "aya_vision", "deepseek_vl_hybrid", "molmo2"), _NO_RECORD),
 }
 
 
