@@ -93,6 +93,40 @@ def _qwen(kind: str, tower: dict[str, Any], template: str, processed: str = "", 
     return random(getattr(hf, f"{kind}ForConditionalGeneration")(config)), processor
 
 
+# what the template of THUDM/GLM-4.1V-9B-Thinking does with images and text
+GLM = (
+    "[gMASK]<sop>{% for message in messages %}<|{{ message['role'] }}|>\n{% for content in message['content'] %}"
+    "{% if content['type'] == 'image' %}<|begin_of_image|><|image|><|end_of_image|>{% else %}{{ content['text'] }}"
+    "{% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+def glm4v() -> tuple[Any, Any]:
+    """GLM-4V: gates and what they are multiplied by in one matrix; norms on both sides."""
+    from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
+
+    begin, end, image = "<|begin_of_image|>", "<|end_of_image|>", "<|image|>"
+    marks = [begin, end, image, "<|video|>", "<|begin_of_video|>", "<|end_of_video|>", "[gMASK]", "<sop>"]
+    tok = tokenizer(*marks, "<|user|>", "<|assistant|>", bos="[gMASK]", eos="<|endoftext|>", add_bos=False,
+                    named={"image_token": image, "video_token": "<|video|>"})  # fmt: skip
+    rope = ROPE | {"partial_rotary_factor": 1.0}
+    config = hf.Glm4vConfig(
+        vision_config={
+            "depth": 2, "hidden_size": 24, "num_heads": 2, "patch_size": 7, "out_hidden_size": 32, "image_size": 56,
+            "intermediate_size": 40,
+        },
+        text_config=backbone(tok, rope_parameters=rope, head_dim=8),
+        image_token_id=tok.convert_tokens_to_ids(image), video_token_id=tok.convert_tokens_to_ids("<|video|>"),
+        image_start_token_id=tok.convert_tokens_to_ids(begin), image_end_token_id=tok.convert_tokens_to_ids(end),
+    )  # fmt: skip
+    sizes = {"shortest_edge": 14 * 14 * 2, "longest_edge": 14 * 14 * 30 * 2}
+    processor = quiet(
+        hf.Glm4vProcessor, image_processor=Glm4vImageProcessorPil(patch_size=7, merge_size=2, size=sizes),
+        tokenizer=tok, video_processor=None, chat_template=GLM,
+    )  # fmt: skip
+    return random(hf.Glm4vForConditionalGeneration(config)), processor
+
+
 # What the template of mistral-community/pixtral-12b does with images and text.
 MISTRAL = (
     "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}[INST]"
@@ -138,6 +172,7 @@ FAMILIES = {
     "qwen2_5_vl": qwen2_5_vl,
     "qwen3_vl": qwen3_vl,
     "qwen3_5": qwen3_5,
+    "glm4v": glm4v,
     "pixtral": pixtral,
     "mistral3": mistral3,
 }

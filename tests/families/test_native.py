@@ -18,6 +18,7 @@ import vlm_neurons as vn
 from vlm_neurons.hooks import ablate
 from vlm_neurons.models.adapters import adapter_of
 from vlm_neurons.planted.weights import rows_of
+from vlm_neurons.scanning.nulls import random_units
 
 PICTURES: list[Any] = [[tiny.image(70, 41), tiny.image(35, 60)], [], [tiny.image(160, 30)]]
 
@@ -37,7 +38,7 @@ def test_generated_tokens_are_transformers_own(name: str) -> None:
 
 @pytest.mark.parametrize("name", built_native.FAMILIES)
 def test_a_picture_that_fits_is_seen_as_it_is(name: str) -> None:
-    picture = tiny.image(56, 42) if name.startswith("qwen") else tiny.image(16, 12)
+    picture = tiny.image(56, 42) if name.startswith(("qwen", "glm")) else tiny.image(16, 12)
     batch = builders.made(name).model.prepare([picture, tiny.image(90, 30)], "Hi")
     assert batch.seen_image(0).tobytes() == picture.convert("RGB").tobytes()
     assert batch.grids[0] == (3, 4)
@@ -133,3 +134,21 @@ def test_videos_are_refused_by_name() -> None:
         model.prepare([torch.zeros(4, 3, 56, 56)], "Hi")
     frames = model.prepare([[Image.new("RGB", (56, 42)), Image.new("RGB", (56, 42))]], "Hi")
     assert len(frames.images) == 2
+
+
+@torch.no_grad()
+def test_gates_that_share_a_matrix_are_drawn_alone_and_their_random_units_are_of_both_halves() -> None:
+    family = builders.made("glm4v")
+    fused = family.reference.model.language_model.layers[1].mlp.gate_up_proj.weight
+    n, held = len(fused) // 2, family.model.bridge.original_model.model.language_model.layers[1].mlp.gate_up_proj.weight
+    with vn.interventions.random_gates(family.model):
+        assert torch.equal(held[n:], fused[n:]) and not torch.isclose(held[:n], fused[:n]).any(1).all()
+        torch.testing.assert_close(held[:n].norm(dim=1), fused[:n].norm(dim=1))
+    assert torch.equal(held, fused)
+    held[n:] *= 1000  # so that the halves cannot be taken for one another
+    try:
+        gate, post = random_units(family.model, ["blocks.1.mlp.hook_act", "blocks.1.mlp.hook_post"], 50)
+    finally:
+        held[n:] /= 1000
+    assert gate.up is None and post.up is not None
+    assert gate.gate.norm(dim=0).max() < 10 and post.gate.norm(dim=0).max() < 10 < 100 < post.up.norm(dim=0).min()

@@ -38,23 +38,24 @@ def random_gates(model: HookedVLM, seed: int = 0) -> Iterator[HookedVLM]:
     """
     check_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    kept: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
+    kept: list[tuple[torch.Tensor, torch.Tensor]] = []
     try:
-        for _, path in along(model.bridge.original_model, model.adapter.mlps("gate").into):
+        mlps = model.adapter.mlps("gate")
+        for _, path in along(model.bridge.original_model, mlps.into):
             layer = module_at(model.bridge.original_model, path)
             if not is_plain(layer):
                 raise ValueError(
                     f"random gates: {path} is quantised or has an adapter, so its weights cannot be replaced"
                 )
-            weight = layer.weight
-            kept.append((weight, weight.data.clone()))
+            weight = mlps.of_gates(layer.weight.data)
+            kept.append((weight, weight.clone()))
             new = torch.randn(weight.shape, generator=generator).to(weight.device)
-            norm = weight.data.float().norm(dim=1, keepdim=True) / new.norm(dim=1, keepdim=True)
-            weight.data.copy_(new * norm)
+            norm = weight.float().norm(dim=1, keepdim=True) / new.norm(dim=1, keepdim=True)
+            weight.copy_(new * norm)
         yield model
     finally:
         for weight, old in kept:
-            weight.data.copy_(old)
+            weight.copy_(old)
 
 
 def controls(

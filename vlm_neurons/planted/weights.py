@@ -174,7 +174,7 @@ def rows_of(model: HookedVLM, site: str, layer: int, index: int) -> dict[str, Te
     into = module_at(hf, dict(along(hf, mlps.into))[layer])
     found = {"in": into.weight.data[index]}
     if mlps.up is not None:
-        found["up"] = module_at(hf, dict(along(hf, mlps.up))[layer]).weight.data[index]
+        found["up"] = mlps.of_up(module_at(hf, dict(along(hf, mlps.up))[layer]).weight.data)[index]
     if into.bias is not None:
         found["bias"] = into.bias.data[index]
     return found | {"out": out.data[:, index]}

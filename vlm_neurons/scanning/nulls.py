@@ -75,9 +75,9 @@ def random_units(model: HookedVLM, places: Sequence[str], n: int, seed: int = 0)
         if site.name not in SITES or not n or mlps.act is None or (site.name == "post" and mlps.up is None):
             continue
         generator = torch.Generator().manual_seed(seed * 1000 + layer)
+        parts = [(mlps.into, mlps.of_gates)] + ([(str(mlps.up), mlps.of_up)] if site.name == "post" else [])
         drawn = [
-            _like(weight_of(module_at(hf, dict(along(hf, path))[layer])), n, generator)
-            for path in ((mlps.into,) if site.name == "gate" else (mlps.into, str(mlps.up)))
+            _like(own(weight_of(module_at(hf, dict(along(hf, path))[layer]))), n, generator) for path, own in parts
         ]
         act = module_at(hf, dict(along(hf, mlps.act))[layer])
         act = getattr(act, "original_component", act)  # a bridge's own would fire hooks

@@ -88,7 +88,8 @@ class MLPs:
         into: the projection in front of the activation function.
         out: the last projection; its input is the neurons.
         act: the activation function, if its output is a site of its own.
-        up: the projection that a gate is multiplied by, if it has one.
+        up: the projection that a gate is multiplied by, if it has one; the same as `into` where one matrix holds both,
+            the gates' rows first.
         rows: of a stack that is indexed by image: (given, one placed image) -> for every row of its tensor which of
             `placed.shown` it is, -1 for a row that is none (class tokens, padding). Several rows may be one patch. Rows
             of all images stand one after the other, whatever the tensor's leading dimensions are.
@@ -99,6 +100,14 @@ class MLPs:
     act: Paths | None = None
     up: Paths | None = None
     rows: Callable[[Given, Placed], Sequence[int]] | None = None
+
+    def of_gates(self, weight: Tensor) -> Tensor:
+        """The rows of `into`'s weight that are the neurons'."""
+        return weight[: len(weight) // 2] if self.up == self.into else weight
+
+    def of_up(self, weight: Tensor) -> Tensor:
+        """The rows of `up`'s weight that gates are multiplied by."""
+        return weight[len(weight) // 2 :] if self.up == self.into else weight
 
 
 @dataclass(frozen=True)
