@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import transformers as hf
-from parts import VISION, backbone, random, tokenizer
+from parts import VISION, backbone, quiet, random, tokenizer
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
@@ -74,6 +74,49 @@ def gemma3() -> tuple[Any, Any]:
     return random(hf.Gemma3ForConditionalGeneration(config)), processor
 
 
+# what the template of google/gemma-4-E4B-it does with images and text
+GEMMA4 = (
+    "{{ bos_token }}{%- for message in messages -%}{%- set role = message['role'].replace('assistant', 'model') -%}"
+    "{{- '<|turn>' + role + '\n' }}{%- for item in message['content'] -%}{%- if item['type'] == 'image' -%}"
+    "{{- '\n\n<|image|>\n\n' -}}{%- elif role == 'model' -%}"
+    "{%- for part in item['text'].split('<channel|>') -%}{{- part.split('<|channel>')[0] | trim -}}{%- endfor -%}"
+    "{%- else -%}{{- item['text'] | trim -}}{%- endif -%}{%- endfor -%}{{- '<turn|>\n' -}}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|turn>model\n' -}}"
+    "{%- if not enable_thinking | default(false) -%}{{- '<|channel>thought\n<channel|>' -}}{%- endif -%}{%- endif -%}"
+)
+
+
+def gemma4() -> tuple[Any, Any]:
+    """Gemma 4: inputs of every layer's own, scaled layers, keys of other layers, wider MLPs."""
+    from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
+
+    marks = {"boi_token": "<|image>", "image_token": "<|image|>", "eoi_token": "<image|>", "audio_token": "<|audio|>",
+             "boa_token": "<|audio>", "eoa_token": "<audio|>", "video_token": "<|video|>"}  # fmt: skip
+    tok = tokenizer(*marks.values(), "<|turn>", "<turn|>", "<|channel>", "<channel|>", bos="<bos>", eos="<turn|>",
+                    named=marks)  # fmt: skip
+    ids = {f"{name}_id": tok.convert_tokens_to_ids(text) for name, text in marks.items() if not name.startswith("boa")}
+    config = hf.Gemma4Config(
+        vision_config=hf.Gemma4VisionConfig(
+            **VISION, num_key_value_heads=4, head_dim=8, patch_size=4, pooling_kernel_size=3, position_embedding_size=256
+        ),
+        text_config=hf.Gemma4TextConfig(
+            **backbone(tok) | {"num_hidden_layers": 4}, vocab_size_per_layer_input=len(tok) + 5, head_dim=8,
+            global_head_dim=8, sliding_window=24, hidden_size_per_layer_input=8, num_kv_shared_layers=2,
+            use_double_wide_mlp=False, use_bidirectional_attention="vision", final_logit_softcapping=4.0,
+            layer_types=["sliding_attention", "full_attention"] * 2,
+        ),
+        audio_config=None, **ids,
+    )  # fmt: skip
+    processor = quiet(
+        hf.Gemma4Processor, tokenizer=tok, video_processor=None, feature_extractor=None, chat_template=GEMMA4,
+        image_processor=Gemma4ImageProcessorPil(patch_size=4, pooling_kernel_size=3, max_soft_tokens=70),
+    )  # fmt: skip
+    model = random(hf.Gemma4ForConditionalGeneration(config))
+    for i, layer in enumerate(model.model.language_model.layers):
+        layer.layer_scalar.fill_(0.6 + 0.3 * i)
+    return model, processor
+
+
 def paligemma() -> tuple[Any, Any]:
     """PaliGemma: the prompt is seen from everywhere; no chat template."""
     return _paligemma(hf.GemmaConfig)
@@ -108,5 +151,5 @@ def _asked(text: str) -> str | None:
     return images + prompt.removesuffix("\n") if images and prompt.endswith("\n") else None
 
 
-FAMILIES = {"gemma3": gemma3, "paligemma": paligemma, "paligemma2": paligemma2}
+FAMILIES = {"gemma3": gemma3, "gemma4": gemma4, "paligemma": paligemma, "paligemma2": paligemma2}
 ASKED = {"paligemma": _asked, "paligemma2": _asked}

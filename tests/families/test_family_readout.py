@@ -28,7 +28,7 @@ def test_shares_of_all_neurons_and_of_all_else_are_the_logit(family: builders.Ma
     for layer in range(model.n_layers):
         ids = [f"L{layer}N{i}" for i in range(width)]
         shares.append(vn.interventions.direct_logit_attribution(model, batch, ids, 9, 12))
-        before = before + _attention(cache, layer)
+        before = _behind(family, cache, layer, before)
     rest = _linear(norm, before, final) @ (unembed[9] - unembed[12])
     difference = uncapped[:, 9] - uncapped[:, 12]
     assert torch.allclose(torch.cat(shares, -1).sum(-1) + rest, difference, atol=1e-3)
@@ -41,10 +41,14 @@ def _capped(family: builders.Made, logits: torch.Tensor) -> torch.Tensor:
     return logits if cap is None else cap * (logits / cap).tanh()
 
 
-def _attention(cache: Any, layer: int) -> torch.Tensor:
-    """What attention added: all that the layer added, but for its MLP."""
+def _behind(family: builders.Made, cache: Any, layer: int, before: torch.Tensor) -> torch.Tensor:
+    """What a layer makes of a part of the residual stream, with all that it adds but for its MLP."""
     block = f"blocks.{layer}."
-    return (cache[block + "hook_resid_mid"] - cache[block + "hook_in"])[:, -1]
+    into, middle, out = (cache[block + name][:, -1] for name in ("hook_in", "hook_resid_mid", "hook_out"))
+    scale = getattr(family.reference.get_decoder().layers[layer], "layer_scalar", torch.ones(1))
+    more = out / scale - middle - cache[block + "hook_mlp_out"][:, -1] if hasattr(
+        family.reference.get_decoder().layers[layer], "per_layer_projection") else 0  # fmt: skip
+    return (before + middle - into + more) * scale
 
 
 def _linear(norm: Any, vector: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
@@ -58,7 +62,8 @@ def test_tools_of_the_cache_give_the_logits(family: builders.Made):
     logits, cache = family.model.run_with_cache(batch)
     real = batch.attention_mask.bool()
     parts, into_mlp = (cache[place][None] for place in ("ln_final.hook_in", "blocks.1.hook_resid_mid"))
-    lacks = any("deepstack" in name or "linear_attn" in name for name, _ in family.reference.named_modules())
+    odd = ("deepstack", "linear_attn", "per_layer_projection")
+    lacks = any(part in name for name, _ in family.reference.named_modules() for part in odd)
     told = pytest.raises((ValueError, KeyError), match=r"between layers too|hook_attn_out.*linear attention")
     with told if lacks else nullcontext():
         parts, into_mlp = cache.decompose_resid(layer=-1), cache.decompose_resid(layer=1, mlp_input=True)

@@ -15,6 +15,7 @@ from vlm_neurons.models.readout import (
     norm_scale,
     norm_weight,
     post_norm,
+    scale_behind,
     unembedding,
     written_by,
 )
@@ -139,7 +140,8 @@ def direct_logit_attribution(
     values = {place: layer.recorded(cache)[where].float() for place, layer in layers.items()}
     activations = torch.stack([values[place][..., n.index] for place, n in zip(places, chosen, strict=True)], -1)
     place_of = {n.hook: place for place, n in zip(places, chosen, strict=True)}
-    behind = {hook: _scale_behind(model, hook, values[place]) for hook, place in place_of.items()}
+    behind = {hook: _scale_behind(model, hook, values[place]) / scale_behind(model, at(hook)[1])
+              for hook, place in place_of.items()}  # fmt: skip
     return (activations * per_unit / scale / torch.cat([behind[n.hook] for n in chosen], -1)).detach()
 
 

@@ -122,11 +122,13 @@ def _class() -> Any:
             return super().get_full_resid_decomposition(*args, **kwargs)
 
         def _refuse_added_between(self) -> None:
-            projector = self.read_from.adapter.projector
-            if projector is not None and not isinstance(projector.out, str):
+            adapter = self.read_from.adapter
+            several = adapter.projector is not None and not isinstance(adapter.projector.out, str)
+            if several or adapter.layer_scale:
+                what = "image features are added" if several else "layers add other vectors, and scale their output,"
                 raise ValueError(
-                    "what attention and MLPs add is not the whole residual stream here: image features are added "
-                    "between layers too; use accumulated_resid, or differences of blocks.{i}.hook_in"
+                    f"what attention and MLPs add is not the whole residual stream here: {what} between layers too; "
+                    "use accumulated_resid, or differences of blocks.{i}.hook_in"
                 )
 
         def stack_head_results(self, *args: Any, **kwargs: Any) -> Any:

@@ -53,7 +53,8 @@ def _components(adapter: Adapter, made: Any) -> dict[str, Any]:
     attention = parts.AttentionBridge(
         name="self_attn",
         config=cfg,
-        submodules={letter: parts.LinearBridge(name=f"{letter}_proj") for letter in "qkvo"},
+        # layers of some families take keys and values from another one
+        submodules={letter: parts.LinearBridge(name=f"{letter}_proj", optional=letter in "kv") for letter in "qkvo"},
         maintain_native_attention=True,
         requires_attention_mask=True,
         optional=True,  # layers of some families mix positions in another way

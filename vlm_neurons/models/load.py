@@ -93,6 +93,8 @@ def load_processor(source: str, config: Any) -> Any:
     if "video_processor" in taken:
         taken.remove("video_processor")
         settings["video_processor"] = None  # SmolVLM's has no default
+    if "feature_extractor" in taken:
+        settings["feature_extractor"] = None  # of sound
     if "image_token" in taken:
         settings["image_token"] = tokenizer.convert_ids_to_tokens(config.image_token_id)
     settings |= {name: saved[name] for name in taken if saved.get(name) is not None}

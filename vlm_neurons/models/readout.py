@@ -3,6 +3,7 @@ before the unembedding, and the unembedding."""
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -42,6 +43,13 @@ def post_norm(model: Readable, layer: int) -> Any:
     with suppress(LookupError):
         return module_at(model.bridge.original_model, model.adapter.post_norm.format(i=layer))
     return None
+
+
+def scale_behind(model: Readable, layer: int) -> float:
+    """What the residual stream is multiplied by from a layer's MLP on to the norm before the unembedding."""
+    hf, path = model.bridge.original_model, model.adapter.layer_scale
+    scales = [module_at(hf, path.format(i=i)) for i in range(layer, len(model.bridge.blocks))] if path else []
+    return math.prod(float(scale) for scale in scales)
 
 
 def norm_before(model: Readable, layer: int | None, mlp: bool = False) -> Any:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from vlm_neurons.models.adapters.adapter import Adapter, MLPs, Placed, along, module_at
 from vlm_neurons.models.adapters.deepseek import DEEPSEEK_VL
 from vlm_neurons.models.adapters.gemma import GEMMA3, PALIGEMMA, PALIGEMMA2
+from vlm_neurons.models.adapters.gemma4 import GEMMA4
 from vlm_neurons.models.adapters.glm import GLM4V
 from vlm_neurons.models.adapters.idefics3 import IDEFICS3, SMOLVLM
 from vlm_neurons.models.adapters.internvl import INTERNVL
@@ -42,6 +43,7 @@ FAMILIES: dict[str, Adapter] = {
         PALIGEMMA2,
         DEEPSEEK_VL,
         GLM4V,
+        GEMMA4,
     )
 }
 
@@ -59,7 +61,7 @@ REFUSED = {
     **dict.fromkeys(("blip-2", "instructblip", "instructblipvideo", "idefics2", "aria"), _QUERIES),
     **dict.fromkeys(("mllama", "idefics"), _CROSS),
     **dict.fromkeys(("qwen3_vl_moe", "qwen3_5_moe", "glm4v_moe", "llama4"), _EXPERTS),
-    **dict.fromkeys(("gemma4", "aya_vision", "deepseek_vl_hybrid", "molmo2"), _NO_RECORD),
+    **dict.fromkeys(("aya_vision", "deepseek_vl_hybrid", "molmo2"), _NO_RECORD),
 }
 
 

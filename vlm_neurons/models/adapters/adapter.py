@@ -136,6 +136,8 @@ class Adapter:
         norm_offset: what this norm, and those of the layers, add to their weights.
         norms: of a layer, TransformerLens' names and the model's own, for families that are declared.
         post_norm: the norm between a layer's MLP and the residual stream, where layers have one.
+        layer_scale: a number that a layer multiplies all of its output by, where layers have one; they also add what
+            is neither attention's nor the MLP's.
         unembed: the unembedding.
         tower: the vision tower.
         connector: the projector as a whole.
@@ -175,6 +177,7 @@ class Adapter:
     norm_offset: float = 0.0
     norms: tuple[tuple[str, str], ...] = (("ln1", "input_layernorm"), ("ln2", "post_attention_layernorm"))
     post_norm: str = "model.language_model.layers.{i}.post_feedforward_layernorm"
+    layer_scale: str = ""
     unembed: str = "lm_head"
     tower: str = "model.vision_tower"
     connector: str = "model.multi_modal_projector"
