@@ -97,7 +97,8 @@ def gemma4() -> tuple[Any, Any]:
     ids = {f"{name}_id": tok.convert_tokens_to_ids(text) for name, text in marks.items() if not name.startswith("boa")}
     config = hf.Gemma4Config(
         vision_config=hf.Gemma4VisionConfig(
-            **VISION, num_key_value_heads=4, head_dim=8, patch_size=4, pooling_kernel_size=3, position_embedding_size=256
+            **VISION, num_key_value_heads=4, head_dim=8, patch_size=4, pooling_kernel_size=3,
+            position_embedding_size=256,
         ),
         text_config=hf.Gemma4TextConfig(
             **backbone(tok) | {"num_hidden_layers": 4}, vocab_size_per_layer_input=len(tok) + 5, head_dim=8,

@@ -149,3 +149,18 @@ def test_only_what_cannot_change_the_logits_is_said_to(family: builders.Made):
     table = family.model.hook_map()
     said = table[[cannot_matter(hook, family.model.first_dead_layer) for hook in table["hook"]]]
     assert not said["affects_logits"].any()
+
+
+def test_hooks_see_the_whole_prompt_in_every_layer_while_the_model_writes(family: builders.Made):
+    batch = family.model.prepare([[tiny.image(70, 41)], []], ["What is it?", "Hi"], padding_side="left")
+    seen: dict[str, list[int]] = {}
+
+    def look(tensor: torch.Tensor, hook: Any) -> None:
+        seen.setdefault(hook.name, []).append(tensor.shape[1])
+
+    names = family.model.site_hooks("gate")
+    plain = family.model.generate_tokens(batch, 3)
+    with family.model.hooks(fwd_hooks=[(name, look) for name in names]):
+        assert torch.equal(family.model.generate_tokens(batch, 3), plain)
+    passes = [batch.input_ids.shape[1]] + [1] * (plain.shape[1] - 1)
+    assert list(seen.values()) == [passes] * len(names)

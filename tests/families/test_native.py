@@ -23,7 +23,7 @@ from vlm_neurons.scanning.nulls import random_units
 PICTURES: list[Any] = [[tiny.image(70, 41), tiny.image(35, 60)], [], [tiny.image(160, 30)]]
 
 
-@pytest.mark.parametrize("name", built_native.FAMILIES)
+@pytest.mark.parametrize("name", [*built_native.FAMILIES, "gemma4"])
 def test_generated_tokens_are_transformers_own(name: str) -> None:
     family = builders.made(name)
     batch = family.model.prepare(PICTURES, tiny.PROMPTS)

@@ -93,6 +93,10 @@ def generate_tokens(vlm: Runnable, batch: Batch, max_new_tokens: int, sampling: 
     hf: Any = vlm.bridge.original_model
     inputs = {"attention_mask": batch.attention_mask, **batch.model_inputs}
     settings = {"max_new_tokens": max_new_tokens, "pad_token_id": vlm.words.pad_id, **sampling.settings()}
+    if hasattr(hf.get_decoder(), "first_kv_shared_layer_idx"):
+        # Gemma 4's last layers read the keys of others: transformers runs them at the last position of the prompt
+        # alone (findings/gemma4_layers_without_the_prompt.sh), where it is told by a number which logits are needed
+        settings["logits_to_keep"] = torch.tensor([-1], device=vlm.device)
     with torch.no_grad(), running(batch), neutral(hf), _seeded(sampling, vlm.device):
         out = hf.generate(input_ids=batch.input_ids, **inputs, **settings)
     return out[:, batch.input_ids.shape[1] :]
