@@ -160,6 +160,41 @@ def internvl() -> tuple[Any, Any]:
     return random(hf.InternVLForConditionalGeneration(config)), processor
 
 
-FAMILIES = {"llava_next": llava_next, "llava_onevision": llava_onevision, "idefics3": idefics3, "internvl": internvl}
+# what the template of CohereLabs/aya-vision-8b does with images and text, without its preamble
+AYA = (
+    "{{ bos_token }}{% for message in messages %}<|START_OF_TURN_TOKEN|>"
+    "{{ '<|USER_TOKEN|>' if message['role'] == 'user' else '<|CHATBOT_TOKEN|>' }}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|END_OF_TURN_TOKEN|>"
+    "{% endfor %}{% if add_generation_prompt %}<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>{% endif %}"
+)
+
+
+def aya_vision() -> tuple[Any, Any]:
+    """Aya Vision with SigLIP and Cohere 2: layers whose attention and MLP read the same norm, which centres."""
+    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+
+    marks = ["<image>", "<|START_OF_IMG|>", "<|END_OF_IMG|>", "<|IMG_PATCH|>", "<|IMG_LINE_BREAK|>", "TILE",
+             "TILE_GLOBAL", *(f"TILE_{i}" for i in range(1, 8))]  # fmt: skip
+    turns = ["<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>", "<|USER_TOKEN|>", "<|CHATBOT_TOKEN|>"]
+    tok = tokenizer(*marks, *turns, bos="<BOS_TOKEN>", eos="<|END_OF_TURN_TOKEN|>")
+    config = hf.AyaVisionConfig(
+        vision_config=hf.SiglipVisionConfig(**VISION, image_size=32, patch_size=8, vision_use_head=False),
+        text_config=hf.Cohere2Config(**backbone(tok), sliding_window=24),
+        image_token_id=tok.convert_tokens_to_ids("<|IMG_PATCH|>"), downsample_factor=2,
+    )  # fmt: skip
+    images = GotOcr2ImageProcessorPil(size={"height": 32, "width": 32}, min_patches=1, max_patches=6)
+    processor = hf.AyaVisionProcessor(
+        image_processor=images, tokenizer=tok, patch_size=8, img_size=32, downsample_factor=2, chat_template=AYA
+    )
+    return random(hf.AyaVisionForConditionalGeneration(config)), processor
+
+
+FAMILIES = {
+    "llava_next": llava_next,
+    "llava_onevision": llava_onevision,
+    "idefics3": idefics3,
+    "internvl": internvl,
+    "aya_vision": aya_vision,
+}
 if is_num2words_available():  # what SmolVLM's processor wants
     FAMILIES["smolvlm"] = smolvlm

@@ -44,7 +44,10 @@ def _capped(family: builders.Made, logits: torch.Tensor) -> torch.Tensor:
 def _behind(family: builders.Made, cache: Any, layer: int, before: torch.Tensor) -> torch.Tensor:
     """What a layer makes of a part of the residual stream, with all that it adds but for its MLP."""
     block = f"blocks.{layer}."
-    into, middle, out = (cache[block + name][:, -1] for name in ("hook_in", "hook_resid_mid", "hook_out"))
+    into, out = (cache[block + name][:, -1] for name in ("hook_in", "hook_out"))
+    if family.model.adapter.parallel:
+        return before + cache[block + "hook_attn_out"][:, -1]
+    middle = cache[block + "hook_resid_mid"][:, -1]
     scale = getattr(family.reference.get_decoder().layers[layer], "layer_scalar", torch.ones(1))
     more = out / scale - middle - cache[block + "hook_mlp_out"][:, -1] if hasattr(
         family.reference.get_decoder().layers[layer], "per_layer_projection") else 0  # fmt: skip
@@ -52,7 +55,9 @@ def _behind(family: builders.Made, cache: Any, layer: int, before: torch.Tensor)
 
 
 def _linear(norm: Any, vector: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-    """A norm held at its scale at a point: its derivative were that scale constant."""
+    """A norm held at its scale at a point: its derivative were that scale constant. One of Cohere's centres."""
+    if "LayerNorm" in type(norm).__name__:
+        vector, at = vector - vector.mean(-1, keepdim=True), at - at.mean(-1, keepdim=True)
     return norm(at) / at * vector
 
 
@@ -61,7 +66,8 @@ def test_tools_of_the_cache_give_the_logits(family: builders.Made):
     batch = family.model.prepare([[tiny.image(70, 41)], []], ["What is it?", "Hi"], "A dog.")
     logits, cache = family.model.run_with_cache(batch)
     real = batch.attention_mask.bool()
-    parts, into_mlp = (cache[place][None] for place in ("ln_final.hook_in", "blocks.1.hook_resid_mid"))
+    middle = "blocks.1.hook_in" if family.model.adapter.parallel else "blocks.1.hook_resid_mid"
+    parts, into_mlp = (cache[place][None] for place in ("ln_final.hook_in", middle))
     odd = ("deepstack", "linear_attn", "per_layer_projection")
     lacks = any(part in name for name, _ in family.reference.named_modules() for part in odd)
     told = pytest.raises((ValueError, KeyError), match=r"between layers too|hook_attn_out.*linear attention")

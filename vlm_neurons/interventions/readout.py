@@ -13,7 +13,7 @@ from vlm_neurons.hooks.selecting import Target, select
 from vlm_neurons.models.readout import (
     norm_before,
     norm_scale,
-    norm_weight,
+    normed,
     post_norm,
     scale_behind,
     unembedding,
@@ -51,7 +51,7 @@ def output_weights(model: HookedVLM, neurons: Neurons) -> Float[Tensor, "neuron 
             raise IndexError(f"{neuron.id}: there are {len(directions)} neurons, 0 to {len(directions) - 1}")
         behind = post_norm(model, layer) if site.name in _OF_MLPS else None
         written = directions[neuron.index] * (-1 if neuron.pole == "-" else 1)
-        rows.append(written if behind is None else written * norm_weight(model, behind).to(written))
+        rows.append(written if behind is None else normed(model, behind, written))
     return torch.stack(rows)
 
 
@@ -135,8 +135,8 @@ def direct_logit_attribution(
     unembed = unembedding(model)
     direction = unembed[_token(model, token)] - (0 if against is None else unembed[_token(model, against)])
     where = _places(batch, position)
-    scale = norm_scale(norm_before(model, None), cache[final][where])
-    per_unit = (written * norm_weight(model, norm_before(model, None))) @ direction
+    scale = norm_scale(model, norm_before(model, None), cache[final][where])
+    per_unit = normed(model, norm_before(model, None), written) @ direction
     values = {place: layer.recorded(cache)[where].float() for place, layer in layers.items()}
     activations = torch.stack([values[place][..., n.index] for place, n in zip(places, chosen, strict=True)], -1)
     place_of = {n.hook: place for place, n in zip(places, chosen, strict=True)}
@@ -151,7 +151,7 @@ def _scale_behind(model: HookedVLM, hook: str, post: Float[Tensor, "batch neuron
     norm = post_norm(model, layer) if site.name in _OF_MLPS else None
     if norm is None:
         return torch.ones_like(post[:, :1])
-    return norm_scale(norm, post @ written_by(model, "post", layer).float().T)
+    return norm_scale(model, norm, post @ written_by(model, "post", layer).float().T)
 
 
 def _places(batch: Batch, position: int) -> tuple[Tensor, Tensor]:
@@ -171,7 +171,7 @@ def _places(batch: Batch, position: int) -> tuple[Tensor, Tensor]:
 
 
 def _read(model: HookedVLM, vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
-    return (vectors * norm_weight(model, norm_before(model, None))) @ unembedding(model).T
+    return normed(model, norm_before(model, None), vectors) @ unembedding(model).T
 
 
 def _single(neurons: Neurons) -> list[tuple[str, Neuron]]:

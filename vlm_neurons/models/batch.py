@@ -183,7 +183,7 @@ class Batch:
         likely = "projector" if "projector" in hook else "vision"
         for site in sorted(self.rows_by_site, key=lambda name: name != likely):
             rows = self.rows_by_site[site]
-            leading = next((n for n in (1, 2) if len(shape) > n and prod(shape[:n]) == len(rows.patch)), None)
+            leading = next((n for n in (1, 2, 3) if len(shape) > n and prod(shape[:n]) == len(rows.patch)), None)
             if leading is not None and not hook.endswith(("hook_pattern", "hook_attn_scores")):
                 return replace(rows, leading=leading)
         raise ValueError(f"{hook!r} {tuple(shape)} does not have rows for each of {len(self.patches)} patches")

@@ -95,21 +95,22 @@ def _class() -> Any:
             self, layer: int | None, mlp_input: bool, pos_slice: Any, batch_slice: Any = None
         ) -> Tensor:
             final = layer in (None, self.model.cfg.n_layers)
-            place = "ln_final" if final else f"blocks.{layer}.ln{1 + mlp_input}"
+            second = mlp_input and not self.read_from.adapter.parallel
+            place = "ln_final" if final else f"blocks.{layer}.ln{1 + second}"
             if f"{place}.hook_scale" in self.cache_dict:
                 return super()._get_cached_ln_scale(layer, mlp_input, pos_slice, batch_slice)
             if f"{place}.hook_in" not in self.cache_dict:
                 raise KeyError(f"the cache lacks {place}.hook_in, from which the scale of this norm is known")
-            scale = norm_scale(
-                norm_before(self.read_from, None if final else layer, mlp_input), self[f"{place}.hook_in"]
-            )
+            norm = norm_before(self.read_from, None if final else layer, mlp_input)
+            scale = norm_scale(self.read_from, norm, self[f"{place}.hook_in"])
             scale = pos_slice.apply(scale, dim=-2)
             return batch_slice.apply(scale) if batch_slice is not None and self.has_batch_dim else scale
 
-        def decompose_resid(self, *args: Any, **kwargs: Any) -> Any:
+        def decompose_resid(self, layer: Any = None, mlp_input: bool = False, *args: Any, **kwargs: Any) -> Any:
             self._refuse_added_between()
             try:
-                return super().decompose_resid(*args, **kwargs)
+                mlp_input = mlp_input and not self.read_from.adapter.parallel
+                return super().decompose_resid(layer, mlp_input, *args, **kwargs)
             except KeyError as error:
                 hook = (error.__cause__ or error).args[0]  # TransformerLens' own error names it
                 raise KeyError(

@@ -38,6 +38,9 @@ def _adapter_class(adapter: Adapter) -> Any:
             self.cfg.is_multimodal = True
             self.cfg.attn_implementation = "eager"
             self._set_rms_rotary_defaults()
+            if adapter.norm_centres:
+                self.cfg.normalization_type, self.cfg.uses_rms_norm, self.cfg.final_rms = "LN", False, False
+            self.cfg.parallel_attn_mlp = adapter.parallel
             self._extract_vision_dims(cfg)
             self.weight_processing_conversions = {}
             self.component_mapping = _components(adapter, self)
@@ -68,7 +71,9 @@ def _components(adapter: Adapter, made: Any) -> dict[str, Any]:
     found = {
         "vision_encoder": GeneralizedComponent(name=adapter.tower),
         "embed": parts.EmbeddingBridge(name=adapter.embed),
-        "blocks": parts.BlockBridge(name=adapter.layers.removesuffix(".{i}"), submodules=block),
+        "blocks": (parts.ParallelBlockBridge if adapter.parallel else parts.BlockBridge)(
+            name=adapter.layers.removesuffix(".{i}"), submodules=block
+        ),
         "ln_final": GeneralizedComponent(name=adapter.norm),
         "unembed": parts.UnembeddingBridge(name=adapter.unembed, config=cfg),
     }

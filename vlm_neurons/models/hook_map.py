@@ -184,4 +184,5 @@ def _of_rows(name: str, shape: tuple[int, ...], batch: Batch) -> list[str]:
         return ["image"]
     n, every = len(batch.patches), len(rows.patch)
     word = "patch" if every == n else f"patch+{every - n}" if every < 2 * n else "row"
-    return [word] if rows.leading == 1 else ["image" if shape[0] == 1 else "tile", word]
+    before = ["image" if shape[0] == 1 else "tile"] if rows.leading > 1 else []
+    return [*before, *(["row", "column"] if rows.leading == 3 else [word])]

@@ -96,7 +96,7 @@ def load_processor(source: str, config: Any) -> Any:
     if "feature_extractor" in taken:
         settings["feature_extractor"] = None  # of sound
     if "image_token" in taken:
-        settings["image_token"] = tokenizer.convert_ids_to_tokens(config.image_token_id)
+        settings.setdefault("image_token", tokenizer.convert_ids_to_tokens(config.image_token_id))
     settings |= {name: saved[name] for name in taken if saved.get(name) is not None}
     return made(image_processor=images, tokenizer=tokenizer, **settings)
 

@@ -57,7 +57,7 @@ def norm_before(model: Readable, layer: int | None, mlp: bool = False) -> Any:
     if layer is None:
         return module_at(model.bridge.original_model, model.adapter.norm)
     block: Any = model.bridge.blocks[layer]
-    return block.ln2 if mlp else block.ln1
+    return block.ln2 if mlp and not model.adapter.parallel else block.ln1
 
 
 def norm_weight(model: Readable, norm: Any) -> Float[Tensor, "d_model"]:
@@ -66,10 +66,20 @@ def norm_weight(model: Readable, norm: Any) -> Float[Tensor, "d_model"]:
     return weight.detach().float() + model.adapter.norm_offset
 
 
-def norm_scale(norm: Any, residual: Float[Tensor, "*pos d_model"]) -> Float[Tensor, "*pos 1"]:
+def normed(model: Readable, norm: Any, vectors: Float[Tensor, "*pos d_model"]) -> Float[Tensor, "*pos d_model"]:
+    """What a norm makes of parts of its input, but for what it divides by."""
+    if model.adapter.norm_centres:
+        vectors = vectors - vectors.mean(-1, keepdim=True)
+    return vectors * norm_weight(model, norm).to(vectors)
+
+
+def norm_scale(model: Readable, norm: Any, residual: Float[Tensor, "*pos d_model"]) -> Float[Tensor, "*pos 1"]:
     """What a norm divides by where its input is this."""
     epsilon = next(getattr(norm, name) for name in ("variance_epsilon", "eps") if hasattr(norm, name))
-    return (residual.float().pow(2).mean(-1, keepdim=True) + epsilon).sqrt()
+    residual = residual.float()
+    if model.adapter.norm_centres:
+        residual = residual - residual.mean(-1, keepdim=True)
+    return (residual.pow(2).mean(-1, keepdim=True) + epsilon).sqrt()
 
 
 def unembedding(model: Readable) -> Float[Tensor, "d_vocab d_model"]:

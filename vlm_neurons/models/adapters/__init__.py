@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vlm_neurons.models.adapters.adapter import Adapter, MLPs, Placed, along, module_at
+from vlm_neurons.models.adapters.aya import AYA_VISION
 from vlm_neurons.models.adapters.deepseek import DEEPSEEK_VL
 from vlm_neurons.models.adapters.gemma import GEMMA3, PALIGEMMA, PALIGEMMA2
 from vlm_neurons.models.adapters.gemma4 import GEMMA4
@@ -44,6 +45,7 @@ FAMILIES: dict[str, Adapter] = {
         DEEPSEEK_VL,
         GLM4V,
         GEMMA4,
+        AYA_VISION,
     )
 }
 
@@ -61,7 +63,7 @@ REFUSED = {
     **dict.fromkeys(("blip-2", "instructblip", "instructblipvideo", "idefics2", "aria"), _QUERIES),
     **dict.fromkeys(("mllama", "idefics"), _CROSS),
     **dict.fromkeys(("qwen3_vl_moe", "qwen3_5_moe", "glm4v_moe", "llama4"), _EXPERTS),
-    **dict.fromkeys(("aya_vision", "deepseek_vl_hybrid", "molmo2"), _NO_RECORD),
+    **dict.fromkeys(("cohere2_vision", "deepseek_vl_hybrid", "molmo2"), _NO_RECORD),
 }
 
 

@@ -134,7 +134,9 @@ class Adapter:
         embed: the token embedding.
         norm: the norm before the unembedding.
         norm_offset: what this norm, and those of the layers, add to their weights.
-        norms: of a layer, TransformerLens' names and the model's own, for families that are declared.
+        norm_centres: whether they subtract the mean first.
+        norms: of a layer, TransformerLens' names and the model's own, for families that are declared; no ln2 where
+            attention and MLP read the same norm.
         post_norm: the norm between a layer's MLP and the residual stream, where layers have one.
         layer_scale: a number that a layer multiplies all of its output by, where layers have one; they also add what
             is neither attention's nor the MLP's.
@@ -175,6 +177,7 @@ class Adapter:
     embed: str = "model.language_model.embed_tokens"
     norm: str = "model.language_model.norm"
     norm_offset: float = 0.0
+    norm_centres: bool = False
     norms: tuple[tuple[str, str], ...] = (("ln1", "input_layernorm"), ("ln2", "post_attention_layernorm"))
     post_norm: str = "model.language_model.layers.{i}.post_feedforward_layernorm"
     layer_scale: str = ""
@@ -203,6 +206,11 @@ class Adapter:
             if mlps is not None:
                 found[name] = mlps, mlps.out, False
         return found
+
+    @property
+    def parallel(self) -> bool:
+        """Whether the MLP of a layer reads what its attention reads."""
+        return "ln2" not in dict(self.norms)
 
     def mlps(self, site: str) -> MLPs:
         """The MLPs of a site.

@@ -34,7 +34,20 @@ def place(given: Given) -> list[Placed]:
         ValueError: the image processor makes other tiles than the model reads.
     """
     vision = given.config.vision_config
-    side, step = _one(vision.image_size), _one(vision.patch_size) * pooled(given.config)
+    return place_tiles(given, _one(vision.image_size), _one(vision.patch_size) * pooled(given.config))
+
+
+def place_tiles(given: Given, side: int, step: int) -> list[Placed]:
+    """Where the tokens of tiles and of the whole image look.
+
+    Args:
+        given: the processed images.
+        side: of a tile in pixels.
+        step: of a token there.
+
+    Raises:
+        ValueError: the image processor makes other tiles than the model reads.
+    """
     check_side(given, side, f"size to {{'height': {side}, 'width': {side}}}")
     found = []
     for i, (size, count) in enumerate(zip(given.sizes, views_per_image(given), strict=True)):
