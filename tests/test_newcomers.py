@@ -257,7 +257,7 @@ def test_where_the_hub_cannot_be_reached_a_name_is_answered_at_once(tmp_path: Pa
 )
 def test_what_the_hub_does_not_deny_is_tried(status: int, headers: dict[str, str], tmp_path: Path) -> None:
     """A mirror need not have all of the hub's pages."""
-    code = "from vlm_neurons import zoo; print(zoo.find('someone/model'))"
+    code = "from vlm_neurons import zoo; print(zoo.find('someone/model')[0])"
     with hub(status, headers) as (url, asked):
         environment = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60)

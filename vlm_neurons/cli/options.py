@@ -33,7 +33,9 @@ def command(
 def model_options(p: argparse.ArgumentParser, model: bool = True, required: bool = True) -> None:
     """Which model, where."""
     if model:
-        text = "name on the Hugging Face hub, a local directory, or tiny-llava-scenes"
+        text = (
+            "name on the Hugging Face hub (owner/name, or owner/name@revision), a local directory, or tiny-llava-scenes"
+        )
         p.add_argument("--model", required=required, help=text)
     p.add_argument("--device", type=device, help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
     p.add_argument(

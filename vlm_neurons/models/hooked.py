@@ -64,8 +64,7 @@ class HookedVLM(OverBridge):
     """
 
     def __init__(self, model: nn.Module | TransformerBridge, processor: Any, name: str | None = None) -> None:
-        if isinstance(model, HookedVLM):
-            model = model.bridge
+        model = model.bridge if isinstance(model, HookedVLM) else model
         given_bridge = hasattr(model, "original_model")
         hf_model: Any = held.whole(model.original_model if given_bridge else model)
         self.processor = processor
@@ -84,10 +83,9 @@ class HookedVLM(OverBridge):
             self.bridge = wrap(hf_model, self.tokenizer, self.adapter, self.name)
         extend(self.bridge, self.adapter)
         self.bridge.processor = processor
-        # with none all layers are read
-        self.first_dead_layer = max(self.adapter.feature_layers(self.config), default=sys.maxsize)
-        body = module_at(hf_model, self.adapter.body)
-        self._guard = guards.guard_of(body, self.words.image_id, self.words.pad_id, self.tokenizer.bos_token_id)
+        self.first_dead_layer = max(self.adapter.feature_layers(self.config), default=sys.maxsize)  # all may be read
+        body, words = module_at(hf_model, self.adapter.body), self.words
+        self._guard = guards.guard_of(body, words.image_id, words.pad_id, self.tokenizer.bos_token_id)
         self._map: Any = None
         if self._twin is not None:
             self._twin.remember(self.bridge)
@@ -100,6 +98,7 @@ class HookedVLM(OverBridge):
         dtype: torch.dtype | None = None,
         device_map: Any = None,
         check_geometry: bool = False,
+        revision: str | None = None,
     ) -> HookedVLM:
         """Load a model: an embedded one (`"tiny-llava-scenes"`), a local directory, or a name on the Hugging Face hub.
 
@@ -108,16 +107,17 @@ class HookedVLM(OverBridge):
             device: default CUDA if there is one, else CPU.
             dtype: default bfloat16 on CUDA, float32 on CPU.
             device_map: passed to transformers instead of `device`, to spread a model over devices.
+            revision: on the hub, if not the newest; `"owner/name@revision"`, as runs record it, says the same.
             check_geometry: measure on a few positions that patches are where batches say (`models.measure_geometry`).
 
         Raises:
-            OSError: it is neither on disk nor can it be downloaded.
+            OSError: it is neither here nor to be downloaded.
             ValueError: the family is not supported, or `check_geometry` found a position that looks elsewhere.
         """
         from vlm_neurons.models.load import load
         from vlm_neurons.models.measuring import measure_geometry
 
-        model = cls(*load(name_or_dir, device, dtype, device_map))
+        model = cls(*load(name_or_dir, device, dtype, device_map, revision))
         if check_geometry:
             measure_geometry(model).check()
         return model

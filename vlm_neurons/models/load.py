@@ -16,17 +16,22 @@ from vlm_neurons.models.adapters import Adapter, adapter_of
 
 
 def load(
-    name_or_dir: str | Path, device: str | torch.device | None, dtype: torch.dtype | None, device_map: Any
+    name_or_dir: str | Path,
+    device: str | torch.device | None,
+    dtype: torch.dtype | None,
+    device_map: Any,
+    revision: str | None = None,
 ) -> tuple[Any, Any, str]:
     """Model, processor and name; see `HookedVLM.from_pretrained`."""
     of_kind("name_or_dir", name_or_dir, str | Path, "give the name of a model, or its directory")
-    name, source = str(name_or_dir), zoo.find(name_or_dir)
+    name = str(name_or_dir) + (f"@{revision}" if revision else "")
+    source, exact = zoo.find(name)
     import transformers  # after the name is known: it takes seconds
 
     if device is not None and device_map is not None:
         raise ValueError("give device or device_map, not both")
     try:
-        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False, **exact)
     except (OSError, ValueError) as error:
         raise _not_there(name, source, error) from error
     adapter = adapter_of(config)  # before the weights are fetched
@@ -41,9 +46,9 @@ def load(
     try:
         # TransformerLens computes attention eagerly; asking for it here keeps transformers from warning about it.
         model = getattr(transformers, adapter.architecture).from_pretrained(
-            source, dtype=dtype, attn_implementation="eager", **spread
+            source, dtype=dtype, attn_implementation="eager", **spread, **exact
         )
-        processor = load_processor(source, config)
+        processor = load_processor(source, config, exact)
     except OSError as error:
         raise _not_there(name, source, error) from error
     return (model if device_map is not None else model.to(device)), processor, name
@@ -63,8 +68,13 @@ def own_gpu(environment: Mapping[str, str] | None = None, n_gpus: int | None = N
     return f"cuda:{int(local) % (torch.cuda.device_count() if n_gpus is None else n_gpus)}"
 
 
-def load_processor(source: str, config: Any) -> Any:
+def load_processor(source: str, config: Any, exact: Mapping[str, str] | None = None) -> Any:
     """The processor; images go by PIL, so that torchvision is not needed and results do not depend on it.
+
+    Args:
+        source: a directory, or a name on the hub.
+        config: of the model.
+        exact: its `revision` on the hub, if not the newest.
 
     Raises:
         OSError: a file of the processor is missing.
@@ -72,9 +82,11 @@ def load_processor(source: str, config: Any) -> Any:
     """
     import transformers
 
-    adapter = adapter_of(config)
+    adapter, exact = adapter_of(config), exact or {}
     try:
-        images = transformers.AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
+        images = transformers.AutoImageProcessor.from_pretrained(
+            source, backend="pil", trust_remote_code=False, **exact
+        )
     except (ImportError, ValueError) as error:
         if "torchvision" not in str(error).lower():
             raise
@@ -82,10 +94,10 @@ def load_processor(source: str, config: Any) -> Any:
             f"transformers processes images of {adapter.name} models by torchvision alone: "
             "pip install torchvision (of the version that goes with your torch)"
         ) from error
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False, **exact)
     made = processor_class(adapter)
     try:
-        saved, _ = made.get_processor_dict(source)
+        saved, _ = made.get_processor_dict(source, **exact)
     except OSError:
         saved = {}
     settings: dict[str, Any] = adapter.processor_settings(config)
@@ -119,9 +131,15 @@ def processor_class(adapter: Adapter) -> Any:
 def _not_there(name: str, source: str, error: Exception) -> OSError:
     if Path(source).is_dir():
         return OSError(f"the directory {source!r} is not a complete Hugging Face model: {error}")
+    said = str(error)
+    if "gated" in said.lower() or "403" in said or "401" in said:
+        return OSError(
+            f"{name!r} is gated or private: accept its terms at https://huggingface.co/{source} and log in "
+            f"(hf auth login, or HF_TOKEN) ({said.strip().splitlines()[0]})"
+        )
     return OSError(
         f"{name!r} is no directory here, no embedded model, and cannot be downloaded "
-        f"({str(error).strip().splitlines()[0]}){zoo.close(name)}. "
+        f"({said.strip().splitlines()[0]}){zoo.close(name)}. "
         "Pass the path of a local directory that holds config.json, the weights, the tokenizer and "
         "preprocessor_config.json, such as HookedVLM.from_pretrained('/models/llava-1.5-7b-hf')"
     )

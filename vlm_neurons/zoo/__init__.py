@@ -30,33 +30,47 @@ def path(name: str) -> Path | None:
     return folder if (folder / "config.json").is_file() else None
 
 
-def find(name_or_dir: str | Path) -> str:
-    """A directory, if the name is one or is an embedded model; else the name, for the Hugging Face hub.
+def find(name_or_dir: str | Path) -> tuple[str, dict[str, str]]:
+    """Where a model is, for `from_pretrained` of transformers.
 
-    The hub is asked once whether it has the model, unless it is on this machine: transformers would take seconds to be
-    imported, and half a minute to give up where there is no network.
+    The hub is asked once whether it has the model: transformers would take seconds to be imported, and where there is
+    no network it would try for half a minute at each file, those that are here included.
+
+    Args:
+        name_or_dir: a directory, an embedded model, or a name on the hub, with `@` and a revision (a branch, a tag, a
+            commit) behind it if that is not the newest.
+
+    Returns:
+        A directory, or the name on the hub; and `{"revision": ...}`, if it has one there.
 
     Raises:
         OSError: there is no such model, or it is neither here nor to be had; with the names that it is like.
+
+    >>> from vlm_neurons import zoo
+    >>> Path(zoo.find("tiny-llava-scenes")[0]).name
+    'tiny-llava-scenes'
     """
     if (folder := Path(name_or_dir).expanduser()).is_dir():
-        return str(folder)
-    name = str(name_or_dir)
-    embedded = path(name)
+        return str(folder), {}
+    name, _, revision = str(name_or_dir).partition("@")
+    embedded = path(str(name_or_dir))
     if embedded is not None:
-        return str(embedded)
+        return str(embedded), {}
     if "/" not in name and "\\" not in name:  # the hub's have an owner
         raise OSError(
             f"{name!r} is no directory here and no embedded model{close(name)}. Models on the Hugging Face hub are "
             "named with their owner, as llava-hf/llava-1.5-7b-hf"
         )
-    if trouble := _not_on_hub(name):
+    stored, trouble = _stored(name, revision), _not_on_hub(name, revision)
+    if trouble and stored is not None:
+        return str(stored), {}
+    if trouble:
         raise OSError(
-            f"{name!r} is no directory here, no embedded model, and cannot be downloaded ({trouble}){close(name)}. "
-            "Pass the path of a local directory that holds config.json, the weights, the tokenizer and "
+            f"{str(name_or_dir)!r} is no directory here, no embedded model, and cannot be downloaded ({trouble})"
+            f"{close(name)}. Pass the path of a local directory that holds config.json, the weights, the tokenizer and "
             "preprocessor_config.json, such as HookedVLM.from_pretrained('/models/llava-1.5-7b-hf')"
         )
-    return name
+    return name, {"revision": revision} if revision else {}
 
 
 def close(name: str) -> str:
@@ -73,19 +87,31 @@ def close(name: str) -> str:
     return f"; close: {', '.join(plain[one] for one in alike)}" if alike else ""
 
 
-def _not_on_hub(name: str) -> str:
-    """Why a model cannot be had, where that is certain; empty where it is here, or may be had."""
+def _stored(name: str, revision: str) -> Path | None:
+    """Where a model of the hub is on this machine."""
+    import huggingface_hub
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = huggingface_hub.try_to_load_from_cache(name, "config.json", revision=revision or None)
+    except HFValidationError:
+        return None
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _not_on_hub(name: str, revision: str) -> str:
+    """Why the hub does not give a model, where that is certain; empty where it may."""
     import huggingface_hub
     from huggingface_hub import errors
 
     try:
-        if isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json"), str):
-            return ""
-        huggingface_hub.HfApi().model_info(name, timeout=_SECONDS)
+        huggingface_hub.HfApi().model_info(name, revision=revision or None, timeout=_SECONDS)
     except errors.HFValidationError as error:
         return str(error)
     except errors.GatedRepoError:
         return ""  # it is there: loading says how to log in
+    except errors.RevisionNotFoundError:
+        return f"the hub's has no revision {revision!r}"
     except errors.RepositoryNotFoundError:
         return "the hub has no such model, or it is private and you are not logged in: hf auth login"
     except errors.OfflineModeIsEnabled:

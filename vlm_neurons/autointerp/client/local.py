@@ -183,11 +183,15 @@ def open_model(kind: str, name_or_dir: str | Path, device: Any = None, dtype: An
     """
     import transformers
 
-    where = find(name_or_dir)
+    where, exact = find(name_or_dir)
     try:
-        options = {"dtype": dtype or torch.float32, "trust_remote_code": False}  # None would ask on the terminal
+        options = {
+            "dtype": dtype or torch.float32,
+            "trust_remote_code": False,
+            **exact,
+        }  # None would ask on the terminal
         model = getattr(transformers, kind).from_pretrained(where, **options).eval()
-        processor = transformers.AutoProcessor.from_pretrained(where, backend="pil", trust_remote_code=False)
+        processor = transformers.AutoProcessor.from_pretrained(where, backend="pil", trust_remote_code=False, **exact)
     except ImportError as error:
         raise ValueError(
             f"{name_or_dir}: its processor needs a package that is missing ({_line(error)}); pip install "
