@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 
 import vlm_neurons as vn
+from vlm_neurons.autointerp import registry
+from vlm_neurons.cli.inputs import WITH_WEIGHTS
 
 
 @pytest.fixture(scope="module")
@@ -243,6 +245,16 @@ def test_a_mistyped_model_name_is_answered_before_anything_slow_is_imported(
         found, words = on_the_command_line(name, url, tmp_path)
     assert found == ["1"] and words.startswith("vlm-neurons scan: ") and re.search(said, words), words
     assert asked == (["/api/models/llavva-hf/llava-1.5-7b-hf"] if name.startswith("llavva") else [])
+
+
+@pytest.mark.parametrize("option", ["explainer", "simulator"])
+def test_models_that_explain_and_simulate_are_looked_for_first_too(option: str) -> None:
+    code = COMMAND.format(slow=SLOW)
+    command = [sys.executable, "-c", code, "explain", "r", f"--{option}", "local", f"--{option}-model", "tiny-lava"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["1"] and "'tiny-lava' is no directory here and no embedded model" in done.stderr
+    table = {"explainer": registry.EXPLAINERS, "simulator": registry.SIMULATORS}[option]
+    assert set(WITH_WEIGHTS[f"--{option}"]) == {name for name, entry in table.items() if entry.needs == "weights"}
 
 
 def test_where_the_hub_cannot_be_reached_a_name_is_answered_at_once(tmp_path: Path) -> None:

@@ -228,8 +228,10 @@ def _shown(image: Image.Image, file: BinaryIO | None) -> tuple[Image.Image, int 
             # A scaled picture of a low depth has no bits below it: PNG wants sBIT's depth scaled to the whole range.
             low = largest < 2**told and bool((values & (2 ** (16 - told) - 1)).any())
             bits, largest = (told if low else 16), None
-    # by `exif_transpose`; what a transparent colour hides is still to be covered
-    copied = file is None and upright.mode == "RGB" and upright.info.get("transparency") is None
+    if file is None and image.format is None and upright.mode in ("RGB", "L"):
+        # left over from a conversion: pixels that were opaque may have that colour too
+        upright.info.pop("transparency", None)
+    copied = file is None and upright.mode == "RGB" and upright.info.get("transparency") is None  # by `exif_transpose`
     shown = upright if copied else rgb(upright, bits)
     shown.info.clear()  # nobody shall turn it once more
     return shown, largest

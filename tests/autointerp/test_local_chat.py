@@ -220,3 +220,16 @@ def test_what_is_no_model_of_transformers_is_refused_with_what_to_give(opened: t
         with pytest.raises(TypeError, match="give the model's processor"):
             asker(opened[0], opened[1].tokenizer)
         assert len(repr(asker(*opened))) < 500
+        with pytest.raises(TypeError, match=r"model=a DataParallel: .*the one inside this: \.module"):
+            asker(torch.nn.DataParallel(opened[0]), opened[1])
+        with pytest.raises(TypeError, match="model=a Linear: give a model of transformers"):
+            asker(torch.nn.Linear(2, 2), opened[1])
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("settings", [{"target_modules": ["embed_tokens", "q_proj"]},
+                                      {"target_modules": ["q_proj"], "trainable_token_indices": [1, 2]}])  # fmt: skip
+def test_adapters_of_the_embedding_are_asked_too(settings: dict[str, Any], opened: tuple[Any, Any]) -> None:
+    peft = pytest.importorskip("peft")
+    wrapped = peft.get_peft_model(copy.deepcopy(opened[0]), peft.LoraConfig(**settings)).eval()
+    assert LocalChat(wrapped, opened[1]).answer(ask()).completion == LocalChat(*opened).answer(ask()).completion

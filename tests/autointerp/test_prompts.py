@@ -12,6 +12,7 @@ import loopback
 import numpy as np
 import pytest
 import seeds
+import tiny
 from PIL import Image
 
 import vlm_neurons as vn
@@ -168,7 +169,7 @@ def test_a_neuron_with_nothing_to_show_costs_no_call(tmp_path: Path) -> None:
         for e in found.values()
         if e.neuron in quiet
     )
-    local = vn.explainers.LocalExplainer(None, None)
+    local = vn.explainers.LocalExplainer(tiny.llava(), tiny.processor())
     assert [e.text for _, e in local.explain({"zero": quiet["zero"]})] == ["no clear pattern"]
 
 

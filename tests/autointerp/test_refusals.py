@@ -7,6 +7,8 @@ Words of Gemini, OpenRouter, LM Studio and vLLM stand in public reports; the oth
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -86,6 +88,10 @@ REFUSALS = [
     ("images", "Groq", 400, in_error("'messages.1' : messages[1].content must be a string")),
     ("images", "FastAPI", 422, {"detail": [{"type": "string_type", "loc": ["body", "messages", 1, "content"],
      "msg": "Input should be a valid string", "input": [{"type": "text"}]}]}),
+    ("images", "with a word on policies", 404, in_error("No endpoints found that support image input. Filtered by your "
+     "data policy: https://example.org/safety-policy")),
+    ("images", "Anthropic's form", 400, in_error("Input tag 'image_url' found using 'type' does not match any of the "
+     "expected tags: 'text'")),
     ("images", "OpenAI", 400, in_error("Invalid content type. image_url is only supported by certain models.")),
 ]  # fmt: skip
 
@@ -131,7 +137,7 @@ def test_a_refusal_is_found_out_by_asking_once_more_and_then_without(
     if status == 500 and name != "images":
         first += [True]  # a server that breaks down twice may be back
     if name == "images":
-        first += [True, False]  # of another picture it is said too
+        first += [True, True, False]  # of another picture it is said too
     assert [USES[name](body) for body in sent] == first + (len(sent) - len(first)) * [False]
     assert all(USES["max_tokens"](body) or name == "max_tokens" for body in sent)
 
@@ -140,6 +146,10 @@ ROWS_OWN = [
     "Could not process image", "The number of images (9) is not supported", "This model supports up to 5 images",
     "Your image was not allowed by our safety system", "image input was refused: it violates our content policy",
     "Image data could not be decoded; this image is not supported", "the model does not support this image",
+    "Multiple images are not supported by this model", "supports only one image per request",
+    "CMYK images are not supported", "16-bit images are not supported", "image URL is not supported, only base64",
+    "Model does not allow images larger than 5MB", "Received 3 images but this model supports at most 2 images",
+    "Vision requests are not available right now, please retry",
 ]  # fmt: skip
 
 
@@ -162,6 +172,61 @@ def test_one_row_s_picture_takes_the_pictures_from_no_other_row(said: str, first
     others = {tuple(images_of(b["messages"])) for b in sent if images_of(b["messages"]) and bad[0] not in str(b)}
     assert len(others) == 3 and sum(e.failure is None for e in found) >= 3
     assert sum(e.failure is not None or e.prompt != found[-1].prompt for e in found) <= 1
+
+
+REFUSED = "images are not supported"
+
+
+def asked_at_once(server: loopback.Server, names: str, out: Path) -> dict[str, vn.Explanation]:
+    asker = vn.explainers.OpenAIExplainer("m", base_url=server.url, api_key="x", price=(0, 0), concurrency=4,
+                                          max_retries=0)  # fmt: skip
+    evidence = {n: cases.picture_neuron(n) for n in names}
+    return vn.explain(evidence, asker, out=out, progress=False)
+
+
+def test_two_bad_pictures_while_others_are_looked_at_take_nothing_from_the_rest(tmp_path: Path) -> None:
+    """The first two that come are refused at once, whenever they come; the good ones take their time."""
+    bad: list[str] = []
+    lock = threading.Lock()
+
+    def fault(number: int, body: Body) -> Says | str:
+        own = images_of(body["messages"])
+        with lock:
+            if own and len(bad) < 2 and own[0] not in bad:
+                bad.append(own[0])
+        if own and own[0] in bad:
+            return Says(400, json.dumps(in_error(REFUSED)))
+        time.sleep(0.4)
+        return ""
+
+    with loopback.running(fault=fault) as server:
+        found = asked_at_once(server, "abcdefghijkl", tmp_path)
+        cache = Cache(tmp_path / "cache.sqlite", reading=True)
+        assert cache.capabilities(server.url, "m").get("images", True) and not any(e.failure for e in found.values())
+        cache.close()
+    assert sum(e.prompt.endswith(" without pictures") for e in found.values()) == 2
+
+
+def test_pictures_that_were_ever_taken_are_sent_on_when_a_run_goes_on(tmp_path: Path) -> None:
+    with loopback.running() as server:
+        evidence = {n: cases.picture_neuron(n) for n in "abcdefgh"}
+        asker = vn.explainers.OpenAIExplainer("m", base_url=server.url, api_key="x", price=(0, 0), concurrency=1,
+                                              max_retries=0)  # fmt: skip
+        vn.explain({n: evidence[n] for n in "abc"}, asker, out=tmp_path, progress=False)
+        (tmp_path / "explanations.jsonl").unlink()
+        server.fault = lambda n, body: Says(400, json.dumps(in_error(REFUSED))) if n in (3, 4, 6, 7) else ""
+        found = vn.explain(evidence, asker, out=tmp_path, progress=False)
+    assert [e.prompt.endswith(" without pictures") for e in found.values()] == [n in "de" for n in "abcdefgh"]
+
+
+def test_a_second_row_is_asked_once_more_too(tmp_path: Path) -> None:
+    def fault(number: int, body: Body) -> Says | str:
+        return Says(400, json.dumps(in_error(REFUSED))) if number in (0, 1, 3) else ""
+
+    with loopback.running(fault=fault) as server:
+        sent, found = ask(server, "images", tmp_path)
+    assert [USES["images"](body) for body in sent] == [True, True, False, True, True, True, True]
+    assert not any(e.failure for e in found)
 
 
 def test_a_server_that_breaks_down_twice_over_a_schema_keeps_its_schema(tmp_path: Path) -> None:
@@ -232,7 +297,7 @@ def test_a_server_that_refuses_several_things_one_after_the_other(tmp_path: Path
 
     with loopback.running(fault=fault) as server:
         sent, found = ask(server, "images", tmp_path)
-    assert not any(e.failure for e in found) and len(sent) == 6 + 2 + 2
+    assert not any(e.failure for e in found) and len(sent) == 6 + 3 + 2
     assert all(USES["max_tokens"](b) for b in sent) and not any(USES[n](sent[-1]) for n in names)
 
 

@@ -39,7 +39,7 @@ def test_a_kept_failure_names_the_way_and_is_asked_again_on_order_alone(kind: st
 
 def test_what_a_server_could_not_do_is_asked_anew_with_the_failures(tmp_path: Path) -> None:
     def no_images(number: int, body: dict[str, Any]) -> str:
-        return "no_images" if "image_url" in str(body) else "length" if number > 4 else ""
+        return "no_images" if "image_url" in str(body) else "length" if number > 5 else ""
 
     evidence = {n: cases.picture_neuron(n) for n in "abc"}
     with loopback.running(fault=no_images) as server:

@@ -109,6 +109,25 @@ def test_a_color_that_the_file_calls_transparent_is_white_however_it_arrives(
     assert np.array_equal(np.asarray(image), right)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("suffix", ["png", "gif"])
+def test_pixels_of_a_converted_picture_are_shown_whatever_color_was_transparent_before(
+    tmp_path: Path, suffix: str, mode: str
+) -> None:
+    """PIL leaves the color of the transparent index beside the pixels: opaque ones may have it too."""
+    picture = Image.new("P", (4, 1), 1)
+    picture.putpalette([0, 0, 0, 0, 0, 0, 255, 0, 0])
+    for x, index in enumerate((0, 1, 2, 1)):
+        picture.putpixel((x, 0), index)
+    picture.save(tmp_path / f"a.{suffix}", transparency=0)
+    with Image.open(tmp_path / f"a.{suffix}") as opened_file:
+        converted = opened_file.convert(mode)
+    right = np.asarray(converted if mode == "RGB" else converted.convert("RGB"))
+    assert np.array_equal(np.asarray(read_image(converted)), right)
+    from_file = np.asarray(read_image(tmp_path / f"a.{suffix}"))
+    assert from_file[0].tolist() == [[255] * 3, [0] * 3, [255, 0, 0], [0] * 3]
+
+
 @pytest.mark.parametrize("way", ["path", "opened", "opened and loaded", "bytes"])
 def test_a_model_is_shown_the_same_picture_however_it_arrives(tmp_path: Path, way: str) -> None:
     upright = turned(tmp_path / "a.jpg", 6)

@@ -215,7 +215,7 @@ def test_an_answer_has_the_pictures_that_were_shown_by_then(tmp_path: Path, kind
     assert [s.name for s in data] == ["1.jpg" if k else "7" for k in n]
 
 
-@pytest.mark.parametrize("kind", ["JSONL", "captions.jsonl", "LLaVA", "COCO"])
+@pytest.mark.parametrize("kind", ["JSONL", "captions.jsonl", "LLaVA", "COCO", "shard"])
 def test_a_key_that_stands_twice_is_refused_by_line_and_name(tmp_path: Path, kind: str) -> None:
     pictures(tmp_path, "a.png")
     twice = '{"image": "a.png", "response": "one", "response": "two"}'
@@ -228,6 +228,11 @@ def test_a_key_that_stands_twice_is_refused_by_line_and_name(tmp_path: Path, kin
     read = {"JSONL": ImageTextData.from_jsonl, "LLaVA": ImageTextData.from_llava, "COCO": ImageTextData.from_coco}
     where = "line 2: " if kind in ("JSONL", "captions.jsonl") else ""
     name = {"LLaVA": "image", "COCO": "images"}.get(kind, "response")
+    if kind == "shard":
+        file = shard(tmp_path / "s.tar", {"a.png": (tmp_path / "a.png").read_bytes(), "a.json": twice.encode()})
+        with pytest.raises(ValueError, match=r"s\.tar, a: the key 'response' stands twice"):
+            ImageTextData.from_webdataset(str(file))
+        return
     file = write(tmp_path / ("captions.jsonl" if kind == "captions.jsonl" else "d.jsonl"), whole.get(kind, line))
     with pytest.raises(ValueError, match=rf"{file.name}.*{where}the key '{name}' stands twice"):
         ImageTextData.from_folder(tmp_path) if kind == "captions.jsonl" else read[kind](file)

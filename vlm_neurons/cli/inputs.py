@@ -14,18 +14,24 @@ if TYPE_CHECKING:
     from vlm_neurons.models import HookedVLM
 
 
+WITH_WEIGHTS = {"--explainer": ("local",), "--simulator": ("local", "grounded", "clip")}  # models of transformers
+
+
 def find_model(given: Sequence[str]) -> None:
-    """Look for the model of a command line before it is read: what reads it takes seconds to import.
+    """Look for the models of a command line before it is read: what reads it takes seconds to import.
 
     Raises:
         OSError: there is none of that name.
     """
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    peek.add_argument("--model", nargs="?")
+    for option in ("--model", *WITH_WEIGHTS, *(f"{one}-model" for one in WITH_WEIGHTS)):
+        peek.add_argument(option, nargs="?")
     peek.add_argument("-h", "--help", action="store_true")
-    named = peek.parse_known_args(given)[0]
-    if named.model and not named.help:
-        find(named.model)
+    named = vars(peek.parse_known_args(given)[0])
+    asked = [f"{one[2:]}_model" for one, kinds in WITH_WEIGHTS.items() if named[one[2:]] in kinds]
+    for option in ("model", *asked):
+        if named[option] and not named["help"]:
+            find(named[option])
 
 
 def model_of(args: argparse.Namespace, name: str | None = None) -> HookedVLM:

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from vlm_neurons.concepts.annotated import Files, Missing, check_missing, check_size, file_of, maps_of_pictures
 from vlm_neurons.concepts.banks import labelled
+from vlm_neurons.data.sources import no_key_twice
 from vlm_neurons.protocols import Concept, ConceptBank, Maps, Side, View
 
 KINDS = {0: "stuff", 1: "thing"}  # of the panoptic format's isthing
@@ -68,7 +69,7 @@ def _read(path: Path) -> _Annotations:
         Console(stderr=True).print(f"reading {path} ({size / 2**20:,.0f} MiB)")
     raw = path.read_bytes()
     try:
-        content = json.loads(raw)
+        content = json.loads(raw, object_pairs_hook=no_key_twice)
         images, annotations, known = (content[name] for name in ("images", "annotations", "categories"))
         named = {one["id"]: (KINDS.get(one.get("isthing"), ""), str(one["name"]).replace("_", " ")) for one in known}
         categories = list(dict.fromkeys(named.values()))  # two of one name are one concept

@@ -15,7 +15,7 @@ from vlm_neurons._checks import short
 from vlm_neurons._images import Encoded
 from vlm_neurons.data.fields import Found, check_fields, check_file
 from vlm_neurons.data.sample import Sample, make_sample
-from vlm_neurons.data.sources import picture_suffixes
+from vlm_neurons.data.sources import KeyTwice, no_key_twice, picture_suffixes
 
 TEXTS = ("txt", "caption")  # members that hold the response
 LARGEST_TEXT = 2**22  # bytes of a member that is no picture
@@ -135,7 +135,9 @@ def _text(one: Encoded, where: str) -> str:
 
 def _record(one: Encoded, where: str) -> dict[str, Any]:
     try:
-        record = json.loads(_text(one, where))
+        record = json.loads(_text(one, where), object_pairs_hook=no_key_twice)
+    except KeyTwice as error:
+        raise ValueError(f"{where}: {error}") from None
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{where}: its .json is not read as JSON ({type(error).__name__})") from None
     if not isinstance(record, dict):

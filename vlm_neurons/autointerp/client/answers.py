@@ -12,10 +12,12 @@ LONGEST = 400  # letters of an error that are kept
 _TOLD = ("error", "errors", "message", "msg", "detail", "details", "reason", "raw")  # keys of an error's own words
 _ECHOED = ("input", "ctx", "request", "body", "payload")  # keys under which a server repeats what it was sent
 _DATA = re.compile(r"[A-Za-z0-9+/=]{80,}")  # pictures
-_NAMES = "think|thinking|thought|reasoning"  # <think> of most, [THINK] of Mistral's, \u25c1think\u25b7 of Kimi's
-_THOUGHT = re.compile(rf"[<[\u25c1]({_NAMES})[]>\u25b7].*?[<[\u25c1]/\1[]>\u25b7]", re.DOTALL | re.IGNORECASE)
-_BEGUN = re.compile(rf"[<[\u25c1]({_NAMES})[]>\u25b7]", re.IGNORECASE)
-_OPENED_BEFORE = re.compile(rf"(?!\s*[{{`]).*?[<[\u25c1]/(?:{_NAMES})[]>\u25b7]", re.DOTALL | re.IGNORECASE)
+_NAMES = "<(?:think|thinking|thought|reasoning)>"
+_OPEN = rf"(?:(?i:{_NAMES})|\[THINK\]|\u25c1think\u25b7)"  # of most; of Mistral's models; of Kimi's
+_CLOSE = rf"(?:(?i:{_NAMES.replace('<', '</')})|\[/THINK\]|\u25c1/think\u25b7)"
+_THOUGHT = re.compile(rf"{_OPEN}.*?{_CLOSE}", re.DOTALL)
+_BEGUN = re.compile(_OPEN)
+_OPENED_BEFORE = re.compile(rf"(?!\s*[{{`]).*?{_CLOSE}", re.DOTALL)
 _CHANNELS = re.compile(r"(?:<\|start\|>assistant)?<\|channel\|>")
 _FINAL = re.compile(r"<\|channel\|>final[^<]*<\|message\|>(.*?)(?:<\|(?:end|return)\|>)?\s*$", re.DOTALL)
 _WILL_PASS = re.compile(

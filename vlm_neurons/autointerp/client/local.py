@@ -94,7 +94,8 @@ class LocalChat:
         pictures = [picture(url) for url in images_of(request)]
         special = needs_bos(self.processor.tokenizer, text)
         made = self.processor(text=text, images=pictures or None, return_tensors="pt", add_special_tokens=special)
-        largest, n_ids = int(made["input_ids"].max()), self.model.get_input_embeddings().num_embeddings
+        # an adapter's embedding has a weight too, and no `num_embeddings`
+        largest, n_ids = int(made["input_ids"].max()), len(self.model.get_input_embeddings().weight)
         if largest >= n_ids and largest != getattr(self.model.config, "image_token_id", None):
             raise ValueError(
                 f"the processor gives the token id {largest}, the model's embedding has {n_ids} rows: take the "
@@ -165,6 +166,9 @@ def check_chat(model: Any, processor: Any) -> None:
         raise TypeError(f"model={short(model)}: give the model of transformers inside it, .bridge.original_model")
     remedy = "give a model of transformers, such as AutoModelForImageTextToText.from_pretrained(name)"
     of_kind("model", model, torch.nn.Module, remedy)
+    if not (hasattr(model, "generate") and hasattr(model, "config")):
+        inside = ", .module" if hasattr(model, "module") else ""
+        raise TypeError(f"model={short(model)}: {remedy}{inside and f', or the one inside this: {inside[2:]}'}")
     tokenizer_of(processor)
 
 

@@ -15,10 +15,10 @@ _REFUSES = (
 _FIELDS = {  # capability -> words that name its field
     "logprobs": r"log_?probs|log[ _-]?probabilit|requested parameters",
     "schema": r"response_?format|json[ _]?schema|json[ _]mode|response_?schema|structured[ _]output|guided|grammar|"
-    r"required for format|requested parameters",
+    r"compile regex|required for format|requested parameters",
     "max_tokens": r"max_tokens",
     "temperature": r"temperature",
-    "system": r"system (role|message|prompt|instruction)|roles?\W+['\"`]?system|['\"`]system['\"`]|"
+    "system": r"system (role|message|prompt|instruction|field)|roles?\W+['\"`]?system|['\"`]system['\"`]|"
     r"developer instruction",
 }
 _WHOLE = {  # capability -> words that name its field and refuse it
@@ -27,9 +27,10 @@ _WHOLE = {  # capability -> words that name its field and refuse it
         r"no endpoints found that support image", r"not a (multi-?modal|vision)", r"at most 0 image", r"text[- ]only",
         r"(image|vision|multi-?modal)[^.;]{0,60}(not|n't) (been )?(support|enabled|loaded|available|allow|accept)",
         r"(not|n't|no) (support|accept|allow|process|handle|understand|have)\w*[^.;]{0,40}"
-        r"(image|vision|multi-?modal)(?!s?[ _]?(format|type|size|file|encoding|mime|url ))",
+        r"(image|picture|vision|multi-?modal)(?!s?[ _]?(format|type|size|file|encoding|mime|url ))",
         r"unsupported[^.;]{0,30}(image_url|image input|vision)", r"unknown variant .?image_url", r"mmproj",
-        r"missing data required for image", r"image_url is only", r"content'?:? (must|should) be a (valid )?string",
+        r"missing data required for image", r"image_url is only",
+        r"(tag|part type)\W{1,3}image_url", r"only text content", r"content'?:? (must|should) be a (valid )?string",
         r"content[^;]{0,20} input should be a valid string", r"invalid type: sequence, expected a string",
         r"content[^;]{0,40}expected a? ?string", r"cannot (process|handle|read|see|take) (images|pictures)",
     ]),
@@ -44,11 +45,15 @@ _ONE_PICTURE = re.compile(  # what is wrong with this picture, not with pictures
     r"too (large|big|small)|"
     r"(could|can|was|were|is|are)(n't| ?not) (be )?(process|read|decod|load|open|fetch|download|identif)\w* "
     r"((the|this|that|your|an|all) )?(image|picture)|"
-    r"safety|polic(y|ies)|moderat|nsfw|violat|prohibited|content (filter|management)"
+    r"(safety|content|usage|moderation) (system|filter|management|polic)|nsfw|violat|prohibited|"
+    r"(cmyk|bit|gr[ae]y(scale)?|animated|svg|gif|webp|heic|tiff|bmp|alpha channel)s? (images|pictures)|"
+    r"(images|pictures) (with|larger|bigger|above|over|beyond)|image with|image urls?\b|url sources|right now|"
+    r"temporar|retry|try again"
 )
 _MANY = re.compile(
     r"(at most|up to|more than|maximum( of)?|limit(ed)? (to|of)|only) [1-9]\d* (image|picture)|"
-    r"too many (images|pictures)|(number|count) of (images|pictures)"
+    r"too many (images|pictures)|(number|count) of (images|pictures)|(image|picture) count|multiple (images|pictures)|"
+    r"multi-?image|(one|single) (image|picture)|\b[2-9]\d* (images|pictures)"
 )
 
 
@@ -76,13 +81,13 @@ def blamed(words: str, body: dict[str, Any]) -> list[str]:
     return [n for n in named if _uses(n, body)]
 
 
-def way_round(words: str, body: dict[str, Any]) -> str:
+def way_round(words: str, body: dict[str, Any], pictures_taken: bool = False) -> str:
     """What a user can do about a refusal that no capability explains; empty if nothing is known."""
     said = words.lower()
     if _MANY.search(said):
         return "; show fewer samples: Prompting(n_on=..., n_off=...)"
     names = [n for n, pattern in _FIELDS.items() if n in _HINTS and re.search(pattern, said) and _uses(n, body)]
-    names += ["images"] if re.search(r"image|vision", said) and _uses("images", body) else []
+    names += ["images"] if re.search(r"image|vision", said) and _uses("images", body) and not pictures_taken else []
     hints = " or ".join(_HINTS[n] for n in names)
     return f"; where the server cannot do it, say {hints}" if hints else ""
 

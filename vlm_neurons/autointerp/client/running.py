@@ -31,7 +31,8 @@ class Asking:
         self.finding = asyncio.Lock()
         self.redact = redactor(client.secret)
         self.doubts: Counter[str] = Counter()
-        self.pictures_taken = False
+        self.pictures_taken = False  # by the server, ever
+        self.pictures_under_way = 0
         self.pictures_refused: list[set[str]] = []  # of rows that were refused twice
 
     async def all(self) -> None:
@@ -56,6 +57,7 @@ class Asking:
         """From the cache, or from the server within the budget."""
         stored = self.client.stored(self.cache, ask, self.capabilities)
         if stored is not None:
+            self.pictures_taken |= bool(images_of(ask.sent(stored[1])))
             return self.reply(ask, *stored, cached=True)
         if self.capabilities.get("images") is False and images_of(ask.sent(self.capabilities)):
             detail = (
@@ -109,12 +111,19 @@ class Asking:
         """A completion, in the cache from now on, or why there is none."""
         key = self.client.key(ask, used)
         self.again += self.cache.begin(key)
-        found = await once(self.client, self.api, ask, used)
+        shown = bool(images_of(ask.sent(used)))
+        self.pictures_under_way += shown
+        try:
+            found = await once(self.client, self.api, ask, used)
+        finally:
+            self.pictures_under_way -= shown
         if isinstance(found, Fault):
             self.cache.give_up(key)
-        else:
-            self.cache.put(key, found, again=self.client.retry_failures)
-            self.pictures_taken |= bool(images_of(ask.sent(used)))
+            return found
+        self.cache.put(key, found, again=self.client.retry_failures)
+        if shown and self.capabilities.get("images") is False and self.client.images is None:
+            self.remember({"images": True})  # what was said of some pictures does not hold for all
+        self.pictures_taken |= shown
         return found
 
     def suspects(self, ask: Ask, used: dict[str, bool], fault: Fault) -> list[str]:
@@ -122,8 +131,7 @@ class Asking:
         if fault.code not in FAULTS:
             return []
         names = blamed(fault.words, body_of(ask, self.client.model, used, {}))
-        names = [n for n in names if self.client.declared.get(n) is None and self.doubts[n] < _DOUBTS]
-        return [n for n in names if n != "images" or not self.pictures_taken]
+        return [n for n in names if self.client.declared.get(n) is None and self.doubts[n] < _DOUBTS]
 
     async def examine(
         self, ask: Ask, used: dict[str, bool], refusal: Fault
@@ -133,8 +141,7 @@ class Asking:
         be said of another row's pictures too, and what a server breaks down at, a third time."""
         first = self.suspects(ask, used, refusal)
         able, tried = dict(used), set[str]()
-        confirmed = first == ["images"] and self.others_refused(ask, used)
-        last = found = refusal if confirmed else await self.attempt(ask, used)  # `last` tells most if nothing helps
+        last = found = await self.attempt(ask, used)  # `last` tells most if nothing helps
         while isinstance(found, Fault):
             names = [n for n in self.suspects(ask, able, found) if n not in tried and (tried or n in first)]
             if not names:
@@ -162,8 +169,10 @@ class Asking:
         return any(not mine & other for other in self.pictures_refused)
 
     def found_out(self, ask: Ask, used: dict[str, bool], names: set[str]) -> bool:
-        """Remember what a server cannot do; of pictures, only if they were not this question's alone."""
-        alone = "images" in names and not self.others_refused(ask, used)
+        """Remember what a server cannot do. Of pictures only if other ones were refused too, none was ever taken, and
+        the answer to none is still to come."""
+        known = self.others_refused(ask, used) and not self.pictures_taken and not self.pictures_under_way
+        alone = "images" in names and not known
         if alone:
             self.pictures_refused.append(set(images_of(ask.sent(used))))
         self.remember({name: False for name in names if not (alone and name == "images")})
@@ -179,7 +188,7 @@ class Asking:
         """A reply without an answer."""
         hint = ""
         if fault.kind == "request":
-            hint = way_round(fault.words, body_of(ask, self.client.model, used, {}))
+            hint = way_round(fault.words, body_of(ask, self.client.model, used, {}), self.pictures_taken)
         return Reply(ask, failure=(fault.kind, self.redact(fault.detail) + hint), unbilled=fault.unbilled)
 
     def reply(self, ask: Ask, stored: dict[str, Any], able: dict[str, bool], cached: bool) -> Reply:
