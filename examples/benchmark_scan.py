@@ -1,6 +1,7 @@
 """What a scan costs beside the forward pass, and beside what one would otherwise write.
 
     OMP_NUM_THREADS=1 python examples/benchmark_scan.py                    # CPU: LLaMA shape, width 512, 700 tokens
+    OMP_NUM_THREADS=1 python examples/benchmark_scan.py --concepts         # what concepts cost beside a scan
     python examples/benchmark_scan.py --device cuda                        # GPU: LLaVA-1.5-7B's shape, random bf16 weights
     python examples/benchmark_scan.py --shape tiny --compiled --rounds 2   # every line of it, in a minute; no measurement
 
@@ -12,91 +13,24 @@ forward pass is the best that a user could run: transformers, fused attention, n
 from __future__ import annotations
 
 import argparse
-import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
+from benchmark_models import SHAPES, Shape, make_batches, make_model
+from concept_costs import all_costs
 
 from vlm_neurons.models import Batch, HookedVLM
 from vlm_neurons.models.adapters import module_at
 from vlm_neurons.models.fused import inputs_of
-from vlm_neurons.models.load import load_processor
 from vlm_neurons.scanning.fused import Fused, choose
 from vlm_neurons.scanning.planning import state_bytes
 from vlm_neurons.scanning.recorder import Recorder, measure_columns
 from vlm_neurons.tokens import TokenKind
-from vlm_neurons.zoo import path as zoo_path
 
-
-class Shape(NamedTuple):
-    """Of the model."""
-
-    width: int = 512
-    d_mlp: int = 1376
-    layers: int = 4
-    heads: int = 8
-    vision: int = 128
-    vision_layers: int = 2
-
-
-SHAPES = {"tiny": Shape(64, 172, 2, 4, 32, 2), "512": Shape(), "llava-7b": Shape(4096, 11_008, 32, 32, 1024, 24)}
 ENTER = 1.6  # % of samples that enter a neuron's top 50, on average over 23,000: (50 ln(23,000 / 50) + 50) / 23,000
-
-
-def make_model(shape: Shape, device: str, dtype: torch.dtype) -> HookedVLM:
-    """A random LLaVA with 576 visual tokens per image, and the embedded model's tokenizer."""
-    from transformers import AutoConfig, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
-
-    folder = str(zoo_path("tiny-llava-scenes"))
-    small = AutoConfig.from_pretrained(folder)
-    processor = load_processor(folder, small)
-    images, side = processor.image_processor, {"height": 336, "width": 336}
-    images.size, images.crop_size, images.do_resize, images.do_center_crop = {"shortest_edge": 336}, side, True, True
-    processor.patch_size, processor.num_additional_image_tokens = 14, 1
-    processor.vision_feature_select_strategy = "default"
-    vision = CLIPVisionConfig(
-        hidden_size=shape.vision, intermediate_size=4 * shape.vision, num_hidden_layers=shape.vision_layers,
-        num_attention_heads=16 if shape.vision > 512 else 4, image_size=336, patch_size=14,
-    )  # fmt: skip
-    text = LlamaConfig(
-        vocab_size=max(32_064, len(processor.tokenizer)), hidden_size=shape.width, intermediate_size=shape.d_mlp,
-        num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.heads,
-        max_position_embeddings=4096,
-    )  # fmt: skip
-    config = LlavaConfig(
-        vision_config=vision, text_config=text, image_token_id=small.image_token_id, vision_feature_layer=-2,
-        vision_feature_select_strategy="default",
-    )  # fmt: skip
-    torch.set_default_dtype(dtype)  # float32 weights of the largest shape would not fit beside their bfloat16 ones
-    with torch.device(device):
-        model = LlavaForConditionalGeneration(config)
-    torch.set_default_dtype(torch.float32)
-    return HookedVLM(model, processor)
-
-
-def make_batches(model: HookedVLM, tokens: int, batch_size: int, n: int) -> list[Batch]:
-    """Batches of one random picture and random words each, `tokens` tokens long, give or take a few."""
-    rng, words = np.random.default_rng(0), ["a", "red", "blue", "green", "circle", "square", "two", "of", "the"]
-    shuffled = random.Random(0)
-
-    def sample(length: int) -> tuple[Image.Image, str]:
-        picture = Image.fromarray(rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)).resize((336, 336))
-        return picture, " ".join(shuffled.choices(words, k=length))
-
-    def batch(length: int) -> Batch:
-        pictures, responses = zip(*(sample(length) for _ in range(batch_size)), strict=True)
-        return model.prepare(list(pictures), ["What is there?"] * batch_size, list(responses))
-
-    length = tokens - 576 - 24
-    have = batch(max(length, 1)).input_ids.shape[1]
-    length = max(1, round(length * (tokens - (have - length)) / max(length, 1)) if have != tokens else length)
-    return [batch(max(1, length)).to(model.device) for _ in range(n)]
 
 
 def timed(run: Callable[[], object], device: str) -> float:
@@ -283,11 +217,16 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, help="default: 512 on cpu, llava-7b on cuda")
     parser.add_argument("--compiled", action="store_true", help="compiled summaries on a CPU too")
     parser.add_argument("--growth", action="store_true", help="also how the overhead grows (two layers)")
+    parser.add_argument("--concepts", action="store_true", help="instead: what concepts of all neurons cost; on a CPU")
+    parser.add_argument("--baseline", help="with --concepts: a Python with the version that they are compared with")
     args = parser.parse_args()
     gpu = args.device == "cuda"
     shape, dtype = SHAPES[args.shape or ("llava-7b" if gpu else "512")], torch.bfloat16 if gpu else torch.float32
     model = make_model(shape, args.device, dtype)
     bench = Bench(model, make_batches(model, 700, args.batch_size, args.batches))
+    if args.concepts:
+        all_costs(bench, args.rounds, args.baseline, small=args.shape == "tiny")
+        return
     tokens = bench.batches[0].input_ids.shape[1]
     print(
         f"{shape}, {str(dtype).removeprefix('torch.')}, {args.batches} batches of {args.batch_size} x {tokens} tokens,"
