@@ -34,7 +34,7 @@ def find(name_or_dir: str | Path) -> tuple[str, dict[str, str]]:
     """Where a model is, for `from_pretrained` of transformers.
 
     The hub is asked once whether it has the model: transformers would take seconds to be imported, and where there is
-    no network it would try for half a minute at each file, those that are here included.
+    no network it would try for half a minute at each file that is not here, such as those that the model does not have.
 
     Args:
         name_or_dir: a directory, an embedded model, or a name on the hub, with `@` and a revision (a branch, a tag, a
