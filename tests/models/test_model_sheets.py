@@ -75,7 +75,7 @@ def test_gaps_of_a_sheet_are_black_or_padding(model: vn.HookedVLM) -> None:
 # of the processor, what its count of image tokens follows from
 COUNTS = {
     "llava_next": ("patch_size", 14), "llava_onevision": ("num_image_tokens", 25), "idefics3": ("image_seq_len", 5),
-    "smolvlm": ("image_seq_len", 5), "internvl": ("image_seq_length", 5),
+    "smolvlm": ("image_seq_len", 5), "internvl": ("image_seq_length", 5), "aya_vision": ("img_size", 64),
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -89,7 +90,11 @@ def classes(run: Run) -> pd.DataFrame:
         ValueError: the one that is there cannot be read.
     """
     file = run.path / "neurons.parquet"
-    return _table(file, ("neuron", "site", "pole", "label", "peak")) if file.exists() else classify(run)
+    if file.exists():
+        return _table(file, ("neuron", "site", "pole", "label", "peak"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the page says where no neuron has a class
+        return classify(run)
 
 
 def _evidence(run: Run) -> dict[str, Evidence]:
