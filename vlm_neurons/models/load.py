@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from inspect import signature
 from pathlib import Path
@@ -132,7 +133,7 @@ def _not_there(name: str, source: str, error: Exception) -> OSError:
     if Path(source).is_dir():
         return OSError(f"the directory {source!r} is not a complete Hugging Face model: {error}")
     said = str(error)
-    if "gated" in said.lower() or "403" in said or "401" in said:
+    if re.search(r"\bgated\b|\b40[13]\b", said, re.IGNORECASE):  # not the digits of a commit
         return OSError(
             f"{name!r} is gated or private: accept its terms at https://huggingface.co/{source} and log in "
             f"(hf auth login, or HF_TOKEN) ({said.strip().splitlines()[0]})"

@@ -13,7 +13,8 @@ KNOWN = (
     "llava-hf/llava-onevision-qwen2-7b-ov-hf", "OpenGVLab/InternVL3-8B-hf", "mistral-community/pixtral-12b",
     "mistralai/Mistral-Small-3.1-24B-Instruct-2503", "Qwen/Qwen2-VL-7B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct",
     "Qwen/Qwen3-VL-8B-Instruct", "google/gemma-3-4b-it", "google/paligemma-3b-pt-224",
-    "HuggingFaceM4/Idefics3-8B-Llama3", "HuggingFaceTB/SmolVLM-Instruct",
+    "HuggingFaceM4/Idefics3-8B-Llama3", "HuggingFaceTB/SmolVLM-Instruct", "google/gemma-4-E4B-it",
+    "zai-org/GLM-4.1V-9B-Thinking", "deepseek-community/deepseek-vl-1.3b-chat", "CohereLabs/aya-vision-8b",
 )  # fmt: skip
 
 

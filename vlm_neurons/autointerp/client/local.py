@@ -189,11 +189,8 @@ def open_model(kind: str, name_or_dir: str | Path, device: Any = None, dtype: An
 
     where, exact = find(name_or_dir)
     try:
-        options = {
-            "dtype": dtype or torch.float32,
-            "trust_remote_code": False,
-            **exact,
-        }  # None would ask on the terminal
+        # None for the code of a checkpoint would ask on the terminal
+        options = {"dtype": dtype or torch.float32, "trust_remote_code": False, **exact}
         model = getattr(transformers, kind).from_pretrained(where, **options).eval()
         processor = transformers.AutoProcessor.from_pretrained(where, backend="pil", trust_remote_code=False, **exact)
     except ImportError as error:

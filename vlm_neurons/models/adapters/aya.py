@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from vlm_neurons.models.adapters.adapter import Given, MLPs, Placed
-from vlm_neurons.models.adapters.internvl import INTERNVL, PROJECTOR, place_tiles
-from vlm_neurons.models.adapters.llava import TOWER, feature_layers, in_order
+from vlm_neurons.models.adapters.internvl import INTERNVL, place_tiles
+from vlm_neurons.models.adapters.llava import TOWER
 from vlm_neurons.models.adapters.tiles import rows_of_views
 
 
@@ -55,10 +55,7 @@ AYA_VISION = replace(
     geometry=place,
     processor="AyaVisionProcessor",
     processor_settings=processor_settings,
-    feature_layers=lambda config: () if config.vision_feature_layer == -1 else feature_layers(config),
     vision=MLPs(into=TOWER + "fc1", out=TOWER + "fc2", rows=of_tower),
-    # the first half of linear_1 is multiplied by SiLU of the second
-    projector=MLPs(into=PROJECTOR + "linear_1", out=PROJECTOR + "linear_2", rows=in_order),
     norms=(("ln1", "input_layernorm"),),
     norm_centres=True,
     check=check,

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from vlm_neurons.models.adapters.adapter import Adapter, Given, MLPs, Placed
+from vlm_neurons.models.adapters.geometry import by_square
 from vlm_neurons.models.adapters.llava import GATED, TOWER
 from vlm_neurons.models.adapters.tiles import check_side, whole
 from vlm_neurons.tokens import TokenKind
@@ -45,8 +46,7 @@ def _patches_per_side(config: Any) -> int:
 def of_tower(given: Given, placed: Placed) -> list[int]:
     """Rows of the tower: patch by patch, several of which may be one token."""
     n, tokens = _patches_per_side(given.config), tokens_per_side(given.config)
-    pooled = n // tokens
-    return [row // pooled * tokens + column // pooled for row in range(n) for column in range(n)]
+    return by_square((tokens, tokens), n // tokens)
 
 
 def image_tokens(config: Any, kinds: Tensor, image_rows: Tensor) -> dict[str, Tensor]:

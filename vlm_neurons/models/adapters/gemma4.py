@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from vlm_neurons.models.adapters.adapter import Adapter, Given, Inputs, MLPs, Placed
-from vlm_neurons.models.adapters.geometry import Layout, patches
+from vlm_neurons.models.adapters.geometry import Layout, by_square, check_same, patches
 from vlm_neurons.models.adapters.llava import GATED
 from vlm_neurons.models.adapters.qwen import image_positions
 
@@ -18,13 +18,9 @@ def place(given: Given) -> list[Placed]:
     Raises:
         ValueError: the image processor makes other patches, or other squares of them, than the model.
     """
-    images, vision = given.processor.image_processor, given.config.vision_config
-    for name in ("patch_size", "pooling_kernel_size"):
-        if getattr(images, name) != getattr(vision, name):
-            raise ValueError(
-                f"{name} is {getattr(images, name)} in the image processor and {getattr(vision, name)} in the model: "
-                "they have to be the same"
-            )
+    vision = given.config.vision_config
+    settings = {name: getattr(vision, name) for name in ("patch_size", "pooling_kernel_size")}
+    check_same(given.processor.image_processor, "image processor", settings)
     pooled, found = vision.pooling_kernel_size, []
     for i, size in enumerate(given.sizes):
         across, down = (given.output["image_position_ids"][i].max(0).values + 1).tolist()
@@ -36,8 +32,7 @@ def place(given: Given) -> list[Placed]:
 
 def of_tower(given: Given, placed: Placed) -> list[int]:
     """Rows of the tower: patch by patch and row by row, then padding to the most patches of an image."""
-    n, (rows, columns) = given.config.vision_config.pooling_kernel_size, placed.grid
-    real = [y // n * columns + x // n for y in range(rows * n) for x in range(columns * n)]
+    real = by_square(placed.grid, given.config.vision_config.pooling_kernel_size)
     return real + [-1] * (given.output["pixel_values"].shape[1] - len(real))
 
 

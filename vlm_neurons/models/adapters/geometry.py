@@ -104,6 +104,29 @@ def grid_of(processed: Size, patch_size: int) -> tuple[int, int]:
     return processed[0] // patch_size, processed[1] // patch_size
 
 
+def by_square(grid: tuple[int, int], n: int) -> list[int]:
+    """For every patch, row by row, which of the grid's tokens it is part of: n x n patches are one.
+
+    >>> by_square((1, 2), 2)
+    [0, 0, 1, 1, 0, 0, 1, 1]
+    """
+    rows, columns = grid
+    return [y // n * columns + x // n for y in range(rows * n) for x in range(columns * n)]
+
+
+def check_same(owner: Any, called: str, settings: Mapping[str, Any]) -> None:
+    """A processor has to be set as the model is.
+
+    Raises:
+        ValueError: it is not; the message names the setting.
+    """
+    for name, told in settings.items():
+        if getattr(owner, name) != told:
+            raise ValueError(
+                f"{name} is {getattr(owner, name)} in the {called} and {told} in the model: they have to be the same"
+            )
+
+
 def patches(image: int, placed: Layout, patch_size: int) -> list[Patch]:
     """The patches of one image in the order of its visual tokens: row by row from the top left."""
     rows, columns = grid_of(placed.processed, patch_size)

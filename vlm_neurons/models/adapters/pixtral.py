@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from vlm_neurons.models.adapters.adapter import Given, Inputs, MLPs, Placed
-from vlm_neurons.models.adapters.geometry import Layout, patches
+from vlm_neurons.models.adapters.geometry import Layout, by_square, check_same, patches
 from vlm_neurons.models.adapters.llava import LLAVA
 
 
@@ -86,12 +86,7 @@ def place(given: Given) -> list[Placed]:
     Raises:
         ValueError: the processor has other patches than the model.
     """
-    for name, told in processor_settings(given.config).items():
-        if getattr(given.processor, name) != told:
-            raise ValueError(
-                f"{name} is {getattr(given.processor, name)} in the processor and {told} in the model: they have to be "
-                "the same"
-            )
+    check_same(given.processor, "processor", processor_settings(given.config))
     if getattr(given.processor.image_processor, "do_center_crop", None):
         raise ValueError("image processor with do_center_crop=True: set it to False, as Pixtral's is")
     side = given.config.vision_config.patch_size * merged(given.config)
@@ -127,8 +122,7 @@ def seen(image_processor: Any, own: Inputs) -> Tensor:
 
 def by_patch(given: Given, placed: Placed) -> list[int]:
     """Rows of the tower: patch by patch and row by row, whatever is merged later."""
-    n, (rows, columns) = merged(given.config), placed.grid
-    return [y // n * columns + x // n for y in range(rows * n) for x in range(columns * n)]
+    return by_square(placed.grid, merged(given.config))
 
 
 def check(config: Any) -> None:
