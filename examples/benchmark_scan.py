@@ -30,6 +30,7 @@ from vlm_neurons.scanning.planning import state_bytes
 from vlm_neurons.scanning.recorder import Recorder, measure_columns
 from vlm_neurons.tokens import TokenKind
 
+RESIDUAL = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out")
 ENTER = 1.6  # % of samples that enter a neuron's top 50, on average over 23,000: (50 ln(23,000 / 50) + 50) / 23,000
 
 
@@ -41,6 +42,10 @@ def timed(run: Callable[[], object], device: str) -> float:
     run()
     wait()
     return time.perf_counter() - began
+
+
+def ignore(tensor: torch.Tensor) -> None:
+    """See it and keep nothing."""
 
 
 @dataclass
@@ -91,6 +96,20 @@ class Bench:
         """The bridge, without hooks or unembedding."""
         for batch in self.batches:
             self.model.observe(batch, {})
+
+    def residual(self, fast: bool) -> None:
+        """A scan of every coordinate of the residual stream and of what is added to it, both poles."""
+        hooks = [f"blocks.{i}.{hook}" for i in range(self.model.n_layers) for hook in RESIDUAL]
+        columns = measure_columns(self.model, hooks, self.batches[0], fast)
+        recorder = Recorder(self.model, columns, 10, 4, 2, fast)
+        for number, batch in enumerate(self.batches):
+            recorder.see(batch, range(number * self.rows, (number + 1) * self.rows), [""] * self.rows)
+
+    def looked_at(self, fast: bool) -> None:
+        """The hooks of the residual stream, and nothing done with them."""
+        hooks = [f"blocks.{i}.{hook}" for i in range(self.model.n_layers) for hook in RESIDUAL]
+        for batch in self.batches:
+            self.model.observe(batch, dict.fromkeys(hooks, ignore), fast=fast)
 
     def cache_and_topk(self) -> None:
         """`run_with_cache`, the maxima of every sample, and torch.topk over what was best so far."""
@@ -175,6 +194,10 @@ def compare(bench: Bench, rounds: int, device: str, compiled: bool) -> None:
         "the bridge, nothing kept": bench.bridge,
         "run_with_cache + torch.topk (maxima only)": bench.cache_and_topk,
     }
+    variants["five hooks of the residual stream a layer, looked at"] = lambda: bench.looked_at(True)
+    variants["the same on the bridge"] = lambda: bench.looked_at(False)
+    variants["scan of these 20 hooks, both poles, N 10, its first samples"] = lambda: bench.residual(True)
+    variants["the same scan on the bridge"] = lambda: bench.residual(False)
     variants[two] = bench.two_pass
     notes[two] = f"{bench.two_pass() / neurons:,.0f} bytes a neuron"
     for name, values in ratios(bench, variants, max(2, rounds // 2), device).items():

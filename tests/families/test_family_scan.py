@@ -85,3 +85,18 @@ def test_a_scan_equals_brute_force(family: builders.Made, tmp_path: Path):
             assert found.sample_ids[unit].tolist() == [r.id for r in best] + [-1] * (3 - len(best)), hook
             assert found.visual[unit, : len(best)].tolist() == [brute.kept(r, brute.VISUAL, 3) for r in best]
             assert found.text[unit, : len(best)].tolist() == [brute.kept(r, brute.TEXT, 2) for r in best]
+
+
+def test_the_quick_pass_holds_the_residual_stream_as_the_bridge_does(family: builders.Made):
+    """Where a family has it: Gemma's MLPs end in a norm, Aya's layers have nothing between attention and MLP."""
+    model = family.model
+    names = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out")
+    hooks = [h for i in range(model.n_layers) for n in names if (h := f"blocks.{i}.{n}") in model.hook_dict]
+    batch = model.prepare([[tiny.image()], [tiny.image(), tiny.image()], []], "Hi", ["2 dogs", "3 cats", "1 dog"])
+    seen = observed(model, batch, hooks)
+    _, cache = model.run_with_cache(batch, names_filter=hooks)
+    real = batch.attention_mask.bool()
+    assert len(hooks) >= 4 * model.n_layers - 1
+    for hook in hooks:
+        a, b = seen[hook][real], cache[hook][real]
+        assert float((a - b).abs().max()) <= 1e-4 * float(b.abs().max()), hook

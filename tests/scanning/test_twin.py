@@ -12,6 +12,11 @@ from vlm_neurons.models import HookedVLM
 from vlm_neurons.scanning import scan
 
 FOUR = ["gate", "post", "projector", "vision"]
+# what transformers' own layers hold of the residual stream, by all names that TransformerLens has for it
+RESIDUAL = [
+    "hook_resid_pre", "hook_in", "hook_resid_mid", "ln2.hook_in", "hook_resid_post", "hook_out", "hook_attn_out",
+    "attn.hook_out", "hook_mlp_out", "mlp.hook_out", "mlp.hook_in",
+]  # fmt: skip
 
 
 def make(tower="clip", backbone="llama"):
@@ -44,7 +49,7 @@ def assert_alike(model, batch, a, b):
 def test_every_site_is_that_of_the_bridge_but_for_last_digits(tower, backbone):
     model = make(tower, backbone)
     hooks = [h for site in FOUR for h in model.site_hooks(site)]
-    hooks += [f"blocks.{layer}.{hook}" for layer in range(model.n_layers) for hook in ("hook_in", "mlp.hook_in")]
+    hooks += [f"blocks.{layer}.{hook}" for layer in range(model.n_layers) for hook in RESIDUAL]
     assert set(hooks) == model.fast_hooks
     batch = batch_of(model)
     assert_alike(model, batch, seen(model, batch, hooks, True), seen(model, batch, hooks, False))
@@ -84,11 +89,11 @@ def test_with_hooks_or_a_bridge_of_the_users_the_scan_runs_on_the_bridge(tmp_pat
     assert (ablated.top("blocks.0.mlp.hook_act").peak == 0).all()
     assert model.fast_hooks
     assert not HookedVLM(model.bridge, model.processor).fast_hooks
-    with pytest.raises(KeyError, match="hook_mlp_out"):
-        model.observe(batch_of(model), {"blocks.0.hook_mlp_out": print}, fast=True)
-    assert scan(model, data, "blocks.0.hook_mlp_out", out=tmp_path / "c", progress=False).info["model"]["forward"] == (
-        "bridge"
-    )
+    with pytest.raises(KeyError, match="hook_scale"):
+        model.observe(batch_of(model), {"blocks.0.ln1.hook_scale": print}, fast=True)
+    for hook, forward in (("ln1.hook_out", "bridge"), ("hook_mlp_out", "transformers, fused attention")):
+        run = scan(model, data, f"blocks.0.{hook}", out=tmp_path / hook, progress=False)
+        assert run.info["model"]["forward"] == forward
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

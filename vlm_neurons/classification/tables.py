@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vlm_neurons._checks import check_columns
+from vlm_neurons.sites import at
 from vlm_neurons.stats import wilson
 from vlm_neurons.tokens import MODALITIES, NOT_APPLICABLE, Modality
-from vlm_neurons.units import Neuron
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,9 +22,8 @@ def neuron_rows(column: dict[str, Any], **found: Any) -> pd.DataFrame:
     import pandas as pd
 
     d = column["d"]
-    # The index is the last number of an id: a frame around it saves building hundreds of thousands of Neurons.
-    before, after = Neuron(column["hook"], 0, column["pole"]).id.rsplit("0", 1)
-    named = {"neuron": [f"{before}{i}{after}" for i in range(d)], **{k: column[k] for k in ("site", "hook", "layer")}}
+    ids = at(column["hook"])[0].ids(column["hook"], column["pole"], d)
+    named = {"neuron": ids, **{k: column[k] for k in ("site", "hook", "layer")}}
     return pd.DataFrame(named | {"index": np.arange(d), "pole": column["pole"]} | found)
 
 

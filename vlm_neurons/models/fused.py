@@ -1,9 +1,9 @@
 """A second module tree over the same weights, for scans: transformers' own forward pass with fused attention.
 
-The bridge computes attention step by step, so that every step can be hooked. A scan looks at MLPs only and need not pay
-for that. The twin shares every parameter and buffer (it takes no memory), was made before TransformerLens changed the
-model, and plain forward hooks on its modules see the same neurons. Its results differ from the bridge's in last digits,
-as any other order of summation does.
+The bridge computes attention step by step, so that every step can be hooked. A scan looks at MLPs and at the residual
+stream, and need not pay for that. The twin shares every parameter and buffer (it takes no memory), was made before
+TransformerLens changed the model, and plain forward hooks on its modules see the same numbers. Its results differ from
+the bridge's in last digits, as any other order of summation does.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Twin:
         model: the twin, with fused attention.
         adapter: of its family.
         pairs: modules of the original and their twins; weights and buffers are taken from the former.
-        points: hook name -> module of the twin, and whether its output is meant.
+        points: hook name -> module of the twin, and whether its output is meant; `remember` adds those of the bridge.
     """
 
     model: Any
@@ -43,7 +43,8 @@ class Twin:
     _seen: list[Any] = field(default_factory=list)
 
     def remember(self, bridge: nn.Module) -> None:
-        """Keep what the bridge looks like now, before anybody hooks into it."""
+        """Keep what the bridge looks like now, before anybody hooks into it, and where the twin has its hooks."""
+        self.points.update(_of_bridge(bridge, self.pairs))
         self._seen[:] = [_shape_of(bridge)]
 
     def stands_for(self, bridge: nn.Module) -> bool:
@@ -83,8 +84,10 @@ class Twin:
             fired.add(name)
             fn(tensor)
 
-        if is_output:
-            return seen.register_forward_hook(lambda module, args, output: see(output))
+        if is_output:  # attention and some layers return more than their output
+            return seen.register_forward_hook(
+                lambda module, args, output: see(output[0] if isinstance(output, tuple) else output)
+            )
         return seen.register_forward_pre_hook(lambda module, args: see(args[0]))
 
 
@@ -139,6 +142,27 @@ def _points(model: nn.Module, adapter: Adapter) -> dict[str, tuple[nn.Module, bo
         for i, path in along(model, held):
             points[named(site).place(i)] = module_at(model, path), is_output
     return points
+
+
+# TransformerLens' names of the residual stream and of what is added to it; each family has them at modules of its own.
+_RESIDUAL = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out",
+             "attn.hook_out", "mlp.hook_out")  # fmt: skip
+
+
+def _of_bridge(bridge: Any, pairs: tuple[tuple[nn.Module, nn.Module], ...]) -> dict[str, tuple[nn.Module, bool]]:
+    """The hooks of the residual stream and their other names, at the twins of the modules that the bridge wraps."""
+    twins = {id(original): twin for original, twin in pairs}
+    found: dict[int, tuple[nn.Module, bool]] = {}
+    for component in bridge.modules():
+        if (twin := twins.get(id(getattr(component, "original_component", None)))) is None:
+            continue
+        for side in ("hook_in", "hook_out"):
+            if (point := getattr(component, side, None)) is not None:
+                found[id(point)] = twin, side == "hook_out"
+    named_so = {f"blocks.{i}.{hook}" for i in range(len(bridge.blocks)) for hook in _RESIDUAL}
+    points = bridge.hook_dict
+    chosen = {id(points[name]) for name in named_so & points.keys()}
+    return {name: found[id(point)] for name, point in points.items() if id(point) in chosen & found.keys()}
 
 
 def _shape_of(bridge: nn.Module) -> tuple[Any, ...]:

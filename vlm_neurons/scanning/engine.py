@@ -72,9 +72,9 @@ def scan(
     takes every WORLD_SIZE-th block, and the last one merges; `vlm_neurons.scanning.merge` joins runs of machines that
     share no disk. A scan while hooks of the user stand on the model is what they make of it, and is never gone on with.
 
-    Where all hooks that are read are of the four sites, the forward pass is transformers' own with fused attention
-    (`HookedVLM.fast_hooks`), else the bridge's; `scan.json` says which. They differ in last digits. In the same pass
-    the sums for `vn.modality_test` are gathered.
+    Where all hooks that are read are of the four sites or the residual stream, the forward pass is transformers' own
+    with fused attention (`HookedVLM.fast_hooks`), else the bridge's; `scan.json` says which. They differ in last
+    digits. In the same pass the sums for `vn.modality_test` are gathered.
 
     Args:
         model: what to scan.

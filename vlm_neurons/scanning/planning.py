@@ -210,9 +210,8 @@ def places_of(model: HookedVLM, site: str | Site | Sequence[str | Site]) -> tupl
         found = named(one)
         layers = found.layers(model.hook_dict)
         if not layers:
-            raise ValueError(
-                f"site {found.name!r}: {model.name} has no layer with its hooks (model.hook_map() lists all)"
-            )
+            what = "layer with its hooks" if found.layered else f"hook {found.hooks([0])[0]!r}"
+            raise ValueError(f"site {found.name!r}: {model.name} has no {what} (model.hook_map() lists all)")
         names.append(found.name)
         places += [found.place(layer) for layer in layers]
     if not places:

@@ -15,8 +15,9 @@ from vlm_neurons.sites.protocol import Address, IndexedBy, Site, Tensors
 
 _SITES: dict[str, Site] = {site.name: site for site in MLPS}
 FORMS = (
-    "write L3N17 (gate), post:L3N17, P0N5 (projector), V1N2 (vision tower), NAME:L12F345 (a dictionary called NAME) "
-    "or hook:index such as blocks.3.hook_mlp_out:17; a trailing - is the negative pole"
+    "write L3N17 (gate), post:L3N17, P0N5 (projector), V1N2 (vision tower), NAME:L12F345 (a dictionary called NAME), "
+    "NAME:red (a direction; vn.sites.register makes it known) or hook:index such as blocks.3.hook_mlp_out:17; a "
+    "trailing - is the negative pole"
 )
 
 
