@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import fresh
 import pandas as pd
 import pytest
 import torch
@@ -240,24 +241,17 @@ def test_counts_beyond_what_the_scan_kept_are_refused(run, capsys):
     assert "the scan kept 4" in capsys.readouterr().err
 
 
-def _hear():
-    """A shell that starts pytest in the background leaves Ctrl-C ignored in all that pytest starts."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def test_ctrl_c_leaves_a_run_that_the_same_command_finishes_with_the_same_result(tmp_path):
     command = [*SCAN, "--data", "scenes:n=40,seed=4", "--block-size", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     out = tmp_path / "run"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "vlm_neurons.cli.main", *command, "--out", str(out)],
-        env=environment, stderr=subprocess.DEVNULL, preexec_fn=_hear,
-    )  # fmt: skip
+    code = "import runpy; runpy.run_module('vlm_neurons.cli.main', run_name='__main__')"
+    process = fresh.start(code, *command, "--out", out, out=tmp_path)
     while len(list(out.glob("blocks/*.safetensors"))) < 2:
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode == 130
     done = len(list(out.glob("blocks/*.safetensors")))
     assert 2 <= done < 20 and not (out / "scan.safetensors").exists()
     for folder in (out, tmp_path / "whole"):

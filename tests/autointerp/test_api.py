@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 import warnings
 from collections import Counter
 from pathlib import Path
 
 import cases
+import fresh
 import loopback
 import pytest
 import seeds
@@ -89,12 +86,11 @@ vn.explain(cases.text_neurons(120), explainer, out=sys.argv[2], progress=False)
 def test_killed_and_resumed_asks_nothing_again(tmp_path: Path) -> None:
     here = Path(__file__).parent
     with loopback.running(delay=0.05) as server:
-        command = [sys.executable, "-c", _SCRIPT, server.url, str(tmp_path), str(here), str(here.parent)]
-        process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        while len(server.paid) < 30 and process.poll() is None:
+        process = fresh.start(_SCRIPT, server.url, tmp_path, here, here.parent, out=tmp_path)
+        while len(server.paid) < 30 and process.is_alive():
             time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         cache = Cache(tmp_path / "cache.sqlite")
         kept = len(cache)
         cache.close()

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
-import signal
-import subprocess
-import sys
 import time
 import warnings
 from collections import Counter
@@ -17,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fresh
 import loopback
 import numpy as np
 import pytest
@@ -306,12 +303,11 @@ assert len(list(asker.run([t.Job("the word 'red'", e, "text") for e in t.words(1
 def test_killed_and_resumed_asks_nothing_again(tmp_path: Path) -> None:
     here, file = Path(__file__).parent, tmp_path / "cache.sqlite"
     with loopback.running(answer=seeing.answer, delay=0.05) as server:
-        command = [sys.executable, "-c", _SCRIPT, server.url, str(file), str(here), str(here.parent)]
-        process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        while len(server.paid) < 30 and process.poll() is None:
+        process = fresh.start(_SCRIPT, server.url, file, here, here.parent, out=tmp_path)
+        while len(server.paid) < 30 and process.is_alive():
             time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         cache = Cache(file)
         kept = len(cache)
         cache.close()

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
+import fresh
 import numpy as np
 import pandas as pd
 import pytest
@@ -128,7 +127,7 @@ def test_the_lines_for_loading_the_numbers_run_as_they_stand(told: Told) -> None
     page = told.page.read_text(encoding="utf-8")
     code = "".join(Reader(re.search(r"<pre.*?</pre>", page, re.S)[0]).text)  # type: ignore[index]
     check = "\nprint(len(shown), len(table), len(layers), len(sweep), len(choices), len(scores))"
-    done = subprocess.run([sys.executable, "-c", code + check], cwd=told.run, capture_output=True, text=True)
+    done = fresh.run(code + check, cwd=told.run)
     assert done.returncode == 0, done.stderr
     numbers, table = told.numbers, pd.read_parquet(told.run / "neurons.parquet")
     lengths = [len(numbers["neurons"]), len(table), len(numbers["layers"]), 96, len(numbers["sensitivity"])]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fresh
 import pytest
 import torch
 from safetensors import safe_open
@@ -48,8 +49,6 @@ torch.set_num_threads({threads})
 from scanning import test_resume as t
 from vlm_neurons.data import ImageTextData
 from vlm_neurons.scanning import Run, job, scan
-import transformer_lens.model_bridge.sources._bridge_builder, transformers.models.llava.modeling_llava
-import pandas, pyarrow, transformers.models.clip.modeling_clip, transformers.models.llama.modeling_llama
 real = job.write_block
 def slow(*arguments, **named):
     real(*arguments, **named)
@@ -88,7 +87,7 @@ def test_three_random_kills_and_another_number_of_processes_change_nothing(tmp_p
         tests=str(Path(__file__).parents[1]), threads=torch.get_num_threads(),
         jsonl=data.source.removeprefix("jsonl:"), out=str(tmp_path),
     )  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    done = fresh.run(code)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.split()[:3] == ["True", "1", "False"]  # the first was killed after a block
     assert_identical(Run.load(tmp_path), whole)
