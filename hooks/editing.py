@@ -147,6 +147,8 @@ def _editor(target: Target, value: Value, where: Where, caller: str, prompt_only
         if prompt_only and running is not None and running.past > 0:
             return None
         new = value(read[0], target)
+        if read[1] is not None:  # a recording of where a unit is not defined: there it adds nothing
+            new = new.masked_fill(new.isnan(), 0)
         return _put(tensors, target, read, new, positions(where, layer[0], target.image_hook, caller))
 
     return fn

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vlm_neurons.hooks.positions import HookPairs
@@ -18,8 +19,8 @@ def record(neurons: Neurons, into: dict[str, Any], append: bool = False) -> Hook
     Args:
         neurons: see `Neurons`; hook names (`"blocks.3.mlp.hook_act"`) too, one or several.
         into: receives, under the id of a neuron as given, its activations [batch, pos] (or [image, patch]), negated
-            for the negative pole; under a hook name, the whole tensor. Copies, without gradient. 0 where a unit is
-            not defined, such as the neuron of an expert that was not chosen.
+            for the negative pole; under a hook name, the whole tensor. Copies, without gradient. NaN where a unit
+            is not defined, such as the neuron of an expert that was not chosen.
         append: keep a list with one tensor for every forward pass (while generating: the prompt, then one pass for
             every token); else the last pass replaces the one before.
 
@@ -42,7 +43,8 @@ def _recorder(target: Target, into: dict[str, Any], append: bool) -> Callable[[d
             into[key] = value
 
     def fn(tensors: dict[str, Tensor]) -> None:
-        values = target.recorded(tensors).detach()
+        values, defined = target.read(tensors)
+        values = values.detach() if defined is None else values.detach().masked_fill(~defined, torch.nan)
         if target.neurons is None:
             keep(target.place, values.clone())  # else it would change when a later hook writes in place
             return

@@ -100,7 +100,7 @@ def run_of(path, v, t):
     d, n = v.shape
     state = TopSamples.empty(d, 1, 1, 1, torch.float32)
     active = np.stack([(v > 0).sum(1), (t > 0).sum(1)], 1)
-    moments = Moments(torch.from_numpy(sums_of(v, t)), torch.from_numpy(active).int(), torch.tensor(n))
+    moments = Moments(torch.from_numpy(sums_of(v, t)), torch.from_numpy(active).int(), torch.full((len(active),), n))
     tensors = {tensor_name((GATE, "+"), k): x for part in (state, moments) for k, x in part.tensors().items()}
     tensors |= {tensor_name((PROJECTOR, "+"), k): x.clone() for k, x in state.tensors().items()}
     common = {"pole": "+", "layer": 0, "d": d}

@@ -86,7 +86,7 @@ GEMMA4 = (
 )
 
 
-def gemma4() -> tuple[Any, Any]:
+def gemma4(double_wide: bool = False) -> tuple[Any, Any]:
     """Gemma 4: inputs of every layer's own, scaled layers, keys of other layers, wider MLPs."""
     from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
 
@@ -103,7 +103,7 @@ def gemma4() -> tuple[Any, Any]:
         text_config=hf.Gemma4TextConfig(
             **backbone(tok) | {"num_hidden_layers": 4}, vocab_size_per_layer_input=len(tok) + 5, head_dim=8,
             global_head_dim=8, sliding_window=24, hidden_size_per_layer_input=8, num_kv_shared_layers=2,
-            use_double_wide_mlp=False, use_bidirectional_attention="vision", final_logit_softcapping=4.0,
+            use_double_wide_mlp=double_wide, use_bidirectional_attention="vision", final_logit_softcapping=4.0,
             layer_types=["sliding_attention", "full_attention"] * 2,
         ),
         audio_config=None, **ids,

@@ -56,6 +56,20 @@ def qwen3_vl() -> tuple[Any, Any]:
     return _qwen("Qwen3VL", tower, QWEN.replace("SYSTEM", ""), head_dim=8)
 
 
+def qwen3_vl_moe() -> tuple[Any, Any]:
+    """Qwen3-VL with experts: the first layer of the backbone has an MLP, the others experts."""
+    tower = {
+        "depth": 3, "hidden_size": 24, "intermediate_size": 40, "num_heads": 2, "patch_size": 7, "out_hidden_size": 32,
+        "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1],
+    }  # fmt: skip
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 20, "mlp_only_layers": [0]}
+    hf_model, processor = _qwen(
+        "Qwen3VLMoe", tower, QWEN.replace("SYSTEM", ""), "Qwen3VL", head_dim=8, num_hidden_layers=3, **experts
+    )
+    hf_model.set_experts_implementation("eager")  # the order of sums
+    return hf_model, processor
+
+
 def qwen3_5() -> tuple[Any, Any]:
     """Qwen3.5: the first layer of the backbone has linear attention."""
     tower = {
@@ -171,6 +185,7 @@ FAMILIES = {
     "qwen2_vl": qwen2_vl,
     "qwen2_5_vl": qwen2_5_vl,
     "qwen3_vl": qwen3_vl,
+    "qwen3_vl_moe": qwen3_vl_moe,
     "qwen3_5": qwen3_5,
     "glm4v": glm4v,
     "pixtral": pixtral,

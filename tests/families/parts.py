@@ -77,7 +77,8 @@ def random(model: Any) -> Any:
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.dim() > 1:
-                parameter.copy_(noise * 1.2 / max(1, parameter[0].numel()) ** 0.5)
+                read = parameter.shape[-1] if "experts" in name else parameter[0].numel()
+                parameter.copy_(noise * 1.2 / max(1, read) ** 0.5)
             elif "norm" in name.lower() and name.endswith("weight"):
                 parameter.copy_(1 + 0.2 * noise)
             else:

@@ -39,11 +39,35 @@ def raw(model: Any, batch: Batch) -> Tensor:
 
 
 def places(family: builders.Made) -> dict[str, tuple[Any, bool]]:
-    """Hook -> the module of transformers that holds it, and whether as its output."""
+    """Hook -> the module of transformers that holds it, and whether as its output; but for neurons of experts."""
     found = {}
     for site, (_, path, is_output) in family.model.adapter.sites.items():
-        for hook, (_, place) in zip(family.model.site_hooks(site), along(family.reference, path), strict=True):
+        hooks = [hook for hook in family.model.site_hooks(site) if ".experts." not in hook]
+        for hook, (_, place) in zip(hooks, along(family.reference, path), strict=True):
             found[hook] = module_at(family.reference, place), is_output
+    return found
+
+
+def experts_of(model: Any) -> dict[int, Any]:
+    """The mixtures of experts of a backbone by layer, as transformers has them."""
+    found = {}
+    for i, layer in enumerate(model.get_decoder().layers):
+        for name, module in layer.named_modules():
+            if name.split(".")[-1] == "experts":
+                found[i] = module
+    return found
+
+
+def routed(layer: int, experts: Any, shape: Any, read: Tensor, chosen: Tensor) -> dict[str, Tensor]:
+    """The neurons of every expert from what a mixture reads, by its weights: NaN where it was not chosen."""
+    found = {}
+    for e, (gates_and_ups, mine) in enumerate(
+        zip(experts.gate_up_proj, (chosen == k for k in range(99)), strict=False)
+    ):
+        gate, up = (read @ gates_and_ups.T).chunk(2, -1)
+        absent = ~mine.any(-1, keepdim=True)
+        for name, values in (("hook_act", experts.act_fn(gate)), ("hook_post", experts.act_fn(gate) * up)):
+            found[f"blocks.{layer}.mlp.experts.{e}.{name}"] = values.masked_fill(absent, torch.nan).view(*shape, -1)
     return found
 
 
@@ -57,7 +81,14 @@ def raw_sites(family: builders.Made, batch: Batch) -> tuple[Tensor, dict[str, Te
 
         return fn
 
+    def keep_routed(layer: int) -> Callable[..., None]:
+        def fn(module: Any, args: Any) -> None:
+            found.update(routed(layer, module, batch.input_ids.shape, *args[:2]))
+
+        return fn
+
     handles = [m.register_forward_hook(keep(hook, out)) for hook, (m, out) in places(family).items()]
+    handles += [m.register_forward_pre_hook(keep_routed(i)) for i, m in experts_of(family.reference).items()]
     try:
         return raw(family.reference, batch), found
     finally:
@@ -66,8 +97,11 @@ def raw_sites(family: builders.Made, batch: Batch) -> tuple[Tensor, dict[str, Te
 
 
 def off(a: Tensor, b: Tensor) -> float:
-    """The largest difference, as a share of the largest value."""
-    return float((a - b).abs().max() / b.abs().max())
+    """The largest difference, as a share of the largest value; NaN has to be at the same places."""
+    if not torch.equal(a.isnan(), b.isnan()):
+        return torch.inf
+    a, b = a.nan_to_num(), b.nan_to_num()
+    return float((a - b).abs().max() / b.abs().max().clamp(min=1e-9))
 
 
 def all_sites(family: builders.Made) -> list[str]:
@@ -143,6 +177,21 @@ def test_an_edit_is_the_weight_edit_and_has_an_effect(family: builders.Made):
             logits = family.model.run_with_hooks(batch, fwd_hooks=ablate([f"{hook}:{k}" for k in range(6)]))[real]
         assert off(logits, raw(edited, batch)[real]) <= SAME, site
         assert off(logits, untouched) > 10 * off(logits, raw(edited, batch)[real]), site
+
+
+def test_an_edit_of_an_expert_is_the_weight_edit_and_has_an_effect(family: builders.Made):
+    batch = padded(family, "left")
+    real = batch.attention_mask.bool()
+    with torch.no_grad():
+        untouched = family.model(batch)[real]
+    for layer in experts_of(family.reference):
+        edited = copy.deepcopy(family.reference)
+        with torch.no_grad():
+            experts_of(edited)[layer].down_proj[1, :, :6] = 0
+            ids = [f"post:L{layer}E1N{k}" for k in range(6)]
+            logits = family.model.run_with_hooks(batch, fwd_hooks=ablate(ids))[real]
+        assert off(logits, raw(edited, batch)[real]) <= SAME, layer
+        assert off(logits, untouched) > 10 * off(logits, raw(edited, batch)[real]), layer
 
 
 def test_only_what_cannot_change_the_logits_is_said_to(family: builders.Made):

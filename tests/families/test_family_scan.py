@@ -64,6 +64,13 @@ def kept(model: vn.HookedVLM, data: Any, hooks: list[str], batch_size: int) -> d
     return everything
 
 
+def there(sample: int, unit: int, sign: int, values: Any, kinds: list[int]) -> brute.Recording:
+    """What a unit was at the tokens that have it: an expert's neurons are NaN at those that did not choose it."""
+    pairs = [(sign * float(v[unit]), kind) for v, kind in zip(values, kinds, strict=True)]
+    own = [(value, kind) for value, kind in pairs if value == value]
+    return brute.Recording(sample, [value for value, _ in own], [kind for _, kind in own])
+
+
 def test_a_scan_equals_brute_force(family: builders.Made, tmp_path: Path):
     model, data = family.model, some_data(7)
     sites = list(model.adapter.sites)
@@ -77,10 +84,7 @@ def test_a_scan_equals_brute_force(family: builders.Made, tmp_path: Path):
     for hook, pole in run.columns:
         found, sign = run.top(hook, pole), 1 if pole == "+" else -1
         for unit in range(0, found.sample_ids.shape[0], 9):
-            recordings = [
-                brute.Recording(i, [sign * float(v[unit]) for v in values], kinds)
-                for i, (values, kinds) in everything[hook].items()
-            ]
+            recordings = [there(i, unit, sign, *read) for i, read in everything[hook].items()]
             best = brute.top(recordings, 3)
             assert found.sample_ids[unit].tolist() == [r.id for r in best] + [-1] * (3 - len(best)), hook
             assert found.visual[unit, : len(best)].tolist() == [brute.kept(r, brute.VISUAL, 3) for r in best]

@@ -89,7 +89,7 @@ def test_families_that_are_not_supported_are_refused_by_name() -> None:
 
 @pytest.mark.parametrize(("kind", "why"), [
     ("Blip2", "learned queries, each of which sees the whole picture"), ("Mllama", "cross-attention"),
-    ("Qwen3VLMoe", "mixture of experts"), ("Cohere2Vision", "written its record"),
+    ("Llama4", "mixture of experts"), ("Cohere2Vision", "written its record"),
 ])  # fmt: skip
 def test_families_that_cannot_be_supported_are_refused_with_the_reason(kind: str, why: str) -> None:
     import transformers

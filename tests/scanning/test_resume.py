@@ -250,13 +250,13 @@ def test_an_earlier_format_is_refused(tmp_path, model, data, whole, format):
     out = copy_of(whole, tmp_path)
     info = json.loads((out / "scan.json").read_text())
     (out / "scan.json").write_text(json.dumps({**info, "format": format}))
-    with pytest.raises(ValueError, match=f"format {format}, this version reads 4"):
+    with pytest.raises(ValueError, match=f"format {format}, this version reads 5"):
         Run.load(out)
     assert_refused(f"format {format}", out, model, data)
     (out / "scan.json").write_text("[]")
     with pytest.raises(ValueError, match=r"no scan\.json of this package"):
         Run.load(out)
-    (out / "scan.json").write_text('{"format": 4, "data": {}}')
+    (out / "scan.json").write_text('{"format": 5, "data": {}}')
     with pytest.raises(ValueError, match=r"scan\.json is no .*lacks model, parameters, columns"):
         Run.load(out)
     with pytest.raises(FileNotFoundError, match="no run directory"):

@@ -134,6 +134,6 @@ def test_a_quick_scan_equals_brute_force_at_equal_batches_and_moments_too(tmp_pa
             both = [r for r in recordings if r.of(2) and r.of(3)]
             v = [sum(max(x, 0) for x in r.of(2)) / len(r.of(2)) for r in both]
             assert run.moments(hook, pole).sums[j, 0].item() == pytest.approx(sum(v), rel=1e-5, abs=1e-9)
-            assert int(run.moments(hook, pole).n_images) == len(both)
+            assert set(run.moments(hook, pole).n_images.tolist()) == {len(both)}
     with pytest.raises(KeyError, match="sees images only"):
         run.moments("projector.0.hook_post")

@@ -1,5 +1,5 @@
 """Units that are not defined everywhere, and that are read from two hooks: left out of scans and evidence, recorded as
-0, left alone by edits. What they are where they are not defined is NaN here, so that whoever reads it shows."""
+NaN, left alone by edits. What they are where they are not defined is NaN here, so that whoever reads it shows."""
 
 from __future__ import annotations
 
@@ -104,13 +104,16 @@ def edited(model: vn.HookedVLM, batch: vn.Batch, new: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def test_it_is_recorded_as_0(model: vn.HookedVLM, batch: vn.Batch) -> None:
+def test_it_is_recorded_as_absent(model: vn.HookedVLM, batch: vn.Batch) -> None:
     values, defined = read(model, batch)
-    expected = torch.where(defined, values, 0)
+    expected = torch.where(defined, values, torch.nan)
     seen: dict[str, Any] = {}
     model.run_with_hooks(batch, fwd_hooks=record(IDS, seen) + record("half:L1F3-", seen))
-    assert torch.equal(torch.stack([seen[i] for i in IDS], -1), expected)
-    assert torch.equal(seen["half:L1F3-"], -expected[..., 3])
+    assert torch.equal(torch.stack([seen[i] for i in IDS], -1).nan_to_num(9), expected.nan_to_num(9))
+    assert torch.equal(seen["half:L1F3-"].nan_to_num(9), (-expected[..., 3]).nan_to_num(9))
+    other = patch(IDS, seen | {i: seen[i].flip(0) for i in IDS})  # absent there, here it adds nothing then
+    new = torch.where(defined, expected.flip(0).nan_to_num(0), values)
+    assert torch.equal(model.run_with_hooks(batch, fwd_hooks=other), edited(model, batch, new))
 
 
 @torch.no_grad()
@@ -216,6 +219,31 @@ def test_what_is_never_defined_has_no_class(run: vn.Run) -> None:
     assert pd.isna(test.loc[f"half:L1F{NEVER}", "modality_index"]) or test.loc[f"half:L1F{NEVER}", "label"] == "unknown"
 
 
+@pytest.mark.parametrize("pole", ["+", "-"])
+@torch.no_grad()
+def test_the_means_of_a_modality_test_are_of_where_it_is_defined(
+    model: vn.HookedVLM, data: vn.ImageTextData, run: vn.Run, pole: Any
+) -> None:
+    """In plain Python, one image at a time; an image where a unit is at no visual or no text token has no means."""
+    sums, n = np.zeros((N, 2)), np.zeros(N, int)
+    for i in range(len(data)):
+        one = model.prepare([data[i].load_images()], ["Hi"], [data[i].response])
+        values, defined = read(model, one)
+        for unit in range(N):
+            means = []
+            for kind in ("visual", "text"):
+                there = (one.mask(kind) & defined[..., unit])[0]
+                positive = [max(-v if pole == "-" else v, 0) for v in values[0, there, unit].tolist()]
+                means.append(np.mean(positive) if positive else np.nan)
+            if not np.isnan(means).any():
+                sums[unit] += means
+                n[unit] += 1
+    found = run.moments("half:L1", pole)
+    np.testing.assert_allclose(found.sums[:, :2].numpy(), sums, rtol=1e-4, atol=1e-5)
+    assert found.n_images.tolist() == n.tolist() and n[NEVER] == 0 and n.any()
+    assert vn.modality_test(run).query("pole == @pole and layer == 1").n_images.tolist() == n.tolist()
+
+
 @torch.no_grad()
 def test_evidence_is_nan_there(model: vn.HookedVLM, data: vn.ImageTextData, run: vn.Run, tmp_path: Path) -> None:
     neuron, never = "half:L1F2-", f"half:L1F{NEVER}"
@@ -264,7 +292,7 @@ def test_what_is_read_together_is_of_one_pass(model: vn.HookedVLM, batch: vn.Bat
         other.run_with_hooks(short, fwd_hooks=pairs)
 
     model.run_with_hooks(batch, fwd_hooks=[*pairs, (between, inside)])
-    assert all(torch.equal(seen[key], expected[key]) for key in expected)
+    assert all(torch.allclose(seen[key], expected[key], rtol=0, atol=0, equal_nan=True) for key in expected)
 
 
 def _is_weak(thing: Any) -> bool:

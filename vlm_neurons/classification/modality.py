@@ -28,7 +28,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from vlm_neurons.classification.tables import neuron_rows, no_classes
 from vlm_neurons.scanning import Run
@@ -68,7 +68,9 @@ class Tested:
     p: Float[Array, "d"]
 
 
-def compare_modalities(sums: Float[Array, "d 9"], n: int, delta: float = 0.2, level: float = 0.95) -> Tested:
+def compare_modalities(
+    sums: Float[Array, "d 9"], n: int | Int[Array, "d"], delta: float = 0.2, level: float = 0.95
+) -> Tested:
     """The tests, from sums over n images, as `vlm_neurons.scanning.moments.Moments` keeps them.
 
     >>> import torch
@@ -81,21 +83,21 @@ def compare_modalities(sums: Float[Array, "d 9"], n: int, delta: float = 0.2, le
     from scipy import stats
 
     kappa = (1 + delta) / (1 - delta)
-    means = np.ascontiguousarray(sums.T) / max(n, 1)
+    few = np.broadcast_to(np.asarray(n) < 2, len(sums))
+    means = np.ascontiguousarray(sums.T) / np.maximum(n, 1)
     with np.errstate(invalid="ignore"):
         index = (means[0] - means[1]) / (means[0] + means[1])
-    if n < 2:
-        ones = np.ones(len(sums))
-        return Tested(index, -ones, ones, np.ones((len(sums), 3)), ones)
+    n = np.maximum(n, 2)
     visual, text = t_values(means, n, 1.0, -kappa), t_values(means, n, -kappa, 1.0)
     above = [stats.t.sf(np.minimum(*t), n - 1) for t in (visual, text)]
     below = [stats.t.cdf(np.maximum(*t), n - 1) for t in (visual, text)]
     p_classes = np.stack([*above, np.maximum(*below)], 1)
     low, high = _interval(means, n, index, stats.t.ppf(0.5 + level / 2, n - 1))
+    low, high, p_classes = np.where(few, -1.0, low), np.where(few, 1.0, high), np.where(few[:, None], 1.0, p_classes)
     return Tested(index, low, high, p_classes, np.minimum(1, 2 * p_classes.min(1)))
 
 
-def t_values(means: Float[Array, "9 d"], n: int, a: float | Array, b: float | Array) -> tuple[Array, Array]:
+def t_values(means: Float[Array, "9 d"], n: int | Array, a: float | Array, b: float | Array) -> tuple[Array, Array]:
     """Student's t of E[a V + b T], and the same corrected for skewness (Hall 1992).
 
     With S = mean / standard deviation and the skewness g: sqrt(n) S, and sqrt(n) (S + g S^2 / 3 + g^2 S^3 / 27 +
@@ -117,7 +119,7 @@ def t_values(means: Float[Array, "9 d"], n: int, a: float | Array, b: float | Ar
     return np.sqrt(n) * s, np.sqrt(n) * (s + np.where(varies, bend, 0.0))
 
 
-def _interval(means: Array, n: int, index: Array, critical: float) -> tuple[Array, Array]:
+def _interval(means: Array, n: int | Array, index: Array, critical: float | Array) -> tuple[Array, Array]:
     """All m around M for which E[(V - T) - m (V + T)] = 0 is not rejected (Fieller's way), by bisection.
 
     Where the sum of V and T is not clearly above 0 all of -1 ... 1 is possible.
@@ -197,7 +199,7 @@ def modality_test(
         raise ValueError(f"correction={correction!r}: choose 'bh' or 'by'")
     columns = run.info["columns"]
     moments = [run.moments(c["hook"], c["pole"]) if c["indexed_by"] == "row" else None for c in columns]
-    tested = [None if m is None else compare_modalities(m.sums.numpy(), int(m.n_images), delta) for m in moments]
+    tested = [None if m is None else compare_modalities(m.sums.numpy(), m.n_images.numpy(), delta) for m in moments]
     pairs = [(m, t) for m, t in zip(moments, tested, strict=True) if m is not None and t is not None]
     # one family of tests: all eligible neurons of the run
     q = false_discovery(np.concatenate([np.zeros(0), *(t.p[eligible(m)] for m, t in pairs)]), correction)
@@ -223,11 +225,11 @@ def _rows(column: dict[str, Any], moments: Moments | None, tested: Tested | None
         nan = np.full(d, np.nan)
         p_classes, found = np.full((d, 3), np.nan), [nan, nan, nan, nan]
         label, reason = np.full(d, NOT_APPLICABLE, dtype=object), np.full(d, "", dtype=object)
-        active, n_images = np.zeros((d, 2), dtype=int), 0
+        active, n_images = np.zeros((d, 2), dtype=int), np.zeros(d, dtype=int)
     else:
         p_classes, found = tested.p_classes, [tested.index, tested.low, tested.high, tested.p]
         label, reason = labels_of(moments, tested, q, fdr)
-        active, n_images = moments.active.numpy(), int(moments.n_images)
+        active, n_images = moments.active.numpy(), moments.n_images.numpy()
     return neuron_rows(
         column,
         **dict(zip(("modality_index", "index_low", "index_high", "p"), found, strict=True)),

@@ -125,7 +125,7 @@ def _look(
 def _stand(run: Run, column: Column, acts: Float[Tensor, "token d"], tokens: RowTokens) -> dict[Side, Standing]:
     """Of a sample's activations, positive in the direction of the pole."""
     moments, best = run.moments(*column), run.top(*column).scores.float()
-    sums, count = moments.sums, max(1, int(moments.n_images))
+    sums, count = moments.sums, moments.n_images.clamp(min=1)
     found: dict[Side, Standing] = {}
     for k, (side, where) in enumerate(zip(SIDES, (tokens.visual, tokens.text), strict=True)):
         own = take(acts, where)
@@ -133,8 +133,9 @@ def _stand(run: Run, column: Column, acts: Float[Tensor, "token d"], tokens: Row
             continue
         mean, square = sums[:, k] / count, sums[:, 2 + k] / count
         spread = (square - mean * mean).clamp(min=0).sqrt()
-        z = (own.clamp(min=0).double().mean(0) - mean) / spread
-        z[spread <= 1e-9 * square.sqrt()] = -torch.inf  # never varied: rounding alone
+        here = (own > -torch.inf).sum(0)  # of an expert's neuron the tokens that chose it
+        z = (own.clamp(min=0).double().sum(0) / here - mean) / spread
+        z[(spread <= 1e-9 * square.sqrt()) | (here == 0)] = -torch.inf  # never varied: rounding alone
         peak, at = own.max(0)
         positions = torch.arange(len(acts))[where]
         larger = best > (peak + ROUNDING * peak.abs())[:, None]  # the sample may be among them, run in another batch

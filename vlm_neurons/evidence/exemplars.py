@@ -54,12 +54,12 @@ class Seen:
     sample: int
     name: str
     images: tuple[Image.Image, ...]
-    boxes: tuple[Float[np.ndarray, "rows columns 4"], ...]
+    boxes: tuple[Float[np.ndarray, "_rows _columns 4"], ...]
     tokens: tuple[str, ...]
     kinds: Int[np.ndarray, "token"]
     places: tuple[int, ...]
     token_sinks: Bool[np.ndarray, "token"]
-    patch_sinks: tuple[Bool[np.ndarray, "rows columns"], ...]
+    patch_sinks: tuple[Bool[np.ndarray, "_rows _columns"], ...]
     source: str = ""
     truth: Truth | None = None
     whole_rows: tuple[int, ...] = ()
@@ -106,7 +106,7 @@ class Exemplar:
     group: Group
     split: Split
     rank: int
-    patch_acts: tuple[Float[np.ndarray, "rows columns"], ...]
+    patch_acts: tuple[Float[np.ndarray, "_rows _columns"], ...]
     token_acts: Float[np.ndarray, "token"]
 
     def __repr__(self) -> str:
@@ -124,7 +124,7 @@ class Exemplar:
         """Tokens that count: those of the response, without sinks unless asked for."""
         return self.seen.is_text & ~np.isnan(self.token_acts) & (np.asarray(sinks) | ~self.seen.token_sinks)
 
-    def scored_patches(self, sinks: bool = False) -> tuple[Bool[np.ndarray, "rows columns"], ...]:
+    def scored_patches(self, sinks: bool = False) -> tuple[Bool[np.ndarray, "_rows _columns"], ...]:
         """Patches that count: all with a value, without sinks unless asked for."""
         return tuple(
             ~np.isnan(p) & (np.asarray(sinks) | ~s) for p, s in zip(self.patch_acts, self.seen.patch_sinks, strict=True)

@@ -14,7 +14,9 @@ from vlm_neurons._checks import check_seed
 from vlm_neurons.hooks import ablate
 from vlm_neurons.interventions.measures import Scores, change_of, means_of, measure, prepare_tasks
 from vlm_neurons.models.adapters import along, module_at
+from vlm_neurons.models.experts import experts_of, gates_of
 from vlm_neurons.models.held import is_plain
+from vlm_neurons.sites import at
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +41,7 @@ def random_gates(model: HookedVLM, seed: int = 0) -> Iterator[HookedVLM]:
     check_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+    rows: list[torch.Tensor] = []
     try:
         mlps = model.adapter.mlps("gate")
         for _, path in along(model.bridge.original_model, mlps.into):
@@ -47,7 +50,10 @@ def random_gates(model: HookedVLM, seed: int = 0) -> Iterator[HookedVLM]:
                 raise ValueError(
                     f"random gates: {path} is quantised or has an adapter, so its weights cannot be replaced"
                 )
-            weight = mlps.of_gates(layer.weight.data)
+            rows.append(mlps.of_gates(layer.weight.data))
+        for _, _, experts in experts_of(model.bridge.original_model, model.adapter):
+            rows += [gates_of(experts, e).data for e in range(experts.num_experts)]
+        for weight in rows:
             kept.append((weight, weight.clone()))
             new = torch.randn(weight.shape, generator=generator).to(weight.device)
             norm = weight.float().norm(dim=1, keepdim=True) / new.norm(dim=1, keepdim=True)
@@ -107,7 +113,7 @@ def controls(
     conditions: list[tuple[str, Sequence[int], Any]] = [(p or "all positions", every, p) for p in PLACES]
     conditions += [(f"visual, layer {i}", [i], "visual") for i in every]
     for name, layers, where in conditions:
-        hooks = ablate([f"blocks.{i}.mlp.hook_post" for i in layers], where=where)
+        hooks = ablate([hook for hook in model.site_hooks("post") if at(hook)[1] in layers], where=where)
         rows.append(_row("silenced", name, measure(model, tasks, hooks), intact, rng))
     for draw in range(draws):
         with random_gates(model, seed + draw):

@@ -19,6 +19,7 @@ from torch import nn
 from vlm_neurons.models import guards
 from vlm_neurons.models.adapters import Adapter, along, module_at
 from vlm_neurons.models.declared import declared
+from vlm_neurons.models.experts import open_experts
 from vlm_neurons.models.held import check_readable
 from vlm_neurons.sites import named
 
@@ -64,6 +65,8 @@ def extend(bridge: TransformerBridge, adapter: Adapter) -> None:
         _, first = next(along(bridge.original_model, adapter.projector.into))
         into = _attach(bridge, "vision_projector.in", first)
         _name(bridge, "vision_projector.hook_pre", into.hook_out)
+    for hook, point in open_experts(bridge.original_model, adapter).items():
+        bridge._hook_registry[hook] = point
     _hand_on_cache(bridge)
     driver = bridge._driver
     driver.supported_hook_points = frozenset(bridge._hook_registry) - driver.non_fireable_hook_points
@@ -135,12 +138,13 @@ REFUSED = {
 }
 
 
-def handed_on(bridge: TransformerBridge, name: str) -> Any:
+def handed_on(bridge: TransformerBridge, adapter: Adapter, name: str) -> Any:
     """An attribute of the bridge, for `HookedVLM.__getattr__`.
 
     Raises:
         AttributeError: there is none, or it is in `REFUSED`; the message says what to use instead.
-        ValueError: it is a matrix of weights, and weights are quantised or have adapters beside them.
+        ValueError: it is a matrix of weights, and weights are quantised or have adapters beside them, or those of MLPs
+            are not of one shape.
     """
     if name in REFUSED:
         raise AttributeError(
@@ -149,20 +153,47 @@ def handed_on(bridge: TransformerBridge, name: str) -> Any:
         )
     if name.startswith("W_"):
         check_readable(bridge.original_model)
-    return getattr(bridge, name)
+    try:
+        return getattr(bridge, name)
+    except (AttributeError, RuntimeError) as error:
+        if name not in _OF_MLPS or "has no such parameter" in str(error):  # a bias, which no layer has
+            raise
+        kind = AttributeError if isinstance(error, AttributeError) else ValueError
+        raise kind(_not_stacked(bridge, adapter, name)) from error
+
+
+_OF_MLPS = {"W_gate": "into", "W_in": "up", "W_out": "out", "b_in": "up", "b_out": "out"}
+
+
+def _not_stacked(bridge: TransformerBridge, adapter: Adapter, name: str) -> str:
+    """Why TransformerLens has no one tensor for the MLPs' weights, and where they are."""
+    path = getattr(adapter.backbone, _OF_MLPS[name])
+    kind = "weight" if name.startswith("W_") else "bias"
+    layers = [module_at(bridge.original_model, one) for _, one in along(bridge.original_model, path)]
+    shapes = dict.fromkeys(str(list(weight.shape)) for m in layers if (weight := getattr(m, kind)) is not None)
+    why = f"layers have other shapes ({', '.join(shapes)})" if len(shapes) > 1 else "not every layer has such a matrix"
+    if adapter.backbone.up == adapter.backbone.into:
+        why = "TransformerLens knows no such matrices in these MLPs"
+    own = path.replace(".{i}", "[i]").replace("?", "")
+    found = f"model.{name} is one tensor of all layers, and {why}: take model.bridge.original_model.{own}.{kind}"
+    if adapter.experts:
+        experts = adapter.experts.replace(".{i}", "[i]").replace("?", "")
+        found += f"; experts have {experts}.gate_up_proj and down_proj, layer by layer"
+    return found
 
 
 class OverBridge:
     """The attributes of a TransformerBridge, without what would run without the images."""
 
     bridge: TransformerBridge
+    adapter: Adapter
     first_dead_layer: int
     _hook_points: dict[str, Any] | None = None
 
     def __getattr__(self, name: str) -> Any:
-        if name == "bridge":  # not set yet: copying or unpickling
+        if name in ("bridge", "adapter"):  # not set yet: copying or unpickling
             raise AttributeError(name)
-        return handed_on(self.bridge, name)
+        return handed_on(self.bridge, self.adapter, name)
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move the model, or change its data type, as `TransformerBridge.to`; in place.

@@ -138,6 +138,11 @@ def _class() -> Any:
 
         def get_neuron_results(self, *args: Any, **kwargs: Any) -> Any:
             self._refuse_behind_norms("neurons")
+            if self.read_from.adapter.experts:
+                raise ValueError(
+                    "TransformerLens knows no neurons of layers with experts: use vn.interventions."
+                    "direct_logit_attribution"
+                )
             return super().get_neuron_results(*args, **kwargs)
 
         def _stack_neuron_results_apply_ln_projected(self, *args: Any, **kwargs: Any) -> Any:

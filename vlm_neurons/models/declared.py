@@ -65,8 +65,11 @@ def _components(adapter: Adapter, made: Any) -> dict[str, Any]:
     block = {
         **{ours: GeneralizedComponent(name=name) for ours, name in adapter.norms},
         "attn": attention,
-        # the parts of one that has a single matrix for gates and what they are multiplied by are found by their paths
-        "mlp": GeneralizedComponent(name="mlp") if adapter.backbone.up == adapter.backbone.into else made._gated_mlp(),
+        # the parts of one that has a single matrix for gates and what they are multiplied by, and of one with experts
+        # in some layers, are found by their paths
+        "mlp": GeneralizedComponent(name="mlp")
+        if adapter.experts or adapter.backbone.up == adapter.backbone.into
+        else made._gated_mlp(),
     }
     found = {
         "vision_encoder": GeneralizedComponent(name=adapter.tower),

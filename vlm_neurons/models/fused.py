@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from vlm_neurons.models.adapters import Adapter, along, module_at
 from vlm_neurons.models.batch import Batch, HookNeverFires
+from vlm_neurons.models.experts import open_experts
 from vlm_neurons.models.guards import indexed_by_image
 from vlm_neurons.models.held import adapters_of
 from vlm_neurons.models.passes import begin_pass, running
@@ -141,6 +142,7 @@ def _points(model: nn.Module, adapter: Adapter) -> dict[str, tuple[nn.Module, bo
     for site, (_, held, is_output) in adapter.sites.items():
         for i, path in along(model, held):
             points[named(site).place(i)] = module_at(model, path), is_output
+    points |= {hook: (point, True) for hook, point in open_experts(model, adapter).items()}
     return points
 
 

@@ -136,6 +136,11 @@ def unknown_hook(name: str, known: Iterable[str]) -> KeyError:
     found = site_of_hook(name)
     if found is not None:
         site, layer = found
+        if (expert := getattr(site, "expert", None)) is not None:
+            return KeyError(
+                f"{name!r}: this model has no expert {expert} in layer {layer} with neurons of site {site.name!r}; "
+                f"model.site_hooks({site.name!r}) lists all"
+            )
         layers = sorted({at[1] for n in names if (at := site_of_hook(n)) is not None and at[0] is site})
         if layers:
             return KeyError(
@@ -155,7 +160,8 @@ def hooks_of_site(site: str, points: Iterable[str]) -> list[str]:
     of_kind("site", site, str, "give the name of a site or of a hook")
     if site in site_names():
         found = named(site)
-        return found.hooks(found.layers(points))
+        places = found.places(points)
+        return places if found in MLPS else found.hooks(found.layers(points))
     if site in points:
         return [site]
     raise unknown_site(site, points)

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 # What a hook holds, by the end of its name: the first that fits.
 HOLDS: tuple[tuple[str, str], ...] = (
+    (r"experts\.hook_chosen$", "experts that every token chose [.., k]"),
+    (r"experts\.hook_weights$", "what the chosen experts' outputs are multiplied by [.., k]"),
+    (r"experts\.\d+\.hook_act$", "act(gate(x)) of an expert, NaN where it was not chosen: site gate"),
+    (r"experts\.\d+\.hook_post$", "act(gate(x)) * up(x) of an expert, NaN where it was not chosen: site post"),
     (r"^blocks\.\d+\.mlp\.(hook_act|act\.hook_out)$", "act(gate_proj(x)), with act SiLU or GELU: site gate"),
     (r"^blocks\.\d+\.mlp\.(hook_post|out\.hook_in)$", "act(gate_proj(x)) * up_proj(x), input of down_proj: site post"),
     (r"^blocks\.\d+\.mlp\.(hook_pre|gate\.hook_out|act\.hook_in)$", "gate_proj(x), before the activation function"),

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlm_neurons.models.adapters import Adapter, along, module_at
+from vlm_neurons.models.experts import experts_of
 from vlm_neurons.models.held import weight_of
 
 if TYPE_CHECKING:
@@ -25,17 +26,29 @@ class Readable(Protocol):
 
 
 def written_by(model: Readable, site: str, layer: int) -> Float[Tensor, "d_model unit"]:
-    """What the neurons of an MLP site are multiplied by.
+    """What the neurons of an MLP site are multiplied by; those of expert 5 for the site `"experts.5"`.
 
     Raises:
-        IndexError: there is no such layer.
+        IndexError: there is no such layer or expert.
         ValueError: the model has no such site.
     """
     hf = model.bridge.original_model
+    if site.startswith("experts."):
+        return _written_by_expert(model, int(site.removeprefix("experts.")), layer)
     layers = dict(along(hf, model.adapter.mlps(site).out))
     if layer not in layers:
         raise IndexError(f"layer {layer} at site {site!r}: there are {len(layers)} layers, 0 to {len(layers) - 1}")
     return weight_of(module_at(hf, layers[layer]))
+
+
+def _written_by_expert(model: Readable, expert: int, layer: int) -> Float[Tensor, "d_model unit"]:
+    found = {i: experts for i, _, experts in experts_of(model.bridge.original_model, model.adapter)}
+    if layer not in found:
+        raise IndexError(f"layer {layer} has no experts; layers with some: {', '.join(map(str, found)) or 'none'}")
+    weights = found[layer].down_proj
+    if expert >= len(weights):
+        raise IndexError(f"expert {expert} of layer {layer}: there are {len(weights)}, 0 to {len(weights) - 1}")
+    return weights[expert].detach()  # type: ignore[no-any-return]
 
 
 def post_norm(model: Readable, layer: int) -> Any:

@@ -22,7 +22,7 @@ from vlm_neurons.scanning.state import TENSORS, TopSamples
 from vlm_neurons.sites.protocol import IndexedBy
 from vlm_neurons.units import Pole
 
-FORMAT = 4  # 1 had no moments, 2 none of third order, 3 no day
+FORMAT = 5  # 1 had no moments, 2 none of third order, 3 no day, 4 one number of images for all neurons
 Column = tuple[str, Pole]  # hook, pole
 LOGS = (".log", ".out", ".err")  # what schedulers write beside a run
 States = dict[Column, TopSamples]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vlm_neurons.scanning.summarise import Positions, RowTokens, take
@@ -25,17 +25,17 @@ class Moments:
     """Sums over the images seen so far, of the neurons of one tensor.
 
     A sample with several images counts as one image. Samples without visual or without text tokens are left out: they
-    have no V or no T.
+    have no V or no T. So are, neuron by neuron, those where it is defined at no visual or at no text token.
 
     Attributes:
         sums: of V, T, V^2, T^2, V T, V^3, V^2 T, V T^2 and T^3.
         active: in how many images V, and T, is above 0.
-        n_images: images.
+        n_images: images with a V and a T.
     """
 
     sums: Float[Tensor, "d 9"]
     active: Int[Tensor, "d 2"]
-    n_images: Int[Tensor, ""]
+    n_images: Int[Tensor, "d"]
 
     @classmethod
     def empty(cls, d: int, device: torch.device | str = "cpu") -> Moments:
@@ -43,7 +43,7 @@ class Moments:
         return cls(
             torch.zeros(d, 9, dtype=torch.float64, device=device),
             torch.zeros(d, 2, dtype=torch.int32, device=device),
-            torch.zeros((), dtype=torch.int64, device=device),
+            torch.zeros(d, dtype=torch.int64, device=device),
         )
 
     @property
@@ -52,11 +52,12 @@ class Moments:
         return sum(getattr(self, name).nbytes for name in MOMENTS)
 
     def update(self, visual: Float[Tensor, "row d"], text: Float[Tensor, "row d"]) -> None:
-        """Take in V and T of images that were not seen before; see `image_means`."""
-        v, t = visual.double(), text.double()
+        """Take in V and T of images that were not seen before; see `image_means`. NaN is none."""
+        there = ~(visual.isnan() | text.isnan())
+        v, t = (one.double().masked_fill(~there, 0) for one in (visual, text))
         self.sums += torch.stack(sums_of(v, t), 1)
         self.active += torch.stack([(v > 0).sum(0), (t > 0).sum(0)], 1).to(torch.int32)
-        self.n_images += len(v)
+        self.n_images += there.sum(0)
 
     def merge(self, other: Moments) -> None:
         """Take in the sums over other images.
@@ -87,9 +88,18 @@ def sums_of(v: Float[Tensor, "row d"], t: Float[Tensor, "row d"]) -> list[Float[
 
 
 def image_means(
-    acts: Float[Tensor, "token d"], rows: Sequence[RowTokens], pole: Pole = "+"
+    acts: Float[Tensor, "token d"],
+    rows: Sequence[RowTokens],
+    pole: Pole = "+",
+    defined: Bool[Tensor, "token d"] | None = None,
 ) -> tuple[Float[Tensor, "row d"], Float[Tensor, "row d"]]:
     """V and T of the samples that have both visual and text tokens, in float32.
+
+    Args:
+        acts: activations; -inf (of the negative pole: inf) where a neuron is not defined.
+        rows: which tokens belong to which sample.
+        pole: `"-"` for the negated activations.
+        defined: where neurons are, if not everywhere; NaN is the mean where one is at no such token.
 
     >>> row = RowTokens(visual=slice(0, 2), text=slice(2, 3), other=slice(0, 0))
     >>> [m.tolist() for m in image_means(torch.tensor([[1.0], [-3.0], [2.0]]), [row])]
@@ -100,7 +110,8 @@ def image_means(
     def mean(where: Positions) -> Tensor:
         tokens = take(acts, where)
         positive = tokens.clamp(min=0) if pole == "+" else tokens.clamp(max=0)
-        total = positive.sum(0, dtype=torch.float32) / len(tokens)
+        count = len(tokens) if defined is None else take(defined, where).sum(0)
+        total = positive.sum(0, dtype=torch.float32) / count
         return total if pole == "+" else -total
 
     if not both:

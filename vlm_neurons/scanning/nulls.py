@@ -18,6 +18,7 @@ from torch import Tensor
 from vlm_neurons.models.adapters import along, module_at
 from vlm_neurons.models.held import weight_of
 from vlm_neurons.sites import at
+from vlm_neurons.sites.mlp import OfExpert
 
 if TYPE_CHECKING:
     from vlm_neurons.models import HookedVLM
@@ -64,7 +65,7 @@ def random_units(model: HookedVLM, places: Sequence[str], n: int, seed: int = 0)
 
     Args:
         model: whose layers they are in.
-        places: what is scanned.
+        places: what is scanned. Experts have none: a router trained with them chooses their tokens.
         n: how many in a layer.
         seed: of the weights.
     """
@@ -72,7 +73,9 @@ def random_units(model: HookedVLM, places: Sequence[str], n: int, seed: int = 0)
     hf = model.bridge.original_model
     for place in places:
         site, layer = at(place)
-        if site.name not in SITES or not n or mlps.act is None or (site.name == "post" and mlps.up is None):
+        if site.name not in SITES or isinstance(site, OfExpert) or not n or mlps.act is None:
+            continue
+        if site.name == "post" and mlps.up is None:
             continue
         generator = torch.Generator().manual_seed(seed * 1000 + layer)
         parts = [(mlps.into, mlps.of_gates)] + ([(str(mlps.up), mlps.of_up)] if site.name == "post" else [])

@@ -208,12 +208,12 @@ def places_of(model: HookedVLM, site: str | Site | Sequence[str | Site]) -> tupl
             places += model.site_hooks(one)  # a hook, or an error that says what is like it
             continue
         found = named(one)
-        layers = found.layers(model.hook_dict)
-        if not layers:
+        own = found.places(model.hook_dict)
+        if not own:
             what = "layer with its hooks" if found.layered else f"hook {found.hooks([0])[0]!r}"
             raise ValueError(f"site {found.name!r}: {model.name} has no {what} (model.hook_map() lists all)")
         names.append(found.name)
-        places += [found.place(layer) for layer in layers]
+        places += own
     if not places:
         raise ValueError(
             f"site={site!r}: choose from {', '.join(site_names())}, or name a hook such as blocks.0.hook_mlp_out"

@@ -136,22 +136,25 @@ class Recorder:
             if self.states[column].peak_all.device != acts.device:  # a model spread over devices
                 self._move(column, acts.device)
             ids = ids.to(acts.device)
-            if self.fused is not None and kinds is not None:
+            if self.fused is not None and kinds is not None and defined is None:
                 summary, found, means = self.fused(acts, kinds, self.n_visual, self.n_text, pole)
                 means = of_both(means, rows)
             else:
-                summary, found, means = self._in_steps(column, acts.flatten(0, 1), rows, ids)
+                there = None if defined is None else defined.flatten(0, 1)
+                summary, found, means = self._in_steps(column, acts.flatten(0, 1), rows, ids, there)
             broken |= found.broken()
             if column in self.moments:
                 self.moments[column].update(*means)
             self.states[column].update(summary, ids, found.peak_all)
         return broken
 
-    def _in_steps(self, column: Column, acts: Tensor, rows: list[RowTokens], ids: Tensor) -> Parts:
+    def _in_steps(
+        self, column: Column, acts: Tensor, rows: list[RowTokens], ids: Tensor, defined: Tensor | None
+    ) -> Parts:
         """The summaries one after the other."""
         pole = column[1]
         found = extremes(acts, rows, pole)
-        means = image_means(acts, rows, pole)
+        means = image_means(acts, rows, pole, defined)
         if acts.device.type != "cpu":  # to ask which columns can enter would stop a GPU in every layer
             return summarise(acts, rows, self.n_visual, self.n_text, pole), found, means
         enters = self.states[column].enters(found.score, ids)

@@ -52,6 +52,10 @@ class Site(Protocol):
         """The layers that a model with these hook points has units in."""
         ...
 
+    def places(self, points: Iterable[str]) -> list[str]:
+        """What a scan of this site looks at in a model with these hook points: its layers, as `place` names them."""
+        return [self.place(layer) for layer in self.layers(points)]
+
     def hooks(self, layers: Sequence[int]) -> list[str]:
         """Hooks to read, in the order in which they fire."""
         ...
@@ -64,8 +68,7 @@ class Site(Protocol):
         """Values of all units of one layer, and where they are defined (None: everywhere).
 
         Where a unit is not defined (the neuron of an expert that was not chosen) its value does not matter: it is left
-        out of scans (but that it counts as 0 in the means of a modality test) and of evidence (NaN), recorded as 0, and
-        edits leave it alone.
+        out of scans, NaN in evidence and recordings, and edits leave it alone.
 
         Args:
             tensors: the `hooks` of that layer.

@@ -10,14 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlm_neurons._checks import short
-from vlm_neurons.sites.mlp import MLPS, AnyHook
+from vlm_neurons.sites.mlp import MLPS, AnyHook, expert_at
 from vlm_neurons.sites.protocol import Address, IndexedBy, Site, Tensors
 
 _SITES: dict[str, Site] = {site.name: site for site in MLPS}
 FORMS = (
-    "write L3N17 (gate), post:L3N17, P0N5 (projector), V1N2 (vision tower), NAME:L12F345 (a dictionary called NAME), "
-    "NAME:red (a direction; vn.sites.register makes it known) or hook:index such as blocks.3.hook_mlp_out:17; a "
-    "trailing - is the negative pole"
+    "write L3N17 (gate), L3E5N17 (of expert 5), post:L3N17, P0N5 (projector), V1N2 (vision tower), NAME:L12F345 (a "
+    "dictionary called NAME), NAME:red (a direction; vn.sites.register makes it known) or hook:index such as "
+    "blocks.3.hook_mlp_out:17; a trailing - is the negative pole"
 )
 
 
@@ -122,7 +122,8 @@ def site_of_hook(place: str) -> tuple[Site, int] | None:
     >>> vn.sites.site_of_hook("blocks.3.mlp.hook_act")[0].name
     'gate'
     """
-    return next(((s, layer) for s in _SITES.values() if (layer := s.layer_of(place)) is not None), None)
+    found = ((s, layer) for s in _SITES.values() if (layer := s.layer_of(place)) is not None)
+    return next(found, None) or expert_at(place)
 
 
 def at(place: str) -> tuple[Site, int]:

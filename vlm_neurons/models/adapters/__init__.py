@@ -16,7 +16,7 @@ from vlm_neurons.models.adapters.llava import LLAVA, VIPLLAVA
 from vlm_neurons.models.adapters.llava_next import LLAVA_NEXT
 from vlm_neurons.models.adapters.llava_onevision import LLAVA_ONEVISION
 from vlm_neurons.models.adapters.pixtral import MISTRAL3, PIXTRAL
-from vlm_neurons.models.adapters.qwen import QWEN2_5_VL, QWEN2_VL, QWEN3_5, QWEN3_VL
+from vlm_neurons.models.adapters.qwen import QWEN2_5_VL, QWEN2_VL, QWEN3_5, QWEN3_VL, QWEN3_VL_MOE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,6 +36,7 @@ FAMILIES: dict[str, Adapter] = {
         QWEN2_VL,
         QWEN2_5_VL,
         QWEN3_VL,
+        QWEN3_VL_MOE,
         QWEN3_5,
         PIXTRAL,
         MISTRAL3,
@@ -62,7 +63,7 @@ _NO_RECORD = 'nobody has written its record yet: vlm_neurons/models/README.md, "
 REFUSED = {
     **dict.fromkeys(("blip-2", "instructblip", "instructblipvideo", "idefics2", "aria"), _QUERIES),
     **dict.fromkeys(("mllama", "idefics"), _CROSS),
-    **dict.fromkeys(("qwen3_vl_moe", "qwen3_5_moe", "glm4v_moe", "llama4"), _EXPERTS),
+    **dict.fromkeys(("qwen3_5_moe", "glm4v_moe", "llama4"), _EXPERTS),
     **dict.fromkeys(("cohere2_vision", "deepseek_vl_hybrid", "molmo2"), _NO_RECORD),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,6 +157,8 @@ class Adapter:
         plain: (placeholder, prompt, number of images, BOS) -> text before the response, and what joins them: where the
             processor has no chat template.
         check: raises a ValueError for a config that is not supported.
+        experts: the experts of layers that have some, whose neurons are sites gate and post too.
+        beside_experts: a module of every such layer that is given [batch, pos, d_model] before its experts run.
         limits: what does not work, for `families`.
     """
 
@@ -193,6 +196,8 @@ class Adapter:
     replace: Callable[[Given, int, Placed], str] = by_processor
     plain: Callable[[str, str, int, str], tuple[str, str]] = as_llava
     check: Callable[[Any], None] = lambda config: None
+    experts: str = ""
+    beside_experts: str = "model.language_model.layers.{i}.mlp"
     limits: str = ""
 
     @property
@@ -240,7 +245,8 @@ def module_at(model: nn.Module, path: str) -> Any:
 
 def along(model: nn.Module, paths: Paths) -> Iterator[tuple[int, str]]:
     """The layers of a path with `{i}`, and their paths; layer 0 for a path without. Several paths: the layers of one,
-    then those of the next.
+    then those of the next. Where layers differ, a "?" behind a part says that some have no such module: the path goes
+    on without it, or if it is the last part, has no such layer.
 
     Raises:
         LookupError: the model has no such modules.
@@ -249,5 +255,27 @@ def along(model: nn.Module, paths: Paths) -> Iterator[tuple[int, str]]:
     for path in (paths,) if isinstance(paths, str) else paths:
         before, layered, _ = path.partition(".{i}")
         for i in range(len(module_at(model, before)) if layered else 1):
-            yield layer, path.format(i=i)
+            found = _existing(model, path.format(i=i))
+            if found is not None:
+                yield layer, found
             layer += 1
+
+
+def _existing(model: nn.Module, path: str) -> str | None:
+    """A path without its parts with "?" that are not there; None if that is the last."""
+    *parts, last = path.split(".")
+    found = ""
+    for part in (*parts, last):
+        name = part.removesuffix("?")
+        longer = f"{found}.{name}" if found else name
+        if name == part or _has(model, longer):
+            found = longer
+        elif part is last:
+            return None
+    return found
+
+
+def _has(model: nn.Module, path: str) -> bool:
+    with suppress(LookupError):
+        return module_at(model, path) is not None
+    return False

@@ -132,6 +132,17 @@ QWEN3_VL = replace(
         rows=in_order,
     ),
 )
+MLP = "model.language_model.layers.{i}.mlp."
+QWEN3_VL_MOE = replace(
+    QWEN3_VL,
+    name="qwen3_vl_moe",
+    architecture="Qwen3VLMoeForConditionalGeneration",
+    towers=("qwen3_vl_moe_vision", "qwen3_vl_moe"),
+    backbones=("qwen3_vl_moe_text",),
+    # layers have an MLP or experts
+    backbone=MLPs(into=MLP + "gate_proj?", up=MLP + "up_proj?", act=MLP + "act_fn?", out=MLP + "down_proj?"),
+    experts=MLP + "experts?",
+)
 # Some layers of the backbone mix positions without attention; their MLPs are the same.
 QWEN3_5 = replace(
     QWEN3_VL,

@@ -1,0 +1,114 @@
+"""Neurons of experts are where their expert was chosen, and nowhere else: against transformers' own modules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import builders
+import numpy as np
+import pytest
+import tiny
+import torch
+from test_family_parity import experts_of, raw_sites
+from test_family_scan import some_data
+from torch import Tensor
+
+import vlm_neurons as vn
+from vlm_neurons.evidence import load
+from vlm_neurons.hooks import record, scale
+from vlm_neurons.models import Batch
+
+NAMES = [name for name in builders.FAMILIES if name.endswith("moe")]
+
+
+@pytest.fixture(params=NAMES)
+def family(request: pytest.FixtureRequest) -> builders.Made:
+    return builders.made(request.param)
+
+
+def prepared(family: builders.Made, data: vn.ImageTextData, i: int) -> Batch:
+    sample = data[i]
+    return family.model.prepare([sample.load_images()], [sample.prompt], [sample.response])
+
+
+def own(family: builders.Made, batch: Batch, neuron: str) -> Tensor:
+    """Values [batch, pos] by transformers' modules; NaN where the expert was not chosen."""
+    at = vn.Neuron.parse(neuron)
+    return raw_sites(family, batch)[1][at.hook][..., at.index]
+
+
+def test_ids_of_experts_are_read_and_written(family: builders.Made):
+    for text in ("L3E5N17", "post:L3E15N7-", "L0E0N0-"):
+        assert vn.Neuron.parse(text).id == text
+    assert vn.Neuron.parse("L3E5N17") == vn.Neuron("blocks.3.mlp.experts.5.hook_act", 17)
+    for wrong in ("V1E2N3", "L3E5", "L3EN7"):
+        with pytest.raises(ValueError, match="is not a neuron id: write L3N17"):
+            vn.Neuron.parse(wrong)
+
+
+def test_an_expert_or_neuron_that_is_not_there_is_named(family: builders.Made):
+    batch = family.model.prepare([None], "Hi", "A dog.")
+    with pytest.raises(KeyError, match=r"experts.99.hook_act': this model has no expert 99 in layer 1"):
+        family.model.run_with_hooks(batch, fwd_hooks=record("L1E99N0", {}))
+    with pytest.raises(IndexError, match=r"L1E0N999: blocks.1.mlp.experts.0.hook_act has \d+ neurons"):
+        family.model.run_with_hooks(batch, fwd_hooks=record("L1E0N999", {}))
+
+
+@torch.no_grad()
+def test_they_are_recorded_where_their_expert_was_chosen(family: builders.Made):
+    batch = family.model.prepare([[tiny.image(70, 41)], []], tiny.PROMPTS[:2], tiny.RESPONSES[:2])
+    seen: dict[str, Any] = {}
+    plain = family.model(batch)
+    ids = [f"L1E{e}N3" for e in range(len(experts_of(family.reference)[1].down_proj))]
+    assert torch.equal(family.model.run_with_hooks(batch, fwd_hooks=record(ids, seen)), plain)
+    real, chosen = batch.attention_mask.bool(), 0
+    for neuron in ids:
+        expected = own(family, batch, neuron)[real]
+        assert torch.equal(seen[neuron][real].isnan(), expected.isnan())
+        assert torch.allclose(seen[neuron][real].nan_to_num(), expected.nan_to_num(), atol=1e-4)
+        chosen += int((~expected.isnan()).sum())
+    assert chosen == int(real.sum()) * family.reference.config.text_config.num_experts_per_tok
+
+
+@torch.no_grad()
+def test_twice_an_expert_is_twice_its_share_of_the_layer(family: builders.Made):
+    batch = family.model.prepare([None], "Hi", "A dog.")
+    out = "blocks.1.hook_mlp_out"
+    _, cache = family.model.run_with_cache(batch)
+    hook = "blocks.1.mlp.experts.1.hook_post"
+    with family.model.hooks(fwd_hooks=scale(hook, by=2.0)):
+        _, doubled = family.model.run_with_cache(batch, names_filter=[out])
+    chosen = cache["blocks.1.mlp.experts.hook_chosen"] == 1
+    weight = (cache["blocks.1.mlp.experts.hook_weights"] * chosen).sum(-1, keepdim=True)
+    share = weight * (cache[hook].nan_to_num() @ experts_of(family.reference)[1].down_proj[1].T)
+    assert torch.allclose(doubled[out] - cache[out], share, atol=1e-4) and share.abs().max() > 0.1
+
+
+@torch.no_grad()
+def test_absent_neurons_are_in_no_mean_class_or_exemplar(family: builders.Made, tmp_path: Path):
+    data, neurons = some_data(6), ["L1E0N3", "post:L1E1N2-"]
+    run = vn.scan(family.model, data, ["gate", "post"], top_n=6, batch_size=1, out=tmp_path, progress=False)
+    table = vn.classify(run).set_index("neuron")
+    vn.gather_evidence(family.model, data, run, neurons, n_top=3, n_spare=2, out=run, progress=False)
+    evidence = load(tmp_path / "evidence")
+    for neuron in neurons:
+        at, sums, n, samples = vn.Neuron.parse(neuron), np.zeros(2), 0, 0
+        sign = -1 if at.pole == "-" else 1
+        for i in range(len(data)):
+            batch = prepared(family, data, i)
+            values = sign * own(family, batch, neuron)
+            parts = [values[batch.mask(kind)] for kind in ("visual", "text")]
+            parts = [part[~part.isnan()] for part in parts]
+            samples += any(map(len, parts))
+            if all(map(len, parts)):
+                sums += [float(part.clamp(min=0).mean()) for part in parts]
+                n += 1
+        moments = run.moments(at.hook, at.pole)
+        np.testing.assert_allclose(moments.sums[at.index, :2], sums, rtol=1e-3, atol=1e-4)
+        assert moments.n_images[at.index] == n and table.loc[neuron, "n_samples"] == samples
+        for e in evidence[neuron].exemplars:
+            batch = prepared(family, data, e.seen.sample)
+            values = sign * own(family, batch, neuron)[0]
+            words = values[~batch.mask("visual")[0]].numpy()
+            np.testing.assert_allclose(e.token_acts, words, rtol=1e-3, atol=1e-4)
