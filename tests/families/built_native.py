@@ -117,6 +117,19 @@ GLM = (
 
 def glm4v() -> tuple[Any, Any]:
     """GLM-4V: gates and what they are multiplied by in one matrix; norms on both sides."""
+    return _glm("Glm4v")
+
+
+def glm4v_moe() -> tuple[Any, Any]:
+    """GLM-4V with experts: the first layer of the backbone has an MLP, the others experts beside one."""
+    experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 20, "n_group": 2,
+               "topk_group": 2, "num_hidden_layers": 3, "routed_scaling_factor": 1.5}  # fmt: skip
+    hf_model, processor = _glm("Glm4vMoe", **experts)
+    hf_model.set_experts_implementation("eager")  # the order of sums
+    return hf_model, processor
+
+
+def _glm(kind: str, **more: Any) -> tuple[Any, Any]:
     from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
 
     begin, end, image = "<|begin_of_image|>", "<|end_of_image|>", "<|image|>"
@@ -124,12 +137,12 @@ def glm4v() -> tuple[Any, Any]:
     tok = tokenizer(*marks, "<|user|>", "<|assistant|>", bos="[gMASK]", eos="<|endoftext|>", add_bos=False,
                     named={"image_token": image, "video_token": "<|video|>"})  # fmt: skip
     rope = ROPE | {"partial_rotary_factor": 1.0}
-    config = hf.Glm4vConfig(
+    config = getattr(hf, f"{kind}Config")(
         vision_config={
             "depth": 2, "hidden_size": 24, "num_heads": 2, "patch_size": 7, "out_hidden_size": 32, "image_size": 56,
             "intermediate_size": 40,
         },
-        text_config=backbone(tok, rope_parameters=rope, head_dim=8),
+        text_config=backbone(tok, rope_parameters=rope, head_dim=8, **more),
         image_token_id=tok.convert_tokens_to_ids(image), video_token_id=tok.convert_tokens_to_ids("<|video|>"),
         image_start_token_id=tok.convert_tokens_to_ids(begin), image_end_token_id=tok.convert_tokens_to_ids(end),
     )  # fmt: skip
@@ -138,7 +151,7 @@ def glm4v() -> tuple[Any, Any]:
         hf.Glm4vProcessor, image_processor=Glm4vImageProcessorPil(patch_size=7, merge_size=2, size=sizes),
         tokenizer=tok, video_processor=None, chat_template=GLM,
     )  # fmt: skip
-    return random(hf.Glm4vForConditionalGeneration(config)), processor
+    return random(getattr(hf, f"{kind}ForConditionalGeneration")(config)), processor
 
 
 # What the template of mistral-community/pixtral-12b does with images and text.
@@ -188,6 +201,7 @@ FAMILIES = {
     "qwen3_vl_moe": qwen3_vl_moe,
     "qwen3_5": qwen3_5,
     "glm4v": glm4v,
+    "glm4v_moe": glm4v_moe,
     "pixtral": pixtral,
     "mistral3": mistral3,
 }

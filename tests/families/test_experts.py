@@ -87,10 +87,10 @@ def test_twice_an_expert_is_twice_its_share_of_the_layer(family: builders.Made):
 
 @torch.no_grad()
 def test_absent_neurons_are_in_no_mean_class_or_exemplar(family: builders.Made, tmp_path: Path):
-    data, neurons = some_data(6), ["L1E0N3", "post:L1E1N2-"]
-    run = vn.scan(family.model, data, ["gate", "post"], top_n=6, batch_size=1, out=tmp_path, progress=False)
+    data, neurons = some_data(4), ["L1E0N3", "post:L1E1N2-"]
+    run = vn.scan(family.model, data, ["gate", "post"], top_n=4, batch_size=4, out=tmp_path, progress=False)
     table = vn.classify(run).set_index("neuron")
-    vn.gather_evidence(family.model, data, run, neurons, n_top=3, n_spare=2, out=run, progress=False)
+    vn.gather_evidence(family.model, data, run, neurons, n_top=2, n_spare=1, out=run, progress=False)
     evidence = load(tmp_path / "evidence")
     for neuron in neurons:
         at, sums, n, samples = vn.Neuron.parse(neuron), np.zeros(2), 0, 0

@@ -9,7 +9,7 @@ from vlm_neurons.models.adapters.aya import AYA_VISION
 from vlm_neurons.models.adapters.deepseek import DEEPSEEK_VL
 from vlm_neurons.models.adapters.gemma import GEMMA3, PALIGEMMA, PALIGEMMA2
 from vlm_neurons.models.adapters.gemma4 import GEMMA4
-from vlm_neurons.models.adapters.glm import GLM4V
+from vlm_neurons.models.adapters.glm import GLM4V, GLM4V_MOE
 from vlm_neurons.models.adapters.idefics3 import IDEFICS3, SMOLVLM
 from vlm_neurons.models.adapters.internvl import INTERNVL
 from vlm_neurons.models.adapters.llava import LLAVA, VIPLLAVA
@@ -45,6 +45,7 @@ FAMILIES: dict[str, Adapter] = {
         PALIGEMMA2,
         DEEPSEEK_VL,
         GLM4V,
+        GLM4V_MOE,
         GEMMA4,
         AYA_VISION,
     )
@@ -56,14 +57,14 @@ _QUERIES = (
 )
 _CROSS = "its language model reads pictures by cross-attention: no token of its own is a patch"
 _EXPERTS = (
-    "its backbone is a mixture of experts, whose neurons are computed only for tokens that chose their expert: not yet "
-    "written"
+    "its mixture of experts is of another kind than those that are read (it weighs the expert that all tokens share, "
+    "or computes every expert for every token): not yet written"
 )
 _NO_RECORD = 'nobody has written its record yet: vlm_neurons/models/README.md, "Add a family"'
 REFUSED = {
     **dict.fromkeys(("blip-2", "instructblip", "instructblipvideo", "idefics2", "aria"), _QUERIES),
     **dict.fromkeys(("mllama", "idefics"), _CROSS),
-    **dict.fromkeys(("qwen3_5_moe", "glm4v_moe", "llama4"), _EXPERTS),
+    **dict.fromkeys(("qwen3_5_moe", "llama4"), _EXPERTS),
     **dict.fromkeys(("cohere2_vision", "deepseek_vl_hybrid", "molmo2"), _NO_RECORD),
 }
 

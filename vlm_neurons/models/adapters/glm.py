@@ -1,11 +1,12 @@
-"""GLM-4V (GLM-4.1V): images at their own shape, as in Qwen-VL; gates and what they are multiplied by in one matrix."""
+"""GLM-4V: images at their own shape, as in Qwen-VL; gates and what they are multiplied by in one matrix (GLM-4.1V), or
+experts (GLM-4.5V)."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from vlm_neurons.models.adapters.adapter import MLPs
-from vlm_neurons.models.adapters.llava import in_order
+from vlm_neurons.models.adapters.llava import gated, in_order
 from vlm_neurons.models.adapters.qwen import LAYER, MERGER, QWEN2_VL, by_token
 
 BACKBONE = "model.language_model.layers.{i}."
@@ -33,4 +34,16 @@ GLM4V = replace(
     ),
     post_norm=BACKBONE + "post_mlp_layernorm",
     limits="no video; scans see the positive pole of the gated tower's and merger's neurons",
+)
+# Layers have an MLP, or experts beside one that takes every token: L3N17 is a neuron of that one.
+GLM4V_MOE = replace(
+    GLM4V,
+    name="glm4v_moe",
+    architecture="Glm4vMoeForConditionalGeneration",
+    towers=("glm4v_moe_vision",),
+    backbones=("glm4v_moe_text",),
+    backbone=gated("model.language_model.", "mlp.shared_experts?."),
+    experts=BACKBONE + "mlp.experts?",
+    norms=QWEN2_VL.norms,
+    post_norm=QWEN2_VL.post_norm,
 )

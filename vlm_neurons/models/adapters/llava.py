@@ -77,9 +77,9 @@ def in_order(given: Given, placed: Placed) -> list[int]:
     return list(range(len(placed.shown)))
 
 
-def gated(backbone: str) -> MLPs:
-    """The MLPs of a language model that is at this path."""
-    layer = backbone + "layers.{i}.mlp."
+def gated(backbone: str, mlp: str = "mlp.") -> MLPs:
+    """The MLPs of a language model that is at this path, where they are in a layer."""
+    layer = backbone + "layers.{i}." + mlp
     return MLPs(into=layer + "gate_proj", up=layer + "up_proj", act=layer + "act_fn", out=layer + "down_proj")
 
 
