@@ -79,6 +79,8 @@ class AtHook(Site):
             ValueError: it has another width.
         """
         tensor = tensors[self.hook]
+        if tensor.dim() == 4 and tensor.shape[-1] < self.width:  # by head
+            tensor = tensor.flatten(-2)
         if tensor.shape[-1] != self.width:
             raise ValueError(
                 f"{self.name} is made for vectors of {self.width} numbers, {self.hook} holds {tuple(tensor.shape)}: "
@@ -87,11 +89,20 @@ class AtHook(Site):
         return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
     def moved(
-        self, tensors: Mapping[str, Tensor], by: Float[Tensor, "*batch_pos width"]
-    ) -> dict[str, Float[Tensor, "*batch_pos width"]]:
-        """The hook's tensor with something added, in its own dtype: as it was where that is 0."""
-        tensor = tensors[self.hook]
-        return {self.hook: tensor + by.to(tensor)}
+        self, tensors: Mapping[str, Tensor], by: Float[Tensor, "*batch_pos d"], hook: str | None = None
+    ) -> dict[str, Tensor]:
+        """The tensor of its hook, or of another one, with something added, in its own dtype: as it was where that is 0.
+
+        Raises:
+            ValueError: the other hook has another width.
+        """
+        hook = hook or self.hook
+        tensor = tensors[hook]
+        if by.shape[-1] != tensor.shape[-1] and by.numel() != tensor.numel():
+            raise ValueError(
+                f"{self.name} writes vectors of {by.shape[-1]} numbers, {hook} holds {tuple(tensor.shape)}"
+            )
+        return {hook: tensor + by.to(tensor).reshape(tensor.shape)}
 
 
 def digest_of(facts: Iterable[object], tensors: Iterable[Tensor]) -> str:
