@@ -16,8 +16,8 @@ from vlm_neurons.models import HookedVLM
 from vlm_neurons.scanning import Run, scan
 from vlm_neurons.tokens import MODALITIES, TokenKind
 
-SITES = ["gate", "post", "projector", "vision", "blocks.1.hook_mlp_out"]
-POST, PROJECTOR, MLP_OUT = "blocks.1.mlp.hook_post", "projector.0.hook_post", "blocks.1.hook_mlp_out"
+SITES = ["gate", "post", "projector", "vision", "blocks.1.ln1.hook_out"]  # the last one is the bridge's alone
+POST, PROJECTOR, NORMED = "blocks.1.mlp.hook_post", "projector.0.hook_post", "blocks.1.ln1.hook_out"
 WORDS = "the red blue dog cat train and people grass picture small two".split()  # noqa: SIM905
 
 
@@ -76,7 +76,7 @@ def test_scan_and_labels_equal_brute_force_at_equal_batches(tmp_path, dtype):
     run = scan(model, data, SITES, 6, 3, 2, batch_size=3, block_size=7, out=tmp_path / "run", progress=False)
     table = classify(run, n_visual=3).set_index(["hook", "pole", "index"])
     assert {hook for hook, _ in run.columns} == {hook for site in SITES for hook in model.site_hooks(site)}
-    assert [pole for hook, pole in run.columns if hook in (POST, MLP_OUT)] == ["+", "-"] * 2
+    assert [pole for hook, pole in run.columns if hook in (POST, NORMED)] == ["+", "-"] * 2
     everything = record(model, data, sorted({hook for hook, _ in run.columns}), batches_of(15, 3, 7))
     for hook, pole in run.columns:
         found = run.top(hook, pole)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 # and where they are defined; of what is indexed by image also which patch of the batch each position is
 Values = tuple[Float[Tensor, "item pos unit"], Bool[Tensor, "item pos unit"] | None, Int[Tensor, "pos"] | None]
+Also = Callable[[str, dict[str, Tensor], Tensor], None]
 Take = Callable[[str, Float[Tensor, "item pos unit"], Bool[Tensor, "item pos unit"] | None], None]
 
 
@@ -61,13 +62,14 @@ def together(hooks: Sequence[str], fn: Callable[[dict[str, Tensor]], R]) -> list
     return [*((name, keeper(name)) for name in early), (last, finish)]
 
 
-def readers(places: Iterable[str], take: Take) -> dict[str, Callable[[Tensor], None]]:
+def readers(places: Iterable[str], take: Take, also: Also | None = None) -> dict[str, Callable[[Tensor], None]]:
     """Functions for `HookedVLM.observe` that read layers of sites.
 
     Args:
         places: see `vlm_neurons.sites.Address`.
         take: is given place, values of all units, and where they are defined (None: everywhere), once a pass; nothing
             of a site that is indexed by image where the batch has no image.
+        also: is given place, what it was read from, and values, before `take` is.
 
     Returns:
         One function per hook that the places need.
@@ -77,7 +79,10 @@ def readers(places: Iterable[str], take: Take) -> dict[str, Callable[[Tensor], N
         site, layer = at(place)
 
         def read(tensors: dict[str, Tensor], place: str = place, site: Site = site) -> None:
-            take(place, *site.read(tensors))
+            values, defined = site.read(tensors)
+            if also is not None:
+                also(place, tensors, values)
+            take(place, values, defined)
 
         for hook, fn in together(site.hooks([layer]), read):
             found.setdefault(hook, []).append(fn)

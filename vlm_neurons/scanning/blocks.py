@@ -118,6 +118,7 @@ def write_block(
     path: Path,
     states: States,
     moments: Sums,
+    fits: dict[str, Tensor],
     samples: dict[str, Tensor],
     skipped: Iterable[Skip],
     block: int,
@@ -130,13 +131,14 @@ def write_block(
         path: the file.
         states: one state for every hook and pole.
         moments: one for every hook and pole that sees both images and text.
+        fits: what dictionaries explain, by tensor name; see `dictionary_fits`.
         samples: tensors with one entry per scanned sample: `id`, `n_visual_tokens`, `n_text_tokens`.
         skipped: samples of the block that were not scanned.
         block: number of the block.
         run: digest of the run's identity, so that a block of another run is never merged.
         made_with: threads and versions, as JSON.
     """
-    tensors = {f"samples/{name}": tensor for name, tensor in samples.items()}
+    tensors = {f"samples/{name}": tensor for name, tensor in samples.items()} | fits
     parts: list[tuple[Column, TopSamples | Moments]] = [*states.items(), *moments.items()]
     for column, part in parts:
         tensors |= {tensor_name(column, name): tensor for name, tensor in part.tensors().items()}

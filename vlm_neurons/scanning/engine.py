@@ -15,6 +15,7 @@ from vlm_neurons.models.reading import hooks_of
 from vlm_neurons.protocols import ConceptBank
 from vlm_neurons.scanning.blocks import Skip, check_place
 from vlm_neurons.scanning.concept_job import Asked, ConceptJob
+from vlm_neurons.scanning.dictionary_fits import in_words
 from vlm_neurons.scanning.fused import choose
 from vlm_neurons.scanning.identity import day_of, describe_scan, made_with
 from vlm_neurons.scanning.job import Job
@@ -198,7 +199,7 @@ def _scan_share(job: Job, first: Loaded, rank: int, world: int, console: Console
 
 
 def _done(run: Run) -> str:
-    return f"{run.summary()}. Run directory: {run.path}"
+    return f"{run.summary()}.{in_words(run)} Run directory: {run.path}"
 
 
 def _with_responses(

@@ -112,7 +112,8 @@ class Job:
         order = torch.tensor(counts["id"], dtype=torch.int32).argsort()
         samples = {name: torch.tensor(values, dtype=torch.int32)[order] for name, values in counts.items()}
         path = self.run.block_path(block)
-        write_block(path, recorder.states, recorder.moments, samples, skipped, block, self.run.identity, self.made_with)
+        sums = recorder.moments, recorder.fitting.tensors()
+        write_block(path, recorder.states, *sums, samples, skipped, block, self.run.identity, self.made_with)
         self.remember(recorder.states)
 
     def _turn(self, recorder: Recorder, block: int, fold: int, sample: int | None) -> int:

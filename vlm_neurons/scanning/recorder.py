@@ -12,6 +12,7 @@ from torch import Tensor
 from vlm_neurons.models.reading import Values, each, of_tokens, readers
 from vlm_neurons.scanning.blocks import Column, ColumnInfo, States, Sums
 from vlm_neurons.scanning.concept_job import ConceptJob, Told
+from vlm_neurons.scanning.dictionary_fits import Fitting
 from vlm_neurons.scanning.fused import Fused, Parts
 from vlm_neurons.scanning.moments import Moments, image_means, of_both
 from vlm_neurons.scanning.summarise import RowTokens, entering, extremes, rows_by_image, rows_by_kind, summarise
@@ -84,6 +85,7 @@ class Recorder:
         self.n_visual, self.n_text = n_visual, n_text
         self.states: States = {c.column: c.empty(top_n, n_visual, n_text, model.device) for c in columns}
         self.moments: Sums = {c.column: Moments.empty(c.d, model.device) for c in columns if c.indexed_by == "row"}
+        self.fitting = Fitting()
         self.poles: dict[str, list[Pole]] = {}
         for column in columns:
             self.poles.setdefault(column.hook, []).append(column.pole)
@@ -119,7 +121,11 @@ class Recorder:
         places = [place for place in self.poles if batch.pixel_values is not None or not self.by_image[place]]
         if not places:
             return
-        looks = {hook: [fn] for hook, fn in readers(places, take_in).items()}
+
+        def fit(place: str, tensors: dict[str, Tensor], values: Tensor) -> None:
+            self.fitting.see(place, tensors, values, batch.kinds)
+
+        looks = {hook: [fn] for hook, fn in readers(places, take_in, fit).items()}
         if self.concepts is not None and self.sums is not None and told is not None:
             self.sums.begin(batch, self.concepts.asked.maps(told, self.model.device))
             for hook, fns in self.concepts.observers(self.sums).items():

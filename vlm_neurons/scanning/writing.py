@@ -27,6 +27,7 @@ from vlm_neurons.scanning.blocks import (
     tensor_name,
 )
 from vlm_neurons.scanning.concept_files import FOLDER, SHIFTS, check_shifts, join, parts
+from vlm_neurons.scanning.dictionary_fits import fits_of
 from vlm_neurons.scanning.identity import differences, noteworthy
 from vlm_neurons.scanning.run import Run
 from vlm_neurons.synthetic import open_data
@@ -78,6 +79,8 @@ def finish(run: Run, data: ImageTextData, prompt: str) -> None:
             for file in files[1:]:
                 merged.merge(read(file, column))
             tensors |= {tensor_name(column, name): tensor for name, tensor in merged.tensors().items()}
+    for place, fit in fits_of(files).items():
+        tensors |= {f"{place}/fit/{name}": tensor for name, tensor in fit.tensors().items()}
     for fold in range(run.info["parameters"].get("folds", 0)):
         join(run.path, run.identity, fold, range(run.n_blocks))
     made = sorted({file.metadata()["made_with"] for file in files})

@@ -42,6 +42,10 @@ class Codes(Protocol):
         """What latents stand for; `x` is what they were encoded from."""
         ...
 
+    def base(self, x: Float[Tensor, "*batch_pos d_in"]) -> Float[Tensor, "..."]:
+        """What no latents stand for."""
+        ...
+
     def scale(self, x: Float[Tensor, "*batch_pos d_in"]) -> Float[Tensor, "*batch_pos one"] | float:
         """What `rows` are multiplied by at each position."""
         ...
@@ -117,8 +121,12 @@ class Coder:
         self, x: Float[Tensor, "*batch_pos d_in"], z: Float[Tensor, "*batch_pos latent"]
     ) -> Float[Tensor, "*batch_pos d_out"]:
         """What latents stand for."""
+        return z @ self.W_dec * self.scale(x) + self.base(x)
+
+    def base(self, x: Float[Tensor, "*batch_pos d_in"]) -> Float[Tensor, "..."]:
+        """What no latents stand for."""
         mean = x.mean(-1, keepdim=True) if self.norm == "layer_norm" else 0.0
-        return (z @ self.W_dec + self.b_dec) * self.scale(x) + mean
+        return self.b_dec * self.scale(x) + mean
 
     def scale(self, x: Float[Tensor, "*batch_pos d_in"]) -> Float[Tensor, "*batch_pos one"] | float:
         """What normalising divided by."""
@@ -234,6 +242,11 @@ class Wrapped:
     ) -> Float[Tensor, "*batch_pos d_out"]:
         """What latents stand for."""
         return self.given.decode(z.to(self.given.W_dec)).to(x)  # type: ignore[no-any-return]
+
+    def base(self, x: Float[Tensor, "*batch_pos d_in"]) -> Float[Tensor, "..."]:
+        """What no latents stand for: one vector."""
+        none = torch.zeros(1, len(self.given.W_dec)).to(self.given.W_dec)
+        return self.given.decode(none)[0].detach().to(x)  # type: ignore[no-any-return]
 
     def scale(self, x: Float[Tensor, "*batch_pos d_in"]) -> float:
         """1: nothing is normalised."""

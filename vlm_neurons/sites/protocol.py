@@ -91,6 +91,18 @@ class Site(Protocol):
         """
         ...
 
+    def explained(
+        self, tensors: Tensors, values: Float[Tensor, "*batch_pos unit"]
+    ) -> tuple[Float[Tensor, "*batch_pos d"], Float[Tensor, "*batch_pos d"], Float[Tensor, "..."]] | None:
+        """What the units are encoded from, what their values make of it, and what none would (dictionaries): how well
+        that fits is summed up while scanning. None: they are not made to explain anything.
+
+        Args:
+            tensors: as for `read`.
+            values: what `read` gave.
+        """
+        return None
+
     def directions(self, weights: Weights, layer: int) -> Float[Tensor, "unit d_model"]:
         """What one unit of each adds to the residual stream.
 
