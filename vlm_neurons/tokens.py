@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
+from typing import overload
+
+import numpy as np
+from jaxtyping import Float, Int
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
@@ -73,3 +78,68 @@ class Patch:
     box: Box
     original_box: Box
     tile: int = -1
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Patches(Sequence[Patch]):
+    """Patches as arrays, and a `Patch` for each that is looked at: a batch has thousands, and to make and to collect
+    objects for all would cost more than all else that is made of its pictures.
+
+    Attributes:
+        image: of every patch.
+        cells: row, column and tile.
+        boxes: `Patch.box`.
+        original: `Patch.original_box`.
+
+    >>> len(batch.patches), batch.patches[9].row, [patch.column for patch in batch.patches[:3]]
+    (64, 1, [0, 1, 2])
+    """
+
+    image: Int[np.ndarray, "patch"]
+    cells: Int[np.ndarray, "patch 3"]
+    boxes: Float[np.ndarray, "patch 4"]
+    original: Float[np.ndarray, "patch 4"]
+
+    @classmethod
+    def of(cls, patches: Iterable[Patch]) -> Patches:
+        """Arrays of any patches."""
+        if isinstance(patches, Patches):
+            return patches
+        rows = [(p.image, (p.row, p.column, p.tile), p.box, p.original_box) for p in patches]
+        image, cells, boxes, original = zip(*rows, strict=True) if rows else ((), (), (), ())
+        return cls(
+            np.array(image, int), np.array(cells, int).reshape(-1, 3),
+            np.array(boxes, float).reshape(-1, 4), np.array(original, float).reshape(-1, 4),
+        )  # fmt: skip
+
+    @classmethod
+    def joined(cls, parts: Iterable[Iterable[Patch]]) -> Patches:
+        """One after the other."""
+        own = [cls.of(part) for part in parts] or [cls.of(())]
+        names = ("image", "cells", "boxes", "original")
+        return cls(*(np.concatenate([getattr(one, name) for one in own]) for name in names))
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    @overload
+    def __getitem__(self, at: int) -> Patch: ...
+    @overload
+    def __getitem__(self, at: slice) -> Patches: ...
+    def __getitem__(self, at: int | slice) -> Patch | Patches:
+        own = self.image[at], self.cells[at], self.boxes[at], self.original[at]
+        return Patches(*own) if isinstance(at, slice) else next(iter(Patches(*(np.asarray(one)[None] for one in own))))
+
+    def __iter__(self) -> Iterator[Patch]:
+        columns = (one.tolist() for one in (self.image, self.cells, self.boxes, self.original))
+        for image, (row, column, tile), box, original in zip(*columns, strict=True):
+            yield Patch(image, row, column, tuple(box), tuple(original), tile)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __repr__(self) -> str:
+        return repr(tuple(self))

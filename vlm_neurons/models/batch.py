@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -10,13 +9,14 @@ from itertools import accumulate
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vlm_neurons.models.adapters.adapter import Split, one_view
 from vlm_neurons.models.adapters.tiles import on_sheet
-from vlm_neurons.tokens import Patch, TokenKind
+from vlm_neurons.tokens import Patch, Patches, TokenKind
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -78,7 +78,7 @@ class Batch:
     image_inputs: Mapping[str, Tensor]
     image_rows: Int[Tensor, "image"]
     patch_index: Int[Tensor, "batch pos"]
-    patches: tuple[Patch, ...]
+    patches: Sequence[Patch]
     images: tuple[Image.Image, ...]
     grids: tuple[tuple[int, int], ...]
     prompts: tuple[str, ...]
@@ -146,8 +146,7 @@ class Batch:
         >>> batch.patch_counts
         [64]
         """
-        counts = Counter(patch.image for patch in self.patches)
-        return [counts[i] for i in range(len(self.images))]
+        return np.bincount(Patches.of(self.patches).image, minlength=len(self.images)).tolist()  # type: ignore[no-any-return]
 
     @cached_property
     def row_of_patches(self) -> Int[Tensor, "patch"]:
@@ -226,17 +225,16 @@ class Batch:
 
     def take(self, images: Sequence[int]) -> dict[str, Any]:
         """Fields of a batch of some of the images, in another order, repeats allowed; for `dataclasses.replace`."""
-        starts = list(accumulate(self.patch_counts, initial=0))
+        starts, patches = list(accumulate(self.patch_counts, initial=0)), Patches.of(self.patches)
         return {
             "image_inputs": {
                 name: self._pick(name, value, images) for name, value in self.image_inputs.items() if images
             },
             "splits": {name: (dim, [sizes[i] for i in images]) for name, (dim, sizes) in self.splits.items()},
             "site_rows": {site: tuple(rows[i] for i in images) for site, rows in self.site_rows.items()},
-            "patches": tuple(
-                replace(patch, image=new)
-                for new, old in enumerate(images)
-                for patch in self.patches[starts[old] : starts[old + 1]]
+            "patches": Patches.joined(
+                replace(own, image=np.full_like(own.image, new))
+                for new, own in enumerate(patches[starts[old] : starts[old + 1]] for old in images)
             ),
             "images": tuple(self.images[i] for i in images),
             "grids": tuple(self.grids[i] for i in images),
@@ -279,7 +277,9 @@ class Batch:
         if getattr(processor, "do_rescale", False):
             pixels = pixels / processor.rescale_factor
         if pixels.dim() == 4:
-            pixels = on_sheet(pixels, [patch for patch in self.patches if patch.image == i], self.grids[i])
+            start = sum(self.patch_counts[:i])
+            own = Patches.of(self.patches)[start : start + self.patch_counts[i]]
+            pixels = on_sheet(pixels, own, self.grids[i])
         bytes_ = pixels.round().clamp(0, 255).to(torch.uint8)
         return Image.fromarray(bytes_.permute(1, 2, 0).contiguous().numpy())
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from vlm_neurons.models.adapters.tiles import per_side
 from vlm_neurons.models.painted import LEVELS
-from vlm_neurons.tokens import Box, Patch
+from vlm_neurons.tokens import Box, Patch, Patches
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,7 +115,7 @@ class Expected:
     """
 
     def __init__(self, batch: Batch, seen: Sequence[tuple[Place, Seen]]) -> None:
-        self.patches = batch.patches
+        self.patches = tuple(batch.patches)
         self.sizes = [image.size for image in batch.images]
         tiled = {patch.image for patch in self.patches if patch.tile >= 0}
         self.largest: dict[tuple[int, int], float] = {}  # side of the largest patch of an image's tiles
@@ -128,7 +128,9 @@ class Expected:
                     self.largest[key] = max(self.largest.get(key, 0.0), _side(patch.original_box, axis))
         for image in tiled:
             shown = [patch for patch in self.patches if patch.image == image]
-            self.rests[image] = _rest(next(patch for patch in shown if patch.tile >= 0), max(1, per_side(shown)))
+            self.rests[image] = _rest(
+                next(patch for patch in shown if patch.tile >= 0), max(1, per_side(Patches.of(shown)))
+            )
         wide: dict[tuple[int, bool, int], float] = {}  # the widest that is seen there
         for place, one in seen:
             for image, sight in one.items() if place.patch >= 0 else ():

@@ -72,7 +72,7 @@ class Pixels:
 
     def count(self, image: int) -> int:
         """Image tokens of an image."""
-        return len(self.placed[image].patches)
+        return len(self.placed[image])
 
 
 def process_images(processor: Any, config: Any, adapter: Adapter, entries: Sequence[Images]) -> Pixels:
@@ -127,7 +127,7 @@ def _processed(processor: Any, config: Any, adapter: Adapter, loaded: Sequence[S
         texts,
         adapter.splits(given, placed),
         {
-            site: tuple(torch.tensor(list(mlps.rows(given, one)), dtype=torch.long) for one in placed)
+            site: tuple(torch.as_tensor(mlps.rows(given, one), dtype=torch.long) for one in placed)
             for site, (mlps, _, _) in adapter.sites.items()
             if mlps.rows is not None
         },
@@ -144,10 +144,10 @@ def taken_by(architecture: str) -> frozenset[str]:
 
 def _check_count(count: int, i: int, placed: Placed, settings: dict[str, Any]) -> None:
     """The processor's own count of visual tokens has to agree with the patches."""
-    if count != len(placed.patches):
+    if count != len(placed):
         told = ", ".join(f"{name}={value!r}" for name, value in settings.items())
         raise ValueError(
-            f"the processor expands image {i} to {count} tokens, the model has {len(placed.patches)} places for it "
+            f"the processor expands image {i} to {count} tokens, the model has {len(placed)} places for it "
             f"(a grid of {placed.grid[0]} x {placed.grid[1]}): set the processor's "
             f"{told or 'settings to those of the checkpoint'}"
         )

@@ -16,7 +16,7 @@ from vlm_neurons.models.adapters import Adapter
 from vlm_neurons.models.batch import Batch, RowError
 from vlm_neurons.models.images import Images, Pixels, process_images
 from vlm_neurons.models.template import Rendered, Words, needs_bos, render
-from vlm_neurons.tokens import TokenKind
+from vlm_neurons.tokens import Patches, TokenKind
 
 
 def prepare(
@@ -159,8 +159,11 @@ def _row(
     spans = _as_rendered(words, one, spans, [len(pixels.texts[i]) for i in images])
     said = ~special & (np.maximum(spans[:, 0], one.start) < np.minimum(spans[:, 1], one.end))
     kinds = np.where(said, int(TokenKind.TEXT), int(TokenKind.TEMPLATE))
-    looks = [patch is not None for i in images for patch in pixels.placed[i].patches]
-    kinds[np.array(ids) == words.image_id] = np.where(looks, int(TokenKind.VISUAL), int(TokenKind.TEMPLATE))
+    placed = [pixels.placed[i] for i in images]
+    looks = [np.ones(len(one), bool) if one.looks is None else one.looks for one in placed]
+    if looks:
+        visual, other = int(TokenKind.VISUAL), int(TokenKind.TEMPLATE)
+        kinds[np.array(ids) == words.image_id] = np.where(np.concatenate(looks), visual, other)
     return _Row(ids, spans, kinds, images)
 
 
@@ -252,7 +255,7 @@ def _assemble(
         image_inputs=pixels.inputs,
         image_rows=image_rows,
         patch_index=patch_index,
-        patches=tuple(p for of_image in patches for p in of_image),
+        patches=Patches.joined(patches),
         images=pixels.images,
         grids=tuple(one.grid for one in pixels.placed),
         prompts=tuple(prompts),

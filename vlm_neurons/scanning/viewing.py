@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vlm_neurons.protocols import SIDES, Concept, ConceptBank, Maps, Side, View
-from vlm_neurons.tokens import TokenKind
+from vlm_neurons.tokens import Patches, TokenKind
 
 if TYPE_CHECKING:
     from vlm_neurons.data import Sample
@@ -27,9 +27,8 @@ def views_of(batch: Batch, samples: Sequence[Sample], digests: Sequence[tuple[st
         samples: of every row.
         digests: of the images of every row.
     """
-    boxes = np.array([p.box for p in batch.patches], float).reshape(-1, 4)
-    original = np.array([p.original_box for p in batch.patches], float).reshape(-1, 4)
-    cells = np.array([(p.row, p.column, p.tile) for p in batch.patches], int).reshape(-1, 3)
+    patches = Patches.of(batch.patches)
+    boxes, original, cells = patches.boxes, patches.original, patches.cells
     ends = np.cumsum([0, *batch.patch_counts])
     own = [slice(int(a), int(b)) for a, b in pairwise(ends)]
     is_text, home = batch.mask(TokenKind.TEXT).cpu().numpy(), batch.image_rows.tolist()

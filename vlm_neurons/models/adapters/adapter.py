@@ -7,12 +7,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from vlm_neurons.tokens import Patch
+from vlm_neurons.tokens import Patches
 
 Size = tuple[int, int]  # height, width
 Inputs = Mapping[str, Tensor]
+RowNumbers = Sequence[int] | Int[np.ndarray, "row"]
 Paths = str | tuple[str, ...]  # in the Hugging Face model; `{i}` stands for the number of a layer
 Split = tuple[int, Sequence[int]]  # a dimension of an input, and how many of its entries are each image's
 
@@ -43,16 +46,17 @@ class Placed:
     Attributes:
         grid: rows and columns of the grid that `Patch.row` and `Patch.column` count in: of the image, or of a sheet on
             which the whole view and the tiles lie side by side. Places of the sheet that hold no patch are gaps.
-        patches: one per image token, in order; None for a token that shows no place, such as the end of a row.
+        shown: one patch per image token that shows a place, in order.
+        looks: which image tokens show one, in order; None: all of them. The end of a row is one that does not.
     """
 
     grid: tuple[int, int]
-    patches: Sequence[Patch | None]
+    shown: Patches
+    looks: Bool[np.ndarray, "token"] | None = None
 
-    @property
-    def shown(self) -> list[Patch]:
-        """The patches without the tokens that show no place."""
-        return [patch for patch in self.patches if patch is not None]
+    def __len__(self) -> int:
+        """Image tokens."""
+        return len(self.shown) if self.looks is None else len(self.looks)
 
 
 def one_view(image_processor: Any, own: Inputs) -> Tensor:
@@ -100,7 +104,7 @@ class MLPs:
     out: Paths
     act: Paths | None = None
     up: Paths | None = None
-    rows: Callable[[Given, Placed], Sequence[int]] | None = None
+    rows: Callable[[Given, Placed], RowNumbers] | None = None
 
     def of_gates(self, weight: Tensor) -> Tensor:
         """The rows of `into`'s weight that are the neurons'."""

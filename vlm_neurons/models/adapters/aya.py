@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from vlm_neurons.models.adapters.adapter import Given, MLPs, Placed
+from vlm_neurons.models.adapters.adapter import Given, MLPs, Placed, RowNumbers
 from vlm_neurons.models.adapters.internvl import INTERNVL, place_tiles
 from vlm_neurons.models.adapters.llava import TOWER
 from vlm_neurons.models.adapters.tiles import rows_of_views
@@ -21,7 +21,7 @@ def place(given: Given) -> list[Placed]:
     return place_tiles(given, vision.image_size, vision.patch_size * given.config.downsample_factor)
 
 
-def of_tower(given: Given, placed: Placed) -> list[int]:
+def of_tower(given: Given, placed: Placed) -> RowNumbers:
     """Rows of the tower: a token is made of several patches."""
     return rows_of_views(placed, pooled=given.config.downsample_factor, whole_last=True)
 

@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from vlm_neurons.models.adapters.adapter import Size
-from vlm_neurons.tokens import Box, Patch
+from vlm_neurons.tokens import Box, Patches
 
 
 @dataclass(frozen=True)
@@ -127,15 +129,16 @@ def check_same(owner: Any, called: str, settings: Mapping[str, Any]) -> None:
             )
 
 
-def patches(image: int, placed: Layout, patch_size: int) -> list[Patch]:
+def patches(image: int, placed: Layout, patch_size: int) -> Patches:
     """The patches of one image in the order of its visual tokens: row by row from the top left."""
     rows, columns = grid_of(placed.processed, patch_size)
     at = [float(patch_size * k) for k in range(max(rows, columns) + 1)]
     xs = [placed.to_original((edge, 0.0, edge, 0.0))[0] for edge in at]
     ys = [placed.to_original((0.0, edge, 0.0, edge))[1] for edge in at]
-    return [
-        Patch(image, row, column, (at[column], at[row], at[column + 1], at[row + 1]),
-              (xs[column], ys[row], xs[column + 1], ys[row + 1]))
-        for row in range(rows)
-        for column in range(columns)
-    ]  # fmt: skip
+    row, column = np.divmod(np.arange(rows * columns), columns)
+    edges = ((at, column), (at, row), (at, column + 1), (at, row + 1))
+    original = ((xs, column), (ys, row), (xs, column + 1), (ys, row + 1))
+    return Patches(
+        np.full(rows * columns, image), np.stack([row, column, np.full(rows * columns, -1)], 1),
+        *(np.stack([np.array(values)[k] for values, k in sides], 1) for sides in (edges, original)),
+    )  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vlm_neurons.models.adapters.adapter import Adapter, Given, MLPs, Placed, Split
+from vlm_neurons.models.adapters.adapter import Adapter, Given, MLPs, Placed, RowNumbers, Split
 from vlm_neurons.models.adapters.llava import gated
 from vlm_neurons.models.adapters.tiles import check_side, rows_of_views, tiles_and_whole, whole_first
 
@@ -55,7 +55,7 @@ def views_of(image_processor: Any, own: Mapping[str, Tensor]) -> Tensor:
     return whole_first(own["pixel_values"][0])
 
 
-def of_tower(given: Given, placed: Placed) -> list[int]:
+def of_tower(given: Given, placed: Placed) -> RowNumbers:
     """Rows of the tower: a token is made of several."""
     return rows_of_views(placed, pooled=given.config.scale_factor, whole_last=True)
 

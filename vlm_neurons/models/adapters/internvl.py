@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vlm_neurons.models.adapters.adapter import Adapter, Given, MLPs, Placed, Split
+from vlm_neurons.models.adapters.adapter import Adapter, Given, MLPs, Placed, RowNumbers, Split
 from vlm_neurons.models.adapters.llava import GATED, feature_layers, in_order
 from vlm_neurons.models.adapters.tiles import check_side, rows_of_views, tiles_and_whole, whole_first
 
@@ -84,7 +84,7 @@ def views_of(image_processor: Any, own: Mapping[str, Tensor]) -> Tensor:
     return whole_first(own["pixel_values"])
 
 
-def of_tower(given: Given, placed: Placed) -> list[int]:
+def of_tower(given: Given, placed: Placed) -> RowNumbers:
     """Rows of the tower: a class token in front of every view; a token is made of several patches."""
     return rows_of_views(placed, class_tokens=1, pooled=pooled(given.config), whole_last=True)
 

@@ -63,7 +63,7 @@ def check(config: Any) -> None:
 def replace_image(given: Given, image: int, placed: Placed) -> str:
     """One token per patch. Processors saved before transformers 4.45 do not count them."""
     if getattr(given.processor, "patch_size", None) is None or not hasattr(given.processor, "replace_image_token"):
-        return given.processor.image_token * len(placed.patches)  # type: ignore[no-any-return]
+        return given.processor.image_token * len(placed)  # type: ignore[no-any-return]
     return by_processor(given, image, placed)
 
 

@@ -10,14 +10,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from vlm_neurons.models.adapters.adapter import Given, MLPs, Placed, Size
 from vlm_neurons.models.adapters.geometry import Layout
 from vlm_neurons.models.adapters.llava import LLAVA, PROJECTOR, TOWER, TOWERS
 from vlm_neurons.models.adapters.tiles import check_side, patches_at, rows_of_views, whole
-from vlm_neurons.tokens import Patch
+from vlm_neurons.tokens import Patches
 
 
 def place(given: Given) -> list[Placed]:
@@ -38,12 +40,10 @@ def whole_and_tiles(config: Any, image: int, size: Size) -> Placed:
     canvas, kept = kept_of(config, size)
     tiles = Layout(size, *_fitted(size, canvas), canvas)
     across = canvas[1] // side
-    patches: list[Patch | None] = [*whole(image, size, side, step)]
-    places = [divmod(number, across * n) for number in kept.flatten().tolist()]
-    shown, width = patches_at(image, tiles, places, side, step, True), kept.shape[1]
-    for k in range(0, len(shown), width):
-        patches += [*shown[k : k + width], None]  # the end of a row
-    return Placed((n + canvas[0] // side * n, across * n), patches)
+    places = np.stack(np.divmod(kept.flatten().numpy(), across * n), 1)
+    patches = Patches.joined([whole(image, size, side, step), patches_at(image, tiles, places, side, step, True)])
+    looks = np.pad(np.ones(kept.shape, bool), ((0, 0), (0, 1))).flatten()  # a token without a place ends every row
+    return Placed((n + canvas[0] // side * n, across * n), patches, np.concatenate([np.ones(n * n, bool), looks]))
 
 
 def check_tiles(given: Given) -> None:
@@ -91,12 +91,12 @@ def views_of(image_processor: Any, own: Mapping[str, Tensor]) -> Tensor:
     return own["pixel_values"][0]
 
 
-def of_tower(given: Given, placed: Placed) -> list[int]:
+def of_tower(given: Given, placed: Placed) -> Int[np.ndarray, "row"]:
     """Rows of the tower: view by view, class tokens in front."""
     return rows_of_views(placed, TOWERS[given.config.vision_config.model_type])
 
 
-def of_projector(given: Given, placed: Placed) -> list[int]:
+def of_projector(given: Given, placed: Placed) -> Int[np.ndarray, "row"]:
     """Rows of the projector: it is given patches of padding too, which become no token."""
     return rows_of_views(placed)
 

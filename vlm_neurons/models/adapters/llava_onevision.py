@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from vlm_neurons.models.adapters.adapter import Given, Placed, Size, Split, by_processor
 from vlm_neurons.models.adapters.geometry import Layout
 from vlm_neurons.models.adapters.llava_next import LLAVA_NEXT, check_tiles, kept_of, whole_and_tiles
@@ -42,7 +44,7 @@ def _square(config: Any, image: int, size: Size) -> Placed:
     offset = -((large - height) // 2) * side / large, -((large - width) // 2) * side / large
     layout = Layout(size, resized, offset, (side, side))  # type: ignore[arg-type]  # no whole pixels
     n = side // step
-    return Placed((n, n), [*patches_at(image, layout, of_a_view(n), side, step), None])
+    return Placed((n, n), patches_at(image, layout, of_a_view(n), side, step), np.arange(n * n + 1) < n * n)
 
 
 def _check_size(config: Any, image: int, size: Size) -> None:

@@ -6,21 +6,19 @@ those of tiles that no token shows, are gaps.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from vlm_neurons.models.adapters.adapter import Given, Placed
 from vlm_neurons.models.adapters.geometry import Layout
-from vlm_neurons.tokens import Patch
+from vlm_neurons.tokens import Patches
 
 
 def patches_at(
-    image: int, layout: Layout, places: Iterable[tuple[int, int]], side: int, step: int, tiled: bool = False
-) -> list[Patch]:
+    image: int, layout: Layout, places: Int[np.ndarray, "place 2"], side: int, step: int, tiled: bool = False
+) -> Patches:
     """Patches of a whole view, or of the tiles. What is left of a view beside its patches is not seen.
 
     Args:
@@ -34,19 +32,16 @@ def patches_at(
     n = side // step
     shift, below = (side, n) if tiled else (0, 0)
     down, across = (edge // side for edge in layout.processed)
-    low = [float(k // n * side + k % n * step) for k in range(n * max(down, across))]
-    of = [layout.to_original((at, at, at + step, at + step)) for at in low]
-    xs = [(at, at + step, x0, x1, k // n) for k, (at, (x0, _, x1, _)) in enumerate(zip(low, of, strict=True))]
-    ys = [
-        (at + shift, at + shift + step, y0, y1, k // n * across)
-        for k, (at, (_, y0, _, y1)) in enumerate(zip(low, of, strict=True))
-    ]
-    found = []
-    for row, column in places:  # of which there are thousands
-        (left, right, x0, x1, tile), (top, bottom, y0, y1, before) = xs[column], ys[row]
-        at = (left, top, right, bottom), (x0, y0, x1, y1)
-        found.append(Patch(image, row + below, column, *at, before + tile if tiled else -1))
-    return found
+    low = [float(k // n * side + k % n * step) for k in range(n * max(down, across, 1))]
+    at, of = np.array(low), np.array([layout.to_original((at, at, at + step, at + step)) for at in low])
+    row, column = places.T
+    left, top = at[column], at[row] + shift
+    return Patches(
+        np.full(len(places), image),
+        np.stack([row + below, column, row // n * across + column // n if tiled else np.full(len(places), -1)], 1),
+        np.stack([left, top, left + step, top + step], 1),
+        np.stack([of[column, 0], of[row, 1], of[column, 2], of[row, 3]], 1),
+    )
 
 
 def check_side(given: Given, side: int, remedy: str) -> None:
@@ -67,27 +62,28 @@ def check_side(given: Given, side: int, remedy: str) -> None:
         )
 
 
-def whole(image: int, size: tuple[int, int], side: int, step: int) -> list[Patch]:
+def whole(image: int, size: tuple[int, int], side: int, step: int) -> Patches:
     """The patches of a whole view, row by row: the image squeezed to a square of `side` pixels, patches of `step`."""
     return patches_at(image, Layout(size, (side, side), (0, 0), (side, side)), of_a_view(side // step), side, step)
 
 
-def of_a_view(n: int) -> list[tuple[int, int]]:
+def of_a_view(n: int) -> Int[np.ndarray, "place 2"]:
     """Its places, row by row."""
-    return [(row, column) for row in range(n) for column in range(n)]
+    return np.stack(np.divmod(np.arange(n * n), n), 1)
 
 
-def split(image: int, size: tuple[int, int], side: int, step: int, tiles: tuple[int, int]) -> list[Patch]:
+def split(image: int, size: tuple[int, int], side: int, step: int, tiles: tuple[int, int]) -> Patches:
     """The patches of rows x columns of tiles, one tile after the other: the image squeezed to all of them together."""
     (down, across), n = tiles, side // step
     layout = Layout(size, (down * side, across * side), (0, 0), (down * side, across * side))
-    places = [(n * y + row, n * x + col) for y in range(down) for x in range(across) for row, col in of_a_view(n)]
-    return patches_at(image, layout, places, side, step, True)
+    corners = np.array([(n * y, n * x) for y in range(down) for x in range(across)], int).reshape(-1, 1, 2)
+    return patches_at(image, layout, (corners + of_a_view(n)).reshape(-1, 2), side, step, True)
 
 
 def tiles_and_whole(image: int, size: tuple[int, int], side: int, step: int, tiles: tuple[int, int]) -> Placed:
     """The sheet of an image whose tiles come first, then the whole view; (0, 0) tiles for one that is whole only."""
-    patches, n = [*split(image, size, side, step, tiles), *whole(image, size, side, step)], side // step
+    n, whole_view = side // step, whole(image, size, side, step)
+    patches = Patches.joined([split(image, size, side, step, tiles), whole_view]) if tiles[0] else whole_view
     return Placed((n * (1 + tiles[0]), n * max(1, tiles[1])), patches)
 
 
@@ -96,12 +92,14 @@ def whole_first(views: Float[Tensor, "view 3 side side"]) -> Float[Tensor, "view
     return torch.cat([views[-1:], views[:-1]])
 
 
-def per_side(shown: Sequence[Patch]) -> int:
+def per_side(shown: Patches) -> int:
     """Patches at a side of a tile, and of the whole view, of an image with these patches."""
-    return sum(patch.tile < 0 and patch.row == 0 for patch in shown)
+    return int(((shown.cells[:, 2] < 0) & (shown.cells[:, 0] == 0)).sum())
 
 
-def rows_of_views(placed: Placed, class_tokens: int = 0, pooled: int = 1, whole_last: bool = False) -> list[int]:
+def rows_of_views(
+    placed: Placed, class_tokens: int = 0, pooled: int = 1, whole_last: bool = False
+) -> Int[np.ndarray, "row"]:
     """For every row of a tensor of views the patch of `placed.shown`, -1 for none.
 
     Args:
@@ -111,17 +109,17 @@ def rows_of_views(placed: Placed, class_tokens: int = 0, pooled: int = 1, whole_
         whole_last: whether the whole view stands behind the tiles.
     """
     shown, number = placed.shown, np.full(placed.grid, -1)
-    number[[one.row for one in shown], [one.column for one in shown]] = range(len(shown))
+    number[shown.cells[:, 0], shown.cells[:, 1]] = np.arange(len(shown))
     n, (rows, columns) = per_side(shown), placed.grid
     corners = [(row, column) for row in range(n, rows, n) for column in range(0, columns, n)]
-    found: list[int] = []
+    found = []
     for top, left in [*corners, (0, 0)] if whole_last else [(0, 0), *corners]:
         view = number[top : top + n, left : left + n].repeat(pooled, 0).repeat(pooled, 1)
-        found += [-1] * class_tokens + view.flatten().tolist()
-    return found
+        found += [np.full(class_tokens, -1), view.flatten()]
+    return np.concatenate(found)
 
 
-def on_sheet(views: Float[Tensor, "view 3 side side"], shown: Sequence[Patch], grid: tuple[int, int]) -> Tensor:
+def on_sheet(views: Float[Tensor, "view 3 side side"], shown: Patches, grid: tuple[int, int]) -> Tensor:
     """The whole view, and below it the tiles side by side; beside it is black.
 
     Args:
