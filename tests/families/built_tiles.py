@@ -55,7 +55,7 @@ ONEVISION = (
 )
 
 
-def llava_onevision() -> tuple[Any, Any]:
+def llava_onevision(most: int = 9) -> tuple[Any, Any]:
     """LLaVA-OneVision with SigLIP and Qwen 2; sides that are no whole number of patches, as those of SigLIP so400m."""
     from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 
@@ -65,11 +65,12 @@ def llava_onevision() -> tuple[Any, Any]:
         vision_config=hf.SiglipVisionConfig(**VISION, image_size=31, patch_size=7, vision_use_head=False),
         text_config=hf.Qwen2Config(**backbone(tok)), image_token_id=tok.convert_tokens_to_ids("<image>"),
         video_token_id=tok.convert_tokens_to_ids("<video>"), image_grid_pinpoints=pinpoints,
+        vision_aspect_ratio=f"anyres_max_{most}",
     )  # fmt: skip
     images = LlavaOnevisionImageProcessorPil(size={"height": 31, "width": 31}, image_grid_pinpoints=pinpoints)
     processor = quiet(
         hf.LlavaOnevisionProcessor, image_processor=images, tokenizer=tok, video_processor=None, num_image_tokens=16,
-        vision_feature_select_strategy="full", chat_template=ONEVISION,
+        vision_feature_select_strategy="full", chat_template=ONEVISION, vision_aspect_ratio=f"anyres_max_{most}",
     )  # fmt: skip
     return random(hf.LlavaOnevisionForConditionalGeneration(config)), processor
 

@@ -97,9 +97,20 @@ def per_side(shown: Patches) -> int:
     return int(((shown.cells[:, 2] < 0) & (shown.cells[:, 0] == 0)).sum())
 
 
+def numbers(placed: Placed) -> Int[np.ndarray, "row column"]:
+    """Which patch of `placed.shown` is at every place of the sheet, -1 for none."""
+    number = np.full(placed.grid, -1)
+    number[placed.shown.cells[:, 0], placed.shown.cells[:, 1]] = np.arange(len(placed.shown))
+    return number
+
+
 def rows_of_views(
-    placed: Placed, class_tokens: int = 0, pooled: int = 1, whole_last: bool = False
-) -> Int[np.ndarray, "row"]:
+    placed: Placed,
+    class_tokens: int = 0,
+    pooled: int = 1,
+    whole_last: bool = False,
+    number: Int[np.ndarray, "row column"] | None = None,
+) -> Int[np.ndarray, "_"]:
     """For every row of a tensor of views the patch of `placed.shown`, -1 for none.
 
     Args:
@@ -107,9 +118,9 @@ def rows_of_views(
         class_tokens: rows in front of each view's.
         pooled: rows, and columns, of the tower's patches that become one token.
         whole_last: whether the whole view stands behind the tiles.
+        number: of every place of the sheet its patch, -1 for none; `numbers` by default.
     """
-    shown, number = placed.shown, np.full(placed.grid, -1)
-    number[shown.cells[:, 0], shown.cells[:, 1]] = np.arange(len(shown))
+    shown, number = placed.shown, numbers(placed) if number is None else number
     n, (rows, columns) = per_side(shown), placed.grid
     corners = [(row, column) for row in range(n, rows, n) for column in range(0, columns, n)]
     found = []
