@@ -21,7 +21,7 @@ from nbclient import NotebookClient
 from PIL import Image
 
 HERE = Path(__file__).parent
-EXECUTED = ("ten_minutes", "every_neuron", "explaining", "patching")
+EXECUTED = ("ten_minutes", "every_neuron", "explaining", "patching", "latents")
 NOT_EXECUTED = ("llava_7b",)
 
 
