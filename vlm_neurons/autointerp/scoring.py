@@ -15,6 +15,7 @@ from vlm_neurons.autointerp.explanation import Explanation, says_nothing
 from vlm_neurons.autointerp.jobs import Explanations
 from vlm_neurons.autointerp.protocols import Explainer, Simulator
 from vlm_neurons.autointerp.registry import explainer_of, simulator_of
+from vlm_neurons.autointerp.sampling import drawn
 from vlm_neurons.autointerp.scorers import measures, permutations
 from vlm_neurons.autointerp.scorers.aligned import Piece, pieces_of, resolved
 from vlm_neurons.autointerp.scorers.other_explanations import (
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 NAN = float("nan")
 FEW = 40  # images, below which an interval is called approximate (python examples/trust.py coverage)
 FIRST = ("neuron", "side", "explanation", "simulator", "r", "r_low", "r_high", "r_null", "p", "n_images", "note")
-REST = ("explainer", "made_by", "label", "layer", "q", "r_between", "r_within", "r_sample", "r_empty", "p_within",
+REST = ("explainer", "made_by", "label", "layer", "q", "r_top_random", "r_between", "r_within", "r_sample", "r_empty", "p_within",
         "ceiling", "auroc", "iou", "spearman", "detection", "r_of_other_side", "n_null", "n_exemplars", "n_failed",
         "approximate")  # fmt: skip
 NO_NUMBER = ("neuron", "side", "explanation", "simulator", "n_images", "note", "explainer", "made_by", "label", "layer",
@@ -61,8 +62,15 @@ def score(
     seed: int = 0,
     progress: bool = True,
     full: bool = False,
+    n_test: int | None = None,
 ) -> pd.DataFrame:
-    """How well explanations predict activations, on the split `"test"` only: half top, half random exemplars.
+    """How well explanations predict activations, over the whole data, on samples that no explainer saw.
+
+    A third are top samples of the split `"test"`, a third random ones; the others are drawn from where the explanation
+    foresees activity, and from where there is activity that it does not foresee. Each counts for its share of the
+    data. So r falls for what is too broad, which top and random samples do not see where concepts are rare (Oikarinen,
+    Yan, Weng 2025, arXiv 2506.05774). It falls with the frequency of the concept too: it ranks explanations of one
+    neuron, not neurons.
 
     Args:
         explanations: neuron -> explanation, or plain string.
@@ -82,13 +90,14 @@ def score(
         seed: of permutations and bootstrap.
         progress: show bars.
         full: all columns.
+        n_test: samples that each explanation is simulated on; as many as the split `"test"` has if None.
 
     Returns:
         One row a neuron and side (`"picture"`, `"text"`):
 
         - `neuron, side, explanation, simulator`;
-        - `r` over all places (patches, or tokens of the response; sinks left out), `r_low`, `r_high` (95 %, bootstrap
-          over exemplars within the two strata);
+        - `r` over all places of the whole data (patches, or tokens of the response; sinks left out), estimated;
+          `r_low`, `r_high` (95 %, bootstrap over exemplars within strata);
         - `r_null`: median r of up to `n_null` explanations of other neurons of the same layer and class, made from
           other top samples than those it is tried on (one that predicts the same everywhere counts as 0): how specific
           r is. A null that failed, or has predictions for less than 80 % of the exemplars that r rests on, is none:
@@ -96,7 +105,8 @@ def score(
         - `p` (maps moved to other images, one-sided), `n_images` (samples with a prediction), `note` (why a number is
           missing).
 
-        With `full=True` also `explainer`, `made_by` (a mark of the simulator's settings), `label`, `layer`; `q` (p
+        With `full=True` also `r_top_random` (on the top and random samples alone, as is all but `r`, `r_null`, `r_empty`,
+        `ceiling` and `r_of_other_side`: what is too broad for a rare concept is not seen there), `explainer`, `made_by` (a mark of the simulator's settings), `label`, `layer`; `q` (p
         after Benjamini-Hochberg over the rows), `p_within` (maps shifted inside), `r_between` (of the means of images
         or texts), `r_within` (after subtracting them), `r_sample` (mean of every sample's own r, the paper's),
         `spearman`, `auroc` (of places above the paper's thresholds), `iou` (at the neuron's own 95th percentile),
@@ -104,7 +114,8 @@ def score(
         itself at the simulator's resolution), `r_of_other_side` (of what the other side alone says: the swap),
         `n_null` (explanations behind r_null), `n_exemplars`, `n_failed`, `approximate` (fewer than 40 images).
 
-        NaN where a number does not exist: a constant simulation has no correlation, a failed one is no zero.
+        NaN where a number does not exist: no r where the evidence does not say how many samples there
+    are; a constant simulation has no correlation, a failed one is no zero.
 
     Raises:
         ValueError: unknown simulator, parameters of wrong types or out of range, a key that is not its neuron, or a
@@ -119,6 +130,8 @@ def score(
     """
     whole(999, n_permutations=n_permutations)
     whole(0, n_null=n_null, seed=seed)
+    if n_test is not None:
+        whole(1, n_test=n_test)
     jobs.check_explanations(explanations, evidence)
     jobs.check_explanations({} if pool is None else pool, evidence, "pool")
     chosen = simulator_of(simulator)
@@ -127,6 +140,7 @@ def score(
             check_table(folder(out), kind, chosen.name, mark_of(chosen))
         chosen = chosen.with_cache(folder(out) / REPLIES)
     chosen, chance = chosen.on_one_purse(), Chance(n_null, n_permutations, seed)
+    evidence = {**evidence, **drawn(explanations, evidence, n_test)}
     made = _made_before(simulations or {}, jobs.wanted(explanations, evidence, chosen), chosen)
     missing = {k: e for k, e in explanations.items() if k not in {neuron for neuron, _ in made}}
     made |= simulate(missing, evidence, chosen, out, progress=progress)
@@ -148,11 +162,12 @@ def score(
 
 def cost_of(
     explanations: Explanations, evidence: Mapping[str, Evidence], simulator: str | Simulator, n_null: int = 20,
-    pool: Explanations | None = None,
+    pool: Explanations | None = None, n_test: int | None = None,
 ) -> str:  # fmt: skip
     """What `score` will cost, in words; simulates nothing. (The modality swap's calls to an explainer not included.)"""
     jobs.check_explanations(explanations, evidence)
     chosen = simulator_of(simulator)
+    evidence = {**evidence, **drawn(explanations, evidence, n_test)}
     own = jobs.wanted(explanations, evidence, chosen)
     first = f"explanations: {jobs.plan(chosen, own, evidence)}"
     if chosen.per_neuron:
@@ -226,13 +241,15 @@ def _numbers(
     pieces: Sequence[Piece], simulator: Simulator, rng: np.random.Generator, chance: Chance
 ) -> dict[str, float]:
     low, high = measures.interval(pieces, rng)
-    found = {name: measure(pieces) for name, measure in measures.SCORERS.items()}
+    plain = [p for p in pieces if not p.extra]  # what is drawn where the explanation speaks is not exchangeable
+    found = {name: measure(plain) for name, measure in measures.SCORERS.items()}
     found |= {
-        "r_low": low, "r_high": high, "p": permutations.p_images(pieces, chance.n_permutations, rng),
-        "p_within": permutations.p_places(pieces, chance.n_permutations, rng),
+        "r": measures.weighted(pieces),
+        "r_low": low, "r_high": high, "p": permutations.p_images(plain, chance.n_permutations, rng),
+        "p_within": permutations.p_places(plain, chance.n_permutations, rng),
     }  # fmt: skip
     if pieces:
-        found["ceiling"] = measures.pooled(resolved(pieces, simulator.resolution_on(pieces[0].side)))
+        found["ceiling"] = measures.weighted(resolved(pieces, simulator.resolution_on(pieces[0].side)))
     return found
 
 
@@ -244,6 +261,8 @@ def _note(made: Simulation, pieces: Sequence[Piece], numbers: Mapping[str, float
         return "no place with both an activation and a prediction" if made.samples else "no test exemplars"
     if np.isfinite(numbers["r"]):
         return "" if np.isfinite(numbers["p"]) else "no p: too few images of the same shape"
+    if np.isfinite(numbers["r_top_random"]) and np.isnan([p.weight for p in pieces]).any():
+        return "no r: the evidence does not say how many samples there are; gather it again (r_top_random stands)"
     simulated = np.concatenate([p.pair[1] for p in pieces])
     return "constant simulation" if simulated.min() == simulated.max() else "constant activations"
 

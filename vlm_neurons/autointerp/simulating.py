@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from vlm_neurons._checks import whole
 from vlm_neurons.autointerp import jobs
 from vlm_neurons.autointerp.jobs import Explanations
 from vlm_neurons.autointerp.protocols import Side, Simulator
 from vlm_neurons.autointerp.registry import simulator_of
+from vlm_neurons.autointerp.sampling import drawn
 from vlm_neurons.autointerp.simulation import Simulation, mark_of
 from vlm_neurons.autointerp.store import REPLIES, answered, anything_came, folder, load_simulations, save_simulations
 from vlm_neurons.evidence import Evidence
@@ -29,9 +31,12 @@ def simulate(
     simulator: str | Simulator = "concepts",
     out: Run | str | Path | None = None,
     redo: bool = False,
+    n_test: int | None = None,
     progress: bool = True,
 ) -> dict[tuple[str, Side], Simulation]:
-    """What explanations predict for the exemplars of the split `"test"`, which no explainer has seen.
+    """What explanations predict for exemplars of the split `"test"`, which no explainer has seen.
+
+    Top samples, random ones, and some of the pool on which the explanation foresees activity: see `score`.
 
     Args:
         explanations: neuron -> explanation, from `explain`, or plain strings. Failed ones are left out.
@@ -42,6 +47,7 @@ def simulate(
             made in the same way and without a failure, is not simulated again. Nothing is written where every
             simulation failed.
         redo: simulate them all again.
+        n_test: samples of each neuron, see `score`.
         progress: show a bar, and what it will cost where it costs something.
 
     Returns:
@@ -60,6 +66,9 @@ def simulate(
     ([('color-0', 'picture')], 0)
     """
     jobs.check_explanations(explanations, evidence)
+    if n_test is not None:
+        whole(1, n_test=n_test)
+    evidence = drawn(explanations, evidence, n_test)
     chosen = simulator_of(simulator)
     if out is not None:
         chosen = chosen.with_cache(folder(out) / REPLIES)

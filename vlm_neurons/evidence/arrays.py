@@ -11,7 +11,7 @@ import numpy as np
 from vlm_neurons._checks import amount, whole
 from vlm_neurons._images import read_image
 from vlm_neurons._text import not_utf8
-from vlm_neurons.evidence.exemplars import BOS, Exemplar, Seen, assign, readable
+from vlm_neurons.evidence.exemplars import BOS, Exemplar, Seen, assign, readable, rest_of
 from vlm_neurons.tokens import TokenKind
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ def build(
     seed: int,
     source: dict[str, Any] | None,
     words: bool | None,
-) -> tuple[float, tuple[Exemplar, ...]]:
-    """Peak and exemplars; see `Evidence.from_arrays`."""
+) -> tuple[float, tuple[Exemplar, ...], tuple[Exemplar, ...], int]:
+    """Peak, exemplars, pool and number of different samples; see `Evidence.from_arrays`."""
     whole(0, n_top=n_top, seed=seed)
     if peak is not None:
         amount(peak=peak)
@@ -56,8 +56,9 @@ def build(
     n_top = min(n_top, n // 2)
     rest = [order[n_top + k] for k in np.random.default_rng([seed, 4]).permutation(n - n_top)]
     exemplars = assign([found[i] for i in order[:n_top]], [found[i] for i in rest])
+    pool = rest_of(exemplars, [found[i] for i in rest])
     top = max((e.peak for e in found), default=0.0) if peak is None else float(peak)
-    return top, exemplars
+    return top, exemplars, pool, len(exemplars) + len(pool)
 
 
 def _ids(

@@ -32,6 +32,8 @@ class Evidence:
         label: class of the neuron, where it is known.
         seed: of the random draw.
         source: where it comes from: model, data, hook, run.
+        pool: random samples more, of the split `"test"`, from which `score` draws those that an explanation speaks of.
+        n_samples: samples of the whole data; None where nobody knows, and then no score speaks of the whole.
 
     Raises:
         ValueError: a sample, or an image, is in two splits.
@@ -49,10 +51,12 @@ class Evidence:
     label: str | None = None
     seed: int = 0
     source: dict[str, Any] = field(default_factory=dict)
+    pool: tuple[Exemplar, ...] = ()
+    n_samples: int | None = None
 
     def __post_init__(self) -> None:
         home: dict[Any, str] = {}
-        for e in self.exemplars:
+        for e in (*self.exemplars, *self.pool):
             for key in (e.seen.sample, *e.seen.image_digests):
                 if home.setdefault(key, e.split) != e.split:
                     raise ValueError(
@@ -114,7 +118,8 @@ class Evidence:
             return replace(e, patch_acts=tuple(np.full_like(p, np.nan) for p in e.patch_acts))
 
         label = Modality.VISUAL if side == "picture" else Modality.TEXT
-        return replace(self, exemplars=tuple(bare(e) for e in self.exemplars), label=label)
+        everywhere, pool = (tuple(bare(e) for e in part) for part in (self.exemplars, self.pool))
+        return replace(self, exemplars=everywhere, pool=pool, label=label)
 
     @property
     def digest(self) -> str:
@@ -150,6 +155,8 @@ class Evidence:
     ) -> Evidence:
         """Evidence from activations of anywhere: a probe's direction, an SAE feature, another tool's recording.
 
+        All samples are kept, and taken for the whole data: give them all for scores that speak of all.
+
         Args:
             neuron: what to call it.
             images: one per sample, as the model saw it; None for a sample without. Of samples with the same image the
@@ -183,11 +190,11 @@ class Evidence:
         >>> strongest.seen.sample, probe.scale(strongest.patch_acts[0]).tolist()
         (0, [[10.0, 2.5], [0.0, 0.0]])
         """
-        top, exemplars = build(
+        top, exemplars, pool, n_samples = build(
             neuron, images, patch_acts, tokens, token_acts, names, sample_ids, peak, n_top, seed, source, words
         )
         try:
             known = label if label in (None, NOT_APPLICABLE) else Modality(label).value
         except ValueError:
             raise ValueError(f"label={short(label)}: choose from {', '.join((*MODALITIES, NOT_APPLICABLE))}") from None
-        return cls(neuron, top, exemplars, known, seed, dict(source or {}))
+        return cls(neuron, top, exemplars, known, seed, dict(source or {}), pool, n_samples)

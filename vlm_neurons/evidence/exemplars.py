@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Split = Literal["explain", "select", "test"]
-Group = Literal["top", "quantile", "random"]
+Group = Literal["top", "quantile", "random", "pool"]
 SPLITS: tuple[Split, ...] = ("explain", "select", "test")
 # Interleaved by rank, as in openai/automated-interpretability: each split has strong and less strong samples. Of 50,
 # 10 explain, 10 select and 30 test, so that with as many random ones a score rests on 60 images.
@@ -89,11 +89,14 @@ class Exemplar:
 
     Attributes:
         seen: the sample.
-        group: `"top"` (one of the strongest samples), `"quantile"` (at a lower quantile of a random draw), `"random"`.
+        group: `"top"` (one of the strongest samples), `"quantile"` (at a lower quantile of a random draw), `"random"`,
+            `"pool"` (random ones more, from which a score draws its strata).
         split: what it may be used for: `"explain"`, `"select"` (choosing among candidates) or `"test"` (scores).
         rank: place within its group, from 0; of top samples, the strongest has 0.
         patch_acts: activation at every patch of each image, raw; the negative pole's are negated.
         token_acts: activation at every token; NaN where the neuron sees no text.
+        stratum: what a score drew it from (`"top"`, `"foreseen"`, `"active"`, `"rest"`); empty before.
+        weight: how many samples of the whole data it stands for there; NaN where that is not known.
 
     >>> strongest = evidence["L2N304"].exemplars[0]
     >>> strongest.group, strongest.rank, strongest.seen.name, round(strongest.peak, 1)
@@ -108,6 +111,8 @@ class Exemplar:
     rank: int
     patch_acts: tuple[Float[np.ndarray, "_rows _columns"], ...]
     token_acts: Float[np.ndarray, "token"]
+    stratum: str = ""
+    weight: float = float("nan")
 
     def __repr__(self) -> str:
         return f"<Exemplar {short(self.seen.name)}: {self.group} {self.rank} of {self.split}, peak {self.peak:.3g}>"
@@ -169,6 +174,18 @@ def assign(top: Sequence[Exemplar], drawn: Sequence[Exemplar]) -> tuple[Exemplar
     places = dict.fromkeys(round(q * (len(ordered) - 1)) for q in QUANTILES) if ordered else {}
     lower = [replace(ordered[p], group="quantile", split="explain", rank=i) for i, p in enumerate(places)]
     return (*strong, *lower, *other)
+
+
+def rest_of(chosen: Sequence[Exemplar], drawn: Sequence[Exemplar]) -> tuple[Exemplar, ...]:
+    """Of a random draw, what is no exemplar yet: no sample and no image of it comes twice."""
+    taken: set[object] = {key for e in chosen for key in (e.seen.sample, *e.seen.image_digests)}
+    kept: list[Exemplar] = []
+    for e in drawn:
+        keys = {e.seen.sample, *e.seen.image_digests}
+        if not keys & taken:
+            taken.update(keys)
+            kept.append(replace(e, group="pool", split="test", rank=len(kept)))
+    return tuple(kept)
 
 
 def draw(n: int, size: int, seed: int) -> list[int]:

@@ -11,7 +11,7 @@ import numpy as np
 from vlm_neurons._checks import check_columns, whole
 from vlm_neurons.evidence.activations import Activations, Look, look
 from vlm_neurons.evidence.evidence import Evidence
-from vlm_neurons.evidence.exemplars import Exemplar, Seen, assign, draw
+from vlm_neurons.evidence.exemplars import Exemplar, Seen, assign, draw, rest_of
 from vlm_neurons.models import on_day
 from vlm_neurons.scanning import Run
 from vlm_neurons.scanning.run import check_length
@@ -32,6 +32,7 @@ def gather_evidence(
     neurons: str | Neuron | Iterable[str | Neuron] | pd.DataFrame | pd.Series,
     n_top: int = 50,
     n_spare: int = 50,
+    n_pool: int = 500,
     seed: int = 0,
     out: str | Path | Run | None = None,
     progress: bool = True,
@@ -49,6 +50,8 @@ def gather_evidence(
         n_top: samples from the top of each neuron, at most as many as the scan kept and as half of the data; and as
             many random ones.
         n_spare: random samples more, from which those at lower quantiles are taken.
+        n_pool: random samples more, at most, for `score` to draw from those that an explanation speaks of: the rarer
+            the concept, the more. All neurons share them.
         seed: of the random draw, which all neurons share.
         out: a run, or a directory: saved into `evidence/` there; neurons that are there already are replaced, others
             stay. None writes nothing.
@@ -73,14 +76,14 @@ def gather_evidence(
     run = Run.load(run)
     check_length(run, data)
     whole(1, n_top=n_top)
-    whole(0, n_spare=n_spare, seed=seed)
+    whole(0, n_spare=n_spare, n_pool=n_pool, seed=seed)
     neurons = _rows(neurons)
     chosen = list(dict.fromkeys(parse_neurons(neurons)))
     labels = labels_of(run) | {row["neuron"]: row["label"] for row in neurons if isinstance(row, dict)}
-    tops, others = _chosen_samples(run, chosen, n_top, n_spare, seed)
+    tops, others, pools = _chosen_samples(run, chosen, n_top, n_spare, n_pool, seed)
     wanted: dict[int, list[Neuron]] = {}
     for neuron in chosen:
-        for sample in (*tops[neuron.id][0], *others[neuron.id]):
+        for sample in (*tops[neuron.id][0], *others[neuron.id], *pools[neuron.id]):
             wanted.setdefault(sample, []).append(neuron)
     looked = _look_at(model, data, run, wanted, progress)
     found = {}
@@ -89,11 +92,17 @@ def gather_evidence(
         strong = [_exemplar(looked[s], neuron) for s in top]
         for exemplar, value in zip(strong, stored, strict=True):
             _check(exemplar, neuron, value, run)
-        rest = [_exemplar(looked[s], neuron) for s in others[neuron.id] if neuron.id in looked[s][1]]
+        rest, more = (
+            [_exemplar(looked[s], neuron) for s in part[neuron.id] if neuron.id in looked[s][1]]
+            for part in (others, pools)
+        )
+        exemplars = assign(strong, rest)
         source = {"hook": neuron.hook, "index": neuron.index, "pole": neuron.pole, "data": run.info["data"]["source"],
                   "model": run.info["model"]["name"], "run": run.identity}  # fmt: skip
         label = labels.get(neuron.id)
-        found[neuron.id] = Evidence(neuron.id, peak, assign(strong, rest), label, seed, source)
+        found[neuron.id] = Evidence(
+            neuron.id, peak, exemplars, label, seed, source, rest_of(exemplars, more), len(run.samples)
+        )
     if out is not None:
         save(found, (out.path if isinstance(out, Run) else Path(out)) / "evidence")
     return found
@@ -120,19 +129,20 @@ def _rows(neurons: Any) -> Any:
 
 
 def _chosen_samples(
-    run: Run, chosen: Sequence[Neuron], n_top: int, n_spare: int, seed: int
-) -> tuple[dict[str, tuple[list[int], list[float], float]], dict[str, list[int]]]:
-    """Of every neuron its top samples, as `_top` gives them, and the random ones that it is looked at on."""
+    run: Run, chosen: Sequence[Neuron], n_top: int, n_spare: int, n_pool: int, seed: int
+) -> tuple[dict[str, tuple[list[int], list[float], float]], dict[str, list[int]], dict[str, list[int]]]:
+    """Of every neuron its top samples, as `_top` gives them, the random ones that it is looked at on, and its pool."""
     ids = run.samples["id"].tolist()
     n_top = min(n_top, max(1, len(ids) // 2))  # as many random ones have to be left
     tops = {n.id: _top(run, n, n_top) for n in chosen}
-    drawn = [ids[k] for k in draw(len(ids), 2 * n_top + n_spare, seed)]
-    others = {}
+    drawn = [ids[k] for k in draw(len(ids), 2 * n_top + n_spare + n_pool, seed)]
+    first, others, pools = set(drawn[: 2 * n_top + n_spare]), {}, {}
     for neuron in chosen:
         # n_top to be random exemplars, n_spare for the quantiles; a neuron's own top samples are neither
         own = set(tops[neuron.id][0])
-        others[neuron.id] = [i for i in drawn if i not in own][: n_top + n_spare]
-    return tops, others
+        others[neuron.id] = [i for i in drawn if i in first and i not in own][: n_top + n_spare]
+        pools[neuron.id] = [i for i in drawn if i not in own and i not in set(others[neuron.id])]
+    return tops, others, pools
 
 
 def _top(run: Run, neuron: Neuron, n: int) -> tuple[list[int], list[float], float]:

@@ -1,6 +1,6 @@
 """Evidence on disk: two parquet files that anything can read, images as PNG, no pickle.
 
-`exemplars.parquet`: one row per neuron and sample; its metadata has `neurons` (JSON: peak, label, seed, source) and the
+`exemplars.parquet`: one row per neuron and sample; its metadata has `neurons` (JSON: peak, label, seed, source ...) and the
 name of the file of samples. `samples-{digest}.parquet`: one row per sample (what `Seen` says; images as PNG bytes).
 """
 
@@ -19,7 +19,7 @@ from vlm_neurons._files import write_atomic
 from vlm_neurons.evidence.evidence import Evidence
 from vlm_neurons.evidence.exemplars import Exemplar, Seen
 
-FORMAT = 5
+FORMAT = 6
 
 
 def save(evidence: Mapping[str, Evidence], path: str | Path) -> Path:
@@ -43,8 +43,8 @@ def save(evidence: Mapping[str, Evidence], path: str | Path) -> Path:
     by_content: dict[Any, int] = {}
     for name, one in everything.items():
         neurons.append({"name": name, "neuron": one.neuron, "peak": one.peak, "label": one.label, "seed": one.seed,
-                        "source": one.source})  # fmt: skip
-        for e in one.exemplars:
+                        "source": one.source, "n_samples": one.n_samples})  # fmt: skip
+        for e in (*one.exemplars, *one.pool):
             if id(e.seen) not in numbers:
                 row = _sample_row(e.seen)
                 key = (*(repr(v) for name, v in row.items() if name != "images"), *e.seen.image_digests)
@@ -98,7 +98,14 @@ def load(path: str | Path) -> dict[str, Evidence]:
         )
     return {
         n["name"]: Evidence(
-            n["neuron"], n["peak"], tuple(by_neuron.get(n["name"], ())), n["label"], n["seed"], n["source"]
+            n["neuron"],
+            n["peak"],
+            tuple(e for e in by_neuron.get(n["name"], ()) if e.group != "pool"),
+            n["label"],
+            n["seed"],
+            n["source"],
+            tuple(e for e in by_neuron.get(n["name"], ()) if e.group == "pool"),
+            n["n_samples"],
         )
         for n in json.loads(metadata[b"neurons"])
     }

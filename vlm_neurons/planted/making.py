@@ -16,7 +16,7 @@ from vlm_neurons.concepts.lexical import pieces_of
 from vlm_neurons.concepts.visual import POSITIONS, positions
 from vlm_neurons.evidence.arrays import tiles
 from vlm_neurons.evidence.evidence import Evidence
-from vlm_neurons.evidence.exemplars import Exemplar, Seen, assign
+from vlm_neurons.evidence.exemplars import Exemplar, Seen, assign, rest_of
 from vlm_neurons.planted.rules import KINDS, OUTSIDE, Rule, draw_rule, sentences, tokens_of
 from vlm_neurons.synthetic.dataset import Scenes, scenes, truth_of
 from vlm_neurons.tokens import TokenKind
@@ -90,10 +90,11 @@ def _planted(rule: Rule, name: str, rng: np.random.Generator, seed: int, noise: 
         exemplars.append(Exemplar(seen, "top", "explain", 0, (patches,) if patches.ndim == 2 else (), tokens))
     order = sorted(range(len(exemplars)), key=lambda i: (-exemplars[i].peak, i))
     top = [exemplars[i] for i in order[:N_TOP]]
-    rest = [exemplars[order[N_TOP + k]] for k in rng.permutation(len(order) - N_TOP)[: 2 * N_TOP]]
+    drawn = [exemplars[order[N_TOP + k]] for k in rng.permutation(len(order) - N_TOP)]
+    chosen = assign(top, drawn[: 2 * N_TOP])
     label = _LABELS.get(rule.kind, "text" if rule.text else "visual")
     source = {"planted": rule.kind, "data": "sentences" if world == "text" else _spec(seed)}
-    evidence = Evidence(name, top[0].peak, assign(top, rest), label, seed, source)
+    evidence = Evidence(name, top[0].peak, chosen, label, seed, source, rest_of(chosen, drawn), len(exemplars))
     return Planted(rule, evidence)
 
 

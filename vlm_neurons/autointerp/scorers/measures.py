@@ -36,6 +36,14 @@ def pooled(pieces: Sequence[Piece]) -> float:
     return float(r_of_sums(np.sum([sums_of(p) for p in pieces], axis=0))) if pieces else NAN
 
 
+def weighted(pieces: Sequence[Piece]) -> float:
+    """r over all places of the whole data, each piece counted as often as its weight says; NaN where that is not known.
+
+    The headline: it falls for an explanation that is too broad, and for one that is too narrow.
+    """
+    return float(r_of_sums(np.sum([p.weight * sums_of(p) for p in pieces], axis=0))) if pieces else NAN
+
+
 def between(pieces: Sequence[Piece]) -> float:
     """r of the means of the pieces: does it know in which images, and in which texts, the neuron is active?
 
@@ -78,24 +86,24 @@ def per_sample(pieces: Sequence[Piece]) -> float:
 
 
 def interval(pieces: Sequence[Piece], rng: np.random.Generator, level: float = 0.95) -> tuple[float, float]:
-    """Bootstrap interval of the pooled r.
+    """Bootstrap interval of the weighted r.
 
-    Exemplars are drawn with replacement, top and random ones apart, so that each draw has as many of both as there are
+    Exemplars are drawn with replacement, each stratum apart, so that each draw has as many of each as there are
     (places of one image are not independent: intervals over places cover the truth one time in eight). Percentiles; NaN
     where fewer than five exemplars are there.
     """
     numbers = sorted({p.exemplar for p in pieces})
-    if len(numbers) < 5:
+    if len(numbers) < 5 or not np.isfinite([p.weight for p in pieces]).all():
         return NAN, NAN
     place = {number: i for i, number in enumerate(numbers)}
-    sums, top = np.zeros((len(numbers), 6)), np.zeros(len(numbers), bool)
+    sums, strata = np.zeros((len(numbers), 6)), np.empty(len(numbers), object)
     for p in pieces:
-        sums[place[p.exemplar]] += sums_of(p)
-        top[place[p.exemplar]] = p.top
+        sums[place[p.exemplar]] += p.weight * sums_of(p)
+        strata[place[p.exemplar]] = p.stratum or ("top" if p.top else "rest")
     drawn = np.zeros((N_BOOTSTRAP, 6))
-    for stratum in (top, ~top):
-        if n := int(stratum.sum()):
-            drawn += rng.multinomial(n, np.full(n, 1 / n), size=N_BOOTSTRAP) @ sums[stratum]
+    for stratum in dict.fromkeys(strata):
+        own = sums[strata == stratum]
+        drawn += rng.multinomial(len(own), np.full(len(own), 1 / len(own)), size=N_BOOTSTRAP) @ own
     r = r_of_sums(drawn)
     r = r[np.isfinite(r)]
     if len(r) < N_BOOTSTRAP / 2:
@@ -151,10 +159,11 @@ def spearman(pieces: Sequence[Piece]) -> float:
 
 
 SCORERS: dict[str, Callable[[Sequence[Piece]], float]] = {
-    "r": pooled, "r_between": between, "r_within": within, "r_sample": per_sample, "auroc": auroc, "iou": iou,
+    "r_top_random": pooled, "r_between": between, "r_within": within, "r_sample": per_sample, "auroc": auroc, "iou": iou,
     "spearman": spearman, "detection": detection,
 }  # fmt: skip
-"""Name of a column of scores -> what measures it."""
+"""Name of a column of scores -> what measures it, on the top and random samples alone: these do not see what is too broad
+for a rare concept."""
 
 
 def _flat(pieces: Sequence[Piece]) -> tuple[np.ndarray, np.ndarray]:

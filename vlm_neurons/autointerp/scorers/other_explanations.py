@@ -18,7 +18,7 @@ from vlm_neurons.autointerp.explanation import Explanation, says_nothing
 from vlm_neurons.autointerp.jobs import Explanations, text_of
 from vlm_neurons.autointerp.protocols import OTHER, SIDES, Explainer, Side, Simulator, kind_of
 from vlm_neurons.autointerp.scorers.aligned import Piece, pieces_of
-from vlm_neurons.autointerp.scorers.measures import pooled
+from vlm_neurons.autointerp.scorers.measures import weighted
 from vlm_neurons.autointerp.simulation import Simulation
 from vlm_neurons.units import Neuron
 
@@ -72,9 +72,9 @@ def against_others(
         if not pieces or len(own[key] & _scored(pieces)) < ENOUGH * len(own[key]):
             lost[key] += 1
         elif number == EMPTY:
-            empty[key] = pooled(pieces)
+            empty[key] = weighted(pieces)
         else:
-            r = pooled(pieces)
+            r = weighted(pieces)
             found[key].append(r if np.isfinite(r) else 0.0)  # it predicts nothing here
     return {
         key: {"r_null": float(np.median(found[key])) if found[key] else NAN, "n_null": len(found[key]),
@@ -153,7 +153,7 @@ def swapped(
             if not one.failed and not says_nothing(one.text):
                 said[neuron, OTHER[side]] = one.text
     made = jobs.run(simulator, _plain(said, evidence, simulator), evidence)
-    return {key: pooled(_pieces(one, evidence)) for key, one in made}
+    return {key: weighted(_pieces(one, evidence)) for key, one in made}
 
 
 def swap_at_most(
