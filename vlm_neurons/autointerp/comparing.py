@@ -116,7 +116,7 @@ def score_statistics(scores: pd.DataFrame, by: str = "label") -> pd.DataFrame:
 
     >>> found = vn.autointerp.score_statistics(scores).set_index("label")
     >>> found.r.round(1).to_dict(), found.best["all"]
-    ({'all': 0.9, 'multimodal': 0.8, 'text': 0.9, 'visual': 0.8}, 'L0N357')
+    ({'all': 0.9, 'multimodal': 0.9, 'text': 1.0, 'visual': 0.8}, 'L0N357')
     """
     import pandas as pd
 
