@@ -6,25 +6,23 @@ them where concepts are rare (Oikarinen, Yan, Weng 2025, arXiv 2506.05774). So s
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
+from vlm_neurons.autointerp.foreseeing import foreseen
 from vlm_neurons.autointerp.jobs import Explanations, text_of
 from vlm_neurons.autointerp.protocols import sides_of
 from vlm_neurons.autointerp.scorers.measures import ACTIVE
-from vlm_neurons.autointerp.simulators.concepts import ConceptSimulator
 
 if TYPE_CHECKING:
     from vlm_neurons.evidence import Evidence, Exemplar
 
 LEAST_FORESEEN = 0.75  # of the samples beyond top and random ones
-COMMON = 4  # letters of the words that are too short to tell samples apart
 STRATA = ("rest", "active", "foreseen")
 
 
@@ -93,21 +91,5 @@ def _kinds(text: str, evidence: Evidence, rest: Sequence[Exemplar]) -> Int[np.nd
     """0, or 1 where there is activity, or 2 where the explanation foresees it."""
     least = min(ACTIVE.values())
     active = evidence.scale(np.array([e.peak for e in rest], float)) > least
-    return np.where(foreseen(text, evidence, rest), 2, active.astype(int))
-
-
-def foreseen(text: str, evidence: Evidence, exemplars: Sequence[Exemplar]) -> Bool[np.ndarray, " exemplar"]:
-    """Samples on which the words predict activity on a side of the neuron, cheaply: by the concept banks; of words that
-    they do not know, where the response has one of them."""
-    found, bank = np.zeros(len(exemplars), bool), ConceptSimulator()
-    words = {w for w in re.findall(r"\w+", text.lower()) if len(w) >= COMMON}
-    for side in sides_of(evidence):
-        for i, guess in enumerate(bank.simulate(text, exemplars, side)):
-            if guess.failure is not None:
-                seen = exemplars[i].seen
-                said = "".join(t for t, own in zip(seen.tokens, seen.is_text, strict=True) if own)
-                found[i] |= not words.isdisjoint(re.findall(r"\w+", said.lower()))
-                continue
-            values = guess.patch_acts if side == "picture" else (guess.token_acts,)
-            found[i] |= any(v is not None and v.size and np.nanmax(v, initial=0) > ACTIVE[side] for v in values)
-    return found
+    spoken_of = foreseen(text, [e.seen for e in rest], sides_of(evidence))
+    return np.where(spoken_of, 2, active.astype(int))

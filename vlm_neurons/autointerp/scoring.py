@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 NAN = float("nan")
 FEW = 40  # images, below which an interval is called approximate (python examples/trust.py coverage)
 FIRST = ("neuron", "side", "explanation", "simulator", "r", "r_low", "r_high", "r_null", "p", "n_images", "note")
-REST = ("explainer", "made_by", "label", "layer", "q", "r_top_random", "r_between", "r_within", "r_sample", "r_empty", "p_within",
-        "ceiling", "auroc", "iou", "spearman", "detection", "r_of_other_side", "n_null", "n_exemplars", "n_failed",
-        "approximate")  # fmt: skip
+REST = ("explainer", "made_by", "label", "layer", "q", "r_top_random", "r_between", "r_within", "r_sample", "r_empty",
+        "p_within", "ceiling", "auroc", "iou", "spearman", "detection", "r_of_other_side", "n_null", "n_exemplars",
+        "n_failed", "approximate")  # fmt: skip
 NO_NUMBER = ("neuron", "side", "explanation", "simulator", "n_images", "note", "explainer", "made_by", "label", "layer",
              "n_null", "n_exemplars", "n_failed", "approximate")  # fmt: skip
 NUMBERS = tuple(name for name in (*FIRST, *REST) if name not in NO_NUMBER)
@@ -105,17 +105,18 @@ def score(
         - `p` (maps moved to other images, one-sided), `n_images` (samples with a prediction), `note` (why a number is
           missing).
 
-        With `full=True` also `r_top_random` (on the top and random samples alone, as is all but `r`, `r_null`, `r_empty`,
-        `ceiling` and `r_of_other_side`: what is too broad for a rare concept is not seen there), `explainer`, `made_by` (a mark of the simulator's settings), `label`, `layer`; `q` (p
-        after Benjamini-Hochberg over the rows), `p_within` (maps shifted inside), `r_between` (of the means of images
-        or texts), `r_within` (after subtracting them), `r_sample` (mean of every sample's own r, the paper's),
+        With `full=True` also `explainer`, `made_by` (a mark of the simulator's settings), `label`, `layer`; of the
+        whole data like r: `r_empty` (of the empty explanation), `ceiling` (r of the truth itself at the simulator's
+        resolution), `r_of_other_side` (of what the other side alone says: the swap); on the top and random samples
+        alone, where what is too broad for a rare concept is not seen: `r_top_random`, `r_between` (of the means of
+        images or texts), `r_within` (after subtracting them), `r_sample` (mean of every sample's own r, the paper's),
         `spearman`, `auroc` (of places above the paper's thresholds), `iou` (at the neuron's own 95th percentile),
-        `detection` (top against random exemplars), `r_empty` (of the empty explanation), `ceiling` (r of the truth
-        itself at the simulator's resolution), `r_of_other_side` (of what the other side alone says: the swap),
-        `n_null` (explanations behind r_null), `n_exemplars`, `n_failed`, `approximate` (fewer than 40 images).
+        `detection` (top against random exemplars), `p` and `p_within` (maps shifted inside), `q` (p after
+        Benjamini-Hochberg over the rows); `n_null` (explanations behind r_null), `n_exemplars`, `n_failed`,
+        `approximate` (fewer than 40 images).
 
-        NaN where a number does not exist: no r where the evidence does not say how many samples there
-    are; a constant simulation has no correlation, a failed one is no zero.
+        NaN where a number does not exist: no r where the evidence does not say how many samples there are; a constant
+        simulation has no correlation, a failed one is no zero.
 
     Raises:
         ValueError: unknown simulator, parameters of wrong types or out of range, a key that is not its neuron, or a

@@ -192,10 +192,20 @@ def mask_of(concept: Concept, tokens: tuple[str, ...]) -> Bool[np.ndarray, "toke
     >>> mask_of(Concept("after", "the"), ("the", " red", " dog")).tolist()
     [False, True, False]
     """
+    home, places = index_of(tokens)
+    return _at(home, places.get((concept.kind, concept.value), ()))
+
+
+@lru_cache(maxsize=2048)  # many neurons share their samples
+def index_of(tokens: tuple[str, ...]) -> tuple[Int[np.ndarray, "token"], dict[Key, tuple[int, ...]]]:
+    """The piece of every token (-1: none) and, of every concept that one text has, the places of the pieces that have
+    it."""
     pieces, home = pieces_of(tokens)
-    own = {concept.value}
-    where = {place for place, key in keys_of(pieces, own, own) if key == (concept.kind, concept.value)}
-    return _at(np.array(home, int), where)
+    every = {p.lower() for p in pieces}
+    found: dict[Key, list[int]] = {}
+    for place, key in keys_of(pieces, every, every):
+        found.setdefault(key, []).append(place)
+    return np.array(home, int), {key: tuple(places) for key, places in found.items()}
 
 
 def _at(home: Int[np.ndarray, "token"], where: Collection[int]) -> Bool[np.ndarray, "token"]:

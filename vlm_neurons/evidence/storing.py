@@ -1,7 +1,7 @@
 """Evidence on disk: two parquet files that anything can read, images as PNG, no pickle.
 
-`exemplars.parquet`: one row per neuron and sample; its metadata has `neurons` (JSON: peak, label, seed, source ...) and the
-name of the file of samples. `samples-{digest}.parquet`: one row per sample (what `Seen` says; images as PNG bytes).
+`exemplars.parquet`: one row per neuron and sample; its metadata has `neurons` (JSON: peak, label, seed, source ...) and
+the name of the file of samples. `samples-{digest}.parquet`: one row per sample (what `Seen` says; images as PNG bytes).
 """
 
 from __future__ import annotations

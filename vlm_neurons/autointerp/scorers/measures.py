@@ -159,11 +159,11 @@ def spearman(pieces: Sequence[Piece]) -> float:
 
 
 SCORERS: dict[str, Callable[[Sequence[Piece]], float]] = {
-    "r_top_random": pooled, "r_between": between, "r_within": within, "r_sample": per_sample, "auroc": auroc, "iou": iou,
-    "spearman": spearman, "detection": detection,
+    "r_top_random": pooled, "r_between": between, "r_within": within, "r_sample": per_sample, "auroc": auroc,
+    "iou": iou, "spearman": spearman, "detection": detection,
 }  # fmt: skip
-"""Name of a column of scores -> what measures it, on the top and random samples alone: these do not see what is too broad
-for a rare concept."""
+"""Name of a column of scores -> what measures it, on the top and random samples alone: these do not see what is
+too broad for a rare concept."""
 
 
 def _flat(pieces: Sequence[Piece]) -> tuple[np.ndarray, np.ndarray]:
