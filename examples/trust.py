@@ -4,6 +4,7 @@
     python examples/trust.py baselines [--n 30]             # what the true explanation gets, against baselines
     python examples/trust.py coverage [--n 1000]            # of the 95 % interval, on synthetic neurons with a known r
     python examples/trust.py failures [--n 30]              # a fifth of the replies lost: dropped, and as zeros
+    python examples/trust.py rare [--n 12]                  # which scores see too broad and too narrow, by frequency
 
 judge: every planted neuron has a true explanation, a near miss, one too broad, one too narrow, a wrong one and the empty
 one. A number is the AUROC of the score: the chance that a true explanation of one neuron scores above a false one of
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import rare_concepts
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
@@ -36,6 +38,13 @@ GROUPS = {
     "multi-modal": ("picture_or_word", "picture_and_word"),
 }
 PIXELS = ("color", "position", "picture_or_word")  # what the pixels alone can tell
+DEFAULTS = {
+    "judge": 30,
+    "baselines": 30,
+    "coverage": 1000,
+    "failures": 30,
+    "rare": 12,
+}  # neurons of each kind, or draws
 FALSE = ("near_miss", "too_broad", "too_narrow", "wrong", "empty")
 SCORES = {"r": (measures.pooled, 0.0), "r_within": (measures.within, 0.0), "r_between": (measures.between, 0.0),
           "spearman": (measures.spearman, 0.0), "auroc": (measures.auroc, 0.5), "iou": (measures.iou, 0.0),
@@ -184,6 +193,12 @@ def failures(n: int, seed: int) -> None:
                     f"{np.median(zeros):.3f}; dropped stays inside the interval for {inside} of {len(neurons)}")  # fmt: skip
 
 
+def rare(n: int, seed: int) -> None:
+    """Missing and extra labels, by frequency of the concept: all samples kept, and the 500 of `vn.gather_evidence`."""
+    rare_concepts.judge(n, seed)
+    rare_concepts.judge(n, seed, (0.02, 0.01, 0.005), pool=500)
+
+
 def at_least_one(text: str) -> int:
     """A number of neurons from the command line."""
     if not text.isdecimal() or int(text) < 1:
@@ -192,15 +207,14 @@ def at_least_one(text: str) -> int:
 
 
 def main() -> None:
-    """Run one of the four."""
+    """Run one of them."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["judge", "baselines", "coverage", "failures"])
-    parser.add_argument("--n", type=at_least_one, help="neurons of each kind (default: 30; coverage: 1000)")
+    parser.add_argument("what", choices=list(DEFAULTS))
+    parser.add_argument("--n", type=at_least_one, help="neurons of each kind (default: 30; coverage: 1000; rare: 12)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    {"judge": judge, "baselines": baselines, "coverage": coverage, "failures": failures}[args.what](
-        args.n or (1000 if args.what == "coverage" else 30), args.seed
-    )
+    functions = {"judge": judge, "baselines": baselines, "coverage": coverage, "failures": failures, "rare": rare}
+    functions[args.what](args.n or DEFAULTS[args.what], args.seed)
 
 
 if __name__ == "__main__":

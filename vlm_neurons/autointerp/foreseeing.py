@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from jaxtyping import Bool
@@ -65,20 +65,26 @@ def _any(alternatives: Sequence[Alternative], there: Callable[[Concept], bool]) 
     return any(a.negated or all(there(c) for c in a.concepts) for a in alternatives)
 
 
-@lru_cache(maxsize=4096)  # many neurons share their samples
 def _most(seen: Seen) -> dict[Concept, float]:
     """Of every visual concept that is known of a sample, the largest share of a patch that has it."""
-    found: dict[Concept, float] = {}
-    for maps in visual_bank(seen):
-        for concept, shares in maps.items():
-            found[concept] = max(found.get(concept, 0.0), float(np.nanmax(shares, initial=0)))
-    return found
+    if seen not in _MOST:
+        found: dict[Concept, float] = {}
+        for maps in visual_bank(seen):
+            for concept, shares in maps.items():
+                found[concept] = max(found.get(concept, 0.0), float(np.nanmax(shares, initial=0)))
+        _MOST[seen] = found
+    return _MOST[seen]
 
 
-@lru_cache(maxsize=4096)
 def _written(seen: Seen) -> tuple[frozenset[Concept], frozenset[str]]:
     """Lexical concepts that a response has, and its words."""
-    response = tuple(t for t, is_text in zip(seen.tokens, seen.is_text, strict=True) if is_text)
-    return frozenset(Concept(*key) for key in index_of(response)[1]), frozenset(
-        re.findall(r"\w+", "".join(response).lower())
-    )
+    if seen not in _WRITTEN:
+        response = tuple(t for t, is_text in zip(seen.tokens, seen.is_text, strict=True) if is_text)
+        words = frozenset(re.findall(r"\w+", "".join(response).lower()))
+        _WRITTEN[seen] = frozenset(Concept(*key) for key in index_of(response)[1]), words
+    return _WRITTEN[seen]
+
+
+# many neurons share their samples; what is known of one goes when it goes
+_MOST: WeakKeyDictionary[Seen, dict[Concept, float]] = WeakKeyDictionary()
+_WRITTEN: WeakKeyDictionary[Seen, tuple[frozenset[Concept], frozenset[str]]] = WeakKeyDictionary()
