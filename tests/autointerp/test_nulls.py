@@ -13,6 +13,8 @@ from scipy.stats import kstest
 from vlm_neurons.autointerp.scorers import measures
 from vlm_neurons.autointerp.scorers import permutations as nulls
 
+DRAW = 0  # neurons share their draws: p is uniform over neurons all the same
+
 
 def test_p_over_images_is_the_share_of_all_exchanges_that_are_as_good():
     rng = seeds.rng()
@@ -23,7 +25,7 @@ def test_p_over_images_is_the_share_of_all_exchanges_that_are_as_good():
         moved = [made.piece(i, p.real, pieces[j].simulated) for i, (p, j) in enumerate(zip(pieces, order, strict=True))]
         as_good += measures.pooled(moved) >= real - 1e-12
     exact = as_good / 5040
-    got = nulls.p_images(pieces, 9999, rng)
+    got = nulls.p_images(pieces, 9999, DRAW)
     assert abs(got - exact) < 4 * np.sqrt(exact * (1 - exact) / 9999) + 2e-4
 
 
@@ -39,7 +41,7 @@ def test_texts_are_exchanged_by_quantile_of_the_position():
 def test_a_shift_moves_the_whole_simulation_around(text):
     rng = seeds.rng()
     (piece,) = made.random_pieces(1, rng, text)
-    got = nulls._shifted(piece)
+    got = nulls._shifted([piece])[0]
     for k, shift in enumerate(np.ndindex(piece.real.shape)):
         moved = np.roll(piece.simulated, [-s for s in shift], range(piece.real.ndim))
         np.testing.assert_allclose(got[k], measures.sums_of(made.piece(0, piece.real, moved, counts=piece.counts)),
@@ -50,7 +52,7 @@ def test_a_shift_moves_the_whole_simulation_around(text):
                                          (nulls.p_places, True)])  # fmt: skip
 def test_p_is_uniform_where_the_simulation_knows_nothing(p, text):
     rng = seeds.rng()
-    found = [p(made.random_pieces(24, rng, text), 999, rng) for _ in range(250)]
+    found = [p(made.random_pieces(24, rng, text), 999, DRAW) for _ in range(250)]
     assert kstest(found, "uniform").pvalue > 1e-7, np.quantile(found, [0.01, 0.05, 0.25, 0.5])
     assert np.mean(np.array(found) <= 0.05) < 0.11
 
@@ -66,7 +68,7 @@ def test_p_is_uniform_where_the_images_and_the_text_of_a_sample_are_alike(texts)
         values = ([g * (rng.random(s) < 0.4) + rng.random(s) for g in gains] for s in shapes)
         return [made.piece(i, real, simulated) for real, simulated in values]
 
-    found = [nulls.p_images([p for i in range(30) for p in sample(i)], 999, rng) for _ in range(200)]
+    found = [nulls.p_images([p for i in range(30) for p in sample(i)], 999, DRAW) for _ in range(200)]
     assert kstest(found, "uniform").pvalue > 1e-7, np.quantile(found, [0.01, 0.05, 0.25, 0.5])
     assert np.mean(np.array(found) <= 0.05) < 0.12
 
@@ -92,15 +94,15 @@ def test_each_p_sees_its_own_kind_of_knowledge():
     rng = seeds.rng()
     gains = rng.uniform(0, 6, 60)
     knows_images = [made.piece(i, g + made.blob(rng), g + rng.random((8, 8))) for i, g in enumerate(gains)]
-    assert nulls.p_images(knows_images, 999, rng) < 0.01
+    assert nulls.p_images(knows_images, 999, DRAW) < 0.01
     blobs = [made.blob(rng) for _ in range(30)]
     knows_places = [made.piece(i, b, b + rng.normal(0, 2, (8, 8))) for i, b in enumerate(blobs)]
-    assert nulls.p_places(knows_places, 999, rng) == 0.001 and nulls.p_images(knows_places, 999, rng) == 0.001
+    assert nulls.p_places(knows_places, 999, DRAW) == 0.001 and nulls.p_images(knows_places, 999, DRAW) == 0.001
     assert measures.within(knows_images) < 0.2 < measures.between(knows_images)
 
 
 def test_too_few_arrangements_give_no_p():
     rng = seeds.rng()
-    assert np.isnan(nulls.p_images(made.random_pieces(6, rng), 999, rng))
+    assert np.isnan(nulls.p_images(made.random_pieces(6, rng), 999, DRAW))
     one = made.piece(0, rng.random((4, 4)), rng.random((4, 4)))
-    assert np.isnan(nulls.p_places([one], 999, rng)) and np.isnan(nulls.p_images([], 999, rng))
+    assert np.isnan(nulls.p_places([one], 999, DRAW)) and np.isnan(nulls.p_images([], 999, DRAW))

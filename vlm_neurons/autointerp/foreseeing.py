@@ -16,7 +16,7 @@ from jaxtyping import Bool
 from vlm_neurons.autointerp.explanation import says_nothing
 from vlm_neurons.concepts.concept import Concept
 from vlm_neurons.concepts.lexical import index_of
-from vlm_neurons.concepts.naming import Alternative, Named, named, regions_of, words_of
+from vlm_neurons.concepts.naming import Alternative, Named, named
 from vlm_neurons.concepts.visual import visual_bank
 
 if TYPE_CHECKING:
@@ -46,8 +46,7 @@ def foreseen(text: str, samples: Sequence[Seen], sides: Sequence[Side]) -> Bool[
 
 
 def _speaks_of(what: Named, said: frozenset[str], seen: Seen, side: Side) -> bool:
-    visual = what.visual or tuple(r for a in what.text for r in regions_of(a))
-    lexical = what.text or tuple(w for a in what.visual for w in words_of(a))
+    visual, lexical = what.regions, what.words
     named_here = visual if side == "picture" else lexical
     try:
         if what.unknown or not named_here:
@@ -79,9 +78,8 @@ def _most(seen: Seen) -> dict[Concept, float]:
 def _written(seen: Seen) -> tuple[frozenset[Concept], frozenset[str]]:
     """Lexical concepts that a response has, and its words."""
     if seen not in _WRITTEN:
-        response = tuple(t for t, is_text in zip(seen.tokens, seen.is_text, strict=True) if is_text)
-        words = frozenset(re.findall(r"\w+", "".join(response).lower()))
-        _WRITTEN[seen] = frozenset(Concept(*key) for key in index_of(response)[1]), words
+        words = frozenset(re.findall(r"\w+", "".join(seen.response).lower()))
+        _WRITTEN[seen] = frozenset(Concept(*key) for key in index_of(seen.response)[1]), words
     return _WRITTEN[seen]
 
 

@@ -18,6 +18,7 @@ from vlm_neurons.autointerp.foreseeing import foreseen
 from vlm_neurons.autointerp.jobs import Explanations, text_of
 from vlm_neurons.autointerp.protocols import sides_of
 from vlm_neurons.autointerp.scorers.measures import ACTIVE
+from vlm_neurons.evidence.exemplars import peaks_of
 
 if TYPE_CHECKING:
     from vlm_neurons.evidence import Evidence, Exemplar
@@ -90,6 +91,6 @@ def _spread(n: int, size: int, evidence: Evidence) -> list[int]:
 def _kinds(text: str, evidence: Evidence, rest: Sequence[Exemplar]) -> Int[np.ndarray, " rest"]:
     """0, or 1 where there is activity, or 2 where the explanation foresees it."""
     least = min(ACTIVE.values())
-    active = evidence.scale(np.array([e.peak for e in rest], float)) > least
+    active = evidence.scale(peaks_of(rest)) > least
     spoken_of = foreseen(text, [e.seen for e in rest], sides_of(evidence))
     return np.where(spoken_of, 2, active.astype(int))

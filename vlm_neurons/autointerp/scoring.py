@@ -246,8 +246,8 @@ def _numbers(
     found = {name: measure(plain) for name, measure in measures.SCORERS.items()}
     found |= {
         "r": measures.weighted(pieces),
-        "r_low": low, "r_high": high, "p": permutations.p_images(plain, chance.n_permutations, rng),
-        "p_within": permutations.p_places(plain, chance.n_permutations, rng),
+        "r_low": low, "r_high": high, "p": permutations.p_images(plain, chance.n_permutations, chance.seed),
+        "p_within": permutations.p_places(plain, chance.n_permutations, chance.seed),
     }  # fmt: skip
     if pieces:
         found["ceiling"] = measures.weighted(resolved(pieces, simulator.resolution_on(pieces[0].side)))

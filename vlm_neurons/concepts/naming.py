@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 
 from vlm_neurons.concepts.concept import Concept
 from vlm_neurons.concepts.lexical import CLASSES
@@ -73,6 +74,16 @@ class Named:
     text: tuple[Alternative, ...] = ()
     together: bool = False
     unknown: tuple[str, ...] = ()
+
+    @cached_property
+    def regions(self) -> tuple[Alternative, ...]:
+        """Alternatives in pictures; of an explanation that names words alone, what these say."""
+        return self.visual or tuple(r for a in self.text for r in regions_of(a))
+
+    @cached_property
+    def words(self) -> tuple[Alternative, ...]:
+        """Alternatives in words; of an explanation that names regions alone, the words that say them."""
+        return self.text or tuple(w for a in self.visual for w in words_of(a))
 
 
 def named(explanation: str) -> Named:

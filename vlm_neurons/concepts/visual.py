@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from jaxtyping import Bool, Float, Int16, Integer, Shaped, UInt8
@@ -21,6 +22,7 @@ from vlm_neurons.concepts.shown import parts_of_sheet
 from vlm_neurons.synthetic.scene import COLUMNS, ROWS
 
 if TYPE_CHECKING:
+    from vlm_neurons.data import Truth
     from vlm_neurons.evidence import Seen
 
 Maps = dict[Concept, Float[np.ndarray, "rows columns"]]
@@ -264,9 +266,20 @@ def visual_bank(seen: Seen, truth: bool = True) -> tuple[Maps, ...]:
         seen: the sample.
         truth: use the truth where there is one for just these patches.
     """
+    if not truth or seen.truth is None:
+        return pixel_bank(seen)
+    if seen not in _WITH_TRUTH:
+        _WITH_TRUTH[seen] = _with_truth(seen, seen.truth)
+    return _WITH_TRUTH[seen]
+
+
+_WITH_TRUTH: WeakKeyDictionary[Seen, tuple[Maps, ...]] = WeakKeyDictionary()
+
+
+def _with_truth(seen: Seen, truth: Truth) -> tuple[Maps, ...]:
     maps = pixel_bank(seen)
-    if not truth or seen.truth is None or len(maps) != 1 or seen.in_tiles(0).any():
+    if len(maps) != 1 or seen.in_tiles(0).any():
         return maps
     grid = seen.boxes[0].shape[:2]
-    known = {Concept(*key): shares for key, shares in seen.truth.items() if shares.shape == grid}
+    known = {Concept(*key): shares for key, shares in truth.items() if shares.shape == grid}
     return ({**maps[0], **known},)

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -121,18 +122,14 @@ class Evidence:
         everywhere, pool = (tuple(bare(e) for e in part) for part in (self.exemplars, self.pool))
         return replace(self, exemplars=everywhere, pool=pool, label=label)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 over everything that an explainer or a score could depend on."""
         total = hashlib.sha256(json.dumps([self.neuron, self.peak, self.label, self.seed]).encode())
         for e in self.exemplars:
-            seen = e.seen
-            words = [seen.sample, seen.source, e.split, e.group, seen.tokens, seen.image_digests, seen.places]
-            total.update(json.dumps(words).encode())
-            for array in (*e.patch_acts, e.token_acts, *seen.boxes, seen.kinds, seen.token_sinks, *seen.patch_sinks):
+            total.update(f"{e.seen.digest} {e.split} {e.group}".encode())
+            for array in (*e.patch_acts, e.token_acts):
                 total.update(str(array.shape).encode() + np.ascontiguousarray(array, np.float32).tobytes())
-            for key, shares in (seen.truth or {}).items():
-                total.update(json.dumps([key, shares.shape]).encode() + np.ascontiguousarray(shares).tobytes())
         return total.hexdigest()
 
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -77,7 +78,23 @@ class Seen:
         """SHA-256 of the pixels of every image."""
         return tuple(hashlib.sha256(f"{i.mode}{i.size}".encode() + i.tobytes()).hexdigest() for i in self.images)
 
-    @property
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over everything that an explainer or a score could depend on."""
+        words = [self.sample, self.source, self.tokens, self.image_digests, self.places]
+        total = hashlib.sha256(json.dumps(words).encode())
+        for array in (*self.boxes, self.kinds, self.token_sinks, *self.patch_sinks):
+            total.update(str(array.shape).encode() + np.ascontiguousarray(array, np.float32).tobytes())
+        for key, shares in (self.truth or {}).items():
+            total.update(json.dumps([key, shares.shape]).encode() + np.ascontiguousarray(shares).tobytes())
+        return total.hexdigest()
+
+    @cached_property
+    def response(self) -> tuple[str, ...]:
+        """Tokens of the response, as they read."""
+        return tuple(t for t, is_text in zip(self.tokens, self.is_text, strict=True) if is_text)
+
+    @cached_property
     def is_text(self) -> Bool[np.ndarray, "token"]:
         """Tokens of the response."""
         return self.kinds == int(TokenKind.TEXT)
@@ -174,6 +191,17 @@ def assign(top: Sequence[Exemplar], drawn: Sequence[Exemplar]) -> tuple[Exemplar
     places = dict.fromkeys(round(q * (len(ordered) - 1)) for q in QUANTILES) if ordered else {}
     lower = [replace(ordered[p], group="quantile", split="explain", rank=i) for i, p in enumerate(places)]
     return (*strong, *lower, *other)
+
+
+def peaks_of(exemplars: Sequence[Exemplar]) -> Float[np.ndarray, " exemplar"]:
+    """`Exemplar.peak` of many at once."""
+    parts = [[np.array([-np.inf]), *(p.ravel() for p in e.patch_acts), e.token_acts[e.seen.is_text]] for e in exemplars]
+    sizes = [sum(part.size for part in own) for own in parts]
+    if not sizes:
+        return np.zeros(0)
+    flat = np.concatenate([part for own in parts for part in own]).astype(float)
+    starts = np.cumsum([0, *sizes[:-1]])
+    return np.maximum.reduceat(np.where(np.isnan(flat), -np.inf, flat), starts)
 
 
 def rest_of(chosen: Sequence[Exemplar], drawn: Sequence[Exemplar]) -> tuple[Exemplar, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,21 +52,33 @@ def pieces_of(
     evidence: Evidence, exemplars: Sequence[Exemplar], predictions: Sequence[Prediction], side: Side
 ) -> list[Piece]:
     """All pieces of some exemplars that have a prediction on a side; what failed is left out."""
-    found = []
-    for number, (e, guess) in enumerate(zip(exemplars, predictions, strict=True)):
-        if side == "picture":
-            for patches, simulated, counts in zip(
-                e.patch_acts, guess.patch_acts, e.scored_patches(), strict=bool(guess.patch_acts)
-            ):
-                real = np.nan_to_num(evidence.scale(patches)).astype(float)
-                found.append(_piece(number, e, side, real, np.asarray(simulated, float), counts))
-        elif guess.token_acts is not None:
-            said = e.seen.is_text
-            real = np.nan_to_num(evidence.scale(e.token_acts)).astype(float)[said]
-            found.append(_piece(number, e, side, real, np.asarray(guess.token_acts, float)[said],
-                                e.scored_tokens()[said]))  # fmt: skip
-    lost = _lost(exemplars, predictions)
-    return [replace(p, weight=p.weight * lost.get(p.stratum, 1.0)) for p in found if p.counts.any()]
+    found, lost = [], _lost(exemplars, predictions)
+    every = _real(evidence, tuple(exemplars), side)
+    for number, (e, own, guess) in enumerate(zip(exemplars, every, predictions, strict=True)):
+        values = guess.patch_acts if side == "picture" else () if guess.token_acts is None else (guess.token_acts,)
+        for (real, counts), simulated in zip(own, values, strict=bool(values)):
+            said = np.asarray(simulated, float)
+            known = ~np.isnan(said := said if side == "picture" else said[e.seen.is_text])
+            if (counted := counts & known).any():  # a place without a prediction does not count
+                kept = said if known.all() else np.where(known, said, 0.0)
+                weight = e.weight * lost.get(e.stratum, 1.0)
+                found.append(Piece(number, e.group == "top", side, real, kept, counted, e.stratum, weight,
+                                   e.group == "pool"))  # fmt: skip
+    return found
+
+
+@lru_cache(maxsize=8)  # an explanation after the other is tried on the same exemplars
+def _real(
+    evidence: Evidence, exemplars: tuple[Exemplar, ...], side: Side
+) -> list[list[tuple[Float[np.ndarray, "*place"], Bool[np.ndarray, "*place"]]]]:
+    """Activations on the 0-10 scale, and the places that count, of every image, or of the response, of exemplars."""
+
+    def scaled(values: Float[np.ndarray, "*place"]) -> Float[np.ndarray, "*place"]:
+        return np.nan_to_num(evidence.scale(values)).astype(float)
+
+    if side == "picture":
+        return [[*zip(map(scaled, e.patch_acts), e.scored_patches(), strict=True)] for e in exemplars]
+    return [[(scaled(e.token_acts)[e.seen.is_text], e.scored_tokens()[e.seen.is_text])] for e in exemplars]
 
 
 def _lost(exemplars: Sequence[Exemplar], predictions: Sequence[Prediction]) -> dict[str, float]:
@@ -73,13 +86,6 @@ def _lost(exemplars: Sequence[Exemplar], predictions: Sequence[Prediction]) -> d
     every = Counter(e.stratum for e in exemplars)
     came = Counter(e.stratum for e, guess in zip(exemplars, predictions, strict=True) if guess.failure is None)
     return {stratum: every[stratum] / n for stratum, n in came.items()}
-
-
-def _piece(number: int, e: Exemplar, side: Side, real: np.ndarray, simulated: np.ndarray, counts: np.ndarray) -> Piece:
-    """A place without a prediction does not count."""
-    known = counts & ~np.isnan(simulated)
-    kept = np.nan_to_num(simulated)
-    return Piece(number, e.group == "top", side, real, kept, known, e.stratum, e.weight, e.group == "pool")
 
 
 def resolved(pieces: Sequence[Piece], resolution: Resolution) -> list[Piece]:

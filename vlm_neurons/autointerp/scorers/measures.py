@@ -42,7 +42,11 @@ def weighted(pieces: Sequence[Piece]) -> float:
 
     The headline: it falls for an explanation that is too broad, and for one that is too narrow.
     """
-    return float(r_of_sums(np.sum([p.weight * sums_of(p) for p in pieces], axis=0))) if pieces else NAN
+    if not pieces:
+        return NAN
+    (x, y), sizes = _flat(pieces), [np.count_nonzero(p.counts) for p in pieces]
+    w = np.repeat([p.weight for p in pieces], sizes)
+    return float(r_of_sums(np.array([w.sum(), w @ x, w @ y, w @ (x * x), w @ (y * y), w @ (x * y)])))
 
 
 def between(pieces: Sequence[Piece]) -> float:
@@ -103,7 +107,7 @@ def interval(pieces: Sequence[Piece], rng: np.random.Generator, level: float = 0
         sums[place[p.exemplar]] += p.weight * sums_of(p)
         strata[place[p.exemplar]] = p.stratum or ("top" if p.top else "rest")
     own = [sums[strata == stratum] for stratum in dict.fromkeys(strata)]
-    r, drawn = r_of_sums(sums.sum(0)), r_of_sums(sum(_redrawn(part, rng) for part in own))
+    r, drawn = r_of_sums(sums.sum(0)), r_of_sums(np.sum([_redrawn(part, rng) for part in own], axis=0))
     drawn = drawn[np.isfinite(drawn)]
     if len(drawn) < N_BOOTSTRAP / 2 or not np.isfinite(r):
         return NAN, NAN

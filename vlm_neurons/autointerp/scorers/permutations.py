@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from math import factorial
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from vlm_neurons.autointerp.scorers.aligned import Piece
 from vlm_neurons.autointerp.scorers.measures import centred, r_of_sums, sums_of
@@ -16,28 +17,28 @@ MIN_DISTINCT = 1000  # arrangements that a p-value has to be able to tell apart
 BIN = 10  # texts of about the same length among which simulations are exchanged
 
 
-def p_images(pieces: Sequence[Piece], n: int, rng: np.random.Generator) -> float:
+def p_images(pieces: Sequence[Piece], n: int, seed: int) -> float:
     """Chance of a pooled r as large if simulated maps belonged to any image.
 
     All that is predicted for one exemplar goes to another whose images have the same shapes and whose text has about
     the same length (there by quantile of the position). It stays together, since the images and the text of a sample
     are alike: exchanged one by one, four images a sample that share their content would give p < .05 in 23 % of the
-    cases where there is nothing. p = (1 + number as large) / (1 + n) (Phipson & Smyth 2010).
+    cases where there is nothing. p = (1 + number as large) / (1 + n) (Phipson & Smyth 2010). Neurons share their draws.
 
     Returns:
         p, one-sided; NaN where r does not exist, or fewer than 1,000 arrangements do.
     """
     real = np.sum([sums_of(p) for p in pieces], axis=0) if pieces else np.zeros(6)
     total, distinct = np.zeros((n, 6)), 1
-    for group in _exchangeable(pieces):
+    for number, group in enumerate(_exchangeable(pieces)):
+        size = len(group)
         crossed = np.sum([_crossed(alike) for alike in zip(*group, strict=True)], axis=0)
-        order = rng.permuted(np.tile(np.arange(len(group)), (n, 1)), axis=1)
-        total += crossed[np.arange(len(group)), order].sum(1)
-        distinct *= factorial(len(group))
+        total += _taken(crossed, _orders(size, n, (seed, number)))
+        distinct *= factorial(size)
     return _p(r_of_sums(real), r_of_sums(total), distinct)
 
 
-def p_places(pieces: Sequence[Piece], n: int, rng: np.random.Generator) -> float:
+def p_places(pieces: Sequence[Piece], n: int, seed: int) -> float:
     """Chance of an r within images as large if a simulated map lay anywhere in its image.
 
     Each map is shifted around by a number of rows and columns of its own, each text by a number of tokens (a torus):
@@ -49,11 +50,44 @@ def p_places(pieces: Sequence[Piece], n: int, rng: np.random.Generator) -> float
     """
     real = centred(np.array([sums_of(p) for p in pieces]).reshape(-1, 6)).sum(0)
     total, distinct = np.zeros((n, 6)), 1
+    shapes: dict[Any, list[Piece]] = {}
     for piece in pieces:
-        shifted = centred(_shifted(piece))
-        total += shifted[rng.integers(len(shifted), size=n)]
-        distinct *= len(shifted)
+        shapes.setdefault(piece.real.shape, []).append(piece)
+    for number, alike in enumerate(shapes.values()):
+        shifted = centred(_shifted(alike))
+        total += _taken(shifted, _shifts(len(alike), shifted.shape[1], n, (seed, number)))
+        distinct *= shifted.shape[1] ** len(alike)
     return _p(r_of_sums(real), r_of_sums(total), distinct)
+
+
+@lru_cache(maxsize=32)  # neurons share them, and an array is 2 MB
+def _orders(size: int, n: int, seed: tuple[int, int]) -> Int[np.ndarray, "n size"]:
+    """Random orders of so many pieces."""
+    rng = np.random.default_rng([*seed, size])
+    return rng.permuted(np.tile(np.arange(size, dtype=np.int32), (n, 1)), axis=1)
+
+
+@lru_cache(maxsize=32)
+def _shifts(size: int, distinct: int, n: int, seed: tuple[int, int]) -> Int[np.ndarray, "n size"]:
+    """Random numbers of shifts of so many pieces."""
+    return np.random.default_rng([*seed, size, distinct]).integers(distinct, size=(n, size), dtype=np.int32)
+
+
+def _taken(table: Float[np.ndarray, "size choice 6"], choices: Int[np.ndarray, "n size"]) -> Float[np.ndarray, "n 6"]:
+    """Of every piece the sums of its choice, added up."""
+    size, n_choices, _ = table.shape
+    found, places = np.empty((len(choices), 6)), None
+    for k in range(6):
+        column = np.ascontiguousarray(table[:, :, k])
+        if (column == column[:, :1]).all() or (size == n_choices and (column == column[:1]).all()):
+            found[:, k] = (
+                column[:, 0].sum() if (column == column[:, :1]).all() else column[0].sum()
+            )  # whatever is chosen
+            continue
+        if places is None:
+            places = choices + np.arange(size, dtype=np.int32) * n_choices
+        found[:, k] = column.ravel().take(places).sum(1)
+    return found
 
 
 def _p(real: Float[np.ndarray, ""], moved: Float[np.ndarray, " n"], distinct: int) -> float:
@@ -81,11 +115,17 @@ def _exchangeable(pieces: Sequence[Piece]) -> Iterator[list[list[Piece]]]:
 def _crossed(group: Sequence[Piece]) -> Float[np.ndarray, "m m 6"]:
     """Sums of the real activations of one piece with the simulation of every other."""
     found = np.zeros((len(group), len(group), 6))
-    for i, piece in enumerate(group):
-        x = piece.real[piece.counts]
-        y = np.stack([_as(other.simulated, piece.real.shape)[piece.counts] for other in group])
-        found[i, :, 0], found[i, :, 1], found[i, :, 3] = len(x), x.sum(), (x * x).sum()
-        found[i, :, 2], found[i, :, 4], found[i, :, 5] = y.sum(1), (y * y).sum(1), y @ x
+    shapes = [p.real.shape for p in group]
+    for shape in dict.fromkeys(shapes):
+        own = [i for i, other in enumerate(shapes) if other == shape]
+        counts = np.stack([group[i].counts.ravel() for i in own]).astype(float)
+        real = np.stack([group[i].real.ravel() for i in own])
+        moved = np.stack([_as(p.simulated, shape).ravel() for p in group])
+        seen = counts[:1] if (counts == counts[0]).all() else counts  # the same sums everywhere
+        parts = (counts.sum(1)[:, None], (real * counts).sum(1)[:, None], seen @ moved.T,
+                 (real * real * counts).sum(1)[:, None], seen @ (moved * moved).T, (real * counts) @ moved.T)  # fmt: skip
+        for k, part in enumerate(parts):
+            found[own, :, k] = part
     return found
 
 
@@ -96,14 +136,19 @@ def _as(values: Float[np.ndarray, "*place"], shape: tuple[int, ...]) -> Float[np
     return values[((np.arange(shape[0]) + 0.5) / shape[0] * len(values)).astype(int)]
 
 
-def _shifted(piece: Piece) -> Float[np.ndarray, "shift 6"]:
-    """Sums of the real activations with the simulation, for every shift of it."""
-    mask = piece.counts.astype(float)
-    x, y = np.where(piece.counts, piece.real, 0.0), piece.simulated
+def _shifted(pieces: Sequence[Piece]) -> Float[np.ndarray, "piece shift 6"]:
+    """Sums of the real activations of pieces of one shape with their simulations, for every shift of these."""
+    counts = np.stack([p.counts for p in pieces]).astype(float)
+    x, y = np.stack([p.real for p in pieces]) * counts, np.stack([p.simulated for p in pieces])
+    axes = tuple(range(1, x.ndim))
 
     def products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return np.fft.ifftn(np.conj(np.fft.fftn(a)) * np.fft.fftn(b)).real.ravel()
+        turned = np.conj(np.fft.rfftn(a, axes=axes)) * np.fft.rfftn(b, axes=axes)
+        return np.fft.irfftn(turned, s=x.shape[1:], axes=axes).reshape(len(x), -1)
 
-    sy, syy, sxy = products(mask, y), products(mask, y * y), products(x, y)
-    fixed = np.ones_like(sy)
-    return np.stack([fixed * mask.sum(), fixed * x.sum(), sy, fixed * (x * x).sum(), syy, sxy], -1)
+    def summed(a: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(a.reshape(len(x), -1).sum(1)[:, None], (len(x), x[0].size))
+
+    whole = counts.all()
+    sy, syy = (summed(a) if whole else products(counts, a) for a in (y, y * y))
+    return np.stack([summed(counts), summed(x), sy, summed(x * x), syy, products(x, y)], -1)

@@ -11,7 +11,7 @@ import numpy as np
 from vlm_neurons.autointerp.explanation import Failure, says_nothing
 from vlm_neurons.autointerp.protocols import Job, Prediction, Resolution, Side, Simulator, constant, text_values
 from vlm_neurons.concepts.lexical import mask_of
-from vlm_neurons.concepts.naming import Alternative, Named, named, regions_of, words_of
+from vlm_neurons.concepts.naming import Alternative, Named, named
 from vlm_neurons.concepts.visual import visual_bank
 
 if TYPE_CHECKING:
@@ -66,8 +66,7 @@ class ConceptSimulator(Simulator):
         if what.unknown:
             return _failed(f"the banks have no concept for: {', '.join(what.unknown)}")
         seen = job.exemplar.seen
-        visual = what.visual or tuple(r for a in what.text for r in regions_of(a))
-        lexical = what.text or tuple(w for a in what.visual for w in words_of(a))
+        visual, lexical = what.regions, what.words
         if not (visual if job.side == "picture" else lexical):
             return _failed(f"it names nothing that {'images' if job.side == 'picture' else 'words'} could show")
         maps: tuple[np.ndarray, ...] = ()
@@ -98,21 +97,22 @@ class ConceptSimulator(Simulator):
 
 def _words(seen: Seen, alternatives: Sequence[Alternative]) -> np.ndarray:
     """Share, 0 or 1, of every token; the banks read the response alone."""
-    response = tuple(t for t, is_text in zip(seen.tokens, seen.is_text, strict=True) if is_text)
-    found = np.zeros(len(seen.tokens))
+    found, n = np.zeros(len(seen.tokens)), len(seen.response)
     found[seen.is_text] = _any(
-        alternatives, lambda a: _all([mask_of(c, response).astype(float) for c in a.concepts], (len(response),))
+        alternatives, lambda a: _all([mask_of(c, seen.response).astype(float) for c in a.concepts], (n,))
     )
     return found
 
 
 def _any(alternatives: Sequence[Alternative], share: Callable[[Alternative], np.ndarray]) -> np.ndarray:
     parts = [1 - share(a) if a.negated else share(a) for a in alternatives]
-    return np.asarray(np.max(parts, axis=0))
+    return np.asarray(np.max(parts, axis=0)) if len(parts) > 1 else parts[0]
 
 
 def _all(parts: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
     """Where all hold; everywhere if there is nothing that has to."""
+    if len(parts) == 1:
+        return parts[0]
     return np.asarray(np.min(parts, axis=0)) if parts else np.ones(shape)
 
 
