@@ -2,7 +2,7 @@
 
     python examples/trust.py judge [--n 30] [--seed 0]      # simulators x scores on planted neurons
     python examples/trust.py baselines [--n 30]             # what the true explanation gets, against baselines
-    python examples/trust.py coverage [--n 1000]            # of the 95 % interval, on synthetic neurons with a known r
+    python examples/trust.py coverage [--n 300]             # of the 95 % interval, on synthetic neurons with a known r
     python examples/trust.py failures [--n 30]              # a fifth of the replies lost: dropped, and as zeros
     python examples/trust.py rare [--n 12]                  # which scores see too broad and too narrow, by frequency
 
@@ -25,12 +25,15 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+import vlm_neurons as vn
 from vlm_neurons import planted, stats
 from vlm_neurons.autointerp.explanation import Failure
 from vlm_neurons.autointerp.jobs import sides_for
 from vlm_neurons.autointerp.protocols import Prediction, Simulator
+from vlm_neurons.autointerp.sampling import drawn
 from vlm_neurons.autointerp.scorers import Piece, measures, pieces_of
 from vlm_neurons.autointerp.simulators import BASELINES, ConceptSimulator, Oracle
+from vlm_neurons.evidence import Exemplar
 
 GROUPS = {
     "visual": ("color", "shape", "size", "position", "conjunction", "polysemantic"),
@@ -41,12 +44,12 @@ PIXELS = ("color", "position", "picture_or_word")  # what the pixels alone can t
 DEFAULTS = {
     "judge": 30,
     "baselines": 30,
-    "coverage": 1000,
+    "coverage": 300,
     "failures": 30,
     "rare": 12,
 }  # neurons of each kind, or draws
 FALSE = ("near_miss", "too_broad", "too_narrow", "wrong", "empty")
-SCORES = {"r": (measures.pooled, 0.0), "r_within": (measures.within, 0.0), "r_between": (measures.between, 0.0),
+SCORES = {"r": (measures.weighted, 0.0), "r_top_random": (measures.pooled, 0.0), "r_within": (measures.within, 0.0), "r_between": (measures.between, 0.0),
           "spearman": (measures.spearman, 0.0), "auroc": (measures.auroc, 0.5), "iou": (measures.iou, 0.0),
           "detection": (measures.detection, 0.5)}  # fmt: skip
 
@@ -60,13 +63,14 @@ def pieces(
     p: planted.Planted, explanation: str, simulator: Simulator, lost: Sequence[bool] | None = None
 ) -> list[Piece]:
     """Pieces of a neuron's test exemplars, of all of its sides; without those that were lost."""
-    own, exemplars, found = simulator.for_neuron(p.evidence), p.evidence.split("test"), []
+    evidence = drawn({p.evidence.neuron: explanation}, {p.evidence.neuron: p.evidence}, None)[p.evidence.neuron]
+    own, exemplars, found = simulator.for_neuron(p.evidence), evidence.split("test"), []
     none = Prediction(failure=Failure("network", "lost"))
     for side in sides_for(p.evidence, own):
         guesses = own.simulate(explanation, exemplars, side)
         if lost is not None:
             guesses = [none if x else g for x, g in zip(lost, guesses, strict=True)]
-        found += pieces_of(p.evidence, exemplars, guesses, side)
+        found += pieces_of(evidence, exemplars, guesses, side)
     return found
 
 
@@ -93,7 +97,8 @@ def _all_scores(neurons: Sequence[planted.Planted], simulator: Simulator) -> dic
         for kind in ("true", *FALSE):
             there = pieces(p, p.rule.explanations.get(kind, ""), simulator)
             for score, (measure, _) in SCORES.items():
-                found.setdefault((score, kind), []).append(measure(there))
+                those = there if score == "r" else [piece for piece in there if not piece.extra]
+                found.setdefault((score, kind), []).append(measure(those))
     return {key: np.array(values, float) for key, values in found.items()}
 
 
@@ -121,7 +126,7 @@ def baselines(n: int, seed: int) -> None:
         cells = []
         for simulator in tqdm(simulators, desc=group):
             every = [pieces(p, p.rule.explanations["true"], simulator) for p in neurons]
-            r, w = ([f(x) for x in every] for f in (measures.pooled, measures.within))
+            r, w = ([f(x) for x in every] for f in (measures.weighted, measures.within))
             scored = np.isfinite(r).sum()
             cells.append(f"{np.nanmedian(r):.2f} / {np.nanmedian(w):.2f}" if np.isfinite(w).any() else
                          f"{np.nanmedian(r):.2f} / -" if scored else "-")  # fmt: skip
@@ -130,49 +135,51 @@ def baselines(n: int, seed: int) -> None:
     Console(width=170).print("median r / median r within images", table)
 
 
-def synthetic(n: int, heavy: bool, skill: float, rng: np.random.Generator) -> list[Piece]:
-    """Images of a neuron, half of them top ones, and a simulator of some skill.
-
-    A blob of 2 x 2 to 4 x 4 patches of 8 x 8 (in every top image, in three of ten random ones) with a strength; the
-    simulator sees it, elsewhere with chance 1 - skill, misses it or invents one.
-    """
-    found = []
-    for i in range(n):
-        top = i < n // 2
-        real, seen = np.zeros((8, 8)), np.zeros((8, 8))
-        strength = rng.lognormal(0, 1.0) if heavy else 0.3 + 0.7 * rng.beta(2, 2)
-        if top or rng.random() < 0.3:
-            side, y, x = int(rng.integers(2, 5)), int(rng.integers(5)), int(rng.integers(5))
-            real[y : y + side, x : x + side] = 5 * strength
-            if rng.random() > skill:
-                y, x = int(rng.integers(5)), int(rng.integers(5))
-            seen[y : y + side, x : x + side] = 8
-        elif rng.random() > skill:
-            seen[2:5, 3:6] = 8
-        real += rng.lognormal(-1.5, 1.0, (8, 8)) if heavy else rng.uniform(0, 1.5, (8, 8))
-        found.append(
-            Piece(i, top, "picture", real, np.clip(seen + rng.normal(0, 1, (8, 8)), 0, 10), np.ones((8, 8), bool))
-        )
-    return found
+def population(share: float, heavy: bool, skill: float, rng: np.random.Generator, n: int = 4000) -> vn.Evidence:
+    """A neuron of texts of 64 words, in a share of which it is active for 4 to 16 words; in a share `skill` of these the
+    word 'dog' is where it is active, in others elsewhere."""
+    texts, values = [], []
+    for active in rng.random(n) < share:
+        said, acts = [" cat"] * 64, rng.lognormal(-1.5, 1.0, 64) if heavy else rng.uniform(0, 1.5, 64)
+        length, start = int(rng.integers(4, 17)), int(rng.integers(48))
+        if active:
+            acts[start : start + length] += 5 * (rng.lognormal(0, 1.0) if heavy else 0.3 + 0.7 * rng.beta(2, 2))
+        if active or rng.random() < share * (1 - skill):
+            start = start if active and rng.random() < skill else int(rng.integers(48))
+            said[start : start + length] = [" dog"] * length
+        texts.append(said)
+        values.append(acts)
+    return vn.Evidence.from_arrays("dog", tokens=texts, token_acts=values, label="text", n_top=50)
 
 
 def coverage(n: int, seed: int) -> None:
-    """How often the 95 % interval holds the r of the population."""
-    table = Table("activations", "images", "coverage of the true r, %", "median width")
-    rng = np.random.default_rng(seed)
-    for heavy in (False, True):
-        true = {s: measures.pooled(synthetic(40000, heavy, s, rng)) for s in (0.2, 0.5, 0.8)}
-        for images in (20, 40, 100):
-            hits, widths = [], []
-            for i in tqdm(range(n), desc=f"{images} images"):
-                skill = (0.2, 0.5, 0.8)[i % 3]
-                low, high = measures.interval(synthetic(images, heavy, skill, rng), rng)
-                hits.append(low <= true[skill] <= high)
-                widths.append(high - low)
-            kind = "heavy-tailed" if heavy else "bounded"
-            kind += " (r " + ", ".join(f"{v:.2f}" for v in true.values()) + ")"
-            table.add_row(kind, str(images), f"{100 * np.mean(hits):.1f}", f"{np.median(widths):.2f}")
+    """How often the 95 % interval of `vn.score` holds the r of all samples."""
+    table = Table("activations", "share", "samples tested", "coverage, %", "median width")
+    for heavy, share in ((False, 0.2), (False, 0.02), (True, 0.2), (True, 0.02)):
+        rng = np.random.default_rng([seed, heavy, int(100 * share)])
+        made = [population(share, heavy, skill, rng) for skill in (0.2, 0.5, 0.8)]
+        tops = [tuple(e for e in one.exemplars if e.group == "top") for one in made]
+        true = [_whole_r(replace(one, exemplars=top), one.pool) for one, top in zip(made, tops, strict=True)]
+        for tested in (60, 100):
+            found = []
+            for i in tqdm(range(n), desc=f"{tested} samples, share {share}"):
+                one, top, r = made[i % 3], tops[i % 3], true[i % 3]
+                order = rng.permutation(len(one.pool))
+                again = replace(one, exemplars=top, pool=tuple(one.pool[k] for k in order), seed=i,
+                                n_samples=len(top) + len(order))  # fmt: skip
+                row = vn.score({"dog": "the word 'dog'"}, {"dog": again}, n_null=0, n_permutations=999, n_test=tested,
+                               progress=False).iloc[0]  # fmt: skip
+                found.append((row.r_low <= r <= row.r_high, row.r_high - row.r_low))
+            inside, width = np.array(found, float).T
+            kind = f"{'heavy-tailed' if heavy else 'bounded'} (r {', '.join(f'{r:.2f}' for r in true)})"
+            table.add_row(kind, f"{share}", f"{tested}", f"{100 * inside.mean():.1f}", f"{np.median(width):.2f}")
     Console(width=120).print(table)
+
+
+def _whole_r(evidence: vn.Evidence, rest: Sequence[Exemplar]) -> float:
+    every = (*evidence.exemplars, *rest)
+    guesses = ConceptSimulator().simulate("the word 'dog'", every, "text")
+    return measures.pooled(pieces_of(evidence, every, guesses, "text"))
 
 
 def failures(n: int, seed: int) -> None:
@@ -186,9 +193,9 @@ def failures(n: int, seed: int) -> None:
         part, every = pieces(p, true, simulator, lost.tolist()), pieces(p, true, simulator)
         as_zero = [replace(x, simulated=x.simulated * (not lost[x.exemplar])) for x in every]
         low, high = measures.interval(every, rng)
-        inside += low <= measures.pooled(part) <= high
+        inside += low <= measures.weighted(part) <= high
         for values, those in ((whole, every), (dropped, part), (zeros, as_zero)):
-            values.append(measures.pooled(those))
+            values.append(measures.weighted(those))
     Console().print(f"median r: all {np.median(whole):.3f}, a fifth dropped {np.median(dropped):.3f}, as zeros "
                     f"{np.median(zeros):.3f}; dropped stays inside the interval for {inside} of {len(neurons)}")  # fmt: skip
 
@@ -210,7 +217,7 @@ def main() -> None:
     """Run one of them."""
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=list(DEFAULTS))
-    parser.add_argument("--n", type=at_least_one, help="neurons of each kind (default: 30; coverage: 1000; rare: 12)")
+    parser.add_argument("--n", type=at_least_one, help="neurons of each kind (default: 30; coverage: 300; rare: 12)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     functions = {"judge": judge, "baselines": baselines, "coverage": coverage, "failures": failures, "rare": rare}

@@ -76,17 +76,14 @@ def _shifts(size: int, distinct: int, n: int, seed: tuple[int, int]) -> Int[np.n
 def _taken(table: Float[np.ndarray, "size choice 6"], choices: Int[np.ndarray, "n size"]) -> Float[np.ndarray, "n 6"]:
     """Of every piece the sums of its choice, added up."""
     size, n_choices, _ = table.shape
-    found, places = np.empty((len(choices), 6)), None
-    for k in range(6):
-        column = np.ascontiguousarray(table[:, :, k])
-        if (column == column[:, :1]).all() or (size == n_choices and (column == column[:1]).all()):
-            found[:, k] = (
-                column[:, 0].sum() if (column == column[:, :1]).all() else column[0].sum()
-            )  # whatever is chosen
-            continue
-        if places is None:
-            places = choices + np.arange(size, dtype=np.int32) * n_choices
-        found[:, k] = column.ravel().take(places).sum(1)
+    found, places = np.empty((len(choices), 6)), choices + np.arange(size, dtype=np.int32) * n_choices
+    for k, column in enumerate(np.moveaxis(table, -1, 0)):
+        if (column == column[:, :1]).all():  # whatever is chosen
+            found[:, k] = column[:, 0].sum()
+        elif size == n_choices and (column == column[:1]).all():  # each choice is made once
+            found[:, k] = column[0].sum()
+        else:
+            found[:, k] = column.ravel().take(places).sum(1)
     return found
 
 
@@ -121,9 +118,10 @@ def _crossed(group: Sequence[Piece]) -> Float[np.ndarray, "m m 6"]:
         counts = np.stack([group[i].counts.ravel() for i in own]).astype(float)
         real = np.stack([group[i].real.ravel() for i in own])
         moved = np.stack([_as(p.simulated, shape).ravel() for p in group])
-        seen = counts[:1] if (counts == counts[0]).all() else counts  # the same sums everywhere
-        parts = (counts.sum(1)[:, None], (real * counts).sum(1)[:, None], seen @ moved.T,
-                 (real * real * counts).sum(1)[:, None], seen @ (moved * moved).T, (real * counts) @ moved.T)  # fmt: skip
+        same = (counts == counts[0]).all()  # places: what is moved has the same sums everywhere
+        seen = counts[:1] if same else counts
+        own_sums = [a.sum(1)[:, None] for a in (counts, real * counts, real * real * counts)]
+        parts = (*own_sums[:2], seen @ moved.T, own_sums[2], seen @ (moved * moved).T, (real * counts) @ moved.T)
         for k, part in enumerate(parts):
             found[own, :, k] = part
     return found
