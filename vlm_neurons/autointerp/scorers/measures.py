@@ -123,7 +123,7 @@ def _redrawn(sums: Float[np.ndarray, "exemplar 6"], rng: np.random.Generator) ->
 
 
 def _levels(
-    drawn: Float[np.ndarray, "draw"], r: float, strata: Sequence[Float[np.ndarray, "exemplar 6"]], level: float
+    drawn: Float[np.ndarray, "draw"], r: float, strata: Sequence[Float[np.ndarray, "_exemplar 6"]], level: float
 ) -> Float[np.ndarray, "2"]:
     """Quantiles of the draws at which a BCa interval ends; the acceleration is the skewness of the exemplars'
     influences."""
