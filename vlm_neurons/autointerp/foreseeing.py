@@ -35,7 +35,7 @@ def foreseen(text: str, samples: Sequence[Seen], sides: Sequence[Side]) -> Bool[
     >>> from vlm_neurons import planted
     >>> made = planted.neurons("color", n=1)[0].evidence
     >>> samples = [e.seen for e in made.split("test")]
-    >>> 0 < sum(foreseen("cyan regions", samples, ["picture"])) < len(samples)
+    >>> bool(0 < sum(foreseen("cyan regions", samples, ["picture"])) < len(samples))
     True
     """
     if says_nothing(text):

