@@ -1,7 +1,7 @@
-"""What may be concluded from the concepts of one pass, measured: intervals, too broad concepts, training.
+"""What may be concluded from the concepts of one pass, measured: intervals, too broad concepts, training, precision.
 
     python examples/one_pass_validity.py runs/validity                    # everything
-    python examples/one_pass_validity.py runs/validity --only broad       # or coverage, trained
+    python examples/one_pass_validity.py runs/validity --only broad       # or coverage, trained, operands
     python examples/one_pass_validity.py runs/seed-1 --only trained --model examples/tiny_llava/seed-1
 
 Scans are kept in the folder, and not made again: a call that was interrupted goes on.
@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 import torch
 from causes import markdown
+from operands import operands
 from safetensors.torch import load_file
 from scipy.stats import t as student
 from tqdm import tqdm
@@ -84,8 +85,9 @@ def one_draw(frequency: float, images: int, rng: np.random.Generator) -> dict[st
     sums = []
     for fold in range(FOLDS):
         one = UnitSums.empty(len(UNITS), len(EXPLANATIONS))
-        own = [torch.from_numpy(x[fold::FOLDS].reshape(-1, x.shape[-1])).float() for x in (acts, maps)]
-        one.add(own[0], own[1])
+        a, c = (torch.from_numpy(x[fold::FOLDS].reshape(-1, x.shape[-1])).float() for x in (acts, maps))
+        one.add(a, c.T)
+        one.add_concepts(len(c), c.sum(0), (c * c).sum(0))
         sums.append(one.tensors())
     folds, allowed = FoldSums.of(sums, len(UNITS), len(EXPLANATIONS)), torch.ones(len(EXPLANATIONS), dtype=torch.bool)
     r = folds.over(range(FOLDS)).r()[0]
@@ -184,7 +186,9 @@ def main() -> None:
     parser.add_argument("--model", default="tiny-llava-scenes")
     parser.add_argument("--draws", type=int, default=100, help="of the part broad")
     parser.add_argument("--truth", type=int, default=TRUTH, help="scenes that give the truth, of the part coverage")
-    parts: dict[str, Callable[..., str]] = {"broad": broad, "coverage": coverage, "trained": trained}
+    parts: dict[str, Callable[..., str]] = {
+        "broad": broad, "coverage": coverage, "trained": trained, "operands": operands,
+    }  # fmt: skip
     parser.add_argument("--only", nargs="*", default=list(parts), choices=list(parts))
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -37,6 +37,9 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(number())
 
 
+PLANTED = number(10**6)  # of all planted neurons: the scenes of one seed take seconds to draw
+
+
 def begin(test: str) -> None:
     """At the start of a test: global generators follow from the seed and the test's name, counts begin anew."""
     global _test

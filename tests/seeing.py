@@ -9,14 +9,12 @@ import re
 from typing import Any
 
 import numpy as np
-import seeds
 from PIL import Image, ImageDraw, ImageFont
 
 from vlm_neurons.autointerp.client.prices import images_of, parts_of
 from vlm_neurons.autointerp.client.prompting import picture
 from vlm_neurons.concepts.visual import color_names
 
-SEED = seeds.number(10**6)  # one a run: the scenes of a seed take seconds to draw
 FONT = ImageFont.load_default(13)
 
 

@@ -229,7 +229,7 @@ def main() -> None:
     os.environ.update(MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_="4294967296", OMP_NUM_THREADS="1")
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.start_processes(
-            train, (world, f"{folder}/meeting", Plan(**args), out), nprocs=world, start_method="spawn"
+            train, (world, f"{folder}/meeting", Plan(**args), out), nprocs=world, start_method="forkserver"
         )
 
 

@@ -70,7 +70,7 @@ def test_statistics_count_as_explained_what_the_summary_of_explanations_does():
 
 
 def test_detection_tells_a_true_explanation_from_a_wrong_one_and_counts_failures():
-    (p,) = planted.neurons("color", n=1)
+    (p,) = planted.neurons("color", n=1, seed=seeds.PLANTED)
     concept = next(iter(p.rule.concepts)).split(":")[1]
 
     class Looks(Judge):
@@ -99,7 +99,7 @@ class Answers(Judge):
 
 
 def test_a_judge_without_a_number_failed_and_one_with_too_few_is_named():
-    (p,) = planted.neurons("color", n=1)
+    (p,) = planted.neurons("color", n=1, seed=seeds.PLANTED)
     key, evidence = p.evidence.neuron, {p.evidence.neuron: p.evidence}
     row = vn.autointerp.detect({key: "red"}, evidence, Answers(lambda n: [float("nan")] * 5 + [0.5] * (n - 5))).iloc[0]
     assert row.n_failed == 5 and row.auroc == 0.5 and row.n_top + row.n_random == 55

@@ -12,7 +12,7 @@ from vlm_neurons.autointerp.simulators import SIDES, ConceptSimulator
 from vlm_neurons.concepts import Concept, phrase, visual_bank
 from vlm_neurons.concepts.naming import named
 
-SEED = seeds.number(1000)
+SEED = seeds.PLANTED
 
 
 def on_both_sides(text, exemplars):

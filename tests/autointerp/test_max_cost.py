@@ -10,6 +10,7 @@ from typing import Any
 import loopback
 import numpy as np
 import pytest
+import seeds
 import seeing
 
 import vlm_neurons as vn
@@ -22,7 +23,7 @@ PAID = (100 + 20) * 100 / 1e6  # what the server counts for every answer
 
 @pytest.fixture(scope="module")
 def evidence() -> dict[str, vn.Evidence]:
-    found = planted.neurons("picture_or_word", n=3, seed=seeing.SEED)
+    found = planted.neurons("picture_or_word", n=3, seed=seeds.PLANTED)
     return {p.evidence.neuron: p.evidence for p in found}
 
 

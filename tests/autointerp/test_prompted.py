@@ -60,7 +60,7 @@ def ask(asker: Any, explanation: str, exemplars: Sequence[Exemplar], *sides: Any
 
 
 def test_cells_come_back_to_the_patches_that_they_cover() -> None:
-    one = planted.neurons("color", n=1, seed=seeing.SEED)[0]
+    one = planted.neurons("color", n=1, seed=seeds.PLANTED)[0]
     test, true = one.evidence.split("test")[::3], one.rule.explanations["true"]
     with loopback.running(answer=seeing.answer) as server:
         found = ask(simulator(server, logprobs=False), true, test, "picture")
@@ -188,7 +188,7 @@ def test_hundreds_of_jobs_and_a_fifth_of_faults(tmp_path: Path) -> None:
 
 
 def test_scores_survive_a_fifth_of_faults_and_resume_from_the_run_directory(tmp_path: Path) -> None:
-    one = planted.neurons("color", n=1, seed=seeing.SEED)[0]
+    one = planted.neurons("color", n=1, seed=seeds.PLANTED)[0]
     evidence, true = {"color-0": one.evidence}, {"color-0": one.rule.explanations["true"]}
     faults = ("refusal", "length", "filter", "invalid_json")
     with loopback.running(answer=seeing.answer) as server:
@@ -209,7 +209,7 @@ def test_scores_survive_a_fifth_of_faults_and_resume_from_the_run_directory(tmp_
 
 
 def test_tables_of_other_settings_are_kept_apart_and_come_back(tmp_path: Path) -> None:
-    made = planted.neurons("color", n=2, seed=seeing.SEED)
+    made = planted.neurons("color", n=2, seed=seeds.PLANTED)
     evidence, true = (
         {o.evidence.neuron: o.evidence for o in made},
         {o.evidence.neuron: o.rule.explanations["true"] for o in made},

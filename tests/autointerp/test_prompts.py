@@ -45,11 +45,13 @@ def test_captions_stay_inside_their_fence_and_on_their_line() -> None:
 
 
 def test_only_exemplars_of_the_explain_split_are_shown() -> None:
-    one = planted.neurons("picture_or_word", n=1)[0].evidence
+    one = planted.neurons("picture_or_word", n=1, seed=seeds.PLANTED)[0].evidence
     request, ids = messages(one)
     assert set(ids) <= {e.seen.sample for e in one.split("explain")} and len(ids) == 11
     assert len(images_of(request)) == 11
-    kinds = [len(images_of(messages(planted.neurons(k, n=1)[0].evidence)[0])) for k in ("color", "word")]
+    kinds = [
+        len(images_of(messages(planted.neurons(k, n=1, seed=seeds.PLANTED)[0].evidence)[0])) for k in ("color", "word")
+    ]
     assert kinds == [11, 0]
 
 
@@ -96,7 +98,7 @@ def test_pictures_of_one_sample_are_told_apart() -> None:
 
 
 def test_without_pictures_the_grid_and_the_measured_pixels_are_shown() -> None:
-    neuron = planted.neurons("color", n=1, seed=seeds.number(1000))[0]
+    neuron = planted.neurons("color", n=1, seed=seeds.PLANTED)[0]
     request, ids = messages(neuron.evidence, n_on=3, n_off=1, pictures=False)
     text, color = text_of(request), neuron.rule.visual[0][0].value
     assert not images_of(request) and ids == messages(neuron.evidence, n_on=3, n_off=1)[1]

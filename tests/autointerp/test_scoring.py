@@ -16,7 +16,7 @@ from vlm_neurons.autointerp.simulators import Oracle, Prediction, Resolution, Si
 from vlm_neurons.autointerp.store import load_simulations as load
 from vlm_neurons.scanning.results import load_scores
 
-SEED = seeds.number(1000)
+SEED = seeds.PLANTED
 KINDS = ("color", "word", "picture_or_word")
 
 

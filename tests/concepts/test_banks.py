@@ -90,7 +90,7 @@ def test_pictures_of_one_sample_may_have_different_numbers_of_patches() -> None:
 def test_the_bank_and_the_dissection_explainer_say_the_same_of_pixels() -> None:
     from vlm_neurons import planted
 
-    seen = planted.neurons("color", n=1, seed=seeds.number(1000))[0].evidence.exemplars[0].seen
+    seen = planted.neurons("color", n=1, seed=seeds.PLANTED)[0].evidence.exemplars[0].seen
     found = Pixels().maps(view_of(model(), seen.images)).picture
     for i, concept in enumerate(Pixels().concepts("picture")):
         np.testing.assert_allclose(found[:, i], pixel_bank(seen)[0][concept].ravel(), atol=1e-6)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._inductor import config as inductor
+from torch._inductor import cpp_builder
 
 import vlm_neurons as vn
 from vlm_neurons.scanning.blocks import ColumnInfo
@@ -99,21 +98,18 @@ def test_a_scan_with_compiled_summaries_finds_the_same(tmp_path: Path, capsys: p
         vn.scan(model, data, out=tmp_path / "fast", **options)
 
 
+@pytest.mark.filterwarnings("ignore:dynamo_pgo force disabled")
 def test_without_a_working_compiler_a_scan_says_so_and_goes_on() -> None:
     said: list[str] = []
     kinds = torch.randint(1, 4, (2, 16))
     with pytest.raises(RuntimeError, match=r"torch.compile fails: .*no_such_backend"):
         compiled(torch.randn(2, 16, 4), kinds, 2, 1, backend="no_such_backend")
     assert choose(None, [COLUMN], kinds, 2, 1, said.append) is None and not said, "on a CPU by default not tried"
-    # no compiler to be found: in a process of its own, since torch remembers the one that it found
-    code = """
-import torch
-from vlm_neurons.scanning.fused import choose
-from vlm_neurons.scanning.blocks import ColumnInfo
-column = ColumnInfo("blocks.0.mlp.hook_act", "+", "gate", 0, "row", 4, "float32")
-choose(True, [column], torch.randint(1, 4, (2, 16)), 2, 1, print)
-"""
-    environment = {**os.environ, "CXX": "/no/such/compiler", "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert done.returncode == 1 and "ValueError: compiled=True: torch.compile fails: " in done.stderr
-    assert "as exact without" in done.stderr
+    torch._dynamo.reset()
+    cpp_builder.cpp_compiler_search.cache_clear()  # torch remembers the one that it found
+    with (
+        inductor.patch({"cpp.cxx": ("/no/such/compiler",), "force_disable_caches": True}),
+        pytest.raises(ValueError, match=r"^compiled=True: torch.compile fails: .*/no/such/compiler.*as exact without"),
+    ):
+        choose(True, [COLUMN], kinds, 2, 1, said.append)
+    cpp_builder.cpp_compiler_search.cache_clear()

@@ -15,13 +15,14 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "tiny_llava" / "train.py"
 
 def test_a_few_steps_of_the_training_script_lower_every_loss_and_write_a_loadable_model(tmp_path):
     plan = ["--steps-1", "16", "--steps-2", "16", "--batch-1", "8", "--batch-2", "8", "--warm-up", "4"]
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, str(SCRIPT), "--out", str(tmp_path / "model"), *plan, "--log-every", "15"],
-        check=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
+        text=True,
         timeout=300,
     )
+    assert done.returncode == 0, done.stderr[-3000:]
     log = [json.loads(line) for line in (tmp_path / "model" / "training.jsonl").read_text().splitlines()]
     for stage, term in ((1, "patch"), (2, "language")):
         values = [row[term] for row in log if row["stage"] == stage]

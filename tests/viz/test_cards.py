@@ -310,8 +310,7 @@ def test_every_view_shows_in_a_notebook_and_is_saved_as_page_and_as_picture(tmp_
         assert view.fragment.html in view.save(tmp_path / "view.html").read_text(encoding="utf-8")
         still = view.static()
         with Image.open(view.save(tmp_path / "view.png")) as picture:
-            shown = pixels(still)
-            assert picture.size == shown.size and len(set(shown.convert("L").getdata())) > 10
+            assert len(set(picture.convert("L").getdata())) > 10
         assert still._repr_png_() == (tmp_path / "view.png").read_bytes()  # what a notebook shows
         assert isinstance(still, Figure)
 

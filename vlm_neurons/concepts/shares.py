@@ -66,15 +66,21 @@ class Boxes:
         >>> boxes.counts(np.array([[2, 0], [1, 0]]), 3).tolist()
         [[0.5, 0.5], [0.0, 0.25], [0.5, 0.25]]
         """
-        found = np.bincount((n * self._cells + labels).ravel(), minlength=n * len(self.rows) * len(self.columns))
+        where = self._cells(n) + labels
+        found = np.bincount(where.ravel(), minlength=n * len(self.rows) * len(self.columns))
         return self._means(np.moveaxis(found.reshape(len(self.rows), len(self.columns), n), -1, 0))
 
+    def _cells(self, n: int) -> Int[np.ndarray, "height width"]:
+        """`n` times the number of every pixel's cell; kept, since most pictures of a data set have the same boxes."""
+        if n not in self._kept:
+            down, across = (np.repeat(np.arange(len(cuts)), np.diff(cuts, append=end)) for cuts, end in (
+                (self.rows, self.height), (self.columns, self.width)))  # fmt: skip
+            self._kept[n] = np.asarray(n * (len(self.columns) * down[:, None] + across))
+        return self._kept[n]
+
     @cached_property
-    def _cells(self) -> Int[np.ndarray, "height width"]:
-        """The cell of every pixel."""
-        down, across = (np.repeat(np.arange(len(cuts)), np.diff(cuts, append=end)) for cuts, end in (
-            (self.rows, self.height), (self.columns, self.width)))  # fmt: skip
-        return np.asarray(len(self.columns) * down[:, None] + across)
+    def _kept(self) -> dict[int, Int[np.ndarray, "height width"]]:
+        return {}
 
 
 def _cut(

@@ -57,7 +57,7 @@ def colors(planes: Planes) -> UInt8[np.ndarray, "height width"]:
     'brown'
     """
     red, green, blue = planes
-    top, low = planes.max(0), planes.min(0)
+    top, low = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
     span = top - low
     is_red, is_green = top == red, top == green
     rest = np.where(is_red, green - blue, np.where(is_green, blue - red, red - green))
@@ -65,12 +65,15 @@ def colors(planes: Planes) -> UInt8[np.ndarray, "height width"]:
     # no quotient but a whole number of degrees is nearer to one than 1 / 255: float32 does not mistake them
     hue = (start + np.float32(60) * rest / np.maximum(span, 1)).astype(np.int16)
     found = _color_of_hue().take(hue)
-    found[(found == COLORS.index("red")) & (5 * span < 3 * top) & (top > 153)] = COLORS.index("pink")
-    found[(hue >= 10) & (hue < 45) & (top < 159)] = COLORS.index("brown")
     plain = span < 39
-    found[plain] = COLORS.index("gray")
-    found[plain & (top > 204)] = COLORS.index("white")
-    found[(top < 51) | ((span < 31) & (top < 77))] = COLORS.index("black")
+    for name, where in (
+        ("pink", (found == COLORS.index("red")) & (5 * span < 3 * top) & (top > 153)),
+        ("brown", (hue >= 10) & (hue < 45) & (top < 159)),
+        ("gray", plain),
+        ("white", plain & (top > 204)),
+        ("black", (top < 51) | ((span < 31) & (top < 77))),
+    ):
+        np.copyto(found, np.uint8(COLORS.index(name)), where=where)
     return found
 
 
@@ -83,15 +86,15 @@ def color_names(pixels: UInt8[np.ndarray, "height width 3"]) -> dict[str, Bool[n
 def slopes(planes: Planes) -> tuple[Planes, Planes]:
     """Twice the change per pixel, downwards and to the right; 0 along a side of one pixel."""
 
-    def twice(values: np.ndarray, axis: int) -> np.ndarray:
-        found, values = np.zeros_like(values), np.moveaxis(values, axis, 0)
-        into = np.moveaxis(found, axis, 0)
+    def twice(axis: int) -> np.ndarray:
+        found = np.zeros_like(planes)
+        into, values = np.moveaxis(found, axis, 0), np.moveaxis(planes, axis, 0)
         if len(values) > 1:
-            into[1:-1] = values[2:] - values[:-2]
             into[0], into[-1] = 2 * (values[1] - values[0]), 2 * (values[-1] - values[-2])
+            np.subtract(values[2:], values[:-2], out=into[1:-1])
         return found
 
-    return twice(planes, 1), twice(planes, 2)
+    return twice(1), twice(2)
 
 
 def edges(down: Planes, right: Planes) -> UInt8[np.ndarray, "height width"]:
@@ -102,10 +105,13 @@ def edges(down: Planes, right: Planes) -> UInt8[np.ndarray, "height width"]:
     >>> edges(*slopes(planes_of(picture)))[:, 0].tolist()
     [0, 1, 1, 0]
     """
-    sizes = down.astype(np.float32) ** 2 + right.astype(np.float32) ** 2  # whole numbers below 2^24
-    on = np.flatnonzero(sizes.max(0) > 4 * STEEP**2)
-    most = sizes.reshape(3, -1)[:, on].argmax(0)  # of the channels, the one that changes most
-    steps = [np.abs(slope.reshape(3, -1)[most, on].astype(np.float32)) for slope in (down, right)]
+    n = down[0].size
+    red, green, blue = (down.astype(np.float32) ** 2 + right.astype(np.float32) ** 2).reshape(3, n)  # whole, below 2^24
+    sizes = np.maximum(np.maximum(red, green), blue)
+    on = np.flatnonzero(sizes > 4 * STEEP**2)
+    most = sizes.take(on)  # of the channel that changes most
+    where = np.where(red.take(on) == most, on, np.where(green.take(on) == most, on + n, on + 2 * n))
+    steps = [np.abs(slope.ravel().take(where).astype(np.float32)) for slope in (down, right)]
     tilt = np.float32(np.tan(np.pi / 8))  # 22.5 degrees
     found = np.zeros(down.shape[1:], np.uint8)
     found.ravel()[on] = np.where(steps[1] < tilt * steps[0], 1, np.where(steps[0] < tilt * steps[1], 2, 3))
@@ -130,14 +136,17 @@ def _colors_of_border(pixels: Integer[np.ndarray, "height width 3"]) -> Float[np
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     rough = np.rint(border * (8 / 255)).astype(int) @ [81, 9, 1]
     common = np.flatnonzero(np.bincount(rough) >= len(border) / 10)
-    return 2 * np.stack([np.median(group, axis=0) for group in (border, *(border[rough == c] for c in common))])
+    groups = [np.sort(group, axis=0) for group in (border, *(border[rough == c] for c in common))]
+    return np.stack([group[(len(group) - 1) // 2].astype(float) + group[len(group) // 2] for group in groups])
 
 
 def _far_from(planes: Planes, twice: Float[np.ndarray, "color 3"]) -> Bool[np.ndarray, "height width"]:
     # 4 times the squared distance, |2 p - c|^2 - |2 p|^2: whole numbers below 2^24, which float32 holds exactly
     flat = planes.reshape(3, -1).astype(np.float32)
-    near = (twice**2).sum(1).astype(np.float32)[:, None] - (4 * twice).astype(np.float32) @ flat
-    far = near.min(0) + 4 * (flat**2).sum(0) > 4 * FAR**2
+    near = (-4 * twice).astype(np.float32) @ flat
+    near += (twice**2).sum(1).astype(np.float32)[:, None]
+    red, green, blue = np.multiply(flat, flat, out=flat)
+    far = near.min(0) + 4 * (red + green + blue) > 4 * FAR**2
     return np.asarray(far.reshape(planes.shape[1:]))
 
 
@@ -197,15 +206,17 @@ def pixel_shares(
     """
     laid, position = _laid(np.asarray(boxes, float).tobytes(), *pixels.shape[:2])
     looks, names, unlike = _labels(pixels)
-    # three labels that a pixel has at once, counted together: 3 x 3 x 4 of them
-    three = laid.counts(looks, 36).reshape(3, 3, 4, -1)
-    edge = three.sum((0, 1))
-    place = laid.counts(places(unlike), 10)
-    found = [
-        laid.counts(names, len(COLORS)), three.sum((1, 2))[1:], three.sum((0, 2))[1:],
-        edge[1:].sum(0)[None], edge[1:], place[1:].sum(0)[None], place[1:], position,
-    ]  # fmt: skip
-    return np.concatenate(found).T
+    place = laid.counts(places(unlike), 10)[1:]
+    of_looks = _sums_of_looks() @ laid.counts(looks, 36)
+    return np.concatenate([laid.counts(names, len(COLORS)), of_looks, place.sum(0)[None], place, position]).T
+
+
+@cache
+def _sums_of_looks() -> Float[np.ndarray, "concept 36"]:
+    """Three labels that a pixel has at once are counted together, 3 x 3 x 4 of them: which of those counts are bright,
+    dark, textured, smooth, an edge, and an edge of each direction."""
+    bright, rough, edge = np.indices((3, 3, 4)).reshape(3, 36)
+    return np.stack([bright == 1, bright == 2, rough == 1, rough == 2, edge > 0, edge == 1, edge == 2, edge == 3]) * 1.0
 
 
 @lru_cache(maxsize=8)  # most pictures of a data set have the same patches

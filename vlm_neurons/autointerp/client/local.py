@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -128,12 +129,14 @@ class LocalChat:
         """What vLLM would say of an answer that is there already: one forward pass, nothing is generated."""
         with torch.no_grad():
             logits = self.model(**inputs).logits[0]
-        ids, decode = inputs["input_ids"][0].tolist(), self.processor.tokenizer.decode
+        ids = inputs["input_ids"][0].tolist()
+        text_of = cache(lambda i: self.processor.tokenizer.decode([i]))  # the same tokens come up at every place
         places: list[Any] = [None]  # nothing stands before the first token
         for here, scores in zip(ids[1:], logits[:-1], strict=True):
             chances = torch.log_softmax(scores.float(), -1)
-            shown = dict.fromkeys([here, *chances.topk(min(ask.top, len(chances))).indices.tolist()])
-            places.append({i: {"decoded_token": decode([i]), "logprob": float(chances[i])} for i in shown})
+            shown = [*dict.fromkeys([here, *chances.topk(min(ask.top, len(chances))).indices.tolist()])]
+            found = zip(shown, chances[shown].tolist(), strict=True)
+            places.append({i: {"decoded_token": text_of(i), "logprob": chance} for i, chance in found})
         return reduced({"choices": [{}], "prompt_logprobs": places}, ask.prefill), 0
 
     def _plain(self, request: list[dict[str, Any]]) -> list[dict[str, Any]]:
