@@ -55,7 +55,16 @@ def wrap(model: nn.Module, tokenizer: Any, adapter: Adapter, name: str) -> Trans
 
 
 def extend(bridge: TransformerBridge, adapter: Adapter) -> None:
-    """Add the hook points to a bridge over a supported model, in place. Doing it twice does no harm."""
+    """Add the hook points to a bridge over a supported model, in place. Doing it twice does no harm.
+
+    Raises:
+        ValueError: the bridge computes MLPs by itself, so that their neurons could not be hooked.
+    """
+    if any(type(m).__name__ == "JointGateUpMLPBridge" for m in bridge.modules()):
+        raise ValueError(
+            f"TransformerLens' own bridge over {adapter.architecture} computes the gates of its MLPs by itself: their "
+            "neurons have no hook there. Load the model anew and pass it itself, HookedVLM(hf_model, processor)"
+        )
     for site, (_, path, is_output) in adapter.sites.items():
         for i, place in along(bridge.original_model, path):
             component = _attach(bridge, _NAMES[site].format(i=i).replace("projector.0.", "projector."), place)
