@@ -10,6 +10,7 @@ import pytest
 import seeds
 
 from vlm_neurons.autointerp.scorers import measures
+from vlm_neurons.autointerp.scorers.aligned import Piece
 from vlm_neurons.autointerp.simulators import Resolution
 
 FRESH = pytest.mark.parametrize("pieces", [
@@ -111,3 +112,14 @@ def test_the_interval_over_images_holds_the_true_r(images):
     naive = 1.96 * (1 - true**2) / np.sqrt(images * 64)
     wrong = [abs(measures.pooled(draw(images)) - true) <= naive for _ in range(120)]
     assert np.mean(wrong) < 0.7, "places of an image are not independent: the test would have no teeth"
+
+
+def test_an_interval_that_does_not_hold_its_r_is_none():
+    """One sample of most strata, and two of one, each of which is constant: drawn again they say less than together."""
+    levels = {"top": 5.0, "rest": 5.0, "active": 5.0, "foreseen": 9.0}
+    pieces = []
+    for number, (stratum, level) in enumerate([*levels.items(), ("foreseen", 0.0)]):
+        values = np.full(4, level) + np.array([0.0, 0.1, 0.0, 0.1])
+        pieces.append(Piece(number, stratum == "top", "text", values, values[::-1] * 1.0, np.ones(4, bool), stratum))
+    assert measures.weighted(pieces) > 0.9
+    assert np.isnan(measures.interval(pieces, seeds.rng())).all()

@@ -55,6 +55,21 @@ def test_an_expert_or_neuron_that_is_not_there_is_named(family: builders.Made):
         family.model.run_with_hooks(batch, fwd_hooks=record("L1E0N999", {}))
 
 
+def test_ids_of_layers_with_and_without_experts_are_told_apart(tmp_path: Path):
+    model = builders.made("qwen3_vl_moe").model
+    batch = model.prepare([None], "Hi", "A dog.")
+    with pytest.raises(KeyError, match="layer 0 of this model has no experts"):
+        model.run_with_hooks(batch, fwd_hooks=record("L0E0N3", {}))
+    with pytest.raises(KeyError, match="layer 1 of this model has experts, whose neurons have ids such as L3E5N17"):
+        model.run_with_hooks(batch, fwd_hooks=record("L1N3", {}))
+    with pytest.raises(KeyError, match="no layer 7 at site 'vision'; layers 0 to 2"):
+        model.run_with_hooks(batch, fwd_hooks=record("V7N3", {}))
+    data = some_data(2)
+    run = vn.scan(model, data, "gate", top_n=2, out=tmp_path, progress=False)
+    with pytest.raises(KeyError, match="L1N3: not scanned; this run has layer 0 and experts 0-3 of layers 1-2 at site"):
+        vn.gather_evidence(model, data, run, "L1N3", progress=False)
+
+
 @torch.no_grad()
 def test_they_are_recorded_where_their_expert_was_chosen(family: builders.Made):
     batch = family.model.prepare([[tiny.image(70, 41)], []], tiny.PROMPTS[:2], tiny.RESPONSES[:2])

@@ -23,6 +23,7 @@ from vlm_neurons.evidence.exemplars import peaks_of
 if TYPE_CHECKING:
     from vlm_neurons.evidence import Evidence, Exemplar
 
+LEAST = 2  # samples: a top one and another
 LEAST_FORESEEN = 0.75  # of the samples beyond top and random ones
 STRATA = ("rest", "active", "foreseen")
 
@@ -47,15 +48,18 @@ def _drawn(text: str, evidence: Evidence, n_test: int | None) -> Evidence:
     test = evidence.split("test")
     if not test or any(e.stratum for e in test):
         return evidence
-    n = len(test) if n_test is None else n_test
+    n = max(LEAST, len(test) if n_test is None else n_test)
     tops = [e for e in test if e.group == "top"]
     rest = [*(e for e in test if e.group != "top"), *evidence.pool]  # a random draw, in its order
     kinds = _kinds(text, evidence, rest)
-    n_random = min(n // 3, len(rest))
-    chosen = _chosen(kinds, n_random, n - min(n // 3, len(tops)) - n_random)
+    third = max(1, n // 3)
+    n_random = min(third, len(rest))
+    chosen = _chosen(kinds, n_random, n - min(third, len(tops)) - n_random)
     strong = _spread(len(tops), n - len(chosen), evidence)
     n_tops = sum(e.group == "top" for e in evidence.exemplars)
     n_rest = np.nan if evidence.n_samples is None else evidence.n_samples - n_tops
+    if (n_tops and not strong) or (n_rest and not chosen):
+        n_rest = np.nan  # nothing speaks for a part of the data, so nothing for the whole
     found = [_marked(tops[i], "top", n_tops / len(strong) if n_rest == n_rest else np.nan) for i in strong]
     if chosen:
         kinds[~np.isin(kinds, kinds[chosen])] = kinds[chosen[0]]  # a stratum that nothing is drawn from joins another

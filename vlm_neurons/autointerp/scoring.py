@@ -15,7 +15,7 @@ from vlm_neurons.autointerp.explanation import Explanation, says_nothing
 from vlm_neurons.autointerp.jobs import Explanations
 from vlm_neurons.autointerp.protocols import Explainer, Simulator
 from vlm_neurons.autointerp.registry import explainer_of, simulator_of
-from vlm_neurons.autointerp.sampling import drawn
+from vlm_neurons.autointerp.sampling import LEAST, drawn
 from vlm_neurons.autointerp.scorers import measures, permutations
 from vlm_neurons.autointerp.scorers.aligned import Piece, pieces_of, resolved
 from vlm_neurons.autointerp.scorers.other_explanations import (
@@ -90,7 +90,7 @@ def score(
         seed: of permutations and bootstrap.
         progress: show bars.
         full: all columns.
-        n_test: samples that each explanation is simulated on; as many as the split `"test"` has if None.
+        n_test: samples that each explanation is simulated on, from 2 on; as many as the split `"test"` has if None.
 
     Returns:
         One row a neuron and side (`"picture"`, `"text"`):
@@ -115,8 +115,8 @@ def score(
         Benjamini-Hochberg over the rows); `n_null` (explanations behind r_null), `n_exemplars`, `n_failed`,
         `approximate` (fewer than 40 images).
 
-        NaN where a number does not exist: no r where the evidence does not say how many samples there are; a constant
-        simulation has no correlation, a failed one is no zero.
+        NaN where a number does not exist: no r where the evidence does not say how many samples there are, or has
+        nothing beside the top ones to test on; a constant simulation has no correlation, a failed one is no zero.
 
     Raises:
         ValueError: unknown simulator, parameters of wrong types or out of range, a key that is not its neuron, or a
@@ -132,7 +132,7 @@ def score(
     whole(999, n_permutations=n_permutations)
     whole(0, n_null=n_null, seed=seed)
     if n_test is not None:
-        whole(1, n_test=n_test)
+        whole(LEAST, n_test=n_test)
     jobs.check_explanations(explanations, evidence)
     jobs.check_explanations({} if pool is None else pool, evidence, "pool")
     chosen = simulator_of(simulator)
@@ -263,7 +263,10 @@ def _note(made: Simulation, pieces: Sequence[Piece], numbers: Mapping[str, float
     if np.isfinite(numbers["r"]):
         return "" if np.isfinite(numbers["p"]) else "no p: too few images of the same shape"
     if np.isfinite(numbers["r_top_random"]) and np.isnan([p.weight for p in pieces]).any():
-        return "no r: the evidence does not say how many samples there are; gather it again (r_top_random stands)"
+        return (
+            "no r: the evidence does not say how many samples there are, or has none beside the top ones to test on; "
+            "gather it again (r_top_random stands)"
+        )
     simulated = np.concatenate([p.pair[1] for p in pieces])
     return "constant simulation" if simulated.min() == simulated.max() else "constant activations"
 

@@ -14,7 +14,7 @@ from vlm_neurons.autointerp import jobs
 from vlm_neurons.autointerp.jobs import Explanations
 from vlm_neurons.autointerp.protocols import Side, Simulator
 from vlm_neurons.autointerp.registry import simulator_of
-from vlm_neurons.autointerp.sampling import drawn
+from vlm_neurons.autointerp.sampling import LEAST, drawn
 from vlm_neurons.autointerp.simulation import Simulation, mark_of
 from vlm_neurons.autointerp.store import REPLIES, answered, anything_came, folder, load_simulations, save_simulations
 from vlm_neurons.evidence import Evidence
@@ -67,7 +67,7 @@ def simulate(
     """
     jobs.check_explanations(explanations, evidence)
     if n_test is not None:
-        whole(1, n_test=n_test)
+        whole(LEAST, n_test=n_test)
     evidence = drawn(explanations, evidence, n_test)
     chosen = simulator_of(simulator)
     if out is not None:

@@ -96,7 +96,8 @@ def interval(pieces: Sequence[Piece], rng: np.random.Generator, level: float = 0
     Exemplars are drawn with replacement, each stratum apart (places of one image are not independent: intervals over
     places cover the truth one time in eight); of n of a stratum n - 1, weighed up (Rao, Wu 1988), since a few exemplars
     vary less than what they were drawn from. Bias-corrected and accelerated (Efron 1987). NaN where fewer than five
-    exemplars are there, or the size of a stratum is not known.
+    exemplars are there, so few in a stratum that their draws do not come around to r, or the size of a stratum is not
+    known.
     """
     numbers = sorted({p.exemplar for p in pieces})
     if len(numbers) < 5 or not np.isfinite([p.weight for p in pieces]).all():
@@ -112,7 +113,7 @@ def interval(pieces: Sequence[Piece], rng: np.random.Generator, level: float = 0
     if len(drawn) < N_BOOTSTRAP / 2 or not np.isfinite(r):
         return NAN, NAN
     low, high = np.quantile(drawn, _levels(drawn, float(r), own, level))
-    return float(low), float(high)
+    return (float(low), float(high)) if low - TINY <= r <= high + TINY else (NAN, NAN)
 
 
 def _redrawn(sums: Float[np.ndarray, "exemplar 6"], rng: np.random.Generator) -> Float[np.ndarray, "draw 6"]:
