@@ -6,6 +6,7 @@ Each has a test that shows the wrong number without it (tests/models/test_model_
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -18,7 +19,7 @@ from vlm_neurons.models.batch import HookNeverFires
 from vlm_neurons.models.passes import begin_pass, end_pass
 from vlm_neurons.sites import named, site_of_hook
 from vlm_neurons.sites import names as site_names
-from vlm_neurons.sites.mlp import IMAGE_HOOKS, MLPS
+from vlm_neurons.sites.mlp import IMAGE_HOOKS, MLPS, expert_at
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -28,6 +29,7 @@ Hook = tuple[str | Callable[[str], bool], Callable[..., Any]]
 # Taken before the image features are merged in: what they hold at image positions, the model never uses.
 BEFORE_MERGE = ("hook_embed", "embed.hook_out")
 MERGED = "blocks.0.hook_in"
+CHOICE = r"blocks\.(\d+)\.mlp\.experts\.hook_(chosen|weights)"  # of experts, for all of a layer
 TRAINING = "in training mode, where dropout changes what it does at random: call model.eval()"
 
 
@@ -142,10 +144,18 @@ def unknown_hook(name: str, known: Iterable[str]) -> KeyError:
                 f"model.site_hooks({site.name!r}) lists all"
             )
         layers = sorted({at[1] for n in names if (at := site_of_hook(n)) is not None and at[0] is site})
+        routed = (at for n in names if (at := expert_at(n)) is not None)
+        if any((s.name, i) == (site.name, layer) for s, i in routed):
+            return KeyError(
+                f"{name!r}: layer {layer} of this model has experts, whose neurons have ids such as L3E5N17; "
+                f"model.site_hooks({site.name!r}) lists all"
+            )
         if layers:
             return KeyError(
                 f"{name!r}: this model has no layer {layer} at site {site.name!r}; layers 0 to {layers[-1]}"
             )
+    if of_all := re.fullmatch(CHOICE, name):
+        return KeyError(f"{name!r}: layer {of_all[1]} of this model has no experts; model.site_hooks('gate') lists all")
     close = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
     sites = ", ".join(f"{s.name} ({s.pattern})" for s in MLPS)
     return KeyError(

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlm_neurons.sites.mlp import expert_at
 from vlm_neurons.units import Neuron, Pole
 
 if TYPE_CHECKING:
@@ -27,25 +28,37 @@ def columns_in_words(columns: Sequence[tuple[str, Pole]]) -> str:
 
     >>> columns_in_words([("blocks.0.mlp.hook_act", "+"), ("blocks.1.mlp.hook_act", "+")])
     'layers 0-1 at site gate (pole +)'
+    >>> columns_in_words([("blocks.0.mlp.hook_act", "+"), ("blocks.3.mlp.experts.5.hook_act", "+")])
+    'layer 0 and expert 5 of layer 3 at site gate (pole +)'
     """
-    sites: dict[str, tuple[set[int], set[str]]] = {}
+    sites: dict[str, tuple[set[tuple[int, int]], set[str]]] = {}
     for hook, pole in columns:
-        neuron = Neuron(hook, 0, pole)
-        layers, poles = sites.setdefault(neuron.site, (set(), set()))
-        layers.add(neuron.layer)
+        neuron, routed = Neuron(hook, 0, pole), expert_at(hook)
+        places, poles = sites.setdefault(neuron.site, (set(), set()))
+        places.add((neuron.layer, -1 if routed is None else routed[0].expert))
         poles.add(pole)
     return ", ".join(
-        f"{_span(sorted(layers))} at site {name} ({'poles + and -' if len(poles) > 1 else f'pole {min(poles)}'})"
-        for name, (layers, poles) in sites.items()
+        f"{_where(places)} at site {name} ({'poles + and -' if len(poles) > 1 else f'pole {min(poles)}'})"
+        for name, (places, poles) in sites.items()
     )
 
 
-def _span(layers: list[int]) -> str:
-    """Layers in words: from the first to the last where none is missing."""
-    if len(layers) == 1:
-        return f"layer {layers[0]}"
-    whole = layers == list(range(layers[0], layers[-1] + 1))
-    return f"layers {layers[0]}-{layers[-1]}" if whole else f"layers {', '.join(map(str, layers))}"
+def _where(places: set[tuple[int, int]]) -> str:
+    """Layers, and experts of layers, of (layer, expert, or -1) in words."""
+    dense, routed = ({(i, e) for i, e in places if (e >= 0) is own} for own in (False, True))
+    said = [_span("layer", {i for i, _ in dense})] if dense else []
+    if routed:
+        said.append(f"{_span('expert', {e for _, e in routed})} of {_span('layer', {i for i, _ in routed})}")
+    return " and ".join(said)
+
+
+def _span(what: str, numbers: set[int]) -> str:
+    """Numbers of something in words: from the first to the last where none is missing."""
+    first, last = min(numbers), max(numbers)
+    if first == last:
+        return f"{what} {first}"
+    whole = len(numbers) == last - first + 1
+    return f"{what}s {first}-{last}" if whole else f"{what}s {', '.join(map(str, sorted(numbers)))}"
 
 
 def last_explanations(path: str | Path) -> dict[str, dict[str, Any]]:
