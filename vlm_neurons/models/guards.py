@@ -29,7 +29,6 @@ Hook = tuple[str | Callable[[str], bool], Callable[..., Any]]
 # Taken before the image features are merged in: what they hold at image positions, the model never uses.
 BEFORE_MERGE = ("hook_embed", "embed.hook_out")
 MERGED = "blocks.0.hook_in"
-CHOICE = r"blocks\.(\d+)\.mlp\.experts\.hook_(chosen|weights)"  # of experts, for all of a layer
 TRAINING = "in training mode, where dropout changes what it does at random: call model.eval()"
 
 
@@ -136,6 +135,11 @@ def unknown_hook(name: str, known: Iterable[str]) -> KeyError:
     """The error for a hook name that does not exist: what there is of its site, or what reads alike."""
     names = sorted(known)
     found = site_of_hook(name)
+    of_layer = re.match(r"blocks\.(\d+)\.mlp\.experts\.", name)
+    if of_layer and not any(n.startswith(of_layer[0]) for n in names):
+        return KeyError(
+            f"{name!r}: layer {of_layer[1]} of this model has no experts; model.site_hooks('gate') lists all"
+        )
     if found is not None:
         site, layer = found
         if (expert := getattr(site, "expert", None)) is not None:
@@ -154,8 +158,6 @@ def unknown_hook(name: str, known: Iterable[str]) -> KeyError:
             return KeyError(
                 f"{name!r}: this model has no layer {layer} at site {site.name!r}; layers 0 to {layers[-1]}"
             )
-    if of_all := re.fullmatch(CHOICE, name):
-        return KeyError(f"{name!r}: layer {of_all[1]} of this model has no experts; model.site_hooks('gate') lists all")
     close = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
     sites = ", ".join(f"{s.name} ({s.pattern})" for s in MLPS)
     return KeyError(
