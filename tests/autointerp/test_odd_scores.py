@@ -144,6 +144,16 @@ def test_one_neuron_scored_anew_keeps_the_nulls_that_it_has_among_all():
     assert scored({key: said[key]}, evidence, n_null=20).n_null[0] == 0
 
 
+@pytest.mark.parametrize(("ids", "n_null"), [(("L1E0N0", "L1E1N3"), 1), (("L1E0N0", "post:L1E0N3"), 0),
+                                             (("L1E0N0", "L2E0N3"), 0), (("L1N0", "L1E1N3"), 1)])  # fmt: skip
+def test_nulls_come_from_the_layer_whatever_the_expert(ids: tuple[str, str], n_null: int):
+    pair = zip(ids, planted.neurons("color", n=2, seed=seeds.PLANTED), strict=True)
+    evidence = {i: replace(p.evidence, neuron=i) for i, p in pair}
+    apart = {i: replace(e, exemplars=[x for x in e.exemplars if (x.group, x.split) != ("top", "explain")])
+             for i, e in evidence.items()}  # fmt: skip
+    assert scored(dict.fromkeys(ids, "red regions"), apart, n_null=5).n_null.tolist() == [n_null, n_null]
+
+
 def test_nulls_share_no_image_even_under_another_number():
     from vlm_neurons.autointerp.scorers.other_explanations import others
 

@@ -130,11 +130,12 @@ def _tops(evidence: Evidence, split: Split) -> set[Any]:
 
 
 def _kin(evidence: Evidence) -> tuple[str, str]:
-    """Layer (the hook) and class; neurons that are not of a model have the class alone."""
+    """Site with layer, whatever the expert, and class; neurons that are not of a model have the class alone."""
     try:
-        return Neuron.parse(evidence.neuron).hook, kind_of(evidence)
+        neuron = Neuron.parse(evidence.neuron)
     except ValueError:
         return "", kind_of(evidence)
+    return f"{neuron.site} {neuron.layer}", kind_of(evidence)
 
 
 def swapped(
