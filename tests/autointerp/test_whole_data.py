@@ -7,10 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import seeds
+from pieces import Answers
 
 import vlm_neurons as vn
-from vlm_neurons.autointerp.sampling import drawn
-from vlm_neurons.autointerp.simulators import ConceptSimulator
+from vlm_neurons.autointerp.explanation import Failure
+from vlm_neurons.autointerp.sampling import STRATA_IN_WORDS, drawn
+from vlm_neurons.autointerp.simulators import ConceptSimulator, Prediction
 
 EXPLANATIONS = {"true": "the word 'dog'; the word 'horse'", "half": "the word 'dog'",
                 "broad": "the word 'dog'; the word 'horse'; the word 'cat'"}  # fmt: skip
@@ -52,6 +54,9 @@ def test_r_is_that_of_the_whole_data_and_falls_for_what_is_too_broad_or_too_narr
             row = r_of(evidence, text)
             assert row.n_exemplars == 60, "no more simulations than the split has samples"
             found[kind].append((row.r, whole_r(evidence, text)))
+        true, half, broad = (found[kind][-1][0] for kind in EXPLANATIONS)
+        assert true > broad, ("every neuron, not their mean", found)
+        assert true > half or share == 0.01, found  # of seven horses in 1500 texts hardly one is drawn
     for kind, pairs in found.items():
         # of what is rarest no sample may have been drawn, and a constant simulation has no r
         r, whole = np.array([pair for pair in pairs if np.isfinite(pair[0])]).T
@@ -80,6 +85,31 @@ def test_top_samples_alone_are_not_the_whole_data():
     row = r_of(tops, EXPLANATIONS["true"])
     assert np.isnan([row.r, row.r_low]).all() and row.r_top_random > 0.5
     assert "none beside the top ones" in row.note
+
+
+def test_where_every_simulation_of_a_part_of_the_data_failed_there_is_no_r():
+    """What failed drops out of the estimate: the rest is not the whole data, and no null either."""
+    evidence = {"rare": rare(0.2, 600, seeds.rng())}
+
+    def scored(lost, words=EXPLANATIONS["true"]):
+        failed = Prediction(failure=Failure("cost", "max_cost"))
+        simulator = Answers(
+            lambda job: failed if job.explanation == words and job.exemplar.stratum in lost
+            else Prediction(token_acts=np.nan_to_num(job.exemplar.token_acts) + (not job.explanation))
+        )  # fmt: skip
+        return vn.score({"rare": EXPLANATIONS["true"]}, evidence, simulator, n_null=0, n_permutations=999,
+                        progress=False, full=True).iloc[0]  # fmt: skip
+
+    strata = {e.stratum for e in drawn({"rare": EXPLANATIONS["true"]}, evidence, None)["rare"].split("test")}
+    assert strata == {"top", "foreseen", "rest"} and scored(()).r > 0.9
+    for stratum in strata:
+        row = scored((stratum,))
+        assert np.isnan([row.r, row.r_low, row.r_high, row.ceiling]).all() and 0 < row.n_images < row.n_exemplars
+        assert "every simulation of" in row.note and STRATA_IN_WORDS[stratum] in row.note and "cost" in row.note
+        assert np.isfinite(row.r_top_random)
+        empty = scored((stratum,), words="")
+        assert empty.r > 0.9 and np.isnan(empty.r_empty) and "1 null simulations failed" in empty.note
+    assert scored(strata).note == "every simulation failed: cost"
 
 
 def test_without_the_size_of_the_data_there_is_no_r_and_the_old_number_stands():

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 LEAST = 2  # samples: a top one and another
 LEAST_FORESEEN = 0.75  # of the samples beyond top and random ones
 STRATA = ("rest", "active", "foreseen")
+STRATA_IN_WORDS = {"top": "top samples", "rest": "samples without activity, where none is foreseen",
+                   "active": "samples with activity that is not foreseen",
+                   "foreseen": "samples where the explanation foresees activity"}  # fmt: skip
 
 
 def drawn(explanations: Explanations, evidence: Mapping[str, Evidence], n_test: int | None) -> dict[str, Evidence]:

@@ -15,9 +15,9 @@ from vlm_neurons.autointerp.explanation import Explanation, says_nothing
 from vlm_neurons.autointerp.jobs import Explanations
 from vlm_neurons.autointerp.protocols import Explainer, Simulator
 from vlm_neurons.autointerp.registry import explainer_of, simulator_of
-from vlm_neurons.autointerp.sampling import LEAST, drawn
+from vlm_neurons.autointerp.sampling import LEAST, STRATA_IN_WORDS, drawn
 from vlm_neurons.autointerp.scorers import measures, permutations
-from vlm_neurons.autointerp.scorers.aligned import Piece, pieces_of, resolved
+from vlm_neurons.autointerp.scorers.aligned import Piece, pieces_of, resolved, unheard
 from vlm_neurons.autointerp.scorers.other_explanations import (
     Chance,
     Key,
@@ -115,8 +115,9 @@ def score(
         Benjamini-Hochberg over the rows); `n_null` (explanations behind r_null), `n_exemplars`, `n_failed`,
         `approximate` (fewer than 40 images).
 
-        NaN where a number does not exist: no r where the evidence does not say how many samples there are, or has
-        nothing beside the top ones to test on; a constant simulation has no correlation, a failed one is no zero.
+        NaN where a number does not exist: no r where the evidence does not say how many samples there are, has nothing
+        beside the top ones to test on, or every simulation of a part of the data (a stratum) failed; a constant
+        simulation has no correlation, a failed one is no zero.
 
     Raises:
         ValueError: unknown simulator, parameters of wrong types or out of range, a key that is not its neuron, or a
@@ -235,7 +236,7 @@ def _row(
     n_images = len({p.exemplar for p in pieces})
     row |= {"n_images": n_images, "n_failed": made.n_failed, "approximate": n_images < FEW}
     numbers = _numbers(pieces, simulator, chance.rng(neuron), chance)
-    return {**row, **numbers, "note": _note(made, pieces, numbers)}
+    return {**row, **numbers, "note": _note(made, evidence, pieces, numbers)}
 
 
 def _numbers(
@@ -254,14 +255,21 @@ def _numbers(
     return found
 
 
-def _note(made: Simulation, pieces: Sequence[Piece], numbers: Mapping[str, float]) -> str:
+def _note(made: Simulation, evidence: Evidence, pieces: Sequence[Piece], numbers: Mapping[str, float]) -> str:
     """Why there is no r, or no p."""
+    kinds = ", ".join(sorted({p.failure.kind for p in made.predictions if p.failure}))
     if not pieces:
-        if kinds := ", ".join(sorted({p.failure.kind for p in made.predictions if p.failure})):
+        if kinds:
             return f"every simulation failed: {kinds}"
         return "no place with both an activation and a prediction" if made.samples else "no test exemplars"
     if np.isfinite(numbers["r"]):
         return "" if np.isfinite(numbers["p"]) else "no p: too few images of the same shape"
+    if lost := unheard(evidence, evidence.split("test"), pieces, made.side):
+        where = " and of ".join(STRATA_IN_WORDS.get(stratum, stratum) for stratum in sorted(lost))
+        return (
+            f"no r: every simulation of {where} failed{f' ({kinds})' * bool(kinds)}; r of the others would not be of "
+            "all the data (r_top_random stands)"
+        )
     if np.isfinite(numbers["r_top_random"]) and np.isnan([p.weight for p in pieces]).any():
         return (
             "no r: the evidence does not say how many samples there are, or has none beside the top ones to test on; "

@@ -28,7 +28,7 @@ class Piece:
         simulated: predictions, of the same shape.
         counts: places that count: with a value, and no sink.
         stratum: what the exemplar was drawn from.
-        weight: how many samples it stands for.
+        weight: how many samples it stands for; NaN where a part of the data has nothing that stands for it.
         extra: whether it is neither one of the top samples nor of the random ones.
     """
 
@@ -51,8 +51,12 @@ class Piece:
 def pieces_of(
     evidence: Evidence, exemplars: Sequence[Exemplar], predictions: Sequence[Prediction], side: Side
 ) -> list[Piece]:
-    """All pieces of some exemplars that have a prediction on a side; what failed is left out."""
-    found, lost = [], _lost(exemplars, predictions)
+    """All pieces of some exemplars that have a prediction on a side.
+
+    The others of its stratum stand for what failed. Where all of a stratum failed nothing does, and no weight is known:
+    what is left speaks of less than the whole data.
+    """
+    found: list[Piece] = []
     every = _real(evidence, tuple(exemplars), side)
     for number, (e, own, guess) in enumerate(zip(exemplars, every, predictions, strict=True)):
         values = guess.patch_acts if side == "picture" else () if guess.token_acts is None else (guess.token_acts,)
@@ -61,10 +65,23 @@ def pieces_of(
             known = ~np.isnan(said := said if side == "picture" else said[e.seen.is_text])
             if (counted := counts & known).any():  # a place without a prediction does not count
                 kept = said if known.all() else np.where(known, said, 0.0)
-                weight = e.weight * lost.get(e.stratum, 1.0)
-                found.append(Piece(number, e.group == "top", side, real, kept, counted, e.stratum, weight,
+                found.append(Piece(number, e.group == "top", side, real, kept, counted, e.stratum, e.weight,
                                    e.group == "pool"))  # fmt: skip
-    return found
+    came = Counter(e.stratum for e in (exemplars[i] for i in {p.exemplar for p in found}))
+    asked = _asked(evidence, exemplars, side)
+    more = {s: n / came[s] for s, n in asked.items()} if asked.keys() == came.keys() else dict.fromkeys(came, np.nan)
+    return [replace(p, weight=p.weight * more[p.stratum]) for p in found]
+
+
+def unheard(evidence: Evidence, exemplars: Sequence[Exemplar], pieces: Sequence[Piece], side: Side) -> set[str]:
+    """Strata of exemplars that have no piece on a side, though they have places that count."""
+    return {*_asked(evidence, exemplars, side)} - {p.stratum for p in pieces}
+
+
+def _asked(evidence: Evidence, exemplars: Sequence[Exemplar], side: Side) -> Counter[str]:
+    """How many exemplars have places that count on a side, by stratum."""
+    every = _real(evidence, tuple(exemplars), side)
+    return Counter(e.stratum for e, own in zip(exemplars, every, strict=True) if any(c.any() for _, c in own))
 
 
 @lru_cache(maxsize=8)  # an explanation after the other is tried on the same exemplars
@@ -79,13 +96,6 @@ def _real(
     if side == "picture":
         return [[*zip(map(scaled, e.patch_acts), e.scored_patches(), strict=True)] for e in exemplars]
     return [[(scaled(e.token_acts)[e.seen.is_text], e.scored_tokens()[e.seen.is_text])] for e in exemplars]
-
-
-def _lost(exemplars: Sequence[Exemplar], predictions: Sequence[Prediction]) -> dict[str, float]:
-    """How many more samples each one stands for, by stratum, since others failed."""
-    every = Counter(e.stratum for e in exemplars)
-    came = Counter(e.stratum for e, guess in zip(exemplars, predictions, strict=True) if guess.failure is None)
-    return {stratum: every[stratum] / n for stratum, n in came.items()}
 
 
 def resolved(pieces: Sequence[Piece], resolution: Resolution) -> list[Piece]:

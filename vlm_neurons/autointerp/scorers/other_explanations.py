@@ -69,7 +69,8 @@ def against_others(
     came = jobs.run(simulator, todo, evidence)
     for (neuron, side, number), one in tqdm(came, total=len(todo), desc="nulls", disable=not progress):
         key, pieces = (neuron, side), _pieces(one, evidence)
-        if not pieces or len(own[key] & _scored(pieces)) < ENOUGH * len(own[key]):
+        partial = any(np.isnan(p.weight) for p in pieces)  # it is of less than the data that r is of
+        if not pieces or partial or len(own[key] & _scored(pieces)) < ENOUGH * len(own[key]):
             lost[key] += 1
         elif number == EMPTY:
             empty[key] = weighted(pieces)
