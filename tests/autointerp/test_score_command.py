@@ -36,6 +36,7 @@ def test_from_a_run_directory_to_scores(tmp_path: Path, capsys: pytest.CaptureFi
     assert set(scores["label"]) == {"visual", "text", "multimodal"} and scores["approximate"].all()
     best = scores.sort_values("r", ascending=False).iloc[0]
     assert best["neuron"] in out and "few images" in out and "q < 0.05" in out
+    assert "over all of the data" in " ".join(out.split())
     assert len(list(run.path.glob("simulations/concepts-*.parquet"))) == 1
     assert main(["score", where, "--neurons", best["neuron"]]) == 0  # the others stay
     row = ["neuron", "side"]

@@ -99,6 +99,15 @@ def test_effects_are_those_of_ablating_by_hand(model: HookedVLM, data: Any, text
     assert set(found["n_control"] <= found["n_neurons"]) == {True}
 
 
+def test_a_whole_layer_has_no_controls_and_no_control_is_no_zero(model: HookedVLM, data: Any) -> None:
+    options: dict[str, Any] = {"groups": {"layer": [f"L0N{i}" for i in range(44)]}, "controls": 2, "where": ["visual"]}
+    found = vn.causal_effects(model, data, **options, progress=False)
+    assert (found["n_control"] == 0).all() and found[["intact", "effect"]].notna().all(axis=None)
+    assert found[["size_ratio", "control", "difference", "low", "high", "se"]].isna().all(axis=None)
+    compared = vn.interventions.compare_effects(found, found)
+    assert compared[["change", "low", "high", "covers_zero"]].isna().all(axis=None)
+
+
 def test_the_same_seed_gives_the_same_and_two_seeds_agree_where_nothing_differs(
     model: HookedVLM, data: Any, table: pd.DataFrame
 ) -> None:

@@ -201,6 +201,7 @@ def test_evidence_of_another_run_is_not_taken_for_this_one(made: Made, told: Tol
 
 def test_the_page_says_how_chart_and_table_of_scores_are_sorted(told: Told) -> None:
     page = " ".join(told.page.read_text(encoding="utf-8").split())
+    assert "correlation of prediction and truth over all of the data, estimated from" in page
     said = "The chart sorts scores by class of the neuron, the table by side: pictures or text."
     assert said in page and page.index(said) < page.index("<caption>Scores by side")
     counts = told.scores["side"].value_counts()

@@ -134,7 +134,8 @@ def show(scores: pd.DataFrame) -> None:
             cell(row["note"] if row["r"] != row["r"] else span), _two(row["r_null"]), _q(row["q"]),
         )  # fmt: skip
     out.print(table)
-    out.print("r: of simulated and real activations of one side, on samples that the explainer did not see; others': "
+    out.print("r: of simulated and real activations of one side, over all of the data (estimated from samples that the "
+              "explainer did not see; not of top and random samples alone); others': "
               "median r of explanations of other neurons of the same layer and class; q: after Benjamini-Hochberg"
               + ("; *: few images, approximate" if scores["approximate"].any() else ""), style="dim")  # fmt: skip
     table = Table("class", "scores", "explained", "with a score", "q < 0.05", "median r", "others'", box=SIMPLE)

@@ -119,7 +119,8 @@ def causal_effects(
         n_neurons where the group is most of a layer), `size_ratio` (mean activation of controls / group), `intact`,
         `effect` (ablated - intact, mean over samples), `control` (the same for the controls), `difference` (effect -
         control), `low`, `high` (95 % bootstrap interval of the difference, over samples and over control draws), `se`,
-        `n` (samples). Losses in nats per token: damage is positive; shares right: damage is negative.
+        `n` (samples). A whole layer, or a whole expert, leaves no controls (n_control 0): `control` and all that
+        follows from it are NaN. Losses in nats per token: damage is positive; shares right: damage is negative.
 
     Raises:
         ValueError: fewer than two control draws, neither table nor groups, or samples without responses.
@@ -154,7 +155,8 @@ def causal_effects(
             for number, (name, neurons) in enumerate(members.items()):
                 rng = np.random.default_rng([seed, number])
                 drawn = [matched(neurons, sizes, rng) for _ in range(controls)]
-                found = [_ablated(model, here, n, to, place, bar) for n in (neurons, *drawn)]
+                found = [_ablated(model, here, n, to, place, bar) for n in (neurons, *filter(None, drawn))]
+                bar.update(controls + 1 - len(found))
                 shared = {
                     "group": name,
                     "where": place_name(place),
@@ -188,7 +190,8 @@ def _compare(intact: Scores, group: Scores, drawn: list[Scores], rng: np.random.
     """One row per measure."""
     for name in group:
         effect = group[name] - intact[name]
-        control = np.stack([d[name] - intact[name] for d in drawn], 1)
+        # without controls nothing was measured: that is no effect of 0
+        control = np.stack([d[name] - intact[name] for d in drawn] or [np.full_like(effect, np.nan)], 1)
         keep = ~np.isnan(effect)
         if not keep.any():  # no sample has anything to measure there, such as a shape that is named
             continue
@@ -214,7 +217,7 @@ def compare_effects(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per cell that both have: `group`, `where`, `measure`, `difference_a`, `difference_b`, `change`, `low`,
-        `high` (95 % interval of the change, from both standard errors), `covers_zero`.
+        `high` (95 % interval of the change, from both standard errors), `covers_zero`; missing without controls.
 
     >>> import pandas as pd
     >>> cell = {"group": "visual", "where": "visual", "measure": "shape"}
@@ -230,7 +233,7 @@ def compare_effects(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     half = 1.96 * np.sqrt(both["se_a"] ** 2 + both["se_b"] ** 2)
     found = both[[*keys, "difference_a", "difference_b"]].copy()
     found["change"], found["low"], found["high"] = change, change - half, change + half
-    found["covers_zero"] = change.abs() <= half
+    found["covers_zero"] = (change.abs() <= half).astype("boolean").mask(change.isna())
     return found
 
 
