@@ -5,6 +5,7 @@
     python examples/trust.py coverage [--n 300]             # of the 95 % interval, on synthetic neurons with a known r
     python examples/trust.py failures [--n 30]              # a fifth of the replies lost: dropped, and as zeros
     python examples/trust.py rare [--n 12]                  # which scores see too broad and too narrow, by frequency
+    python examples/trust.py trained [--n 60] [--model M] [--out DIR]   # which tell a trained model from random gates
 
 judge: every planted neuron has a true explanation, a near miss, one too broad, one too narrow, a wrong one and the empty
 one. A number is the AUROC of the score: the chance that a true explanation of one neuron scores above a false one of
@@ -18,6 +19,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import rare_concepts
@@ -47,6 +50,7 @@ DEFAULTS = {
     "coverage": 300,
     "failures": 30,
     "rare": 12,
+    "trained": 60,
 }  # neurons of each kind, or draws
 FALSE = ("near_miss", "too_broad", "too_narrow", "wrong", "empty")
 SCORES = {"r": (measures.weighted, 0.0), "r_top_random": (measures.pooled, 0.0), "r_within": (measures.within, 0.0), "r_between": (measures.between, 0.0),
@@ -192,7 +196,7 @@ def failures(n: int, seed: int) -> None:
         lost = rng.random(len(p.evidence.split("test"))) < 0.2
         part, every = pieces(p, true, simulator, lost.tolist()), pieces(p, true, simulator)
         as_zero = [replace(x, simulated=x.simulated * (not lost[x.exemplar])) for x in every]
-        low, high = measures.interval(every, rng)
+        low, high = measures.interval(every, seed)
         inside += low <= measures.weighted(part) <= high
         for values, those in ((whole, every), (dropped, part), (zeros, as_zero)):
             values.append(measures.weighted(those))
@@ -206,6 +210,22 @@ def rare(n: int, seed: int) -> None:
     rare_concepts.judge(n, seed, (0.02, 0.01, 0.005), pool=500)
 
 
+def trained(n: int, seed: int, name: str, out: Path) -> None:
+    """AUROC of every score and statistic of the pass, the model's own gates against three draws of random ones."""
+    model, data = vn.HookedVLM.from_pretrained(name), vn.scenes(1000, seed=seed + 107)
+    bank = vn.concepts.Pixels() + vn.concepts.Truth() + vn.concepts.Words()
+    run = vn.scan(model, data, batch_size=32, concepts=bank, out=out)
+    found = vn.trust(model, data, run, bank, n=n, draws=3, seed=seed, out=run)
+    table = Table("", "statistic", *(f"{label}: AUROC, above 95 % of random" for label in found["label"].unique()))
+    for (source, statistic), rows in found.groupby(["source", "statistic"], sort=False):
+        numbers = [f"{r.auroc:.2f} ({r.low:.2f}-{r.high:.2f}), {100 * r.above:.0f} %" for r in rows.itertuples()]
+        table.add_row(str(source), str(statistic), *numbers)
+    console = Console(width=160)
+    console.print(table)
+    sizes = found.groupby(["source", "label"], sort=False)[["n", "n_random"]].first()
+    console.print(sizes.to_string())
+
+
 def at_least_one(text: str) -> int:
     """A number of neurons from the command line."""
     if not text.isdecimal() or int(text) < 1:
@@ -217,10 +237,17 @@ def main() -> None:
     """Run one of them."""
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=list(DEFAULTS))
-    parser.add_argument("--n", type=at_least_one, help="neurons of each kind (default: 30; coverage: 300; rare: 12)")
+    parser.add_argument(
+        "--n", type=at_least_one, help="neurons of each kind (default: 30; coverage: 300; rare: 12; trained: 60)"
+    )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--model", default="tiny-llava-scenes", help="of trained")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/trust"), help="of trained: the run, which can be resumed"
+    )
     args = parser.parse_args()
-    functions = {"judge": judge, "baselines": baselines, "coverage": coverage, "failures": failures, "rare": rare}
+    functions = {"judge": judge, "baselines": baselines, "coverage": coverage, "failures": failures, "rare": rare,
+                 "trained": partial(trained, name=args.model, out=args.out)}  # fmt: skip
     functions[args.what](args.n or DEFAULTS[args.what], args.seed)
 
 

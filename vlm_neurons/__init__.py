@@ -49,6 +49,7 @@ _EXPORTS = {
     "causal_effects": "interventions",
     "patch_neurons": "interventions",
     "attribute_neurons": "interventions",
+    "trust": "interventions",
     "Neuron": "units",
     "Patch": "tokens",
     "TokenKind": "tokens",
@@ -112,6 +113,7 @@ if TYPE_CHECKING:
     from vlm_neurons.interventions import attribute_neurons as attribute_neurons
     from vlm_neurons.interventions import causal_effects as causal_effects
     from vlm_neurons.interventions import patch_neurons as patch_neurons
+    from vlm_neurons.interventions import trust as trust
     from vlm_neurons.models import Batch as Batch
     from vlm_neurons.models import HookedVLM as HookedVLM
     from vlm_neurons.models import families as families

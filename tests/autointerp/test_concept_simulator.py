@@ -106,3 +106,24 @@ def test_what_says_nothing_is_constant(text):
     for _, seen, read in on_both_sides(text, exemplars):
         assert seen.failure is None and not seen.patch_acts[0].any()
         assert read.failure is None and not np.nan_to_num(read.token_acts).any()
+
+
+@pytest.mark.parametrize("kind", ["color", "word", "picture_or_word", "picture_and_word", "sign_flipped"])
+def test_many_exemplars_at_once_get_what_each_gets_alone(kind):
+    exemplars = planted.neurons(kind, n=1, seed=SEED)[0].evidence.split("test")
+    kinds = ["conjunction", "position", "word_class", "picture_and_word"]
+    others = [
+        p.rule.explanations[name] for p in planted.neurons(kinds, n=1, seed=SEED + 1) for name in ("true", "too_narrow")
+    ]
+    simulator = ConceptSimulator()
+    for side in SIDES:
+        say = simulator.at_once(exemplars, side)
+        for text in (*others, "", "anything but red regions", "dogs", "red circles; the word 'red'"):
+            alone = simulator.simulate(text, exemplars, side)
+            found = say(text)
+            assert (found is None) == any(p.failure for p in alone), text
+            if found is not None:
+                values = [m.ravel() for p in alone for m in p.patch_acts]
+                if side == "text":
+                    values = [p.token_acts[e.seen.is_text] for e, p in zip(exemplars, alone, strict=True)]
+                np.testing.assert_array_equal(found, np.concatenate([[], *values]), err_msg=text)

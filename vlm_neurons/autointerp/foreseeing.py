@@ -6,7 +6,7 @@ It decides where a score draws its samples from, not the score: what is foreseen
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -42,26 +42,48 @@ def foreseen(text: str, samples: Sequence[Seen], sides: Sequence[Side]) -> Bool[
         return np.zeros(len(samples), bool)
     what = named(text)
     said = frozenset(w for w in re.findall(r"\w+", text.lower()) if len(w) >= COMMON)
-    return np.array([any(_speaks_of(what, said, seen, side) for side in sides) for seen in samples], bool)
+    found = np.zeros(len(samples), bool)
+    for side in sides:
+        there, known = _spoken_of(what, samples, side)
+        found |= there & known
+        for i in np.flatnonzero(
+            ~known
+        ).tolist():  # no bank knows the words, or the pixels alone do not tell what they name
+            found[i] |= not said.isdisjoint(_written(samples[i])[1])
+    return found
 
 
-def _speaks_of(what: Named, said: frozenset[str], seen: Seen, side: Side) -> bool:
-    visual, lexical = what.regions, what.words
-    named_here = visual if side == "picture" else lexical
-    try:
-        if what.unknown or not named_here:
-            raise KeyError
-        shown = not visual or (side == "text" and not what.together) or _any(visual, lambda c: _most(seen)[c] > SHARE)
-        written = (
-            not lexical or (side == "picture" and not what.together) or _any(lexical, _written(seen)[0].__contains__)
-        )
-    except KeyError:  # no bank knows the words, or the pixels alone do not tell what they name
-        return not said.isdisjoint(_written(seen)[1])
-    return shown and written
+def _spoken_of(
+    what: Named, samples: Sequence[Seen], side: Side
+) -> tuple[Bool[np.ndarray, " sample"], Bool[np.ndarray, " sample"]]:
+    """Samples that have what is named, and those of which the banks can tell."""
+    there, known = np.ones(len(samples), bool), np.ones(len(samples), bool)
+    if what.unknown or not (what.regions if side == "picture" else what.words):
+        return there, ~known
+    if what.regions and (side == "picture" or what.together):
+        every = [_most(seen) for seen in samples]
+        shares = {c: np.array([most.get(c, np.nan) for most in every]) for a in what.regions for c in a.concepts}
+        for values in shares.values():
+            known &= ~np.isnan(values)
+        there &= _any(what.regions, {c: values > SHARE for c, values in shares.items()}, len(samples))
+    if what.words and (side == "text" or what.together):
+        written = [_written(seen)[0] for seen in samples]
+        words = {c: np.array([c in own for own in written], bool) for a in what.words for c in a.concepts}
+        there &= _any(what.words, words, len(samples))
+    return there, known
 
 
-def _any(alternatives: Sequence[Alternative], there: Callable[[Concept], bool]) -> bool:
-    return any(a.negated or all(there(c) for c in a.concepts) for a in alternatives)
+def _any(
+    alternatives: Sequence[Alternative], there: Mapping[Concept, Bool[np.ndarray, " sample"]], n: int
+) -> Bool[np.ndarray, " sample"]:
+    """Samples that one of some alternatives fits; all for what is negated, which nearly all samples have somewhere."""
+    found = np.zeros(n, bool)
+    for one in alternatives:
+        fits = np.ones(n, bool)
+        for concept in () if one.negated else one.concepts:
+            fits &= there[concept]
+        found |= fits
+    return found
 
 
 def _most(seen: Seen) -> dict[Concept, float]:
@@ -69,8 +91,9 @@ def _most(seen: Seen) -> dict[Concept, float]:
     if seen not in _MOST:
         found: dict[Concept, float] = {}
         for maps in visual_bank(seen):
-            for concept, shares in maps.items():
-                found[concept] = max(found.get(concept, 0.0), float(np.nanmax(shares, initial=0)))
+            values = np.array([*maps.values()]).reshape(len(maps), -1)
+            for concept, share in zip(maps, np.nanmax(values, axis=1, initial=0).tolist(), strict=True):
+                found[concept] = max(found.get(concept, 0.0), share)
         _MOST[seen] = found
     return _MOST[seen]
 

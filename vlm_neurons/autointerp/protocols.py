@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vlm_neurons.evidence import Evidence, Exemplar
 
 Kind = Literal["visual", "text", "multimodal"]
+AtOnce = Callable[[str], "Float[np.ndarray, ' place'] | None"]
 OTHER: dict[Side, Side] = {"picture": "text", "text": "picture"}
 _OF_KIND: dict[Kind, tuple[Side, ...]] = {"visual": ("picture",), "text": ("text",), "multimodal": SIDES}
 
@@ -185,6 +186,12 @@ class Simulator(_Named):
         """A prediction for each exemplar."""
         found = dict(self.run([Job(explanation, e, side) for e in exemplars]))
         return [found[i] for i in range(len(exemplars))]
+
+    def at_once(self, exemplars: Sequence[Exemplar], side: Side) -> AtOnce | None:
+        """For simulators that need no more for many exemplars than for one: the predictions of an explanation, at all
+        patches of all images, or at all tokens of the responses, in their order; None where one of them fails. It
+        gives the values of `run`."""
+        return None
 
     def resolution_on(self, side: Side) -> Resolution:
         """How finely it predicts a side."""

@@ -235,14 +235,12 @@ def _row(
     pieces = pieces_of(evidence, exemplars, made.predictions, side)
     n_images = len({p.exemplar for p in pieces})
     row |= {"n_images": n_images, "n_failed": made.n_failed, "approximate": n_images < FEW}
-    numbers = _numbers(pieces, simulator, chance.rng(neuron), chance)
+    numbers = _numbers(pieces, simulator, chance)
     return {**row, **numbers, "note": _note(made, evidence, pieces, numbers)}
 
 
-def _numbers(
-    pieces: Sequence[Piece], simulator: Simulator, rng: np.random.Generator, chance: Chance
-) -> dict[str, float]:
-    low, high = measures.interval(pieces, rng)
+def _numbers(pieces: Sequence[Piece], simulator: Simulator, chance: Chance) -> dict[str, float]:
+    low, high = measures.interval(pieces, chance.seed)
     plain = [p for p in pieces if not p.extra]  # what is drawn where the explanation speaks is not exchangeable
     found = {name: measure(plain) for name, measure in measures.SCORERS.items()}
     found |= {

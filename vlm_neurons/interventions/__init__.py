@@ -7,6 +7,7 @@ from vlm_neurons.interventions.measures import Task, measure, prepare_tasks
 from vlm_neurons.interventions.patching import attribute_neurons, patch_neurons
 from vlm_neurons.interventions.pruning import pruning_curve
 from vlm_neurons.interventions.readout import direct_logit_attribution, logit_lens
+from vlm_neurons.interventions.trusting import trust
 
 __all__ = [
     "Task",
@@ -25,4 +26,5 @@ __all__ = [
     "row_cache",
     "take_rows",
     "logit_lens",
+    "trust",
 ]

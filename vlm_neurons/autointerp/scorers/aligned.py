@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,6 +46,12 @@ class Piece:
     def pair(self) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]:
         """Real and simulated values of the places that count."""
         return self.real[self.counts], self.simulated[self.counts]
+
+    @cached_property
+    def sums(self) -> Float[np.ndarray, "6"]:
+        """n, sum x, sum y, sum xx, sum yy, sum xy of them."""
+        x, y = self.pair
+        return np.array([len(x), x.sum(), y.sum(), x @ x, y @ y, x @ y])
 
 
 def pieces_of(
@@ -96,6 +102,18 @@ def _real(
     if side == "picture":
         return [[*zip(map(scaled, e.patch_acts), e.scored_patches(), strict=True)] for e in exemplars]
     return [[(scaled(e.token_acts)[e.seen.is_text], e.scored_tokens()[e.seen.is_text])] for e in exemplars]
+
+
+def flat(
+    evidence: Evidence, exemplars: Sequence[Exemplar], side: Side
+) -> tuple[Float[np.ndarray, "n"], Bool[np.ndarray, " place"], Float[np.ndarray, "n"]]:
+    """Activations on the 0-10 scale at the places that count, one exemplar after the other; which places these are; and
+    how many each stands for."""
+    every = _real(evidence, tuple(exemplars), side)
+    counts = [np.concatenate([c.ravel() for _, c in own]) if own else np.zeros(0, bool) for own in every]
+    real = [r[c] for own in every for r, c in own]
+    weights = np.repeat([e.weight for e in exemplars], [int(c.sum()) for c in counts])
+    return np.concatenate([np.zeros(0), *real]), np.concatenate([np.zeros(0, bool), *counts]), weights
 
 
 def resolved(pieces: Sequence[Piece], resolution: Resolution) -> list[Piece]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float
@@ -19,8 +20,7 @@ TINY = 1e-10  # a variance below this share of the mean square is rounding
 
 def sums_of(piece: Piece) -> Float[np.ndarray, "6"]:
     """n, sum x, sum y, sum xx, sum yy, sum xy; x real, y simulated."""
-    x, y = piece.pair
-    return np.array([len(x), x.sum(), y.sum(), (x * x).sum(), (y * y).sum(), (x * y).sum()])
+    return piece.sums
 
 
 def r_of_sums(sums: Float[np.ndarray, "*k 6"]) -> Float[np.ndarray, "*k"]:
@@ -47,6 +47,16 @@ def weighted(pieces: Sequence[Piece]) -> float:
     (x, y), sizes = _flat(pieces), [np.count_nonzero(p.counts) for p in pieces]
     w = np.repeat([p.weight for p in pieces], sizes)
     return float(r_of_sums(np.array([w.sum(), w @ x, w @ y, w @ (x * x), w @ (y * y), w @ (x * y)])))
+
+
+def r_of_many(
+    real: Float[np.ndarray, " n"], weights: Float[np.ndarray, " n"], simulated: Float[np.ndarray, "k n"]
+) -> Float[np.ndarray, " k"]:
+    """`weighted` of many simulations of the same places; NaN where one does not vary."""
+    own = weights.sum(), weights @ real, weights @ (real * real)
+    n, x, xx = (np.full(len(simulated), total) for total in own)
+    y, yy, xy = simulated @ weights, (simulated * simulated) @ weights, simulated @ (weights * real)
+    return r_of_sums(np.stack([n, x, y, xx, yy, xy], -1))
 
 
 def between(pieces: Sequence[Piece]) -> float:
@@ -90,7 +100,7 @@ def per_sample(pieces: Sequence[Piece]) -> float:
     return float(np.nanmean(every)) if np.isfinite(every).any() else NAN
 
 
-def interval(pieces: Sequence[Piece], rng: np.random.Generator, level: float = 0.95) -> tuple[float, float]:
+def interval(pieces: Sequence[Piece], seed: int, level: float = 0.95) -> tuple[float, float]:
     """Bootstrap interval of the weighted r.
 
     Exemplars are drawn with replacement, each stratum apart (places of one image are not independent: intervals over
@@ -108,7 +118,10 @@ def interval(pieces: Sequence[Piece], rng: np.random.Generator, level: float = 0
         sums[place[p.exemplar]] += p.weight * sums_of(p)
         strata[place[p.exemplar]] = p.stratum or ("top" if p.top else "rest")
     own = [sums[strata == stratum] for stratum in dict.fromkeys(strata)]
-    r, drawn = r_of_sums(sums.sum(0)), r_of_sums(np.sum([_redrawn(part, rng) for part in own], axis=0))
+    r, drawn = (
+        r_of_sums(sums.sum(0)),
+        r_of_sums(np.sum([_redrawn(part, seed, i) for i, part in enumerate(own)], axis=0)),
+    )
     drawn = drawn[np.isfinite(drawn)]
     if len(drawn) < N_BOOTSTRAP / 2 or not np.isfinite(r):
         return NAN, NAN
@@ -116,11 +129,17 @@ def interval(pieces: Sequence[Piece], rng: np.random.Generator, level: float = 0
     return (float(low), float(high)) if low - TINY <= r <= high + TINY else (NAN, NAN)
 
 
-def _redrawn(sums: Float[np.ndarray, "exemplar 6"], rng: np.random.Generator) -> Float[np.ndarray, "draw 6"]:
+def _redrawn(sums: Float[np.ndarray, "exemplar 6"], seed: int, number: int) -> Float[np.ndarray, "draw 6"]:
     """Sums of a stratum drawn again: of n exemplars n - 1, with replacement, weighed up to n."""
     n = len(sums)
-    size = max(1, n - 1)
-    return rng.multinomial(size, np.full(n, 1 / n), size=N_BOOTSTRAP) @ sums * (n / size)
+    return _draws(n, seed, number) @ sums * (n / max(1, n - 1))
+
+
+@lru_cache(maxsize=64)  # neurons share them
+def _draws(n: int, seed: int, number: int) -> Float[np.ndarray, "draw exemplar"]:
+    """How often each of n exemplars is drawn."""
+    rng = np.random.default_rng([seed, number, n])
+    return rng.multinomial(max(1, n - 1), np.full(n, 1 / n), size=N_BOOTSTRAP).astype(float)
 
 
 def _levels(

@@ -17,8 +17,8 @@ from vlm_neurons.autointerp import jobs
 from vlm_neurons.autointerp.explanation import Explanation, says_nothing
 from vlm_neurons.autointerp.jobs import Explanations, text_of
 from vlm_neurons.autointerp.protocols import OTHER, SIDES, Explainer, Side, Simulator, kind_of
-from vlm_neurons.autointerp.scorers.aligned import Piece, pieces_of
-from vlm_neurons.autointerp.scorers.measures import weighted
+from vlm_neurons.autointerp.scorers.aligned import Piece, flat, pieces_of
+from vlm_neurons.autointerp.scorers.measures import r_of_many, weighted
 from vlm_neurons.autointerp.simulation import Simulation
 from vlm_neurons.units import Neuron
 
@@ -62,12 +62,17 @@ def against_others(
     if simulator.per_neuron:
         return {}  # it does not read explanations
     todo = tried_on(made, explanations, evidence, chance)
-    jobs.announce(simulator, todo, evidence, progress)
     found: dict[Key, list[float]] = {key: [] for key in made}
     empty, lost = dict.fromkeys(made, NAN), dict.fromkeys(made, 0)
-    own = {key: _scored(_pieces(one, evidence)) for key, one in made.items()}
+    quick = at_once(todo, evidence, simulator, progress)
+    for (neuron, side, number), r in quick.items():
+        if number != EMPTY:  # the empty explanation predicts the same everywhere: it has no r
+            found[neuron, side].append(r)
+    todo = {key: one for key, one in todo.items() if key not in quick}
+    jobs.announce(simulator, todo, evidence, progress)
+    own = {key: _scored(_pieces(made[key], evidence)) for key in dict.fromkeys((n, side) for n, side, _ in todo)}
     came = jobs.run(simulator, todo, evidence)
-    for (neuron, side, number), one in tqdm(came, total=len(todo), desc="nulls", disable=not progress):
+    for (neuron, side, number), one in tqdm(came, total=len(todo), desc="nulls", disable=not progress or not todo):
         key, pieces = (neuron, side), _pieces(one, evidence)
         partial = any(np.isnan(p.weight) for p in pieces)  # it is of less than the data that r is of
         if not pieces or partial or len(own[key] & _scored(pieces)) < ENOUGH * len(own[key]):
@@ -82,6 +87,30 @@ def against_others(
               "r_empty": empty[key], "n_lost": lost[key]}
         for key in made
     }  # fmt: skip
+
+
+def at_once(
+    todo: Mapping[tuple[str, Side, int], Simulation], evidence: Mapping[str, Evidence], simulator: Simulator,
+    progress: bool,
+) -> dict[tuple[str, Side, int], float]:  # fmt: skip
+    """r of the simulations that a simulator makes at once, those with a prediction at every place; 0 where it does not
+    exist. Others are left out."""
+    groups: dict[Key, list[int]] = {}
+    for neuron, side, number in todo:
+        groups.setdefault((neuron, side), []).append(number)
+    found: dict[tuple[str, Side, int], float] = {}
+    for (neuron, side), numbers in tqdm(groups.items(), desc="nulls at once", unit="side", disable=not progress):
+        exemplars = evidence[neuron].split("test")
+        say = simulator.at_once(exemplars, side) if side in simulator.sides and exemplars else None
+        if say is None:
+            continue
+        real, counts, weights = flat(evidence[neuron], exemplars, side)
+        said = [(number, say(todo[neuron, side, number].explanation)) for number in numbers]
+        there = {n: values[counts] for n, values in said if values is not None and np.isfinite(values).all()}
+        if there and len(real):
+            every = np.nan_to_num(r_of_many(real, weights, np.stack([*there.values()])))
+            found |= {(neuron, side, number): float(r) for number, r in zip(there, every, strict=True)}
+    return found
 
 
 def tried_on(

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vlm_neurons.autointerp.explanation import Failure, says_nothing
-from vlm_neurons.autointerp.protocols import Job, Prediction, Resolution, Side, Simulator, constant, text_values
+from vlm_neurons.autointerp.protocols import AtOnce, Job, Prediction, Resolution, Side, Simulator, constant, text_values
+from vlm_neurons.autointerp.simulators.concept_stack import Stack, all_of, any_of
 from vlm_neurons.concepts.lexical import mask_of
 from vlm_neurons.concepts.naming import Alternative, Named, named
 from vlm_neurons.concepts.visual import visual_bank
 
 if TYPE_CHECKING:
-    from vlm_neurons.evidence import Seen
+    from vlm_neurons.evidence import Exemplar, Seen
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,10 @@ class ConceptSimulator(Simulator):
                 read[job.explanation] = named(job.explanation)
             yield place, self._predict(job, read[job.explanation])
 
+    def at_once(self, exemplars: Sequence[Exemplar], side: Side) -> AtOnce:
+        """All places of many exemplars, from one array for each concept."""
+        return Stack([e.seen for e in exemplars], side, self.truth)
+
     def _predict(self, job: Job, what: Named) -> Prediction:
         if what.unknown:
             return _failed(f"the banks have no concept for: {', '.join(what.unknown)}")
@@ -89,31 +94,19 @@ class ConceptSimulator(Simulator):
                 for c in alternative.concepts:
                     if c not in maps:
                         raise KeyError(c.name)
-                return _all([np.clip(maps[c], 0, 1) for c in alternative.concepts], shape)
+                return all_of([np.clip(maps[c], 0, 1) for c in alternative.concepts], shape)
 
-            found.append(_any(alternatives, share))
+            found.append(any_of(alternatives, share))
         return tuple(found)
 
 
 def _words(seen: Seen, alternatives: Sequence[Alternative]) -> np.ndarray:
     """Share, 0 or 1, of every token; the banks read the response alone."""
     found, n = np.zeros(len(seen.tokens)), len(seen.response)
-    found[seen.is_text] = _any(
-        alternatives, lambda a: _all([mask_of(c, seen.response).astype(float) for c in a.concepts], (n,))
+    found[seen.is_text] = any_of(
+        alternatives, lambda a: all_of([mask_of(c, seen.response).astype(float) for c in a.concepts], (n,))
     )
     return found
-
-
-def _any(alternatives: Sequence[Alternative], share: Callable[[Alternative], np.ndarray]) -> np.ndarray:
-    parts = [1 - share(a) if a.negated else share(a) for a in alternatives]
-    return np.asarray(np.max(parts, axis=0)) if len(parts) > 1 else parts[0]
-
-
-def _all(parts: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    """Where all hold; everywhere if there is nothing that has to."""
-    if len(parts) == 1:
-        return parts[0]
-    return np.asarray(np.min(parts, axis=0)) if parts else np.ones(shape)
 
 
 def _failed(detail: str) -> Prediction:

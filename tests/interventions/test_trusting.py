@@ -1,0 +1,95 @@
+"""Scores are asked of random gates too, by the same steps; what is said of them is what was found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import vlm_neurons as vn
+from vlm_neurons.interventions.trusting import OWN, summary
+
+BANK = vn.concepts.Words()
+CLASSES = ("visual", "text", "multimodal")
+
+
+@pytest.fixture(scope="module")
+def model() -> vn.HookedVLM:
+    return vn.HookedVLM.from_pretrained("tiny-llava-scenes", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def told(model: vn.HookedVLM, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
+    folder, data = tmp_path_factory.mktemp("trusted"), vn.scenes(60, seed=0)
+    run = vn.scan(model, data, top_n=8, batch_size=20, concepts=BANK, null_directions=0, out=folder / "run",
+                  progress=False)  # fmt: skip
+    before = model.fingerprint()
+    found = vn.trust(model, data, run, BANK, n=2, draws=1, out=run, progress=False)
+    assert model.fingerprint() == before, "the gates are put back"
+    return run, data, found
+
+
+def test_random_gates_are_scanned_by_the_same_parameters(told: tuple[Any, ...]) -> None:
+    run, _, _ = told
+    again = vn.Run.load(run.path / "trust" / "random-0")
+    assert again.info["model"]["fingerprint"] != run.info["model"]["fingerprint"]
+    same = {k: v for k, v in run.info["parameters"].items() if k not in ("compiled",)}
+    assert same == {k: again.info["parameters"][k] for k in same} and again.info["data"] == run.info["data"]
+
+
+def test_numbers_are_those_of_counting_pairs(told: tuple[Any, ...]) -> None:
+    run, _, found = told
+
+    def lowest(one: vn.Run, label: str) -> list[float]:
+        table, sides = one.concepts(), {"visual": ["picture"], "text": ["text"], "multimodal": ["picture", "text"]}
+        labels = dict(zip(*vn.classify(one)[["neuron", "label"]].to_numpy().T, strict=True))
+        mine = table[(table.neuron.map(labels) == label) & table.side.isin(sides[label])]
+        return [rows["r"].fillna(-np.inf).min() for _, rows in mine.groupby("neuron")]
+
+    row = found[(found.source == "concepts") & (found.statistic == "r")].set_index("label").loc["text"]
+    own, random = lowest(run, "text"), lowest(vn.Run.load(run.path / "trust" / "random-0"), "text")
+    pairs = [(a > b) + (a == b) / 2 for a in own for b in random]
+    assert (row.n, row.n_random) == (len(own), len(random)) and len(pairs) > 100
+    assert row.auroc == pytest.approx(np.mean(pairs)) and row.low < row.auroc < row.high
+    assert row.above == pytest.approx(np.mean([a > np.quantile(random, 0.95, method="lower") for a in own]))
+
+
+def test_as_many_neurons_of_each_class_are_explained_on_both_sides(told: tuple[Any, ...]) -> None:
+    scored = told[2][told[2].source == "score"].set_index(["statistic", "label"])
+    assert {tuple(scored.loc["r", label][["n", "n_random"]].astype(int)) for label in CLASSES} == {(2, 2)}
+
+
+def test_a_second_call_goes_on_where_the_first_was(model: vn.HookedVLM, told: tuple[Any, ...]) -> None:
+    run, data, found = told
+    blocks = sorted((run.path / "trust").rglob("blocks/*.safetensors"))
+    before = [b.stat().st_mtime_ns for b in blocks]
+    again = vn.trust(model, data, run, BANK, n=2, draws=1, out=run, progress=False)
+    pd.testing.assert_frame_equal(again, found)
+    assert blocks and [b.stat().st_mtime_ns for b in blocks] == before
+
+
+def test_what_has_no_number_counts_as_lower_than_all_others() -> None:
+    values = pd.DataFrame({"source": "score", "statistic": "r", "label": "visual",
+                           "draw": [OWN] * 4 + [0] * 2 + [1] * 2,
+                           "value": [0.9, 0.8, 0.5, -np.inf, 0.6, 0.1, -np.inf, -np.inf]})  # fmt: skip
+    row = summary(values).set_index("label").loc["visual"]
+    assert row.auroc == pytest.approx((4 + 4 + 3 + 0.5 * 2) / 16) and row.n_random == 4
+    assert np.isnan(row.median_random) and row["median"] == 0.5 and row.limit == 0.1
+    assert np.isnan(summary(values).set_index("label").loc["text", "auroc"])
+
+
+def test_what_cannot_be_asked_is_refused(model: vn.HookedVLM, told: tuple[Any, ...], tmp_path: Path) -> None:
+    run, data, _ = told
+    seen = vn.scan(model, vn.scenes(20), site="vision", top_n=2, out=tmp_path / "seen", progress=False)
+    with pytest.raises(ValueError, match="only neurons of sites gate and post"):
+        vn.trust(model, vn.scenes(20), seen, progress=False)
+    with pytest.raises(ValueError, match="nothing to ask"):
+        vn.trust(model, data, run, explainer=None, progress=False)
+    with pytest.raises(ValueError, match="has 61 samples"):
+        vn.trust(model, vn.scenes(61), run, progress=False)
+    plain = vn.scan(model, vn.scenes(20), top_n=2, out=tmp_path / "plain", progress=False)
+    with pytest.raises(ValueError, match="without concepts"):
+        vn.trust(model, vn.scenes(20), plain, BANK, progress=False)
