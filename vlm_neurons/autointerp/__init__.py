@@ -7,7 +7,9 @@ from vlm_neurons.autointerp.protocols import Explainer, Judge, Simulator
 from vlm_neurons.autointerp.scoring import score
 from vlm_neurons.autointerp.simulating import simulate
 from vlm_neurons.autointerp.simulation import Simulation
+from vlm_neurons.autointerp.stable import stability
 from vlm_neurons.autointerp.store import load_simulations, read_explanations
+from vlm_neurons.autointerp.strengths import by_activation
 
 __all__ = [
     "NO_PATTERN",
@@ -17,6 +19,7 @@ __all__ = [
     "Judge",
     "Simulation",
     "Simulator",
+    "by_activation",
     "compare",
     "detect",
     "explain",
@@ -25,5 +28,6 @@ __all__ = [
     "score",
     "score_statistics",
     "simulate",
+    "stability",
     "summary",
 ]

@@ -1,0 +1,112 @@
+"""Would other images give the same explanation, and does it hold where the neuron is weak?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import seeds
+
+import vlm_neurons as vn
+from vlm_neurons import planted
+from vlm_neurons.autointerp import Explainer, Explanation, Failure
+
+SEED = seeds.PLANTED
+
+
+def of(*kinds: str, n: int = 1) -> tuple[dict[str, vn.Evidence], dict[str, str]]:
+    made = planted.neurons(kinds, n=n, seed=SEED)
+    evidence = {p.evidence.neuron: p.evidence for p in made}
+    return evidence, {p.evidence.neuron: p.rule.explanations["true"] for p in made}
+
+
+class Remembers(Explainer):
+    """Says in turn the true words, the same in another order, others, and nothing; keeps what it was shown."""
+
+    def __init__(self) -> None:
+        self.shown: list[vn.Evidence] = []
+
+    def explain(self, evidence):
+        said = ["red circles; blue squares", "Blue squares; red circles.", "green regions"]
+        for i, (key, one) in enumerate(evidence.items()):
+            self.shown.append(one)
+            failure = Failure("network", "lost") if i % 4 == 3 else None
+            yield key, Explanation(one.neuron, "" if failure else said[i % 4], explainer=self.name, failure=failure)
+
+
+def test_stability_is_the_share_of_new_explanations_that_name_the_same():
+    evidence, _ = of("color")
+    explainer, (neuron, one) = Remembers(), next(iter(evidence.items()))
+    row = vn.autointerp.stability({neuron: "red circles; blue squares"}, evidence, explainer, n=8, progress=False).loc[
+        0
+    ]
+    assert row.tolist()[:3] == [neuron, "red circles; blue squares", pytest.approx(4 / 6)]
+    assert (row.n, row.n_failed, row.other, row.other_share) == (6, 2, "green regions", pytest.approx(2 / 6))
+    assert 0 < row.low < row.stability < row.high < 1
+    own = [e.seen.sample for e in one.split("explain")]
+    drawn = [[e.seen.sample for e in shown.split("explain")] for shown in explainer.shown]
+    assert all(len(d) == len(own) and set(d) <= set(own) for d in drawn)
+    assert max(max(Counter(d).values()) for d in drawn) > 1 and len({tuple(d) for d in drawn}) == 8
+    assert all(shown.split("test") == one.split("test") for shown in explainer.shown)
+
+
+def test_what_a_neuron_does_is_stable_and_a_false_explanation_is_not():
+    evidence, true = of("color", "word")
+    assert (vn.autointerp.stability(true, evidence, n=6, progress=False)["stability"] == 1).all()
+    false = vn.autointerp.stability(dict.fromkeys(true, "white crosses"), evidence, n=6, progress=False)
+    assert (false["stability"] == 0).all() and (false["other_share"] == 1).all()
+    assert false.set_index("neuron")["other"].to_dict() == true
+
+
+def test_what_no_explainer_answered_has_no_stability():
+    class Fails(Explainer):
+        def explain(self, evidence):
+            for key, one in evidence.items():
+                yield key, Explanation(one.neuron, "", explainer=self.name, failure=Failure("network", "lost"))
+
+    evidence, true = of("color")
+    row = vn.autointerp.stability(true, evidence, Fails(), n=3, progress=False).loc[0]
+    assert np.isnan([row.stability, row.low, row.high, row.other_share]).all() and (row.n, row.n_failed) == (0, 3)
+
+
+def test_strengths_are_counted_by_hand_and_end_at_r():
+    evidence, true = of("color", "picture_or_word")
+    simulations = vn.simulate(true, evidence, progress=False)
+    table = vn.autointerp.by_activation(simulations, evidence)
+    scores = vn.score(true, evidence, simulations=simulations, n_null=0, progress=False).set_index(["neuron", "side"])
+    assert len(table) == 10 * len(simulations) == 30
+    for key, rows in table.groupby(["neuron", "side"]):
+        assert rows["share"].sum() == pytest.approx(1)
+        assert rows["r_up_to"].iloc[-1] == pytest.approx(scores.loc[key, "r"], abs=1e-9)
+    one, side = next(iter(simulations))
+    from vlm_neurons.autointerp.sampling import drawn
+
+    own = drawn(true, evidence, None)[one]
+    places = []
+    for e, guess in zip(own.split("test"), simulations[one, side].predictions, strict=True):
+        for acts, counts, said in zip(e.patch_acts, e.scored_patches(), guess.patch_acts, strict=True):
+            scaled = np.clip(acts / own.peak * 10, 0, 10)
+            places += [(scaled[i], said[i], e.weight) for i in np.ndindex(scaled.shape) if counts[i]]
+    real, said, weight = np.array(places).T
+    row = table[(table.neuron == one) & (table.side == side) & (table.low == 2)].iloc[0]
+    here = (real > 2) & (real <= 3)
+    assert row.n == here.sum() > 0 and row.share == pytest.approx(weight[here].sum() / weight.sum())
+    assert row.predicted == pytest.approx(np.average(said[here], weights=weight[here]))
+    up_to = real <= 3
+    cov = np.cov(real[up_to], said[up_to], aweights=weight[up_to])
+    assert row.r_up_to == pytest.approx(cov[0, 1] / np.sqrt(cov[0, 0] * cov[1, 1]))
+
+
+def test_simulations_of_other_samples_are_refused():
+    evidence, true = of("color")
+    simulations = vn.simulate(true, evidence, n_test=12, progress=False)
+    assert len(vn.autointerp.by_activation(simulations, evidence, n_test=12)) == 10
+    with pytest.raises(ValueError, match=r"that vn\.simulate was given"):
+        vn.autointerp.by_activation(simulations, evidence)
+    with pytest.raises(KeyError, match="without evidence"):
+        vn.autointerp.by_activation(simulations, {})
+    other = {k: replace(e, pool=(), exemplars=e.split("explain")) for k, e in evidence.items()}
+    with pytest.raises(ValueError, match="other samples"):
+        vn.autointerp.by_activation(simulations, other, n_test=12)

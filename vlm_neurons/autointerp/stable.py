@@ -1,0 +1,113 @@
+"""Would other images have given the same explanation?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from vlm_neurons._checks import whole
+from vlm_neurons.autointerp.explanation import says_nothing
+from vlm_neurons.autointerp.jobs import Explanations, check_explanations, text_of
+from vlm_neurons.autointerp.protocols import Explainer
+from vlm_neurons.autointerp.registry import explainer_of
+from vlm_neurons.concepts.naming import named
+from vlm_neurons.stats import wilson
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vlm_neurons.evidence import Evidence
+
+
+def stability(
+    explanations: Explanations,
+    evidence: Mapping[str, Evidence],
+    explainer: str | Explainer = "dissection",
+    n: int = 20,
+    seed: int = 0,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """How often a neuron gets the same explanation when it is explained again from resampled samples.
+
+    The samples of the split `"explain"` are drawn anew with replacement, n times, and the explainer is asked each time.
+    Explanations are the same where they name the same concepts of the banks, or else by their words: a model that
+    words freely seldom says the same twice, so that its stability is a lower bound.
+
+    Args:
+        explanations: neuron -> explanation, or plain strings.
+        evidence: of the same neurons.
+        explainer: who explains again; as in `explain`. One that costs money is asked n times a neuron: with `progress`
+            the price is said first, and its `max_cost` holds.
+        n: times that each neuron is explained again.
+        seed: of the draws, which neurons with as many samples share.
+        progress: show a bar.
+
+    Returns:
+        One row a neuron: `neuron, explanation, stability` (share of the new explanations that say the same) with its
+        95 % interval `low, high` (Wilson), `n` (new explanations that came), `n_failed`, and the explanation that comes
+        most often beside it with its share: `other, other_share`. NaN where none came.
+
+    Raises:
+        ValueError: parameters of wrong types or out of range, or an unknown explainer.
+        KeyError: an explanation without evidence.
+
+    >>> found = vn.autointerp.stability(explanations, evidence, n=5, progress=False).set_index("neuron")
+    >>> found.explanation["L2N304"], float(found.stability["L2N304"])
+    ('pink regions', 1.0)
+    """
+    import pandas as pd
+
+    whole(1, n=n)
+    whole(0, seed=seed)
+    check_explanations(explanations, evidence)
+    chosen = explainer_of(explainer)
+    todo = {f"{key} {i}": one for key in explanations for i, one in enumerate(_resampled(evidence[key], n, seed))}
+    if progress and todo and (price := chosen.plan(todo)) is not None:
+        tqdm.write(f"{chosen.name}: {price}")
+    said: dict[str, list[str]] = {key: [] for key in explanations}
+    for key, one in tqdm(chosen.explain(todo), total=len(todo), desc="explained again", disable=not progress):
+        if not one.failed:
+            said[key.rpartition(" ")[0]].append(one.text)
+    return pd.DataFrame([_row(key, text_of(key, one), said[key], n) for key, one in explanations.items()])
+
+
+def _resampled(evidence: Evidence, n: int, seed: int) -> list[Evidence]:
+    """The evidence with other draws of the samples that explanations are made from."""
+    shown = evidence.split("explain")
+    others = tuple(e for e in evidence.exemplars if e.split != "explain")
+    rng = np.random.default_rng([seed, len(shown)])
+    drawn = [sorted(rng.choice(len(shown), len(shown)).tolist()) if shown else [] for _ in range(n)]
+    return [replace(evidence, exemplars=(*(shown[i] for i in places), *others)) for places in drawn]
+
+
+def _row(neuron: str, text: str, said: list[str], n: int) -> dict[str, Any]:
+    own, names = _meaning(text), dict[Any, str]()
+    counts: Counter[Any] = Counter()
+    for one in said:
+        meaning = _meaning(one)
+        names.setdefault(meaning, one)
+        counts[meaning] += 1
+    nan = float("nan")
+    low, high = wilson(counts[own], len(said))
+    other = max((m for m in counts if m != own), key=lambda m: counts[m], default=None)
+    return {
+        "neuron": neuron, "explanation": text, "stability": counts[own] / len(said) if said else nan, "low": low,
+        "high": high, "n": len(said), "n_failed": n - len(said), "other": "" if other is None else names[other],
+        "other_share": nan if not said else 0.0 if other is None else counts[other] / len(said),
+    }  # fmt: skip
+
+
+def _meaning(text: str) -> Any:
+    """What an explanation names, whatever the order and the wording; its words where the banks do not know them."""
+    if says_nothing(text):
+        return ""
+    what = named(text)
+    if what.unknown:
+        return " ".join(text.lower().split()).rstrip(".")
+    sides = ({(frozenset(a.concepts), a.negated) for a in side} for side in (what.visual, what.text))
+    return (*map(frozenset, sides), what.together)
