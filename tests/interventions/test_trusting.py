@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import seeds
 
 import vlm_neurons as vn
 from vlm_neurons.interventions.trusting import OWN, summary
+from vlm_neurons.stats import auroc_interval
+from vlm_neurons.viz.wording import decimals
 
 BANK = vn.concepts.Words()
 CLASSES = ("visual", "text", "multimodal")
@@ -79,6 +83,29 @@ def test_what_has_no_number_counts_as_lower_than_all_others() -> None:
     assert row.auroc == pytest.approx((4 + 4 + 3 + 0.5 * 2) / 16) and row.n_random == 4
     assert np.isnan(row.median_random) and row["median"] == 0.5 and row.limit == 0.1
     assert np.isnan(summary(values).set_index("label").loc["text", "auroc"])
+
+
+def test_the_report_shows_the_random_gates_beside_the_model(told: tuple[Any, ...], tmp_path: Path) -> None:
+    run, _, found = told
+    page = vn.report(run, out=tmp_path / "page.html", n_neurons=0)
+    rows = json.loads(page.with_suffix(".json").read_text())["trained_or_random"]
+    assert [row["statistic"] for row in rows] == list(found.statistic)
+    html, row = page.read_text(), found[(found.statistic == "focus") & (found.label == "text")].iloc[0]
+    assert "Trained or random?" in html and f"{row.n:,} neurons, {row.n_random:,} of random gates" in html
+    assert f"AUROC {decimals(row.auroc)} ({decimals(row.low)} to {decimals(row.high)})" in html
+    (run.path / "trust" / "values.parquet").write_bytes(b"torn")
+    with pytest.raises(ValueError, match=r"vn\.trust\(model, data, run, out=run\) writes it"):
+        vn.report(run, out=tmp_path / "page.html", n_neurons=0)
+
+
+@pytest.mark.parametrize("gap", [0.0, 1.0, 2.5])
+def test_the_interval_of_an_auroc_holds_the_truth_about_as_often_as_it_says(gap: float) -> None:
+    from scipy.stats import norm
+
+    rng, truth = seeds.rng(), float(norm.cdf(gap / np.sqrt(2)))
+    drawn = [auroc_interval(rng.normal(gap, 1, 30), rng.normal(0, 1, 60)) for _ in range(400)]
+    assert np.mean([low <= truth <= high for low, high in drawn]) > 0.92
+    assert np.isnan(auroc_interval(np.ones(1), np.ones(9))).all()
 
 
 def test_what_cannot_be_asked_is_refused(model: vn.HookedVLM, told: tuple[Any, ...], tmp_path: Path) -> None:

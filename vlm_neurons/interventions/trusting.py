@@ -37,7 +37,6 @@ FOLDER, VALUES = "trust", "values.parquet"
 OWN = -1  # number of the model's own gates among the draws
 SITES = ("gate", "post")  # whose neurons hang on the gates
 SIDES_OF = {"visual": ("picture",), "text": ("text",), "multimodal": ("picture", "text")}
-N_BOOTSTRAP = 1000
 
 
 def _column(name: str) -> Measure:
@@ -108,10 +107,10 @@ def trust(
 
     Returns:
         One row per statistic and class: `source` (`"concepts"`: the pass; `"score"`), `statistic`, `label`, `n` and
-        `n_random` (neurons), `median`, `median_random`, `auroc` with its 95 % interval `low`, `high` (bootstrap over
-        neurons) of the model's own gates against random ones, `limit` (95th percentile with random gates) and `above`
-        (share of the model's own neurons above it). Of multi-modal neurons the lower of both sides counts. A neuron
-        without a number (no clear pattern, a constant simulation) counts as below all others.
+        `n_random` (neurons), `median`, `median_random`, `auroc` with its 95 % interval `low`, `high` (DeLong; neurons
+        of a model taken as independent) of the model's own gates against random ones, `limit` (95th percentile with
+        random gates) and `above` (share of the model's own neurons above it). Of multi-modal neurons the lower of both
+        sides counts. A neuron without a number (no clear pattern, a constant simulation) counts as below all others.
 
     Raises:
         ValueError: a run of neither site, one without concepts where a bank is given, data that was not scanned, or a
@@ -142,7 +141,7 @@ def trust(
 
         found = pd.concat(values, ignore_index=True)
         write_atomic(folder / VALUES, lambda path: found.to_parquet(path, index=False))
-    return summary(found, seed)
+    return summary(found)
 
 
 def _check(run: Run, concepts: Any, explainer: Any) -> None:
@@ -232,7 +231,7 @@ def _each(table: pd.DataFrame, source: str, measures: Mapping[str, Measure]) -> 
     return found
 
 
-def summary(values: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+def summary(values: pd.DataFrame) -> pd.DataFrame:
     """What `trust` returns, of the values that it keeps in `trust/values.parquet`: one a neuron, draw and statistic."""
     import pandas as pd
 
@@ -241,11 +240,11 @@ def summary(values: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         for label in SIDES_OF:
             own, random = (every.loc[(every["label"] == label) & is_own, "value"].to_numpy(float)
                            for is_own in (every["draw"] == OWN, every["draw"] != OWN))  # fmt: skip
-            rows.append({"source": source, "statistic": name, "label": label, **_against(own, random, seed)})
+            rows.append({"source": source, "statistic": name, "label": label, **_against(own, random)})
     return pd.DataFrame(rows)
 
 
-def _against(own: Float[np.ndarray, " n"], random: Float[np.ndarray, " m"], seed: int) -> dict[str, Any]:
+def _against(own: Float[np.ndarray, " n"], random: Float[np.ndarray, " m"]) -> dict[str, Any]:
     """One row of numbers; NaN where one of both has no neuron of the class."""
     nan = float("nan")
     found: dict[str, Any] = {"n": len(own), "n_random": len(random), "median": _quantile(own, 0.5),
@@ -253,14 +252,10 @@ def _against(own: Float[np.ndarray, " n"], random: Float[np.ndarray, " m"], seed
                              "limit": _quantile(random, 0.95), "above": nan}  # fmt: skip
     if not len(own) or not len(random):
         return found
-    rng, on = np.random.default_rng(seed), np.arange(len(own) + len(random)) < len(own)
-    again = [
-        stats.auroc(np.concatenate([rng.choice(own, len(own)), rng.choice(random, len(random))]), on)
-        for _ in range(N_BOOTSTRAP)
-    ]
-    low, high = np.quantile(again, [0.025, 0.975])
-    above = float((own > found["limit"]).mean())
-    return found | {"auroc": stats.auroc(np.concatenate([own, random]), on), "low": low, "high": high, "above": above}
+    on = np.arange(len(own) + len(random)) < len(own)
+    low, high = stats.auroc_interval(own, random)
+    found |= {"auroc": stats.auroc(np.concatenate([own, random]), on), "low": low, "high": high}
+    return found | {"above": float((own > np.quantile(random, 0.95, method="lower")).mean())}
 
 
 def _quantile(values: Float[np.ndarray, " n"], level: float) -> float:

@@ -17,6 +17,7 @@ from vlm_neurons.classification.thresholds import Thresholds
 from vlm_neurons.reporting import run_facts as told
 from vlm_neurons.reporting.neuron_list import Shown, file_name, line, verdict
 from vlm_neurons.reporting.run_facts import dumps
+from vlm_neurons.reporting.trained_or_random import figures_of, rows_of
 from vlm_neurons.tokens import MODALITIES, NOT_APPLICABLE
 from vlm_neurons.viz.card_html import card_html
 from vlm_neurons.viz.html_pages import Fragment, policy, scripts, styles, template, template_text
@@ -64,6 +65,7 @@ class Story:
         numbers: of everything, for the JSON; `numbers["neurons"]` has one record for each of `shown`.
         maps: which concept lives in which layer; none without concepts.
         no_concepts: why there are none though the run was scanned with concepts.
+        trusted: what `vn.trust` kept.
     """
 
     run: Run
@@ -74,6 +76,7 @@ class Story:
     numbers: dict[str, Any]
     maps: Sequence[Map] = ()
     no_concepts: str = ""
+    trusted: pd.DataFrame | None = None
 
     @cached_property
     def cards(self) -> list[Fragment]:
@@ -137,6 +140,7 @@ def _about(story: Story) -> dict[str, Any]:
     from markupsafe import Markup
 
     run, thresholds = story.run, story.thresholds
+    figures = figures_of(story.trusted) if story.trusted is not None else []
     panels = [told.panel(part) for part in told.sites(story.table)]
     return {
         "model": visible(run.info["model"]["name"]),
@@ -155,6 +159,8 @@ def _about(story: Story) -> dict[str, Any]:
         "no_concepts": visible(story.no_concepts) if story.no_concepts else "",
         "frequency": FREQUENCY,
         "remark": visible(remark) if (remark := run.info.get("concepts", {}).get("remark")) else "",
+        "trusted": rows_of(story.trusted) if story.trusted is not None else [],
+        "trusted_figures": [{**one, "svg": Markup(one["svg"])} for one in figures],
         "scores": [_in_words(s) for s in story.numbers["scores"]],
         "scores_svg": Markup(_scores_svg(story)),
         "provenance": list(told.provenance(run)),

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 from vlm_neurons._checks import whole
 from vlm_neurons.classification.thresholds import Thresholds
 from vlm_neurons.evidence import gather_evidence
+from vlm_neurons.interventions.trusting import summary
 from vlm_neurons.reporting.neuron_list import Shown, choose, record, with_evidence
 from vlm_neurons.reporting.page_files import Story, write
 from vlm_neurons.reporting.run_facts import Dependence, document, score_summary
 from vlm_neurons.reporting.run_results import Results, classes
+from vlm_neurons.reporting.trained_or_random import values_of
 from vlm_neurons.scanning.run import Run, check_length
 
 if TYPE_CHECKING:
@@ -89,7 +91,9 @@ def story(run: Run, table: pd.DataFrame, results: Results, shown: list[Shown]) -
     scores = score_summary(results.scores)
     numbers = document(run, table, rule, thresholds, scores, [record(s) for s in shown])
     numbers["concepts_by_layer"] = [asdict(one) for one in results.maps]
-    return Story(run, table, rule, thresholds, shown, numbers, results.maps, results.no_concepts)
+    trusted = values_of(run)
+    numbers["trained_or_random"] = [] if trusted is None else summary(trusted).to_dict("records")
+    return Story(run, table, rule, thresholds, shown, numbers, results.maps, results.no_concepts, trusted)
 
 
 def _rule(table: pd.DataFrame) -> Thresholds | None:

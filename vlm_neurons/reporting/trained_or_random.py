@@ -1,0 +1,64 @@
+"""What a report says of `vn.trust`: which scores tell this model from random gates."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vlm_neurons.interventions.trusting import FOLDER, VALUES, summary
+from vlm_neurons.viz.wording import NAMES, decimals, percent
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vlm_neurons.scanning.run import Run
+
+DRAWN = (("concepts", "focus"), ("score", "r"))  # of which there is a figure
+SOURCES = {"concepts": "concepts of the pass", "score": "simulated explanations"}
+COLUMNS = {"source", "statistic", "label", "neuron", "draw", "value"}
+
+
+def values_of(run: Run) -> pd.DataFrame | None:
+    """What `vn.trust` kept in a run; None where it was not asked.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
+    import pandas as pd
+
+    if not (file := run.path / FOLDER / VALUES).is_file():
+        return None
+    try:
+        found = pd.read_parquet(file)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read ({error}): vn.trust(model, data, run, out=run) writes it") from error
+    if lacking := COLUMNS - {*found.columns}:
+        raise ValueError(f"{file} lacks {', '.join(sorted(lacking))}: vn.trust(model, data, run, out=run) writes it")
+    return found
+
+
+def rows_of(values: pd.DataFrame) -> list[dict[str, Any]]:
+    """The numbers of `vn.trust` in words, those that exist."""
+    return [
+        {"source": SOURCES[r["source"]], "statistic": r["statistic"], "label": NAMES[r["label"]],
+         "n": f"{r['n']:,} / {r['n_random']:,}",
+         "medians": f"{_said(r['median'])} / {_said(r['median_random'])}",
+         "auroc": f"{_said(r['auroc'])} ({_said(r['low'])} to {_said(r['high'])})",
+         "above": percent(round(r["above"] * r["n"]), r["n"])}
+        for r in summary(values).to_dict("records") if r["n"] and r["n_random"]
+    ]  # fmt: skip
+
+
+def figures_of(values: pd.DataFrame) -> list[dict[str, str]]:
+    """The figures, as titles and SVG."""
+    from vlm_neurons.viz.drawing import svg
+    from vlm_neurons.viz.trust_figure import trust_figure
+
+    there = {*zip(values["source"], values["statistic"], strict=True)}
+    return [
+        {"title": f"{statistic}, {SOURCES[source]}", "svg": svg(trust_figure(values, source, statistic))}
+        for source, statistic in DRAWN if (source, statistic) in there
+    ]  # fmt: skip
+
+
+def _said(value: float) -> str:
+    return decimals(value) if value == value else "–"
