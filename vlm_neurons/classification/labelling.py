@@ -12,6 +12,7 @@ import numpy as np
 from vlm_neurons.classification.tables import neuron_rows, no_classes
 from vlm_neurons.classification.thresholds import Thresholds, most_common, sample_classes
 from vlm_neurons.scanning import Run, TopSamples
+from vlm_neurons.scanning.always_on import with_controls
 from vlm_neurons.tokens import MODALITIES, NOT_APPLICABLE
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def classify(
     rule = Thresholds(t_visual, n_visual, t_text, n_text).check(run)
     top_n = int(run.info["parameters"].get("top_n", 0))
     parts = [_rows(column, run.top(column["hook"], column["pole"]), rule, top_n) for column in run.info["columns"]]
-    table = pd.concat(parts, ignore_index=True)
+    table = with_controls(run, pd.concat(parts, ignore_index=True))
     table.attrs["parameters"] = {"method": "thresholds", **asdict(rule)}
     if why := no_classes(table):
         warnings.warn(why, stacklevel=2)

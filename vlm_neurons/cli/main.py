@@ -109,7 +109,8 @@ def scan(args: argparse.Namespace) -> None:
     bank = bank_of(args.concepts) if args.concepts else None
     model, data = model_and_data(args)
     _scan(model, data, args, site=args.site, batch_size=args.batch_size, block_size=args.block_size,
-          top_n=args.top_n, prompt=args.prompt, workers=args.workers, concepts=bank)  # fmt: skip
+          top_n=args.top_n, prompt=args.prompt, workers=args.workers, concepts=bank,
+          controls=args.controls)  # fmt: skip
     say(f"next: vlm-neurons classify {args.out}{f', vlm-neurons concepts {args.out}' if bank else ''}")
 
 
@@ -245,6 +246,7 @@ def _scan_options(commands: Any) -> None:
     p.add_argument("--out", required=True, help="run directory")
     p.add_argument("--site", type=names, default=["gate"], metavar="SITE[,SITE]",
                    help="gate, post, projector, vision, or hook names (default: gate)")  # fmt: skip
+    p.add_argument("--controls", action="store_true", help="also look at pictures that show nothing")
     p.add_argument("--concepts", metavar="BANK[+BANK]", help=f"correlate every neuron with concepts: {WRITTEN}")
     p.add_argument("--top-n", type=positive, default=50, help="samples kept per neuron (default: %(default)s)")
     p.add_argument("--workers", type=int, default=0, help="processes that decode images (default: %(default)s)")

@@ -13,6 +13,7 @@ from vlm_neurons.data import DEFAULT_PROMPT, ImageTextData, describe
 from vlm_neurons.models import on_day
 from vlm_neurons.models.reading import hooks_of
 from vlm_neurons.protocols import ConceptBank
+from vlm_neurons.scanning.always_on import write_controls
 from vlm_neurons.scanning.blocks import Skip, check_place
 from vlm_neurons.scanning.concept_job import Asked, ConceptJob
 from vlm_neurons.scanning.dictionary_fits import in_words
@@ -57,6 +58,7 @@ def scan(
     concepts: ConceptBank | None = None,
     folds: int = 8,
     null_directions: int = 256,
+    controls: bool = False,
     prompt: str = DEFAULT_PROMPT,
     workers: int = 0,
     compiled: bool | None = None,
@@ -94,6 +96,11 @@ def scan(
             fold by fold. Template tokens are left out, BOS among them.
         folds: parts of the data, by picture, from which concepts are chosen and told how sure they are.
         null_directions: random units in every layer of sites gate and post, that a neuron's r is compared with.
+        controls: also look at 24 samples with their own picture, a gray one, noise, and their own cut in cells and
+            shuffled (96 samples more), after the rest. Tables of labels then have `always_on`, the mean positive
+            activation at the patches of gray pictures or of noise, whichever is less, as a share of that on the
+            samples' own (1 at most): a neuron that needs no content has 1; and `between_images`, the share of the
+            variance over patches that is between the samples' own pictures. NaN where nothing is positive, or varies.
         prompt: question for the samples that have none of their own.
         workers: processes that decode and preprocess images (a DataLoader's); 0 does it in one thread beside the
             model. A fast GPU needs several: a photograph takes 10-20 ms of a core, its forward pass can take less.
@@ -141,6 +148,8 @@ def scan(
             job.run.open_result()  # refuses what is not this run's
         else:
             _scan_share(job, first, rank, world, console, progress)
+        if controls and job.run.complete:
+            write_controls(model, data, job.run, progress)
     console.print(_done(job.run) if job.run.complete else "Done here; other processes go on.")
     return job.run
 

@@ -107,7 +107,7 @@ def at_once(
         real, counts, weights = flat(evidence[neuron], exemplars, side)
         said = [(number, say(todo[neuron, side, number].explanation)) for number in numbers]
         there = {n: values[counts] for n, values in said if values is not None and np.isfinite(values).all()}
-        if there and len(real):
+        if there and len(real) and np.isfinite(weights).all():
             every = np.nan_to_num(r_of_many(real, weights, np.stack([*there.values()])))
             found |= {(neuron, side, number): float(r) for number, r in zip(there, every, strict=True)}
     return found
