@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vlm_neurons._checks import of_kind
 from vlm_neurons.hooks.positions import HookPairs, Where, positions, real_positions
 from vlm_neurons.hooks.selecting import Neurons, Target, targets
 from vlm_neurons.models.passes import current_pass
@@ -107,28 +109,38 @@ def patch(neurons: Neurons, source_cache: Mapping[str, Tensor], where: Where = N
 
 
 def add_direction(
-    hook: str, direction: Float[Tensor, "*batch_pos d"], by: float = 1.0, where: Where = None
+    hook: str,
+    direction: Float[Tensor, "*batch_pos d"] | Float[np.ndarray, "*batch_pos d"] | Sequence[float],
+    by: float = 1.0,
+    where: Where = None,
 ) -> HookPairs:
     """Add `by` times a direction: steering.
 
     Args:
-        hook: name of any hook whose tensor is [batch, pos, d] (or [image, patch, d]), such as
-            `"blocks.2.hook_resid_post"`.
+        hook: name of any one hook whose tensor is [batch, pos, d] (or [image, patch, d]), such as
+            `"blocks.2.hook_resid_post"`. Neurons are moved by `scale` and `ablate`.
         direction: [d], or what broadcasts to the tensor.
         by: factor.
         where: see `Where`; default everywhere, new tokens of a generation too.
 
     Raises:
-        ValueError: when run: the direction has another width than the tensor, or `where` does not fit.
+        TypeError: `hook` is no name, such as a list of neurons.
+        ValueError: the direction is a single number; when run: it has another width than the tensor, or `where` does
+            not fit.
 
     >>> [name for name, _ in add_direction("blocks.2.hook_resid_post", torch.ones(8), by=4.0)]
     ['blocks.2.hook_resid_post']
     """
+    example = "'blocks.2.hook_resid_post'"
+    of_kind("add_direction: hook", hook, str, f"give the name of one hook, such as {example}; for neurons use scale")
+    added = torch.as_tensor(direction)
+    if added.dim() == 0:
+        raise ValueError(f"add_direction: the direction is the number {added.item()}: give a tensor [d]")
 
     def value(old: Tensor, target: Target) -> Tensor:
-        if direction.shape[-1] != old.shape[-1]:
-            raise ValueError(f"add_direction: {hook} has width {old.shape[-1]}, the direction {direction.shape[-1]}")
-        return old + by * direction.to(old)
+        if added.shape[-1] != old.shape[-1]:
+            raise ValueError(f"add_direction: {hook} has width {old.shape[-1]}, the direction {added.shape[-1]}")
+        return old + by * added.to(old)
 
     target = Target(hook, None, (0,), (hook,))
     return edits(target, _editor(target, value, where, "add_direction"))

@@ -1,4 +1,4 @@
-"""Text that is no text: lone surrogates, as in half an emoji or a file name that is not UTF-8."""
+"""Text that is no text: lone surrogates, as in half an emoji or a file name that is not UTF-8. Numbers in words."""
 
 from __future__ import annotations
 
@@ -32,3 +32,16 @@ def to_json(value: Any, indent: int | None = None) -> str:
     """JSON that can be written as UTF-8, and gives the same value when it is read again."""
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     return json.dumps(value, indent=indent) if not_utf8(text) else text
+
+
+def span(what: str, numbers: set[int]) -> str:
+    """Numbers of something in words: from the first to the last where none is missing.
+
+    >>> span("layer", {3}), span("layer", {1, 2, 3}), span("layer", {1, 3})
+    ('layer 3', 'layers 1-3', 'layers 1, 3')
+    """
+    first, last = min(numbers), max(numbers)
+    if first == last:
+        return f"{what} {first}"
+    whole = len(numbers) == last - first + 1
+    return f"{what}s {first}-{last}" if whole else f"{what}s {', '.join(map(str, sorted(numbers)))}"

@@ -58,10 +58,15 @@ def test_an_expert_or_neuron_that_is_not_there_is_named(family: builders.Made):
 def test_ids_of_layers_with_and_without_experts_are_told_apart(tmp_path: Path):
     model = builders.made("qwen3_vl_moe").model
     batch = model.prepare([None], "Hi", "A dog.")
-    with pytest.raises(KeyError, match="layer 0 of this model has no experts"):
-        model.run_with_hooks(batch, fwd_hooks=record("L0E0N3", {}))
-    with pytest.raises(KeyError, match="layer 1 of this model has experts, whose neurons have ids such as L3E5N17"):
-        model.run_with_hooks(batch, fwd_hooks=record("L1N3", {}))
+    has = "; it has layer 0, with ids such as {0}L0N3 and layers 1-2 of experts, with ids such as {0}L1E0N3"
+    for neuron, said in (
+        ("L0E0N3", "layer 0 of this model has no experts"), ("L9E0N3", "layer 9 of this model has no experts"),
+        ("L1N3", "layer 1 of this model has experts"), ("L7N3", "this model has no layer 7 at site 'gate'"),
+        ("post:L7N3", "this model has no layer 7 at site 'post'"),
+    ):  # fmt: skip
+        with pytest.raises(KeyError, match=said + has.format("post:" if neuron.startswith("post") else "")):
+            model.run_with_hooks(batch, fwd_hooks=record(neuron, {}))
+    model.run_with_hooks(batch, fwd_hooks=record("L0N3, post:L0N3, L1E0N3, post:L1E0N3", {}))
     with pytest.raises(KeyError, match="no layer 7 at site 'vision'; layers 0 to 2"):
         model.run_with_hooks(batch, fwd_hooks=record("V7N3", {}))
     data = some_data(2)

@@ -106,6 +106,7 @@ def test_every_edit_equals_the_edit_by_hand_at_every_site_and_position_kind(mode
                 (ablate(neurons, "mean", where), mean),
                 (ablate(hook, 0.25, where), torch.where(m, torch.tensor(0.25), old)),
                 (add_direction(hook, direction, 0.5, where), torch.where(m, old + 0.5 * direction, old)),
+                (add_direction(hook, direction.numpy(), 1.0, where), torch.where(m, old + direction, old)),
             ]
             for pairs, new in cases:
                 into: dict[str, Tensor] = {}
@@ -273,6 +274,11 @@ def test_mistakes_name_what_there_is(model: HookedVLM, batch: Any) -> None:
         model.run_with_hooks(batch, fwd_hooks=patch("L0N1", {"L0N1": torch.zeros(3, 2)}))
     with pytest.raises(ValueError, match="the direction 3"):
         model.run_with_hooks(batch, fwd_hooks=add_direction("blocks.0.hook_resid_pre", torch.ones(3)))
+    for hook in (["L0N1", "L0N2"], [], None, Neuron.parse("L0N1")):
+        with pytest.raises(TypeError, match=r"hook=.*: give the name of one hook, such as .*; for neurons use scale"):
+            add_direction(hook, torch.ones(3))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"the direction is the number 2.0: give a tensor \[d\]"):
+        add_direction("blocks.0.hook_resid_pre", torch.tensor(2.0))
     with pytest.raises(KeyError, match="cache or record them"):
         patch("L0N1", {})
     with pytest.raises(ValueError, match="'mean' or 'resample'"):

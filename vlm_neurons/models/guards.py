@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from vlm_neurons._checks import of_kind
+from vlm_neurons._text import span
 from vlm_neurons.models.batch import HookNeverFires
 from vlm_neurons.models.passes import begin_pass, end_pass
-from vlm_neurons.sites import named, site_of_hook
+from vlm_neurons.sites import Address, Site, named, site_of_hook
 from vlm_neurons.sites import names as site_names
 from vlm_neurons.sites.mlp import IMAGE_HOOKS, MLPS, expert_at
 
@@ -134,30 +135,8 @@ def check_evaluating(bridge: TransformerBridge) -> None:
 def unknown_hook(name: str, known: Iterable[str]) -> KeyError:
     """The error for a hook name that does not exist: what there is of its site, or what reads alike."""
     names = sorted(known)
-    found = site_of_hook(name)
-    of_layer = re.match(r"blocks\.(\d+)\.mlp\.experts\.", name)
-    if of_layer and not any(n.startswith(of_layer[0]) for n in names):
-        return KeyError(
-            f"{name!r}: layer {of_layer[1]} of this model has no experts; model.site_hooks('gate') lists all"
-        )
-    if found is not None:
-        site, layer = found
-        if (expert := getattr(site, "expert", None)) is not None:
-            return KeyError(
-                f"{name!r}: this model has no expert {expert} in layer {layer} with neurons of site {site.name!r}; "
-                f"model.site_hooks({site.name!r}) lists all"
-            )
-        layers = sorted({at[1] for n in names if (at := site_of_hook(n)) is not None and at[0] is site})
-        routed = (at for n in names if (at := expert_at(n)) is not None)
-        if any((s.name, i) == (site.name, layer) for s, i in routed):
-            return KeyError(
-                f"{name!r}: layer {layer} of this model has experts, whose neurons have ids such as L3E5N17; "
-                f"model.site_hooks({site.name!r}) lists all"
-            )
-        if layers:
-            return KeyError(
-                f"{name!r}: this model has no layer {layer} at site {site.name!r}; layers 0 to {layers[-1]}"
-            )
+    if why := _why_not_there(name, names):
+        return KeyError(f"{name!r}: {why}")
     close = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
     sites = ", ".join(f"{s.name} ({s.pattern})" for s in MLPS)
     return KeyError(
@@ -165,6 +144,47 @@ def unknown_hook(name: str, known: Iterable[str]) -> KeyError:
         + (f"Close: {', '.join(close)}. " if close else "")
         + f"Sites: {sites}. All: model.hook_map()"
     )
+
+
+def _why_not_there(name: str, names: Sequence[str]) -> str:
+    """What there is of the site that a hook would be of; nothing where it would be of none."""
+    found = site_of_hook(name)
+    site: Site
+    if of_experts := re.match(r"blocks\.(\d+)\.mlp\.experts\.", name):
+        site, layer = MLPS[name.endswith("hook_post")], int(of_experts[1])
+    elif found is not None:
+        site, layer = found
+    else:
+        return ""
+    plain: set[int] = set()
+    routed: set[int] = set()
+    for there in names:
+        if (at := site_of_hook(there)) is not None and at[0].name == site.name:
+            (plain if expert_at(there) is None else routed).add(at[1])
+    has = _layers_in_words(site, plain, routed)
+    if of_experts and layer in routed:
+        if found is None:
+            return ""
+        return (
+            f"this model has no expert {getattr(found[0], 'expert', '')} in layer {layer} with neurons of site "
+            f"{site.name!r}; model.site_hooks({site.name!r}) lists all"
+        )
+    if of_experts:
+        return f"layer {layer} of this model has no experts; {has}"
+    if layer in routed:
+        return f"layer {layer} of this model has experts; {has}"
+    return f"this model has no layer {layer} at site {site.name!r}; {has}" if plain or routed else ""
+
+
+def _layers_in_words(site: Site, plain: set[int], routed: set[int]) -> str:
+    """The layers with neurons of a site; where some have experts, with an id of each kind."""
+    if not routed:
+        return f"layers 0 to {max(plain, default=0)}"
+    kinds = [("", site, plain), (" of experts", MLPS[site.name == "post"].of_expert(0), routed)]
+    return "it has " + " and ".join(
+        f"{span('layer', layers)}{what}, with ids such as {one.id(Address(one.place(min(layers)), 3, '+'))}"
+        for what, one, layers in kinds if layers
+    )  # fmt: skip
 
 
 def hooks_of_site(site: str, points: Iterable[str]) -> list[str]:

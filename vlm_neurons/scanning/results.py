@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlm_neurons._text import span
 from vlm_neurons.sites.mlp import expert_at
 from vlm_neurons.units import Neuron, Pole
 
@@ -46,19 +47,10 @@ def columns_in_words(columns: Sequence[tuple[str, Pole]]) -> str:
 def _where(places: set[tuple[int, int]]) -> str:
     """Layers, and experts of layers, of (layer, expert, or -1) in words."""
     dense, routed = ({(i, e) for i, e in places if (e >= 0) is own} for own in (False, True))
-    said = [_span("layer", {i for i, _ in dense})] if dense else []
+    said = [span("layer", {i for i, _ in dense})] if dense else []
     if routed:
-        said.append(f"{_span('expert', {e for _, e in routed})} of {_span('layer', {i for i, _ in routed})}")
+        said.append(f"{span('expert', {e for _, e in routed})} of {span('layer', {i for i, _ in routed})}")
     return " and ".join(said)
-
-
-def _span(what: str, numbers: set[int]) -> str:
-    """Numbers of something in words: from the first to the last where none is missing."""
-    first, last = min(numbers), max(numbers)
-    if first == last:
-        return f"{what} {first}"
-    whole = len(numbers) == last - first + 1
-    return f"{what}s {first}-{last}" if whole else f"{what}s {', '.join(map(str, sorted(numbers)))}"
 
 
 def last_explanations(path: str | Path) -> dict[str, dict[str, Any]]:
