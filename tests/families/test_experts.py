@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,18 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from banks import Means
+from scanning.test_concepts import fold_sums, reference
 from test_family_parity import experts_of, raw_sites
-from test_family_scan import some_data
+from test_family_scan import observed, some_data
 from torch import Tensor
 
 import vlm_neurons as vn
 from vlm_neurons.evidence import load
 from vlm_neurons.hooks import record, scale
 from vlm_neurons.models import Batch
+from vlm_neurons.scanning.nulls import random_units
+from vlm_neurons.scanning.viewing import views_of
 
 NAMES = [name for name in builders.FAMILIES if name.endswith("moe")]
 
@@ -132,3 +137,41 @@ def test_absent_neurons_are_in_no_mean_class_or_exemplar(family: builders.Made, 
             values = sign * own(family, batch, neuron)[0]
             words = values[~batch.mask("visual")[0]].numpy()
             np.testing.assert_allclose(e.token_acts, words, rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def test_random_units_of_an_expert_are_at_the_tokens_that_chose_it(family: builders.Made, tmp_path: Path):
+    model, data, n = family.model, some_data(12), 8
+    places = [site.of_expert(e).place(1) for site in map(vn.sites.named, ("gate", "post")) for e in range(4)]
+    drawn = random_units(model, places, n)
+    assert [one.place for one in drawn] == [f"random/{place}" for place in places]
+    views, acts = [], {one.place: [] for one in drawn}
+    for i in range(len(data)):
+        batch = prepared(family, data, i)
+        views.append(views_of(batch, [data[i]], [data.image_digests[i]])[0])
+        seen = observed(model, batch, list(drawn[0].hooks))
+        for one in drawn:
+            experts = experts_of(family.reference)[1]
+            gates, ups = experts.gate_up_proj[one.expert[1]].detach().chunk(2)
+            assert set(one.gate.norm(dim=0).numpy().round(4)) <= set(gates.norm(dim=1).numpy().round(4))
+            # with the expert's own weights they are its neurons
+            same = replace(one, gate=gates.T, up=None if one.up is None else ups.T, _on={})
+            values, defined = same.of(seen)
+            expected = raw_sites(family, batch)[1][one.place.removeprefix("random/")]
+            assert torch.allclose(values.masked_fill(~defined, torch.nan), expected, atol=1e-4, equal_nan=True)
+            values, defined = one.of(seen)
+            values, index = values[0].masked_fill(~defined[0, :, :1], torch.nan).double(), batch.patch_index[0]
+            acts[one.place].append({("r", "picture"): (values[index >= 0].numpy(), index[index >= 0].numpy()),
+                                    ("r", "text"): (values[batch.mask("text")[0]].numpy(), slice(None))})  # fmt: skip
+    run = vn.scan(model, data, ["gate", "post"], top_n=2, batch_size=5, concepts=Means(), folds=4, null_directions=n,
+                  out=tmp_path, progress=False)  # fmt: skip
+    for one in drawn:
+        for side in ("picture", "text"):
+            r = fold_sums(run, one.place, side, n).over(range(4)).r()[0].numpy()
+            kept = [*zip(views, acts[one.place], strict=True)]
+            np.testing.assert_allclose(r, reference(kept, "r", side, Means(), range(len(data))), atol=1e-4)
+    table = run.concepts(min_images=1)
+    assert table[table["site"] == "gate"]["p_random"].notna().all()
+    n_places = sum(hook.startswith("blocks.1.") for hook in model.site_hooks("gate"))
+    counted = {(one["site"], one["layer"], one["pole"], one["side"]): one["n"] for one in table.attrs["random"]}
+    assert len(counted) == len(table.attrs["random"]) and counted["gate", 1, "+", "picture"] == n * n_places

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from vlm_neurons.models.adapters import Adapter, along, module_at
 from vlm_neurons.models.batch import Batch, HookNeverFires
-from vlm_neurons.models.experts import open_experts
+from vlm_neurons.models.experts import experts_of, open_experts
 from vlm_neurons.models.guards import indexed_by_image
 from vlm_neurons.models.held import adapters_of
 from vlm_neurons.models.passes import begin_pass, running
@@ -139,6 +139,8 @@ def _points(model: nn.Module, adapter: Adapter) -> dict[str, tuple[nn.Module, bo
     points = {f"blocks.{i}.hook_in": (module_at(model, path), False) for i, path in along(model, adapter.layers)}
     # what gates read: random units read it too
     points |= {f"blocks.{i}.mlp.hook_in": (module_at(model, p), False) for i, p in along(model, adapter.backbone.into)}
+    points |= {f"blocks.{i}.mlp.hook_in": (module_at(model, adapter.beside_experts.format(i=i)), False)
+               for i, _, _ in experts_of(model, adapter)}  # fmt: skip
     for site, (_, held, is_output) in adapter.sites.items():
         for i, path in along(model, held):
             points[named(site).place(i)] = module_at(model, path), is_output

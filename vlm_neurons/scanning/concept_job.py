@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vlm_neurons._checks import short
-from vlm_neurons.models.reading import of_tokens, readers
+from vlm_neurons.models.reading import of_tokens, readers, together
 from vlm_neurons.protocols import SIDES, ConceptBank, Maps, Side, View
 from vlm_neurons.scanning.concept_files import by_fold, folds_of, join, keep_shifts
 from vlm_neurons.scanning.concept_recorder import FAR, ConceptRecorder
@@ -156,12 +156,17 @@ class ConceptJob:
     def observers(self, recorder: ConceptRecorder) -> dict[str, list[Callable[[Tensor], None]]]:
         """What looks at the hooks that random units read."""
         found: dict[str, list[Callable[[Tensor], None]]] = {}
+        alike: dict[tuple[str, ...], list[RandomUnits]] = {}
         for units in self.random:
+            alike.setdefault(units.hooks, []).append(units)
+        for hooks, every in alike.items():  # a layer's experts look at one copy of what they read
 
-            def look(read: Tensor, units: RandomUnits = units) -> None:
-                recorder.take_in(units.place, units(read), None, None)
+            def look(tensors: dict[str, Tensor], every: list[RandomUnits] = every) -> None:
+                for units in every:
+                    recorder.take_in(units.place, *units.of(tensors), None)
 
-            found.setdefault(units.hook, []).append(look)
+            for hook, fn in together(hooks, look):
+                found.setdefault(hook, []).append(fn)
         return found
 
     def batches(self, ids: range, size: int) -> list[list[int]]:

@@ -128,8 +128,21 @@ def concept_table(path: Path, run: str, info: dict[str, Any], n_blocks: int, min
     tables = [table for place in places.values() for table in place.rows]
     table = pd.concat([t for t in tables if len(t)], ignore_index=True)
     table.attrs["parameters"] = {"min_images": min_images, **{k: info["parameters"][k] for k in ("concepts", "folds")}}
-    table.attrs["random"] = [told for place in places.values() for told in place.random]
+    table.attrs["random"] = _by_layer([told for place in places.values() for told in place.random])
     return table
+
+
+def _by_layer(told: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Random units counted by layer: those of its experts together."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for one in told:
+        own = found.setdefault(
+            tuple(one[k] for k in ("site", "pole", "layer", "side")), {**one, "n": 0, "concepts": {}}
+        )
+        own["n"] += one["n"]
+        for name, n in one["concepts"].items():
+            own["concepts"][name] = own["concepts"].get(name, 0) + n
+    return [*found.values()]
 
 
 def _random(place: str, side: Side, pole: Pole, own: Measured) -> dict[str, Any]:

@@ -95,7 +95,8 @@ def scan(
             all patches and all tokens of responses, for `run.concepts()` and `vn.explain(run)`. Batches are then filled
             fold by fold. Template tokens are left out, BOS among them.
         folds: parts of the data, by picture, from which concepts are chosen and told how sure they are.
-        null_directions: random units in every layer of sites gate and post, that a neuron's r is compared with.
+        null_directions: random units in every layer of sites gate and post, that a neuron's r is compared with; where
+            it has experts, in each of them, at the tokens that chose it.
         controls: also look at 24 samples with their own picture, a gray one, noise, and their own cut in cells and
             shuffled (96 samples more), after the rest. Tables of labels then have `always_on`, the mean positive
             activation at the patches of gray pictures or of noise, whichever is less, as a share of that on the
@@ -169,7 +170,7 @@ def _begin(
     known = known_skips(data, prompt)
     loaded, first = _first_batch(model, data, prompt, known, asked)
     random = [] if asked is None else random_units(model, places, asked.null_directions)
-    fast = hooks_of(places) | {units.hook for units in random} <= model.fast_hooks
+    fast = hooks_of(places) | {hook for units in random for hook in units.hooks} <= model.fast_hooks
     columns = measure_columns(model, places, first, fast)
     check_memory(columns, parameters, len(data), model.device, console.print)
     kinds = first.kinds[:1].repeat(parameters["batch_size"], 1)
