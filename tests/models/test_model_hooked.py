@@ -89,13 +89,21 @@ def test_families_that_are_not_supported_are_refused_by_name() -> None:
 
 @pytest.mark.parametrize(("kind", "why"), [
     ("Blip2", "learned queries, each of which sees the whole picture"), ("Mllama", "cross-attention"),
-    ("Llama4", "mixture of experts"), ("Cohere2Vision", "written its record"),
+    ("Llama4", "mixture of experts"), ("Qwen3_5Moe", "mixture of experts"), ("Cohere2Vision", "written its record"),
 ])  # fmt: skip
 def test_families_that_cannot_be_supported_are_refused_with_the_reason(kind: str, why: str) -> None:
     import transformers
 
     config = getattr(transformers, f"{kind}Config")()
     with pytest.raises(ValueError, match=f"{config.model_type!r} is not supported: .*{why}.* Supported: llava"):
+        adapter_of(config)
+
+
+def test_gemma_4_with_experts_is_refused_with_the_reason() -> None:
+    from transformers import Gemma4Config
+
+    config = Gemma4Config(text_config={"enable_moe_block": True}, vision_config={})
+    with pytest.raises(ValueError, match=r"Gemma 4 26B.*not supported: its experts stand beside the MLP"):
         adapter_of(config)
 
 

@@ -48,8 +48,8 @@ def check(config: Any) -> None:
     """Experts beside the MLP of every layer are not read yet."""
     if getattr(config.text_config, "enable_moe_block", False):
         raise ValueError(
-            "gemma4 with enable_moe_block=True is not supported: its experts stand beside the MLP, behind norms of "
-            "their own, which is not yet written"
+            "gemma4 with enable_moe_block=True (Gemma 4 26B) is not supported: its experts stand beside the MLP, "
+            "behind norms of their own, which is not yet written"
         )
 
 
