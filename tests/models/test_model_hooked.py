@@ -19,6 +19,7 @@ from vlm_neurons.models.adapters import adapter_of
 from vlm_neurons.models.bridge import wrap
 from vlm_neurons.models.guards import cannot_matter
 from vlm_neurons.sites import names
+from vlm_neurons.sites.mlp import MLPS
 
 
 @pytest.fixture(scope="module")
@@ -312,8 +313,8 @@ def test_the_hook_map_is_true_of_every_hook(tower: str) -> None:
         if not str(name).startswith("rotary_emb") and "hook_cos" not in str(name) and "hook_sin" not in str(name):
             assert fired[str(name)][0] == (3 if row["indexed_by"] == "image" else 2), name
         assert row["holds"], name
-    for site in names():
-        assert list(table[table["site"] == site]["hook"]) == model.site_hooks(site)
+    for site in MLPS:
+        assert list(table[table["site"] == site.name]["hook"]) == model.site_hooks(site.name)
     assert "vision_projector.hook_projected" in table.attrs["never_fire"]
     assert set(table.attrs["never_fire"]).isdisjoint(table["hook"])
     last = table[table["hook"] == "vision.1.mlp.hook_post"].iloc[0]

@@ -11,7 +11,7 @@ import torch
 
 from vlm_neurons import HookedVLM
 from vlm_neurons.hooks import ablate, record
-from vlm_neurons.sites import names
+from vlm_neurons.sites.mlp import MLPS
 
 COMBINATIONS = [
     ("clip", "llama", "bpe", torch.float32),
@@ -80,7 +80,7 @@ def raw_sites(reference: Any, batch: Any, **kwargs: Any) -> dict[str, torch.Tens
 
 
 def all_sites(model: HookedVLM) -> list[str]:
-    return [hook for site in names() for hook in model.site_hooks(site)]
+    return [hook for site in MLPS for hook in model.site_hooks(site.name)]
 
 
 def test_unpadded_logits_and_all_four_sites_are_transformers_bit_for_bit(models: tuple[HookedVLM, Any]) -> None:

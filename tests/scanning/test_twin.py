@@ -11,6 +11,7 @@ from scanning.test_end_to_end import batches_of, random_data
 from vlm_neurons.models import HookedVLM
 from vlm_neurons.scanning import scan
 
+HEADS = ["attn.hook_products", "attn.hook_z"]
 FOUR = ["gate", "post", "projector", "vision"]
 # what transformers' own layers hold of the residual stream, by all names that TransformerLens has for it
 RESIDUAL = [
@@ -40,7 +41,7 @@ def batch_of(model, n=3):
 def assert_alike(model, batch, a, b):
     for hook in a:
         x, y = a[hook], b[hook]
-        if not hook.startswith(("vision", "projector")):
+        if not hook.startswith(("vision", "projector")) and not hook.endswith("products"):
             x, y = (t[batch.attention_mask.bool()] for t in (x, y))
         torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-4)
 
@@ -49,7 +50,7 @@ def assert_alike(model, batch, a, b):
 def test_every_site_is_that_of_the_bridge_but_for_last_digits(tower, backbone):
     model = make(tower, backbone)
     hooks = [h for site in FOUR for h in model.site_hooks(site)]
-    hooks += [f"blocks.{layer}.{hook}" for layer in range(model.n_layers) for hook in RESIDUAL]
+    hooks += [f"blocks.{layer}.{hook}" for layer in range(model.n_layers) for hook in RESIDUAL + HEADS]
     assert set(hooks) == model.fast_hooks
     batch = batch_of(model)
     assert_alike(model, batch, seen(model, batch, hooks, True), seen(model, batch, hooks, False))

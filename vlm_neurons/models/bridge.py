@@ -20,6 +20,7 @@ from vlm_neurons.models import guards
 from vlm_neurons.models.adapters import Adapter, along, module_at
 from vlm_neurons.models.declared import declared
 from vlm_neurons.models.experts import open_experts
+from vlm_neurons.models.heads import open_heads
 from vlm_neurons.models.held import check_readable
 from vlm_neurons.sites import named
 
@@ -74,7 +75,9 @@ def extend(bridge: TransformerBridge, adapter: Adapter) -> None:
         _, first = next(along(bridge.original_model, adapter.projector.into))
         into = _attach(bridge, "vision_projector.in", first)
         _name(bridge, "vision_projector.hook_pre", into.hook_out)
-    for hook, point in open_experts(bridge.original_model, adapter).items():
+    for hook, point in (
+        open_experts(bridge.original_model, adapter) | open_heads(bridge.original_model, adapter)
+    ).items():
         bridge._hook_registry[hook] = point
     _hand_on_cache(bridge)
     driver = bridge._driver

@@ -21,6 +21,7 @@ from vlm_neurons.models.adapters import Adapter, along, module_at
 from vlm_neurons.models.batch import Batch, HookNeverFires
 from vlm_neurons.models.experts import experts_of, open_experts
 from vlm_neurons.models.guards import indexed_by_image
+from vlm_neurons.models.heads import open_heads
 from vlm_neurons.models.held import adapters_of
 from vlm_neurons.models.passes import begin_pass, running
 from vlm_neurons.sites import named
@@ -144,7 +145,8 @@ def _points(model: nn.Module, adapter: Adapter) -> dict[str, tuple[nn.Module, bo
     for site, (_, held, is_output) in adapter.sites.items():
         for i, path in along(model, held):
             points[named(site).place(i)] = module_at(model, path), is_output
-    points |= {hook: (point, True) for hook, point in open_experts(model, adapter).items()}
+    opened = open_experts(model, adapter) | open_heads(model, adapter, z=True)
+    points |= {hook: (point, True) for hook, point in opened.items()}
     return points
 
 

@@ -51,6 +51,7 @@ HOLDS: tuple[tuple[str, str], ...] = (
     (r"(blocks|encoder_layers)\.\d+\.(hook_resid_pre|hook_in)$", "residual stream into the layer"),
     (r"(blocks|encoder_layers)\.\d+\.(hook_resid_post|hook_out)$", "residual stream out of the layer"),
     (r"hook_attn_scores$", "attention scores before softmax [.., head, query, key]"),
+    (r"attn\.hook_products$", "products of the rows of every head's W_O, for norms of what heads write: site heads"),
     (r"hook_pattern$", "attention pattern [.., head, query, key]"),
     (r"attn\.(hook_([qkv])|([qkv])\.hook_out)$", "queries, keys or values by head"),
     (r"attn\.(hook_rot_q|hook_rot_k)$", "queries or keys after the rotary embedding"),

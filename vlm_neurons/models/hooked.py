@@ -252,7 +252,7 @@ class HookedVLM(OverBridge):
 
     @property
     def fast_hooks(self) -> frozenset[str]:
-        """Hooks that `observe(..., fast=True)` can serve: the four sites, the residual stream (`hook_resid_pre`, `mid`,
+        """Hooks that `observe(..., fast=True)` can serve: the sites, the residual stream (`hook_resid_pre`, `mid`,
         `post`), what attention and MLPs add to it, and what MLPs read. Empty for a model that was given as a bridge,
         is quantised or spread over devices, and while hooks are active (the fast way would not see what they do)."""
         if self._twin is None or not self._twin.stands_for(self.bridge):

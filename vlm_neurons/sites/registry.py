@@ -10,14 +10,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlm_neurons._checks import short
+from vlm_neurons.sites.heads import AttentionHeads
 from vlm_neurons.sites.mlp import MLPS, AnyHook, expert_at
 from vlm_neurons.sites.protocol import Address, IndexedBy, Site, Tensors
 
-_SITES: dict[str, Site] = {site.name: site for site in MLPS}
+OWN = (*MLPS, AttentionHeads())
+_SITES: dict[str, Site] = {site.name: site for site in OWN}
 FORMS = (
-    "write L3N17 (gate), L3E5N17 (of expert 5), post:L3N17, P0N5 (projector), V1N2 (vision tower), NAME:L12F345 (a "
-    "dictionary called NAME), NAME:red (a direction; vn.sites.register makes it known) or hook:index such as "
-    "blocks.3.hook_mlp_out:17; a trailing - is the negative pole"
+    "write L3N17 (gate), L3E5N17 (of expert 5), post:L3N17, P0N5 (projector), V1N2 (vision tower), L5H7 (an attention "
+    "head), NAME:L12F345 (a dictionary called NAME), NAME:red (a direction; vn.sites.register makes it known) "
+    "or hook:index such as blocks.3.hook_mlp_out:17; a trailing - is the negative pole"
 )
 
 
@@ -84,7 +86,7 @@ def forget(name: str) -> None:
     Raises:
         ValueError: there is no such site, or it is one of the package's own.
     """
-    if name not in _SITES or _SITES[name] in MLPS:
+    if name not in _SITES or _SITES[name] in OWN:
         raise ValueError(f"{name!r} is no site that was registered")
     del _SITES[name]
 
@@ -92,8 +94,8 @@ def forget(name: str) -> None:
 def names() -> list[str]:
     """Names of all sites but hooks.
 
-    >>> vn.sites.names()[:4]
-    ['gate', 'post', 'projector', 'vision']
+    >>> vn.sites.names()[:5]
+    ['gate', 'post', 'projector', 'vision', 'heads']
     """
     return list(_SITES)
 

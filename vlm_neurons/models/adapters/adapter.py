@@ -217,6 +217,11 @@ class Adapter:
         return found
 
     @property
+    def attention_out(self) -> str:
+        """The output projection of every attention of the language model; some families' layers have none."""
+        return f"{self.layers}.self_attn?.o_proj?"
+
+    @property
     def parallel(self) -> bool:
         """Whether the MLP of a layer reads what its attention reads."""
         return "ln2" not in dict(self.norms)

@@ -1,0 +1,61 @@
+"""Where heads look is what the attention patterns of plain transformers say, word by word."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import defaultdict
+
+import numpy as np
+import pytest
+import tiny
+
+import vlm_neurons as vn
+from vlm_neurons.evidence.attention import SHARES
+
+
+def test_shares_and_focus_are_those_of_transformers_patterns() -> None:
+    tok = tiny.tokenizer()
+    plain = tiny.llava(tok)
+    plain.set_attn_implementation("eager")
+    model = vn.HookedVLM(copy.deepcopy(plain), tiny.processor(tok))
+    entries = [
+        {"image": [tiny.image()] * n, "response": text, "prompt": "Hi"}
+        for n, text in ((1, "A dog is in the picture."), (2, "two cats"), (0, "no picture"), (1, "red"))
+    ]
+    data = vn.ImageTextData.from_samples(entries)
+    found: dict[str, list[list[float]]] = defaultdict(list)
+    for i in (0, 1, 3):  # not the one without an image
+        batch = model.prepare([data[i].load_images()], ["Hi"], [data[i].response])
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, **batch.model_inputs}
+        patterns = plain(**inputs, output_attentions=True).attentions
+        kinds = batch.kinds[0].tolist()
+        for layer, pattern in enumerate(patterns):
+            for head, rows in enumerate(pattern[0].tolist()):
+                mine = []
+                for q, row in enumerate(rows):
+                    if kinds[q] != 3:
+                        continue
+                    of = {"to_image": 0.0, "to_first": row[0], "to_itself": row[q], "to_text": 0.0, "to_template": 0.0}
+                    for k, weight in enumerate(row):
+                        if k in (0, q):
+                            continue
+                        of[{2: "to_image", 3: "to_text"}.get(kinds[k], "to_template")] += weight
+                    p = [w / of["to_image"] for w, kind in zip(row, kinds, strict=True) if kind == 2]
+                    focus = 1 + sum(x * math.log(x) for x in p if x > 0) / math.log(len(p))
+                    mine.append([*of.values(), focus])
+                found[f"L{layer}H{head}"].append(np.mean(mine, axis=0).tolist())
+    table = vn.evidence.where_heads_look(model, data, batch_size=2, progress=False).set_index("neuron")
+    assert set(table.index) == set(found) and set(table.n_samples) == {3}
+    for neuron, samples in found.items():
+        expected = np.mean(samples, axis=0)
+        assert table.loc[neuron, [*SHARES, "focus"]].tolist() == pytest.approx(expected.tolist(), rel=1e-4, abs=1e-6)
+        assert table.loc[neuron, [*SHARES]].sum() == pytest.approx(1, abs=1e-6)
+
+
+def test_data_without_images_or_responses_is_refused() -> None:
+    tok = tiny.tokenizer()
+    model = vn.HookedVLM(tiny.llava(tok), tiny.processor(tok))
+    data = vn.ImageTextData.from_samples([{"image": None, "response": "words", "prompt": "Hi"}])
+    with pytest.raises(ValueError, match="no sample has an image and a response"):
+        vn.evidence.where_heads_look(model, data, progress=False)
