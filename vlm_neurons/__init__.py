@@ -47,6 +47,7 @@ _EXPORTS = {
     "show_layers": "viz",
     "to_circuitsvis": "viz",
     "causal_effects": "interventions",
+    "input_effects": "interventions",
     "patch_neurons": "interventions",
     "attribute_neurons": "interventions",
     "trust": "interventions",
@@ -112,6 +113,7 @@ if TYPE_CHECKING:
     from vlm_neurons.evidence import gather_evidence as gather_evidence
     from vlm_neurons.interventions import attribute_neurons as attribute_neurons
     from vlm_neurons.interventions import causal_effects as causal_effects
+    from vlm_neurons.interventions import input_effects as input_effects
     from vlm_neurons.interventions import patch_neurons as patch_neurons
     from vlm_neurons.interventions import trust as trust
     from vlm_neurons.models import Batch as Batch

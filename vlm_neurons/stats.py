@@ -96,3 +96,17 @@ def bootstrap_means(
     rows = rng.multinomial(n, np.full(n, 1 / n), resamples) / n
     columns = rng.multinomial(draws, np.full(draws, 1 / draws), resamples) / draws
     return np.einsum("rd,rd->r", rows @ values, columns)
+
+
+def sign_flip(values: Float[np.ndarray, "n"], rng: np.random.Generator, flips: int = 9999) -> float:
+    """Chance of so large a mean, or a larger one, if every value could as well have the other sign (Fisher 1935);
+    one-sided, counting the values as they are; NaN without values.
+
+    >>> sign_flip(np.ones(20), np.random.default_rng(0))
+    0.0001
+    """
+    if not len(values):
+        return float("nan")
+    signs = rng.integers(0, 2, (flips, len(values)), dtype=np.int8)
+    sums = 2 * (signs @ values.astype(np.float32)) - values.sum()
+    return float((1 + (sums >= values.sum() - 1e-6 * np.abs(values).sum()).sum()) / (1 + flips))

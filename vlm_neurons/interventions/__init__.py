@@ -2,6 +2,7 @@
 
 from vlm_neurons.interventions.baselines import controls, random_gates
 from vlm_neurons.interventions.caches import images_of_row, row_cache, take_rows
+from vlm_neurons.interventions.edits.effects import input_effects
 from vlm_neurons.interventions.effects import causal_effects, class_groups, compare_effects
 from vlm_neurons.interventions.measures import Task, measure, prepare_tasks
 from vlm_neurons.interventions.patching import attribute_neurons, patch_neurons
@@ -18,6 +19,7 @@ __all__ = [
     "controls",
     "direct_logit_attribution",
     "images_of_row",
+    "input_effects",
     "measure",
     "patch_neurons",
     "prepare_tasks",

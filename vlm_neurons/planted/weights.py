@@ -2,36 +2,34 @@
 
 A logistic probe without intercept separates what the MLP reads at places with the concept from everything else; its
 direction, scaled so that places with the concept reach about `STRENGTH`, takes the place of one neuron's input weights.
-The neuron's output weights are set to 0: it reads and does not act.
+The neuron's output weights are set to 0, so that it reads and does not act, unless they are to stay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vlm_neurons.concepts.concept import Concept
 from vlm_neurons.evidence.activations import Look, look
 from vlm_neurons.models.adapters import along, module_at
-from vlm_neurons.models.reading import of_tokens, readers
-from vlm_neurons.sites import at, named
+from vlm_neurons.planted.readings import Labelled, Reading, labelled, read
+from vlm_neurons.sites import named
 from vlm_neurons.stats import auroc
-from vlm_neurons.tokens import TokenKind
 from vlm_neurons.units import Neuron
 
 if TYPE_CHECKING:
-    from vlm_neurons.models import Batch, HookedVLM
+    from vlm_neurons.models import HookedVLM
     from vlm_neurons.synthetic.dataset import Scenes
 
 STRENGTH = 6.0
-COVERED = 0.5  # a patch has the concept from this share on; between nothing and this it is not used
 READS = {  # site -> what the input weights read
     "gate": "blocks.{layer}.mlp.hook_in",
     "post": "blocks.{layer}.mlp.hook_in",
@@ -46,12 +44,13 @@ class Plant:
 
     Attributes:
         neuron: where.
-        concept: what it detects.
-        auroc: of the probe on the samples that it was fitted on.
+        concepts: what it detects: all of them together.
+        auroc: of the probe on the samples that it was fitted on, of places; of whole pictures and texts, by their
+            largest values, where it was fitted to those.
     """
 
     neuron: Neuron
-    concept: Concept
+    concepts: tuple[Concept, ...]
     auroc: float
 
 
@@ -59,22 +58,33 @@ class Plant:
 def plant(
     model: HookedVLM,
     data: Scenes,
-    concept: Concept,
+    concept: Concept | Sequence[Concept],
     site: str = "gate",
     layer: int = 0,
     index: int = 0,
     words: bool = True,
+    regions: bool = True,
+    acts: bool = False,
+    peaks: bool = False,
+    reading: Reading | None = None,
 ) -> Iterator[Plant]:
     """Edit a detector of a concept into a model, and take it out again at the end of the `with` block.
 
     Args:
         model: a model that sees scenes, such as the embedded one.
         data: scenes to fit the probe on; 100 are enough.
-        concept: `Concept("color", "red")`, or another kind that `Scenes.concept` knows.
+        concept: `Concept("color", "red")`, or another kind that `Scenes.concept` knows; of several, objects that have
+            them all.
         site: `"gate"`, `"post"`, `"projector"` or `"vision"`.
         layer: layer of the site.
         index: the neuron that gives way.
         words: in the backbone, the concept's word in responses counts as the concept too.
+        regions: patches that show it count; False for a neuron of the word alone.
+        acts: its output weights stay, so that it acts on what comes after; else they are 0.
+        peaks: the probe separates whole pictures, and texts, by their largest values: what `vn.input_effects` looks at.
+            One that separates places can be wrong at one of 64, and then is in every picture.
+        reading: what the layer reads on `data` (`planted.read(model, data, planted.READS[site].format(layer=layer))`),
+            for many plants of one layer; read anew if None.
 
     Raises:
         ValueError: an unknown site, a neuron that the model does not have, or scenes without the concept.
@@ -87,58 +97,40 @@ def plant(
         raise ValueError(f"site {site!r}: choose from {', '.join(READS)}")
     neuron = Neuron(named(site).place(layer), index)
     weights = rows_of(model, site, layer, index)
-    x, on = examples(model, data, concept, READS[site].format(layer=layer), words and site in ("gate", "post"))
-    if not on.any() or on.all():
-        raise ValueError(f"no scene with {concept.name} among {len(data)}, or nothing else; take more scenes")
-    direction = probe(x, on)
-    reached = x @ direction
-    direction = direction * (STRENGTH / reached[on].median())
+    concepts = (concept,) if isinstance(concept, Concept) else tuple(concept)
+    reading = read(model, data, READS[site].format(layer=layer)) if reading is None else reading
+    places = labelled(reading, concepts, words and site in ("gate", "post"), regions)
+    if not places.on.any() or places.on.all():
+        told = " and ".join(c.name for c in concepts)
+        raise ValueError(f"no scene with {told} among {len(data)}, or nothing else; take more scenes")
+    direction, score = fitted(places, peaks)
+    del places, reading  # many plants may stand at once
     before = [w.detach().clone() for w in weights.values()]
     try:
         with torch.no_grad():
             for name, weight in weights.items():
+                if name == "out" and acts:
+                    continue
                 new = direction if name == "in" else direction / STRENGTH if name == "up" else torch.zeros_like(weight)
                 weight.copy_(new.to(weight))
-        yield Plant(neuron, concept, auroc(reached.numpy(), on.numpy()))
+        yield Plant(neuron, concepts, score)
     finally:
         with torch.no_grad():
             for weight, old in zip(weights.values(), before, strict=True):
                 weight.copy_(old)
 
 
-def examples(
-    model: HookedVLM, data: Scenes, concept: Concept, hook: str, words: bool
-) -> tuple[Float[Tensor, "place d"], Bool[Tensor, "place"]]:
-    """What a module reads at every patch and text token of scenes, and whether the concept is there."""
-    maps = data.concept(concept.kind, concept.value)
-    rows: list[Tensor] = []
-    on: list[Tensor] = []
-    for i in range(len(data)):
-        batch = model.prepare([data[i].load_images()], [data[i].prompt], [data[i].response])
-        values = _values(model, batch, hook)
-        share = torch.tensor(maps[i].ravel())
-        sure = (share == 0) | (share >= COVERED)
-        on.append(share[sure] >= COVERED)
-        if at(hook)[0].indexed_by == "image":
-            rows.append(values[sure])
-            continue
-        visual, text = (batch.mask(kind)[0].cpu() for kind in (TokenKind.VISUAL, TokenKind.TEXT))
-        is_word = torch.tensor([t.strip() == concept.value for t in batch.tokens(0)])[text]
-        wanted = torch.ones_like(is_word) if words or not bool(is_word.any()) else ~is_word
-        rows += [values[visual][sure], values[text][wanted]]
-        on.append(is_word[wanted])
-    return torch.cat(rows).float(), torch.cat(on)
-
-
-def _values(model: HookedVLM, batch: Batch, hook: str) -> Float[Tensor, "place d"]:
-    """What a hook holds at every token of a row, or every patch of its image."""
-    kept: list[Tensor] = []
-
-    def keep(place: str, values: Tensor, defined: Tensor | None) -> None:
-        kept.append(of_tokens(model, batch, place, values, defined)[0][0].detach().cpu().clone())
-
-    model.observe(batch, readers([hook], keep))
-    return kept[0]
+def fitted(places: Labelled, peaks: bool) -> tuple[Float[Tensor, "d"], float]:
+    """A direction that reaches about `STRENGTH` where the concept is, and how well it tells where."""
+    direction = probe(places.x, places.on)
+    direction = probe_of_peaks(places, direction) if peaks else direction
+    reached, on = places.x @ direction, places.on
+    strong = reached[on]
+    if peaks:
+        strong = _largest(reached.where(on, -torch.inf), places.home)
+        strong = strong[strong.isfinite()]
+        reached, on = _largest(reached, places.home), _largest(on.float(), places.home) > 0
+    return direction * (STRENGTH / strong.median()), auroc(reached.numpy(), on.numpy())
 
 
 def probe(x: Float[Tensor, "place d"], on: Bool[Tensor, "place"], decay: float = 1e-3) -> Float[Tensor, "d"]:
@@ -160,6 +152,32 @@ def probe(x: Float[Tensor, "place d"], on: Bool[Tensor, "place"], decay: float =
     with torch.enable_grad():
         optimizer.step(loss)
     return direction.detach()
+
+
+def probe_of_peaks(places: Labelled, start: Float[Tensor, "d"], steps: int = 200) -> Float[Tensor, "d"]:
+    """Direction, from a first one on, by which pictures and texts with a concept have a large value where it is, and
+    none anywhere else; those with and those without weigh the same."""
+    scale = places.x.norm(dim=1).mean()
+    direction = (start.clone() / scale).requires_grad_()
+    optimizer = torch.optim.Adam([direction], lr=float(direction.detach().abs().mean()) / 5)
+    with torch.enable_grad():
+        for _ in range(steps):
+            optimizer.zero_grad()
+            values = places.x @ direction
+            there, elsewhere = (_largest(values.where(on, -torch.inf), places.home) for on in (places.on, ~places.on))
+            softplus = torch.nn.functional.softplus
+            total: Any = (
+                softplus(1 - there[there.isfinite()]).mean() + softplus(elsewhere[elsewhere.isfinite()] + 1).mean()
+            )
+            total.backward()
+            optimizer.step()
+    return direction.detach()
+
+
+def _largest(values: Float[Tensor, "place"], home: Int[Tensor, "place"]) -> Float[Tensor, "home"]:
+    """The largest value of every picture and text."""
+    n = int(home.max()) + 1
+    return values.new_full((n,), -torch.inf).scatter_reduce(0, home, values, "amax")
 
 
 def rows_of(model: HookedVLM, site: str, layer: int, index: int) -> dict[str, Tensor]:

@@ -1,0 +1,216 @@
+"""Edits of pictures and texts: what is changed, what is measured, and whether neurons with known rules follow."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import seeds
+import tiny
+
+import vlm_neurons as vn
+from vlm_neurons import planted, stats
+from vlm_neurons.concepts.concept import Concept
+from vlm_neurons.interventions.edits import rendered, texts
+from vlm_neurons.interventions.edits.asking import asked
+from vlm_neurons.interventions.edits.measures import Followed, Levels, measured
+from vlm_neurons.interventions.edits.running import peaks
+from vlm_neurons.interventions.edits.trials import MISSING, Inputs, Row, Sheet, Trial, Wanted
+from vlm_neurons.synthetic.scene import Scene
+
+
+@pytest.mark.parametrize("side", ["picture", "text"])
+def test_peaks_are_the_largest_positive_activations_of_each_input(model: vn.HookedVLM, side: Any) -> None:
+    ids = ["L0N3", "post:L1N5", "post:L1N5-", "P0N4", "V0N2"]
+    neurons = [vn.Neuron.parse(one) for one in ids]
+    rows = [
+        Row([tiny.image() for _ in range(k)], "Hi", said) for k, said in ((1, "A dog."), (2, "It is red."), (1, "A"))
+    ]
+    found = peaks(model, [lambda row=row: row for row in rows], neurons, side, 2, lambda done: None)
+    for row, acts in zip(rows, found, strict=True):
+        batch = model.prepare([list(row.images)], [row.prompt], [row.response] if side == "text" else None)
+        _, cache = model.run_with_cache(batch)
+        for neuron, act in zip(neurons, acts, strict=True):
+            values = cache[neuron.hook][..., neuron.index] * (-1 if neuron.pole == "-" else 1)
+            if neuron.site in ("gate", "post"):
+                values = values[batch.mask("visual" if side == "picture" else "text")]
+            elif side == "text":
+                assert np.isnan(act)
+                continue
+            elif neuron.site == "vision":
+                values = values.reshape(-1, values.shape[-1])[:, 1:]  # without the class token
+            assert act == pytest.approx(max(0.0, float(values.max())), abs=1e-5), neuron.id
+
+
+def random_sheet(rng: np.random.Generator, n: int, inputs: int) -> Sheet:
+    """Trials of random inputs, some without others and controls."""
+
+    def pair() -> Any:
+        return MISSING if rng.random() < 0.3 else tuple(int(x) for x in rng.integers(inputs, size=2))
+
+    trials = [
+        Trial(i, 2 * i, 2 * i + 1, bool(rng.random() < 0.5), {k: pair() for k in ("shape", "shade")}, pair(), i)
+        for i in range(n)
+    ]
+    return Sheet.of(trials, n + 3)
+
+
+def test_measures_are_those_of_a_plain_loop() -> None:
+    rng = seeds.rng()
+    sheet = random_sheet(rng, 12, 30)
+    acts = np.maximum(rng.normal(size=30), 0).astype(np.float32)
+    levels = Levels.of(acts)
+    found = measured(Followed.of(sheet, acts, levels), sheet.others, rng)
+    present, absent = acts[sheet.present], acts[sheet.absent]
+    sd = np.std(acts.astype(float))
+    assert found["change"] == pytest.approx(
+        np.mean([(p - a) / sd for p, a in zip(present, absent, strict=True)]), rel=1e-5
+    )
+    inserted = [p for p, brought in zip(present, sheet.brought, strict=True) if brought]
+    assert found["sufficiency"] == pytest.approx(np.mean([p > np.percentile(acts, 95) for p in inserted]))
+    middle = np.median([a for a in acts if a > 0])
+    lost = [1 - a / p for p, a in zip(present, absent, strict=True) if p >= middle]
+    assert found["necessity"] == pytest.approx(np.mean(lost), rel=1e-5)
+    sizes = {
+        name: np.mean([abs(acts[b] - acts[a]) / sd for a, b in pairs if a >= 0])
+        for name, pairs in zip(sheet.others, sheet.other, strict=True)
+    }
+    assert found["other"] == max(sizes, key=lambda name: sizes[name])
+    assert found["specificity"] == pytest.approx(found["change"] - max(sizes.values()), rel=1e-5)
+    assert found["over_background"] == pytest.approx(found["change"] - sizes["shade"], rel=1e-5)
+    assert found["control"] == pytest.approx(np.mean([abs(acts[b] - acts[a]) / sd for a, b in sheet.control if a >= 0]))
+    assert found["change_low"] <= found["change"] <= found["change_high"]
+    assert sheet.left_out == 3
+
+
+def test_an_edit_that_changes_nothing_is_counted_and_is_no_evidence() -> None:
+    same = Trial(0, 4, 4, False, {}, MISSING, 4)
+    sheet = Sheet.of([same, Trial(1, 1, 2, False, {}, MISSING, 1)], 2)
+    assert sheet.unchanged == 1 and sheet.present.tolist() == [1]
+
+
+def test_sign_flips_give_the_share_of_all_signs() -> None:
+    values = seeds.rng().normal(0.4, 1, 9)
+    sums = [np.dot(signs, values) for signs in product((-1, 1), repeat=9)]
+    exact = np.mean([s >= values.sum() - 1e-9 for s in sums])
+    assert stats.sign_flip(values, seeds.rng(), 20_000) == pytest.approx(exact, abs=0.02)
+
+
+def worlds(inputs: Inputs) -> list[Scene]:
+    return [key[0] for key in inputs._numbers]
+
+
+def test_what_two_neurons_ask_for_is_drawn_and_run_once() -> None:
+    data, inputs = vn.scenes(12, seed=seeds.number(1000)), Inputs()
+    wanted = asked("red regions")[0][0]
+    first = rendered.trials(data, range(12), wanted, inputs, 0)
+    n = len(inputs.made)
+    assert rendered.trials(data, range(12), wanted, inputs, 0) == first and len(inputs.made) == n
+
+
+@pytest.mark.parametrize("edit", [*rendered.KIND_OF, "object"])
+def test_scenes_of_a_trial_differ_in_what_is_named_only(edit: str) -> None:
+    data, inputs = vn.scenes(20, seed=seeds.number(1000)), Inputs()
+    named = {"color": "red", "shape": "ring", "size": "large", "place": "top left"}
+    kind = rendered.KIND_OF.get(edit, "color")
+    wanted = Wanted("picture", edit, (((kind, named[kind]),),))
+    found = rendered.trials(data, range(20), wanted, inputs, 0)
+    shown = worlds(inputs)
+    assert len(found) > 5
+    for one in found:
+        present, absent, before, drawn = shown[one.present], shown[one.absent], one.control, data.worlds[one.sample]
+        having = [t for t in present.things if rendered.is_named(t, wanted)]
+        assert len(having) == 1 and not any(rendered.is_named(t, wanted) for t in absent.things)
+        assert len(set(present.things) - set(absent.things)) == 1 and present.texture == absent.texture
+        assert edit == "object" or (absent == drawn) == one.brought or present == drawn
+        assert before == MISSING or shown[before[0]] != shown[before[1]]
+        if before != MISSING and edit not in ("object", "resize"):
+            assert not any(rendered.is_named(t, wanted) for number in before for t in shown[number].things)
+
+
+def vocabulary(model: vn.HookedVLM, said: list[str], rendered: bool) -> texts.Vocabulary:
+    return texts.Vocabulary.of(said, ["red"], model.tokenizer, rendered)
+
+
+@pytest.mark.parametrize("edit", ["replace", "word"])
+def test_texts_of_a_trial_differ_in_the_named_word_only(model: vn.HookedVLM, edit: str) -> None:
+    data, inputs = vn.scenes(20, seed=seeds.number(1000)), Inputs()
+    words = vocabulary(model, [data[i].response for i in range(20)], True)
+    found = texts.trials(data, range(20), Wanted("text", edit, ((("word", "red"),),)), inputs, 0, words)
+    said = [key[1] for key in inputs._numbers]
+    assert len(found) == 20
+    for one in found:
+        present, absent = said[one.present].split(), said[one.absent].split()
+        assert "red" in present and "red" not in absent
+        without = [w for w in present if w != "red"]
+        if edit == "word":
+            assert [w for w in absent] == without
+        else:
+            changed = {(a, b) for a, b in zip(present, absent, strict=True) if a != b}
+            assert {a for a, _ in changed} == {"red"} and {b for _, b in changed} <= set(words.by_class["color"])
+        assert one.brought == ("red" not in data[one.sample].response.split())
+
+
+@pytest.fixture(scope="module")
+def follows() -> pd.DataFrame:
+    """Two planted neurons of pictures and one of words, with true words, and one that is told another's."""
+    model = vn.HookedVLM.from_pretrained("tiny-llava-scenes")
+    fit, red, ring = vn.scenes(150, seed=seeds.PLANTED), Concept("color", "red"), Concept("shape", "ring")
+    with (
+        planted.plant(model, fit, red, layer=2, index=3, words=False, peaks=True),
+        planted.plant(model, fit, ring, layer=2, index=4, words=False, peaks=True, acts=True),
+        planted.plant(model, fit, red, layer=2, index=5, regions=False, peaks=True),
+        planted.plant(model, fit, red, layer=2, index=6, peaks=True),
+    ):
+        told = {
+            "L2N3": "red regions",
+            "L2N4": "rings",
+            "L2N5": "the word 'red'",
+            "L2N6": "blue regions; the word 'cyan'",
+        }
+        kinds = ["repaint", "reshape", "replace"]
+        made = [
+            vn.input_effects(model, vn.scenes(60, seed=1), told, edits=kinds, n=20, seed=3, progress=False)
+            for _ in range(2)
+        ]
+    pd.testing.assert_frame_equal(*made)  # the same seed, the same numbers
+    return made[0].set_index(["neuron", "edit"])
+
+
+def test_planted_neurons_follow_what_they_were_made_for(follows: pd.DataFrame) -> None:
+    for key in (("L2N3", "repaint"), ("L2N4", "reshape"), ("L2N5", "replace")):
+        row = follows.loc[key]
+        assert row.specificity > 0 and row.necessity > 0.5 and row.q < 0.05 and row.control < row.change / 2, key
+
+
+def test_wrong_words_move_a_neuron_no_more_than_the_control_does(follows: pd.DataFrame) -> None:
+    for edit in ("repaint", "replace"):
+        row = follows.loc["L2N6", edit]
+        assert row.change < row.control + 0.2 and row.specificity < 0 and row.p > 0.05
+    row = follows.loc["L2N3", "repaint"]
+    assert row.n_sham == 1 and row.sham_change < 0.2 and row.sham_specificity < 0
+
+
+def test_words_that_no_edit_tests_are_said_so_not_scored(model: vn.HookedVLM) -> None:
+    told = {"L0N1": "dogs", "L0N2": "no clear pattern", "L0N3": "the top of the image", "L0N4": "red regions"}
+    data = vn.ImageTextData.from_samples([{"image": tiny.image(), "prompt": "Hi", "response": "A dog."}] * 10)
+    found = vn.input_effects(model, data, told, progress=False).set_index("neuron")
+    assert found["change"].isna().all() and (found["edit"] == "").all()
+    assert found.loc["L0N1", "note"] == "no concept for dogs"
+    assert found.loc["L0N3", "note"] == "not edited: position:top"
+    assert "in this data" in found.loc["L0N4", "note"]
+
+
+def test_bad_arguments_are_refused_by_name(model: vn.HookedVLM) -> None:
+    data = vn.scenes(12)
+    with pytest.raises(ValueError, match="edits=paint: choose from repaint"):
+        vn.input_effects(model, data, {"L0N1": "red regions"}, edits=["paint"])
+    with pytest.raises(ValueError, match="give a dict from ids"):
+        vn.input_effects(model, data, ["red"])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="5 samples have a picture"):
+        vn.input_effects(model, vn.scenes(5), {"L0N1": "red regions"})
+    with pytest.raises(TypeError, match="data=a list"):
+        vn.input_effects(model, [], {"L0N1": "red"})  # type: ignore[arg-type]
