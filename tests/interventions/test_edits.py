@@ -158,12 +158,13 @@ def test_texts_of_a_trial_differ_in_the_named_word_only(model: vn.HookedVLM, edi
 def follows() -> pd.DataFrame:
     """Two planted neurons of pictures and one of words, with true words, and one that is told another's."""
     model = vn.HookedVLM.from_pretrained("tiny-llava-scenes")
-    fit, red, ring = vn.scenes(150, seed=seeds.PLANTED), Concept("color", "red"), Concept("shape", "ring")
+    fit, red, ring = vn.scenes(120, seed=seeds.PLANTED), Concept("color", "red"), Concept("shape", "ring")
+    shared: dict[str, Any] = {"layer": 2, "peaks": True, "reading": planted.read(model, fit, "blocks.2.mlp.hook_in")}
     with (
-        planted.plant(model, fit, red, layer=2, index=3, words=False, peaks=True),
-        planted.plant(model, fit, ring, layer=2, index=4, words=False, peaks=True, acts=True),
-        planted.plant(model, fit, red, layer=2, index=5, regions=False, peaks=True),
-        planted.plant(model, fit, red, layer=2, index=6, peaks=True),
+        planted.plant(model, fit, red, index=3, words=False, **shared),
+        planted.plant(model, fit, ring, index=4, words=False, acts=True, **shared),
+        planted.plant(model, fit, red, index=5, regions=False, **shared),
+        planted.plant(model, fit, red, index=6, **shared),
     ):
         told = {
             "L2N3": "red regions",
@@ -173,7 +174,7 @@ def follows() -> pd.DataFrame:
         }
         kinds = ["repaint", "reshape", "replace"]
         made = [
-            vn.input_effects(model, vn.scenes(60, seed=1), told, edits=kinds, n=20, seed=3, progress=False)
+            vn.input_effects(model, vn.scenes(60, seed=1), told, edits=kinds, n=16, seed=3, progress=False)
             for _ in range(2)
         ]
     pd.testing.assert_frame_equal(*made)  # the same seed, the same numbers
