@@ -11,6 +11,7 @@ import tiny
 import torch
 
 import vlm_neurons as vn
+from vlm_neurons.interventions.readout import output_weights
 
 
 @torch.no_grad()
@@ -59,6 +60,19 @@ def _linear(norm: Any, vector: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
     if "LayerNorm" in type(norm).__name__:
         vector, at = vector - vector.mean(-1, keepdim=True), at - at.mean(-1, keepdim=True)
     return norm(at) / at * vector
+
+
+@torch.no_grad()
+def test_words_of_a_neuron_are_read_by_the_familys_own_norm(family: builders.Made):
+    norm, unembed = family.reference.get_decoder().norm, family.reference.lm_head.weight
+    for hook in (family.model.site_hooks("gate")[0], family.model.site_hooks("post")[-1]):
+        neuron = vn.Neuron(hook, 3)
+        written = output_weights(family.model, [neuron])[0]
+        at = torch.tensor([1.0, -1.0]).repeat(len(written) // 2)  # where a norm divides by 1
+        expected = (_linear(norm, written, at) @ unembed.T).sort().values
+        found = vn.interventions.logit_lens(family.model, [neuron], k=4).iloc[0]
+        for told, there in ((found.raised, expected.flip(0)[:4]), (found.lowered, expected[:4])):
+            assert torch.allclose(torch.tensor(told), there, atol=1e-4)
 
 
 @torch.no_grad()
