@@ -72,15 +72,22 @@ def test_families_that_are_not_supported_are_refused_by_name() -> None:
     tok = tiny.tokenizer()
     processor = tiny.processor(tok)
     small = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=1, vocab_size=20))
-    with pytest.raises(ValueError, match=r"'gpt2' is not supported. Supported: llava .*clip_vision_model.*mistral"):
+    with pytest.raises(
+        ValueError,
+        match=r"'gpt2' is not supported .to write its record: .*Supported: llava .*clip_vision_model.*mistral",
+    ):
         vn.HookedVLM(small, processor)
     hf = tiny.llava(tok)
     hf.config.text_config.model_type = "gemma"
-    with pytest.raises(ValueError, match="backbone 'gemma'"):
+    with pytest.raises(
+        ValueError, match=r"backbone 'gemma' is not supported \(to write its record: vlm_neurons/models/README.md"
+    ):
         vn.HookedVLM(hf, processor)
     hf = tiny.llava(tok)
     hf.config.vision_config.model_type = "dinov2"
-    with pytest.raises(ValueError, match="vision tower 'dinov2'"):
+    with pytest.raises(
+        ValueError, match=r"vision tower 'dinov2' is not supported \(to write its record: vlm_neurons/models/README.md"
+    ):
         vn.HookedVLM(hf, processor)
     hf = tiny.llava(tok)
     hf.config.vision_feature_select_strategy = "full"

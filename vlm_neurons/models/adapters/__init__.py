@@ -60,7 +60,8 @@ _EXPERTS = (
     "its mixture of experts is of another kind than those that are read (it weighs the expert that all tokens share, "
     "or computes every expert for every token): not yet written"
 )
-_NO_RECORD = 'nobody has written its record yet: vlm_neurons/models/README.md, "Add a family"'
+_HOW = 'vlm_neurons/models/README.md, "Add a family"'
+_NO_RECORD = f"nobody has written its record yet: {_HOW}"
 REFUSED = {
     **dict.fromkeys(("blip-2", "instructblip", "instructblipvideo", "idefics2", "aria"), _QUERIES),
     **dict.fromkeys(("mllama", "idefics"), _CROSS),
@@ -116,14 +117,20 @@ def adapter_of(config: Any) -> Adapter:
     kind = getattr(config, "model_type", type(config).__name__)
     known = [one for one in FAMILIES.values() if (one.model_type or one.name) == kind]
     if not known:
-        why = f": {REFUSED[kind]}" if kind in REFUSED else ""
+        why = f": {REFUSED[kind]}" if kind in REFUSED else f" (to write its record: {_HOW})"
         raise ValueError(f"model family {kind!r} is not supported{why}. Supported: {supported()}")
     tower, backbone = config.vision_config.model_type, config.text_config.model_type
     towers = [one for one in known if tower in one.towers]
     if not towers:
-        raise ValueError(f"{kind} with the vision tower {tower!r} is not supported. Supported: {supported()}")
+        raise ValueError(
+            f"{kind} with the vision tower {tower!r} is not supported (to write its record: {_HOW}). "
+            f"Supported: {supported()}"
+        )
     adapter = next((one for one in towers if backbone in one.backbones), None)
     if adapter is None:
-        raise ValueError(f"{kind} with the backbone {backbone!r} is not supported. Supported: {supported()}")
+        raise ValueError(
+            f"{kind} with the backbone {backbone!r} is not supported (to write its record: {_HOW}). "
+            f"Supported: {supported()}"
+        )
     adapter.check(config)
     return adapter
