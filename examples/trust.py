@@ -5,6 +5,7 @@
     python examples/trust.py coverage [--n 300]             # of the 95 % interval, on synthetic neurons with a known r
     python examples/trust.py failures [--n 30]              # a fifth of the replies lost: dropped, and as zeros
     python examples/trust.py rare [--n 12]                  # which scores see too broad and too narrow, by frequency
+    python examples/trust.py nulls [--n 5000]               # how often p is small where a simulation knows nothing
     python examples/trust.py trained [--n 60] [--model M] [--out DIR]   # which tell a trained model from random gates
 
 judge: every planted neuron has a true explanation, a near miss, one too broad, one too narrow, a wrong one and the empty
@@ -22,6 +23,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import null_rates
 import numpy as np
 import rare_concepts
 from rich.console import Console
@@ -50,6 +52,7 @@ DEFAULTS = {
     "coverage": 300,
     "failures": 30,
     "rare": 12,
+    "nulls": 5000,
     "trained": 60,
 }  # neurons of each kind, or draws
 FALSE = ("near_miss", "too_broad", "too_narrow", "wrong", "empty")
@@ -238,7 +241,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=list(DEFAULTS))
     parser.add_argument(
-        "--n", type=at_least_one, help="neurons of each kind (default: 30; coverage: 300; rare: 12; trained: 60)"
+        "--n",
+        type=at_least_one,
+        help="neurons of each kind (default: 30; coverage: 300; rare: 12; nulls: 5000; trained: 60)",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="tiny-llava-scenes", help="of trained")
@@ -247,7 +252,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     functions = {"judge": judge, "baselines": baselines, "coverage": coverage, "failures": failures, "rare": rare,
-                 "trained": partial(trained, name=args.model, out=args.out)}  # fmt: skip
+                 "nulls": null_rates.judge, "trained": partial(trained, name=args.model, out=args.out)}  # fmt: skip
     functions[args.what](args.n or DEFAULTS[args.what], args.seed)
 
 

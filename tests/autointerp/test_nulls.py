@@ -57,6 +57,18 @@ def test_p_is_uniform_where_the_simulation_knows_nothing(p, text):
     assert np.mean(np.array(found) <= 0.05) < 0.11
 
 
+@pytest.mark.parametrize("p", [nulls.p_images, nulls.p_places])
+def test_p_is_small_as_often_as_it_says(p):
+    """Of 5,000 a share of .0555 is what a true rate of .06 stays below in one case of eleven."""
+    rng = seeds.rng()
+
+    def pieces():
+        return [made.piece(i, *(made.blob(rng, (4, 4)) for _ in range(2))) for i in range(9)]
+
+    found = np.array([p(pieces(), 999, draw) for draw in range(5000)])
+    assert 0.0445 < (found <= 0.05).mean() < 0.0555
+
+
 @pytest.mark.parametrize("texts", [False, True])
 def test_p_is_uniform_where_the_images_and_the_text_of_a_sample_are_alike(texts):
     """They are exchanged together: one by one, every fourth p would be below .05."""
