@@ -6,6 +6,7 @@
     python examples/trust.py failures [--n 30]              # a fifth of the replies lost: dropped, and as zeros
     python examples/trust.py rare [--n 12]                  # which scores see too broad and too narrow, by frequency
     python examples/trust.py nulls [--n 5000]               # how often p is small where a simulation knows nothing
+    python examples/trust.py sums [--n 60] [--model M]      # explanations of several weighted concepts against one
     python examples/trust.py trained [--n 60] [--model M] [--out DIR]   # which tell a trained model from random gates
 
 judge: every planted neuron has a true explanation, a near miss, one too broad, one too narrow, a wrong one and the empty
@@ -26,6 +27,7 @@ from pathlib import Path
 import null_rates
 import numpy as np
 import rare_concepts
+import weighted_sums
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
@@ -53,6 +55,7 @@ DEFAULTS = {
     "failures": 30,
     "rare": 12,
     "nulls": 5000,
+    "sums": 60,
     "trained": 60,
 }  # neurons of each kind, or draws
 FALSE = ("near_miss", "too_broad", "too_narrow", "wrong", "empty")
@@ -243,16 +246,17 @@ def main() -> None:
     parser.add_argument(
         "--n",
         type=at_least_one,
-        help="neurons of each kind (default: 30; coverage: 300; rare: 12; nulls: 5000; trained: 60)",
+        help="neurons of each kind (default: 30; coverage: 300; rare: 12; nulls: 5000; sums, trained: 60)",
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--model", default="tiny-llava-scenes", help="of trained")
+    parser.add_argument("--model", default="tiny-llava-scenes", help="of sums and trained")
     parser.add_argument(
         "--out", type=Path, default=Path("runs/trust"), help="of trained: the run, which can be resumed"
     )
     args = parser.parse_args()
     functions = {"judge": judge, "baselines": baselines, "coverage": coverage, "failures": failures, "rare": rare,
-                 "nulls": null_rates.judge, "trained": partial(trained, name=args.model, out=args.out)}  # fmt: skip
+                 "nulls": null_rates.judge, "sums": partial(weighted_sums.judge, name=args.model),
+                 "trained": partial(trained, name=args.model, out=args.out)}  # fmt: skip
     functions[args.what](args.n or DEFAULTS[args.what], args.seed)
 
 

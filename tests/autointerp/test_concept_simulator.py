@@ -127,3 +127,20 @@ def test_many_exemplars_at_once_get_what_each_gets_alone(kind):
                 if side == "text":
                     values = [p.token_acts[e.seen.is_text] for e, p in zip(exemplars, alone, strict=True)]
                 np.testing.assert_array_equal(found, np.concatenate([[], *values]), err_msg=text)
+
+
+def test_weights_that_are_said_are_read_back_and_simulated():
+    from vlm_neurons.autointerp.simulators.phrases import own_phrases
+    from vlm_neurons.concepts.naming import weighed
+
+    text = "; ".join([weighed("red regions", 1), weighed("blue regions", 0.55), weighed("the word 'red'", 0.2)])
+    assert text == "red regions; less strongly blue regions; weakly the word 'red'" and not named(text).unknown
+    assert [a.strength for a in (*named(text).visual, *named(text).text)] == [1, 0.5, 0.25]
+    assert [(p.words, p.strength) for p in own_phrases(text)] == [("red", 10), ("blue", 5), ("red", 2.5)]
+    exemplars = planted.neurons("color", n=1, seed=SEED)[0].evidence.split("test")[:6]
+    both, red, blue = (
+        ConceptSimulator().simulate(t, exemplars, "picture")
+        for t in ("red regions; less strongly blue regions", "red regions", "blue regions")
+    )
+    for b, x, y in zip(both, red, blue, strict=True):
+        np.testing.assert_allclose(b.patch_acts[0], (x.patch_acts[0] + 0.5 * y.patch_acts[0]) / 1.5, atol=1e-12)

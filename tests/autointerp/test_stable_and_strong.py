@@ -110,3 +110,30 @@ def test_simulations_of_other_samples_are_refused():
     other = {k: replace(e, pool=(), exemplars=e.split("explain")) for k, e in evidence.items()}
     with pytest.raises(ValueError, match="other samples"):
         vn.autointerp.by_activation(simulations, other, n_test=12)
+
+
+def test_the_mass_of_a_neuron_is_divided_among_its_causes():
+    evidence, true = of("polysemantic", "picture_or_word")
+    table = vn.autointerp.causes(true, evidence)
+    sides = table.groupby(["neuron", "side"])
+    assert len(sides) == 3 and sides["share"].sum().tolist() == pytest.approx([1, 1, 1])
+    wrong = vn.autointerp.causes(dict.fromkeys(true, "white crosses; the word 'pizza'"), evidence)
+    rest, of_wrong = (t[t.cause == "none of these"].share.to_numpy() for t in (table, wrong))
+    assert (of_wrong > 0.95).all() and (rest < of_wrong - 0.2).all(), "noise belongs to none"
+    two = sides.get_group((next(iter(true)), "picture"))
+    assert len(two) == 3 and (two.share.iloc[:2] > 0.05).all()
+    assert [len(sides.get_group((next(reversed(true)), side))) for side in ("picture", "text")] == [2, 2]
+    neuron, one = next(iter(true)), true[next(iter(true))].split("; ")[0]
+    half = vn.autointerp.causes({neuron: one}, evidence).share.tolist()
+    assert half[0] == pytest.approx(two.share.iloc[0], abs=0.1) and half[1] > 0.2
+    lost = vn.autointerp.causes({neuron: f"{one}; dogs in snow"}, evidence)
+    assert np.isnan(lost.share.iloc[1:]).all() and lost.share.iloc[0] > 0
+
+
+def test_what_silences_a_neuron_never_counts_as_what_excites_it():
+    evidence, true = of("sign_flipped", n=3)
+    what = {k: text.removeprefix("anything but ") for k, text in true.items()}
+    right, anti = (vn.score(texts, evidence, progress=False, full=True) for texts in (true, what))
+    assert (right.r > 0.1).all() and (anti.r < -0.1).all()
+    assert (anti[["r_top_random", "r_within", "spearman"]] < 0).to_numpy().all() and (anti.auroc < 0.5).all()
+    assert (anti.iou.fillna(0) < right.iou).all() and (anti.p > 0.5).all()

@@ -8,6 +8,7 @@ import seeds
 import torch
 
 from vlm_neurons.scanning.concept_several import ALIKE, RIDGE, bank_inverse, r_of_sum, several, whole_bank
+from vlm_neurons.scanning.concept_units import weights_of
 
 N, K, D = 400, 12, 20
 
@@ -75,3 +76,18 @@ def test_the_share_of_the_whole_bank_is_that_of_a_regression_with_a_little_ridge
     weights = np.linalg.solve(concepts.T @ concepts / N + RIDGE * np.eye(K), concepts.T @ units / N)
     explained = (concepts.T @ units / N * weights).sum(0)
     np.testing.assert_allclose(whole_bank(r, bank_inverse(among)).numpy(), explained, atol=1e-9)
+
+
+def test_weights_are_slopes_of_the_regression_whatever_the_spread_of_the_concepts():
+    rng = seeds.rng()
+    concepts, units, r, among = drawn(rng)
+    spreads = rng.uniform(0.01, 2, K)
+    chosen = several(r, among, torch.ones(K, dtype=torch.bool))
+    sizes = torch.tensor([int((w > 0).sum()) for w in chosen[-1][1]])
+    found = torch.stack([*weights_of(torch.from_numpy(spreads), chosen, sizes.clamp(min=1)).values()], 1)
+    assert (sizes == 3).sum() > 5
+    for unit, size in enumerate(sizes.tolist()):
+        sets = chosen[size - 1][0][unit].tolist() if size else []
+        slopes = np.linalg.lstsq(concepts[:, sets] * spreads[sets], units[:, unit])[0] if size else np.zeros(0)
+        wanted = [*(slopes / slopes.max() if size else []), *[0.0] * (3 - size)]
+        np.testing.assert_allclose(found[unit], wanted, atol=1e-6)

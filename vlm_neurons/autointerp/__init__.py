@@ -3,6 +3,7 @@
 from vlm_neurons.autointerp.comparing import compare, detect, score_statistics
 from vlm_neurons.autointerp.explaining import explain, summary
 from vlm_neurons.autointerp.explanation import NO_PATTERN, Explanation, Failure
+from vlm_neurons.autointerp.mass import causes
 from vlm_neurons.autointerp.protocols import Explainer, Judge, Simulator
 from vlm_neurons.autointerp.scoring import score
 from vlm_neurons.autointerp.simulating import simulate
@@ -20,6 +21,7 @@ __all__ = [
     "Simulation",
     "Simulator",
     "by_activation",
+    "causes",
     "compare",
     "detect",
     "explain",

@@ -6,6 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 from vlm_neurons.autointerp.explanation import NO_PATTERN, Explanation
+from vlm_neurons.concepts.naming import weighed
 from vlm_neurons.protocols import SIDES
 from vlm_neurons.tokens import Modality
 
@@ -26,19 +27,20 @@ def from_concepts(run: Run, min_images: int) -> dict[str, Explanation]:
     """
     table = run.concepts(min_images)
     labels = _labels(run)
-    settings = hashlib.sha256(f"{NAME} {run.identity} {min_images}".encode()).hexdigest()
+    settings = hashlib.sha256(f"{NAME}-2 {run.identity} {min_images}".encode()).hexdigest()
     model, found = run.info["parameters"]["concepts"], {}
     for neuron, sides in _by_neuron(table).items():
         without = _WITHOUT.get(labels.get(neuron, Modality.UNKNOWN))
         rows = [row for row in sides if row["concept"] and row["r_low"] > 0 and row["side"] != without]
         support = tuple(
             {
-                "concepts": [row["concept"]], "side": row["side"], "r": row["r"], "r_low": row["r_low"],
-                "r_high": row["r_high"], "p_random": row["p_random"] if row["p_random"] == row["p_random"] else None,
+                "concepts": [row["concept"], *filter(None, row["also"].split("; "))], "side": row["side"],
+                **{name: row[name] for name in ("r", "r_low", "r_high")},
+                "p_random": row["p_random"] if row["p_random"] == row["p_random"] else None,
             }
             for row in rows
         )  # fmt: skip
-        by_side = {row["side"]: row["phrase"] for row in rows}
+        by_side = {row["side"]: _said(row) for row in rows}
         text = "; ".join(by_side[side] for side in SIDES if side in by_side) or NO_PATTERN
         found[neuron] = Explanation(
             neuron, text, confidence=max((row["r"] for row in rows), default=float("nan")), explainer=NAME, model=model,
@@ -47,8 +49,14 @@ def from_concepts(run: Run, min_images: int) -> dict[str, Explanation]:
     return found
 
 
+def _said(row: dict[str, Any]) -> str:
+    """The concept, or the weighted sum of those that count, the strongest first."""
+    parts = sorted(row["parts"], key=lambda part: -part[1])
+    return "; ".join(weighed(phrase, weight) for phrase, weight in parts) or str(row["phrase"])
+
+
 def _by_neuron(table: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
-    columns = ["side", "concept", "phrase", "r", "r_low", "r_high", "p_random"]
+    columns = ["side", "concept", "phrase", "r", "r_low", "r_high", "p_random", "also", "parts"]
     lists = [table[name].tolist() if name in table else [None] * len(table) for name in columns]
     found: dict[str, list[dict[str, Any]]] = {}
     for neuron, *values in zip(table["neuron"].tolist(), *lists, strict=True):

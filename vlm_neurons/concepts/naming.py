@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from vlm_neurons.concepts.concept import Concept
 from vlm_neurons.concepts.lexical import CLASSES
 from vlm_neurons.concepts.lexical import words as _words
@@ -46,6 +48,31 @@ _LEXICAL = (
 _QUALIFIED = re.compile(rf"(the word {_QUOTED}) ((?:after|before) {_QUOTED})", re.I)
 
 
+STRENGTHS = (("", 1.0), ("less strongly ", 0.5), ("weakly ", 0.25))  # how it is said -> share of the strongest
+
+
+def weighed(phrase: str, weight: float) -> str:
+    """A phrase with its weight in words; 1 is that of the strongest.
+
+    >>> weighed("red regions", 0.9), weighed("orange regions", 0.4)
+    ('red regions', 'less strongly orange regions')
+    """
+    words, _ = min(STRENGTHS, key=lambda one: abs(np.log2(max(weight, 1e-9) / one[1])))
+    return words + phrase
+
+
+def strength_of(part: str) -> tuple[str, float]:
+    """The phrase of a part of an explanation, and its weight.
+
+    >>> strength_of("less strongly orange regions")
+    ('orange regions', 0.5)
+    """
+    for words, strength in STRENGTHS[1:]:
+        if part.lower().startswith(words):
+            return part[len(words) :], strength
+    return part, 1.0
+
+
 @dataclass(frozen=True)
 class Alternative:
     """Concepts that hold together.
@@ -53,10 +80,12 @@ class Alternative:
     Attributes:
         concepts: none stands for everything.
         negated: everything but where they hold.
+        strength: of what a neuron does there, as a share of what it does for the strongest.
     """
 
     concepts: tuple[Concept, ...]
     negated: bool = False
+    strength: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -87,10 +116,10 @@ class Named:
 
 
 def named(explanation: str) -> Named:
-    """Read an explanation. Alternatives stand between semicolons.
+    """Read an explanation. Alternatives stand between semicolons, with "less strongly" or "weakly" before some.
 
-    >>> named("red circles; the word 'red'").visual
-    (Alternative(concepts=(Concept(kind='color', value='red'), Concept(kind='shape', value='circle')), negated=False),)
+    >>> named("red circles; the word 'red'").visual[0].concepts
+    (Concept(kind='color', value='red'), Concept(kind='shape', value='circle'))
     >>> named("dogs in snow").unknown
     ('dogs', 'snow')
     """
@@ -101,17 +130,18 @@ def named(explanation: str) -> Named:
         part = part.strip()
         if not part:
             continue
+        part, strength = strength_of(part)
         negated = bool(match := _NOT.match(part.lower()))
         rest = part[match.end() :] if match else part
         concepts = _lexical(rest)
         if concepts is not None:
-            lexical.append(Alternative(concepts, negated))
+            lexical.append(Alternative(concepts, negated, strength))
             continue
         found, odd = _visual(rest)
         if odd:
             unknown += odd
         else:
-            visual.append(Alternative(found, negated))
+            visual.append(Alternative(found, negated, strength))
     return Named(tuple(visual), tuple(lexical), together, tuple(unknown))
 
 
@@ -168,7 +198,8 @@ def words_of(alternative: Alternative) -> tuple[Alternative, ...]:
     said = [c.value for c in alternative.concepts if c.kind in ("color", "shape", "size")]
     if alternative.negated:
         return ()
-    return tuple(Alternative((Concept("word", w),)) for value in said for w in (value, f"{value}s"))
+    strength = alternative.strength
+    return tuple(Alternative((Concept("word", w),), False, strength) for v in said for w in (v, f"{v}s"))
 
 
 def regions_of(alternative: Alternative) -> tuple[Alternative, ...]:
@@ -182,4 +213,4 @@ def regions_of(alternative: Alternative) -> tuple[Alternative, ...]:
     elif concept.kind == "class" and concept.value == "shapes":
         values = ("object",)
     found = [_PLAIN[v] for v in values if v in _PLAIN]
-    return (Alternative(found[0]),) if found else ()
+    return (Alternative(found[0], False, alternative.strength),) if found else ()

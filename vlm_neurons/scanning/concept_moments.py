@@ -112,6 +112,12 @@ def concept_correlations(sums: dict[str, Tensor]) -> Float[Tensor, "k k"]:
     return r.clamp(-1, 1).fill_diagonal_(1.0)
 
 
+def concept_spreads(sums: dict[str, Tensor]) -> Float[Tensor, "k"]:
+    """Standard deviation of every concept over the places where it is known."""
+    n, c, cc = (sums[name].diagonal() for name in ("m_jk", "c_jk", "cc_jk"))
+    return ((cc - c**2 / n.clamp(min=1)).clamp(min=0) / n.clamp(min=1)).sqrt()
+
+
 def best(r: Float[Tensor, "d k"], allowed: Bool[Tensor, "k"]) -> Int[Tensor, "d"]:
     """The concept with the largest r of those that are allowed, the first of equals."""
     among = r if bool(allowed.all()) else r + torch.where(allowed, 0.0, -torch.inf).to(r.dtype)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vlm_neurons.protocols import SIDES, Concept, Side
 from vlm_neurons.scanning.concept_files import names_in, parts, read_part
-from vlm_neurons.scanning.concept_moments import concept_correlations
+from vlm_neurons.scanning.concept_moments import concept_correlations, concept_spreads
 from vlm_neurons.scanning.concept_recorder import ROWS
 from vlm_neurons.scanning.concept_several import bank_inverse
 from vlm_neurons.sites import at
@@ -90,6 +90,7 @@ class SideSums:
         halves: places in `there`, in two parts.
         images: that have each concept, in all, and in each half.
         among: correlations among concepts over all folds, and over each half.
+        spreads: standard deviation of each concept over all folds.
         min_images: below so many in a half a concept is not chosen.
     """
 
@@ -98,6 +99,7 @@ class SideSums:
     halves: tuple[list[int], list[int]]
     images: Float[Tensor, "three k"]
     among: tuple[Float[Tensor, "k k"], Float[Tensor, "k k"], Float[Tensor, "k k"]]
+    spreads: Float[Tensor, "k"]
     min_images: int
 
     @classmethod
@@ -109,11 +111,12 @@ class SideSums:
         counts = torch.stack([images.sum(0), *(images[half].sum(0) for half in halves)])
         read = summed.read(f"concepts/{kind}/{side}/")
         grams = [read[i] for i in there]
-        whole, one, other = (
-            concept_correlations({k: torch.stack([grams[i][k] for i in half]).sum(0) for k in grams[0]})
+        every, *both = (
+            {k: torch.stack([grams[i][k] for i in half]).sum(0) for k in grams[0]}
             for half in (range(len(there)), *halves)
         )
-        return cls(summed.concepts[side], there, halves, counts, (whole, one, other), min_images)
+        among = concept_correlations(every), concept_correlations(both[0]), concept_correlations(both[1])
+        return cls(summed.concepts[side], there, halves, counts, among, concept_spreads(every), min_images)
 
     @cached_property
     def allowed(self) -> Bool[Tensor, "k"]:

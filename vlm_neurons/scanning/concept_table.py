@@ -86,7 +86,7 @@ class Place:
             self.ids[pole] = [site.id(Address(self.name, i, pole)) for i in range(self.d)]
         first = {"neuron": self.ids[pole], "side": side, "site": site.name, "hook": self.name, "layer": layer,
                  "index": range(self.d), "pole": pole}  # fmt: skip
-        return pd.DataFrame({**first, **NOTHING, **told})
+        return pd.DataFrame({**first, **NOTHING, "parts": [()] * self.d, **told})
 
 
 def _in_words(columns: dict[str, np.ndarray], shared: SideSums) -> dict[str, Any]:
@@ -94,13 +94,20 @@ def _in_words(columns: dict[str, np.ndarray], shared: SideSums) -> dict[str, Any
     names = np.array([*(c.name for c in shared.concepts), ""], object)  # the last one for -1
     phrases = np.array([*(c.phrase or c.name for c in shared.concepts), ""], object)
     found: dict[str, Any] = {"n_folds": len(shared.there)}
-    second, third = (names[columns.pop(name)] for name in ("second", "third"))
+    sets = [columns["concept"], columns.pop("second"), columns.pop("third")]
+    weights = np.stack([columns.pop(f"weight_{i}") for i in range(len(sets))], 1).round(3).tolist()
+    second, third = names[sets[1]], names[sets[2]]
     for name, values in columns.items():
         of_concepts = name in ("concept", "specific", "generic", "runner_up")
         found[name] = names[values] if of_concepts else values
         if name in PHRASES:
             found[PHRASES[name]] = phrases[values]
     found["also"] = [f"{a}; {b}" if b else a for a, b in zip(second.tolist(), third.tolist(), strict=True)]
+    said = zip(*(phrases[one].tolist() for one in sets), strict=True)
+    found["parts"] = [
+        tuple((phrase, w) for phrase, w in zip(own, w_own, strict=True) if phrase) if own[1] else ()
+        for own, w_own in zip(said, weights, strict=True)
+    ]
     return found
 
 

@@ -174,4 +174,16 @@ def _several(own: Measured, null: Null | None) -> dict[str, Tensor]:
         if null is not None:
             counts = counts & (held[m] - held[m - 1] > null.gains[m - 1]) & (chosen[m][1][:, m] > 0)
         found[name] = torch.where(counts, chosen[m][0][:, m], -1)
-    return found
+    return found | weights_of(own.shared.spreads, chosen, 1 + (found["second"] >= 0).long() + (found["third"] >= 0))
+
+
+def weights_of(
+    spreads: Float[Tensor, "k"], chosen: Sequence[tuple[Tensor, Tensor]], sizes: Int[Tensor, "d"]
+) -> dict[str, Tensor]:
+    """How much an activation rises with a whole place of each of the concepts that count, over the largest of these."""
+    slopes = torch.zeros(len(sizes), len(chosen), dtype=torch.float64)
+    for m, (sets, weights) in enumerate(chosen, 1):
+        here = sizes == m
+        slopes[here, :m] = (weights / spreads[sets].clamp(min=1e-12)).double()[here]
+    slopes /= slopes.amax(1, keepdim=True).clamp(min=1e-30)
+    return {f"weight_{i}": slopes[:, i] for i in range(len(chosen))}

@@ -100,8 +100,11 @@ class Stack:
 
 
 def any_of(alternatives: Sequence[Alternative], share: Callable[[Alternative], np.ndarray]) -> np.ndarray:
-    """Where one of some alternatives holds."""
+    """Where one of some alternatives holds; the weighted mean of all where they are told to differ in strength."""
     parts = [1 - share(a) if a.negated else share(a) for a in alternatives]
+    strengths = [a.strength for a in alternatives]
+    if min(strengths) < max(strengths):
+        return np.asarray(sum(s * part for s, part in zip(strengths, parts, strict=True)) / sum(strengths))
     return np.asarray(np.max(parts, axis=0)) if len(parts) > 1 else parts[0]
 
 

@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 class ConceptSimulator(Simulator):
     """Predicts 10 times the share of every patch, or token, that has what the explanation names.
 
-    Alternatives (between semicolons) are joined by the larger value, concepts of one alternative by the smaller;
-    "anything but" is the rest. An explanation that names one side only stands for the same thing on the other: red
-    regions for the word "red" (so that an explanation made from images can be tried on words). An explanation that
-    names something that the banks do not have is a failure of the kind `"vocabulary"`, never a zero.
+    Alternatives (between semicolons) are joined by the larger value, or, where "less strongly" (.5) or "weakly" (.25)
+    tells their weights, by the weighted mean; concepts of one alternative by the smaller; "anything but" is the rest.
+    An explanation that names one side only stands for the same thing on the other: red regions for the word "red" (so
+    that an explanation made from images can be tried on words). An explanation that names something that the banks do
+    not have is a failure of the kind `"vocabulary"`, never a zero.
 
     Attributes:
         truth: of scenes, use the ground truth too.
@@ -46,7 +47,7 @@ class ConceptSimulator(Simulator):
 
     def settings(self) -> str:
         """All that decides its answers, as one string."""
-        return f"concepts-1 {self.truth}"
+        return f"concepts-2 {self.truth}"
 
     def resolution_on(self, side: Side) -> Resolution:
         """A token has what is named, or has it not; a patch may have any share of it."""

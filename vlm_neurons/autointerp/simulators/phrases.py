@@ -15,6 +15,7 @@ from vlm_neurons.autointerp.client.prompting import escape, fence, text_part
 from vlm_neurons.autointerp.explanation import Failure
 from vlm_neurons.autointerp.protocols import Side
 from vlm_neurons.autointerp.simulators.questions import PACKAGE, Purse, Scale, Strict, failure_of
+from vlm_neurons.concepts.naming import strength_of
 
 if TYPE_CHECKING:
     from vlm_neurons.autointerp.client.client import ChatClient
@@ -55,7 +56,7 @@ def own_phrases(explanation: str) -> tuple[Phrase, ...]:
     """
     found = []
     for part in explanation.split(";"):
-        words = " ".join(part.split()).strip(" .")
+        words, strength = strength_of(" ".join(part.split()).strip(" ."))
         bare = _NOT.sub("", words)
         negated, words = bare != words, bare
         shorter = _FILLERS.sub("", words)
@@ -63,7 +64,7 @@ def own_phrases(explanation: str) -> tuple[Phrase, ...]:
             words, shorter = shorter, _FILLERS.sub("", shorter)
         words = _ENDS.sub("", words).strip("'\" ")
         if words:
-            found.append(Phrase(words, negated=negated))
+            found.append(Phrase(words, 10.0 * strength, negated))
     return tuple(dict.fromkeys(found))
 
 
