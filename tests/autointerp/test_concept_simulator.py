@@ -144,3 +144,11 @@ def test_weights_that_are_said_are_read_back_and_simulated():
     )
     for b, x, y in zip(both, red, blue, strict=True):
         np.testing.assert_allclose(b.patch_acts[0], (x.patch_acts[0] + 0.5 * y.patch_acts[0]) / 1.5, atol=1e-12)
+
+
+def test_a_weighted_sum_of_a_run_is_said_strongest_first():
+    from vlm_neurons.autointerp.from_concepts import _said
+
+    parts = [{"phrase": "red regions", "weight": 0.45}, {"phrase": "circles", "weight": 1.0}]
+    assert _said({"phrase": "red regions", "parts": parts}) == "circles; less strongly red regions"
+    assert _said({"phrase": "red regions", "parts": []}) == "red regions"

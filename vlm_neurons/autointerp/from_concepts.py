@@ -51,8 +51,8 @@ def from_concepts(run: Run, min_images: int) -> dict[str, Explanation]:
 
 def _said(row: dict[str, Any]) -> str:
     """The concept, or the weighted sum of those that count, the strongest first."""
-    parts = sorted(row["parts"], key=lambda part: -part[1])
-    return "; ".join(weighed(phrase, weight) for phrase, weight in parts) or str(row["phrase"])
+    parts = sorted(row["parts"], key=lambda part: -part["weight"])
+    return "; ".join(weighed(part["phrase"], part["weight"]) for part in parts) or str(row["phrase"])
 
 
 def _by_neuron(table: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:

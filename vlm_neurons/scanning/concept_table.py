@@ -86,7 +86,7 @@ class Place:
             self.ids[pole] = [site.id(Address(self.name, i, pole)) for i in range(self.d)]
         first = {"neuron": self.ids[pole], "side": side, "site": site.name, "hook": self.name, "layer": layer,
                  "index": range(self.d), "pole": pole}  # fmt: skip
-        return pd.DataFrame({**first, **NOTHING, "parts": [()] * self.d, **told})
+        return pd.DataFrame({**first, **NOTHING, "parts": [[] for _ in range(self.d)], **told})
 
 
 def _in_words(columns: dict[str, np.ndarray], shared: SideSums) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def _in_words(columns: dict[str, np.ndarray], shared: SideSums) -> dict[str, Any
     found["also"] = [f"{a}; {b}" if b else a for a, b in zip(second.tolist(), third.tolist(), strict=True)]
     said = zip(*(phrases[one].tolist() for one in sets), strict=True)
     found["parts"] = [
-        tuple((phrase, w) for phrase, w in zip(own, w_own, strict=True) if phrase) if own[1] else ()
+        [{"phrase": phrase, "weight": w} for phrase, w in zip(own, w_own, strict=True) if phrase] if own[1] else []
         for own, w_own in zip(said, weights, strict=True)
     ]
     return found
