@@ -133,8 +133,8 @@ class DissectionExplainer(Explainer):
         concepts = sorted(bank)
         masks = np.stack([np.concatenate([m.ravel() for m in bank[c]])[there] for c in concepts]).astype(float)
         r = correlations(masks, flat)
-        moved = np.stack([np.concatenate([v.ravel() for v in _moved(values, rng)]) for _ in range(self.n_null)])
-        null = float(np.quantile(correlations(masks, np.nan_to_num(moved[:, there])).max(0), 0.99))
+        others = moved(values, self.n_null, rng)[:, there]
+        null = float(np.quantile(correlations(masks, np.nan_to_num(others)).max(0), 0.99))
         near = np.flatnonzero(r >= r.max() - TIE)
         best = int(min(near, key=lambda i: (_PREFERRED.index(concepts[i].kind), -r[i])))
         fit = Fit(((concepts[best],),), float(r[best]), null)
@@ -172,18 +172,25 @@ def correlations(masks: Float[np.ndarray, "concept n"], values: Float[np.ndarray
     return r[:, 0] if values.ndim == 1 else r
 
 
-def _moved(values: Sequence[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
+def moved(values: Sequence[np.ndarray], n: int, rng: np.random.Generator) -> Float[np.ndarray, "n place"]:
     """Activations of other samples of the same shape, shifted; texts are joined and shifted as one, by more than one
     token either way: the bank names the neighbours of words, so that a shift by one is found like no shift at all."""
     if values[0].ndim == 1:
         joined = np.concatenate(values)
-        return [np.roll(joined, int(rng.integers(2, max(3, joined.size - 1))))]
-    found = list(values)
-    for shape in {v.shape for v in values}:
-        places = [i for i, v in enumerate(values) if v.shape == shape]
-        for to, source in zip(places, rng.permutation(places), strict=True):
-            shift = (int(rng.integers(shape[0])), int(rng.integers(shape[1])))
-            found[to] = np.roll(values[source], shift, (0, 1))
+        shifts = rng.integers(2, max(3, joined.size - 1), size=n)
+        return joined[(np.arange(joined.size) - shifts[:, None]) % joined.size]
+    starts = np.cumsum([0, *(v.size for v in values)])
+    places = {shape: [i for i, v in enumerate(values) if v.shape == shape] for shape in {v.shape for v in values}}
+    found = np.empty((n, starts[-1]))
+    stacks = {shape: np.stack([values[i] for i in own]) for shape, own in places.items()}
+    for row in found:
+        for shape, own in places.items():
+            source = rng.permutation(len(own))
+            by = rng.integers(np.tile(shape, len(own))).reshape(-1, 2)
+            rows, columns = ((np.arange(size) - by[:, k, None]) % size for k, size in enumerate(shape))
+            mixed = stacks[shape][source[:, None, None], rows[:, :, None], columns[:, None, :]]
+            for to, one in zip(own, mixed, strict=True):
+                row[starts[to] : starts[to + 1]] = one.ravel()
     return found
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -62,7 +62,7 @@ def pieces_of(
     The others of its stratum stand for what failed. Where all of a stratum failed nothing does, and no weight is known:
     what is left speaks of less than the whole data.
     """
-    found: list[Piece] = []
+    found: list[tuple[int, Any, Any, Any]] = []
     every = _real(evidence, tuple(exemplars), side)
     for number, (e, own, guess) in enumerate(zip(exemplars, every, predictions, strict=True)):
         values = guess.patch_acts if side == "picture" else () if guess.token_acts is None else (guess.token_acts,)
@@ -70,13 +70,15 @@ def pieces_of(
             said = np.asarray(simulated, float)
             known = ~np.isnan(said := said if side == "picture" else said[e.seen.is_text])
             if (counted := counts & known).any():  # a place without a prediction does not count
-                kept = said if known.all() else np.where(known, said, 0.0)
-                found.append(Piece(number, e.group == "top", side, real, kept, counted, e.stratum, e.weight,
-                                   e.group == "pool"))  # fmt: skip
-    came = Counter(e.stratum for e in (exemplars[i] for i in {p.exemplar for p in found}))
+                found.append((number, real, said if known.all() else np.where(known, said, 0.0), counted))
+    came = Counter(exemplars[i].stratum for i in {number for number, *_ in found})
     asked = _asked(evidence, exemplars, side)
     more = {s: n / came[s] for s, n in asked.items()} if asked.keys() == came.keys() else dict.fromkeys(came, np.nan)
-    return [replace(p, weight=p.weight * more[p.stratum]) for p in found]
+    return [
+        Piece(number, e.group == "top", side, real, said, counted, e.stratum, e.weight * more[e.stratum],
+              e.group == "pool")
+        for number, real, said, counted in found for e in (exemplars[number],)
+    ]  # fmt: skip
 
 
 def unheard(evidence: Evidence, exemplars: Sequence[Exemplar], pieces: Sequence[Piece], side: Side) -> set[str]:
