@@ -28,6 +28,7 @@ from vlm_neurons.models.fused import inputs_of
 from vlm_neurons.scanning.fused import Fused, choose
 from vlm_neurons.scanning.planning import state_bytes
 from vlm_neurons.scanning.recorder import Recorder, measure_columns
+from vlm_neurons.sites import SAE
 from vlm_neurons.tokens import TokenKind
 
 RESIDUAL = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out")
@@ -55,10 +56,11 @@ class Bench:
     model: HookedVLM
     batches: list[Batch]
     top_n: int = 50
+    sites: Sequence[str] = ()  # places; none: neurons of site gate
 
     def __post_init__(self) -> None:
         self.body = module_at(self.model._twin.model, self.model.adapter.body)
-        self.hooks = self.model.site_hooks("gate")
+        self.hooks = list(self.sites) or self.model.site_hooks("gate")
         self.columns = measure_columns(self.model, self.hooks, self.batches[0], fast=True)
         self.rows = len(self.batches[0])
         self.full = self.recorder()
@@ -85,6 +87,11 @@ class Bench:
         with torch.no_grad():
             for batch in self.batches:
                 self.body(**inputs_of(batch, self.model.adapter.causal), use_cache=False)
+
+    def encode(self, site: SAE) -> None:
+        """The forward pass, and a dictionary's encoding of what its hook holds."""
+        for batch in self.batches:
+            self.model.observe(batch, {site.hook: lambda held: site.codes.encode(held.float())}, fast=True)
 
     def scan(self, recorder: Recorder) -> None:
         """What `vlm_neurons.scan` does with batches that are loaded."""

@@ -19,7 +19,6 @@ import vlm_neurons as vn
 from vlm_neurons import sites
 from vlm_neurons.scanning import dictionary_fit, poorly_explained
 from vlm_neurons.sites.coder import Coder
-from vlm_neurons.sites.dictionary import summed
 
 HOOK, D, N = "blocks.1.hook_resid_post", 32, 40
 KINDS = {"visual": 2, "text": 3, "template": 1}
@@ -130,10 +129,3 @@ def test_a_run_without_dictionaries_says_so(tmp_path: Path) -> None:
     run = vn.scan(model(), data(), "gate", 3, batch_size=4, out=tmp_path, progress=False)
     with pytest.raises(ValueError, match="has no dictionary of the backbone: layers 0-1 at site gate"):
         dictionary_fit(run)
-
-
-@pytest.mark.parametrize("share", [0.001, 0.5])
-def test_sums_over_what_fires_are_those_over_all(share: float) -> None:
-    z = torch.rand(3, 50, 200) * (torch.rand(3, 50, 200) < share)
-    rows = torch.randn(200, 16)
-    torch.testing.assert_close(summed(z, rows), z @ rows, rtol=1e-4, atol=1e-5)

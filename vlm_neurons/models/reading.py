@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vlm_neurons.models.passes import Pass, current_pass
 from vlm_neurons.sites import Site, at
+from vlm_neurons.sites.sparse import Sparse
 
 if TYPE_CHECKING:
     from vlm_neurons.models.batch import Batch
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 # and where they are defined; of what is indexed by image also which patch of the batch each position is
 Values = tuple[Float[Tensor, "item pos unit"], Bool[Tensor, "item pos unit"] | None, Int[Tensor, "pos"] | None]
-Also = Callable[[str, dict[str, Tensor], Tensor], None]
+Also = Callable[[str, dict[str, Tensor], Tensor | Sparse], None]
+Listed = Callable[[str, Sparse], None]
 Take = Callable[[str, Float[Tensor, "item pos unit"], Bool[Tensor, "item pos unit"] | None], None]
 
 
@@ -62,14 +64,17 @@ def together(hooks: Sequence[str], fn: Callable[[dict[str, Tensor]], R]) -> list
     return [*((name, keeper(name)) for name in early), (last, finish)]
 
 
-def readers(places: Iterable[str], take: Take, also: Also | None = None) -> dict[str, Callable[[Tensor], None]]:
+def readers(
+    places: Iterable[str], take: Take, also: Also | None = None, listed: Listed | None = None
+) -> dict[str, Callable[[Tensor], None]]:
     """Functions for `HookedVLM.observe` that read layers of sites.
 
     Args:
         places: see `vlm_neurons.sites.Address`.
         take: is given place, values of all units, and where they are defined (None: everywhere), once a pass; nothing
             of a site that is indexed by image where the batch has no image.
-        also: is given place, what it was read from, and values, before `take` is.
+        also: is given place, what it was read from, and values, before `take` or `listed` is.
+        listed: is given place and values, instead of `take`, where a site says that few of them are not 0.
 
     Returns:
         One function per hook that the places need.
@@ -79,6 +84,11 @@ def readers(places: Iterable[str], take: Take, also: Also | None = None) -> dict
         site, layer = at(place)
 
         def read(tensors: dict[str, Tensor], place: str = place, site: Site = site) -> None:
+            few = None if listed is None or site.indexed_by == "image" else site.read_sparse(tensors)
+            if few is not None and listed is not None:
+                if also is not None:
+                    also(place, tensors, few)
+                return listed(place, few)
             values, defined = site.read(tensors)
             if also is not None:
                 also(place, tensors, values)

@@ -7,10 +7,11 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vlm_neurons.sites import at
+from vlm_neurons.sites.sparse import Sparse
 from vlm_neurons.tokens import TokenKind
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Fit:
         x: Float[Tensor, "row pos d"],
         explained: Float[Tensor, "row pos d"],
         base: Float[Tensor, "..."],
-        z: Float[Tensor, "row pos latent"],
+        z: Float[Tensor, "row pos latent"] | Sparse,
     ) -> None:
         """Take in a batch.
 
@@ -72,13 +73,14 @@ class Fit:
         of_kind = torch.stack([(kinds == kind).flatten() for kind in KINDS]).double()
         flat = x.double().flatten(0, 1)
         seen = (kinds == TokenKind.VISUAL) | (kinds == TokenKind.TEXT)
-        places = torch.stack([seen, seen & (error > POOR * whole)], -1).to(z).flatten(0, 1)
+        places = torch.stack([seen, seen & (error > POOR * whole)], -1).flatten(0, 1)
+        fired, mass = _of_sparse(z, places) if isinstance(z, Sparse) else _of_dense(z, places)
         self.n += of_kind.sum(1)
         self.sums += of_kind @ flat
         self.squares += of_kind @ flat.square().sum(1)
         self.errors += of_kind @ error.flatten()
-        self.fired += of_kind @ (z > 0).sum(-1).double().flatten()
-        self.mass += (z.flatten(0, 1).T @ places).double()
+        self.fired += of_kind @ fired.double()
+        self.mass += mass.double()
 
     def merge(self, other: Fit) -> None:
         """Take in the sums over other positions."""
@@ -96,6 +98,21 @@ class Fit:
         return torch.where(variance > 0, self.errors / variance, torch.nan)
 
 
+Counted = tuple[Int[Tensor, "row_pos"], Float[Tensor, "latent 2"]]
+
+
+def _of_dense(z: Float[Tensor, "row pos latent"], places: Bool[Tensor, "row_pos 2"]) -> Counted:
+    """How many latents fire at each position, and the mass of each latent at some."""
+    return (z > 0).sum(-1).flatten(), z.flatten(0, 1).T @ places.to(z)
+
+
+def _of_sparse(z: Sparse, places: Bool[Tensor, "row_pos 2"]) -> Counted:
+    """The same."""
+    fired = torch.bincount(z.position[z.value > 0], minlength=len(places))
+    mass = places[z.position] * z.value[:, None].double()
+    return fired, mass.new_zeros(z.shape[-1], 2).index_add_(0, z.unit, mass)
+
+
 NAMES = tuple(field.name for field in fields(Fit))
 
 
@@ -105,7 +122,7 @@ class Fitting:
     def __init__(self) -> None:
         self.fits: dict[str, Fit] = {}
 
-    def see(self, place: str, tensors: dict[str, Tensor], z: Tensor, kinds: Tensor) -> None:
+    def see(self, place: str, tensors: dict[str, Tensor], z: Tensor | Sparse, kinds: Tensor) -> None:
         """What a place was read from, and its latents [row, pos, latent]; nothing for sites that explain nothing."""
         site, _ = at(place)
         found = site.explained(tensors, z) if site.indexed_by == "row" else None

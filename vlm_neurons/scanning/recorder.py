@@ -14,9 +14,19 @@ from vlm_neurons.scanning.blocks import Column, ColumnInfo, States, Sums
 from vlm_neurons.scanning.concept_job import ConceptJob, Told
 from vlm_neurons.scanning.dictionary_fits import Fitting
 from vlm_neurons.scanning.fused import Fused, Parts
+from vlm_neurons.scanning.listed import Listed
 from vlm_neurons.scanning.moments import Moments, image_means, of_both
-from vlm_neurons.scanning.summarise import RowTokens, entering, extremes, rows_by_image, rows_by_kind, summarise
+from vlm_neurons.scanning.summarise import (
+    Extremes,
+    RowTokens,
+    entering,
+    extremes,
+    rows_by_image,
+    rows_by_kind,
+    summarise,
+)
 from vlm_neurons.sites import at
+from vlm_neurons.sites.sparse import Sparse
 from vlm_neurons.units import Pole
 
 if TYPE_CHECKING:
@@ -38,7 +48,10 @@ def measure_columns(model: HookedVLM, places: Sequence[str], batch: Batch, fast:
         acts, _, _ = of_tokens(model, batch, place, values, defined)
         seen[place] = torch.empty(acts.shape[-1], dtype=acts.dtype, device="meta")
 
-    model.observe(batch, readers(places, see), fast=fast)
+    def see_listed(place: str, values: Sparse) -> None:
+        seen[place] = torch.empty(values.shape[-1], dtype=values.value.dtype, device="meta")
+
+    model.observe(batch, readers(places, see, listed=see_listed), fast=fast)
     missing = [place for place in places if place not in seen]
     if missing:
         raise ValueError(f"no sample has an image, so {missing[0]!r} never has a value; leave its site out")
@@ -122,10 +135,14 @@ class Recorder:
         if not places:
             return
 
-        def fit(place: str, tensors: dict[str, Tensor], values: Tensor) -> None:
+        def fit(place: str, tensors: dict[str, Tensor], values: Tensor | Sparse) -> None:
             self.fitting.see(place, tensors, values, batch.kinds)
 
-        looks = {hook: [fn] for hook, fn in readers(places, take_in, fit).items()}
+        def take_listed(place: str, values: Sparse) -> None:
+            broken[place] = self._update_listed(place, Listed.of(values, batch.kinds), by_kind, sample_ids)
+
+        listed = take_listed if self.sums is None else None  # concepts are summed up over all values
+        looks = {hook: [fn] for hook, fn in readers(places, take_in, fit, listed).items()}
         if self.concepts is not None and self.sums is not None and told is not None:
             self.sums.begin(batch, self.concepts.asked.maps(told, self.model.device))
             for hook, fns in self.concepts.observers(self.sums).items():
@@ -154,6 +171,17 @@ class Recorder:
             self.states[column].update(summary, ids, found.peak_all)
         return broken
 
+    def _update_listed(self, place: str, values: Listed, rows: list[RowTokens], ids: Tensor) -> Tensor:
+        (pole,) = self.poles[place]
+        column, ids = (place, pole), ids.to(values.value.device)
+        if self.states[column].peak_all.device != ids.device:
+            self._move(column, ids.device)
+        found = values.extremes
+        summary = values.entering(rows, self._enters(column, found, ids), self.n_visual, self.n_text)
+        self.moments[column].update(*values.means(rows))
+        self.states[column].update(summary, ids, found.peak_all)
+        return found.broken()
+
     def _in_steps(
         self, column: Column, acts: Tensor, rows: list[RowTokens], ids: Tensor, defined: Tensor | None
     ) -> Parts:
@@ -163,10 +191,14 @@ class Recorder:
         means = image_means(acts, rows, pole, defined)
         if acts.device.type != "cpu":  # to ask which columns can enter would stop a GPU in every layer
             return summarise(acts, rows, self.n_visual, self.n_text, pole), found, means
+        enters = self._enters(column, found, ids)
+        return entering(acts, rows, enters, self.n_visual, self.n_text, pole), found, means
+
+    def _enters(self, column: Column, found: Extremes, ids: Tensor) -> Tensor:
         enters = self.states[column].enters(found.score, ids)
         if column in self.before:
             enters &= self.before[column].enters(found.score, ids)
-        return entering(acts, rows, enters, self.n_visual, self.n_text, pole), found, means
+        return enters
 
     def _move(self, column: Column, device: torch.device) -> None:
         self.states[column] = self.states[column].to(device)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vlm_neurons._checks import short
 from vlm_neurons.sites.at_hook import check_finite, digest_of
+from vlm_neurons.sites.sparse import Best, Sparse, in_parts
 
 Rule = Literal["relu", "jumprelu", "topk", "gated"]
 Norm = Literal["none", "constant_norm_rescale", "layer_norm"]
@@ -34,6 +35,10 @@ class Codes(Protocol):
 
     def encode(self, x: Float[Tensor, "*batch_pos d_in"]) -> Float[Tensor, "*batch_pos latent"]:
         """Latents."""
+        ...
+
+    def encode_sparse(self, x: Float[Tensor, "*batch_pos d_in"]) -> Sparse | None:
+        """The latents that fire; None if they are many."""
         ...
 
     def decode(
@@ -100,9 +105,10 @@ class Coder:
 
     def encode(self, x: Float[Tensor, "*batch_pos d_in"]) -> Float[Tensor, "*batch_pos latent"]:
         """Latents."""
-        own = self._normed(x)
-        if self.before is not None:
-            own = own - self.before
+        if self.rule == "topk":
+            best = self._best(x)
+            return best.values.new_zeros(*x.shape[:-1], len(self.b_enc)).scatter(-1, best.indices, best.values)
+        own = self._own(x)
         pre = own @ self.W_enc + self.b_enc
         if self.rule == "gated":
             assert self.magnitude is not None
@@ -111,11 +117,28 @@ class Coder:
         if self.rule == "jumprelu":
             assert self.threshold is not None
             return pre.relu() * (pre > self.threshold)
-        if self.rule == "topk":
-            assert self.k is not None
-            best = pre.topk(min(self.k, pre.shape[-1]), dim=-1, sorted=False)
-            return torch.zeros_like(pre).scatter(-1, best.indices, best.values.relu())
         return pre.relu()
+
+    def encode_sparse(self, x: Float[Tensor, "*batch_pos d_in"]) -> Sparse | None:
+        """The latents that fire; None if they are many."""
+
+        def encode(part: Tensor) -> Sparse:
+            if self.rule == "topk":
+                return Sparse.of_best(self._best(part), len(self.b_enc))
+            return Sparse.of(self.encode(part))
+
+        return in_parts(x, len(self.b_enc), encode)
+
+    def _own(self, x: Float[Tensor, "*batch_pos d_in"]) -> Float[Tensor, "*batch_pos d_in"]:
+        """What W_enc is multiplied by."""
+        own = self._normed(x)
+        return own if self.before is None else own - self.before
+
+    def _best(self, x: Float[Tensor, "*batch_pos d_in"]) -> Best:
+        """The k largest latents, or 0 where they are below."""
+        assert self.k is not None
+        best = (self._own(x) @ self.W_enc + self.b_enc).topk(min(self.k, len(self.b_enc)), dim=-1, sorted=False)
+        return Best(best.values.relu(), best.indices)
 
     def decode(
         self, x: Float[Tensor, "*batch_pos d_in"], z: Float[Tensor, "*batch_pos latent"]
@@ -236,6 +259,10 @@ class Wrapped:
                 f"{self.name}: encode of {tuple(x.shape)} gave {what}, not one number for each of {n} rows"
             )
         return (found.to_dense() if found.layout != torch.strided else found).to(x)
+
+    def encode_sparse(self, x: Float[Tensor, "*batch_pos d_in"]) -> Sparse | None:
+        """The latents that fire; None if they are many."""
+        return in_parts(x, len(self.given.W_dec), lambda part: Sparse.of(self.encode(part)))
 
     def decode(
         self, x: Float[Tensor, "*batch_pos d_in"], z: Float[Tensor, "*batch_pos latent"]

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import Any, Self
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -16,8 +15,7 @@ from vlm_neurons.sites.coder import Codes, Wrapped
 from vlm_neurons.sites.mlp import AnyHook
 from vlm_neurons.sites.protocol import Tensors, Weights
 from vlm_neurons.sites.reading import read_dictionary
-
-SPARSE = 0.03  # of latents: where fewer fire, sums over them alone are quicker
+from vlm_neurons.sites.sparse import Sparse
 
 
 class Dictionary(AtHook):
@@ -52,6 +50,12 @@ class Dictionary(AtHook):
         self.codes = self.codes.to(x.device)  # once, and no copy where it is there
         return self.codes.encode(x), None
 
+    def read_sparse(self, tensors: Tensors) -> Sparse | None:
+        """The latents that fire, if they are few."""
+        x = self.held(tensors)
+        self.codes = self.codes.to(x.device)
+        return self.codes.encode_sparse(x)
+
     def edit(
         self, tensors: Tensors, units: Tensor | None, values: Float[Tensor, "*batch_pos unit"]
     ) -> dict[str, Tensor]:
@@ -64,14 +68,16 @@ class Dictionary(AtHook):
         return self.moved(tensors, added, self.to)
 
     def explained(
-        self, tensors: Tensors, values: Float[Tensor, "*batch_pos unit"]
+        self, tensors: Tensors, values: Float[Tensor, "*batch_pos unit"] | Sparse
     ) -> tuple[Float[Tensor, "*batch_pos d"], Float[Tensor, "*batch_pos d"], Float[Tensor, "..."]] | None:
         """What was encoded and what latents make of it; nothing for a transcoder, whose output was not looked at."""
         if self.to != self.hook:
             return None
         x = self.held(tensors)
         base = self.codes.base(x)
-        return x, summed(values, self.codes.rows.to(x)) * self.codes.scale(x) + base, base
+        rows = self.codes.rows.to(x)
+        summed = values.times(rows) if isinstance(values, Sparse) else values @ rows
+        return x, summed * self.codes.scale(x) + base, base
 
     def directions(self, weights: Weights, layer: int) -> Float[Tensor, "unit d_model"]:
         """Rows of W_dec."""
@@ -164,16 +170,6 @@ class Transcoder(Dictionary):
             raise ValueError(f"{name}: {path} does not say that it is a transcoder: give hook_in= and hook_out=")
         hook_in = agreed(hook_in, found.hook, name, "hook_in")
         return cls(found.coder, hook_in, name, agreed(hook_out, found.hook_out or None, name, "hook_out"))
-
-
-def summed(
-    values: Float[Tensor, "*batch_pos latent"], rows: Float[Tensor, "latent d"]
-) -> Float[Tensor, "*batch_pos d"]:
-    """values @ rows, by what is not 0 alone where that is little."""
-    flat = values.flatten(0, -2)
-    if flat.count_nonzero() > SPARSE * flat.numel():
-        return values @ rows
-    return torch.sparse.mm(flat.to_sparse(), rows).reshape(*values.shape[:-1], rows.shape[1])
 
 
 # What hooks are called in files, and what they are.

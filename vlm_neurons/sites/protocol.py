@@ -9,6 +9,8 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from vlm_neurons.sites.sparse import Sparse
+
 Pole = Literal["+", "-"]
 IndexedBy = Literal["row", "image"]
 Tensors = Mapping[str, Tensor]  # hook name -> what the hook holds
@@ -75,6 +77,15 @@ class Site(Protocol):
         """
         ...
 
+    def read_sparse(self, tensors: Tensors) -> Sparse | None:
+        """As `read`, of units that are defined everywhere and 0 nearly everywhere; None for others. Scans ask for it
+        first.
+
+        Args:
+            tensors: as for `read`.
+        """
+        return None
+
     def edit(
         self, tensors: Tensors, units: Tensor | None, values: Float[Tensor, "*batch_pos unit"]
     ) -> dict[str, Tensor]:
@@ -92,14 +103,14 @@ class Site(Protocol):
         ...
 
     def explained(
-        self, tensors: Tensors, values: Float[Tensor, "*batch_pos unit"]
+        self, tensors: Tensors, values: Float[Tensor, "*batch_pos unit"] | Sparse
     ) -> tuple[Float[Tensor, "*batch_pos d"], Float[Tensor, "*batch_pos d"], Float[Tensor, "..."]] | None:
         """What the units are encoded from, what their values make of it, and what none would (dictionaries): how well
         that fits is summed up while scanning. None: they are not made to explain anything.
 
         Args:
             tensors: as for `read`.
-            values: what `read` gave.
+            values: what `read` or `read_sparse` gave.
         """
         return None
 

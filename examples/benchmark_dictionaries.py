@@ -1,0 +1,78 @@
+"""What a scan of a sparse dictionary costs beside the forward pass and its encoding.
+
+    OMP_NUM_THREADS=1 python examples/benchmark_dictionaries.py                     # CPU: width 512, 16,384 latents
+    python examples/benchmark_dictionaries.py --device cuda --latents 262144        # GPU
+    python examples/benchmark_dictionaries.py --shape tiny --latents 512 --rounds 1  # every line of it; no measurement
+
+Every round runs the bare forward pass, the same with the dictionary's `encode` at one hook and nothing else done, and the
+scan, one after the other on the same batches; printed are medians and ranges of ratios within rounds. The scan's state
+lets in as many samples as one of 23,000 does on average, as in `benchmark_scan.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+
+import torch
+from benchmark_models import SHAPES, make_batches, make_model
+from benchmark_scan import Bench, timed
+
+from vlm_neurons.models import HookedVLM
+from vlm_neurons.sites import SAE, forget, register
+from vlm_neurons.sites.coder import Coder, Rule
+
+
+def dictionary(model: HookedVLM, latents: int, rule: Rule, fire: int) -> SAE:
+    """A random dictionary of the middle layer of which about `fire` latents fire at a position."""
+    hook, d = f"blocks.{model.n_layers // 2}.hook_resid_post", model.cfg.d_model
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.nn.functional.normalize(torch.randn(latents, d, generator=generator), dim=1)
+    # lengths of the vectors are near sqrt(d) times their spread: quantiles of a normal distribution say what fires
+    level = float(torch.distributions.Normal(0, 1).icdf(torch.tensor(1 - fire / latents)))
+    zeros = torch.zeros(latents)
+    coder = Coder(rows.T.contiguous(), zeros, rows, torch.zeros(d), rule=rule, k=fire if rule == "topk" else None,
+                  threshold=zeros + level if rule == "jumprelu" else None, norm="layer_norm")  # fmt: skip
+    return register(SAE(coder, hook, "bench", hook))  # type: ignore[return-value]
+
+
+def measured(bench: Bench, site: SAE, args: argparse.Namespace) -> tuple[list[float], list[float]]:
+    """Of every round, what encoding costs beside the bare forward pass, and the scan beside both."""
+    encoding, scanning = [], []
+    for _ in range(args.rounds):
+        bare = timed(bench.bare, args.device)
+        encoded = timed(lambda: bench.encode(site), args.device)
+        scanned = timed(lambda: bench.scan(bench.recorder(before=True)), args.device)
+        encoding.append(encoded / bare)
+        scanning.append(scanned / encoded)
+    return encoding, scanning
+
+
+def main() -> None:
+    """Print Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--shape", choices=SHAPES, help="default: 512 on cpu, llava-7b on cuda")
+    parser.add_argument("--latents", type=int, default=16_384)
+    parser.add_argument("--fire", type=int, default=32, help="latents that fire at a position")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batches", type=int, default=4)
+    args = parser.parse_args()
+    gpu = args.device == "cuda"
+    shape, dtype = SHAPES[args.shape or ("llava-7b" if gpu else "512")], torch.bfloat16 if gpu else torch.float32
+    model = make_model(shape, args.device, dtype)
+    batches = make_batches(model, 700, 4, args.batches)
+    print(f"{shape}, {args.latents:,} latents, about {args.fire} fire, {torch.get_num_threads()} threads\n")
+    print("| dictionary | encoding / bare forward | scan / (bare forward and encoding) | range |\n|---|---|---|---|")
+    for rule in ("topk", "jumprelu"):
+        site = dictionary(model, args.latents, rule, args.fire)
+        try:
+            encoding, scanning = measured(Bench(model, batches, sites=[site.place(site.layer)]), site, args)
+            print(f"| {rule} | {statistics.median(encoding):.3f} | {statistics.median(scanning):.3f} | "
+                  f"{min(scanning):.3f} - {max(scanning):.3f} |", flush=True)  # fmt: skip
+        finally:
+            forget("bench")
+
+
+if __name__ == "__main__":
+    main()
