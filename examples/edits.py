@@ -1,11 +1,13 @@
 """Does the neuron follow? `vn.input_effects` is judged on neurons whose rule is known.
 
     python examples/edits.py planted [--n 30] [--seeds 3]     # rules planted in the weights of the embedded model
+    python examples/edits.py trained [--model DIR] [--out runs/edits]     # trained neurons against random gates
 
 planted: n neurons of every kind and seed are edited into the embedded model, every second one so that it acts on what
 comes after, and explained in true words. Probes that do not find their own rule
 (`refused`) are drawn anew. First: nothing else moves the neuron as much as what is named (specificity
 above 0), in every row of the neuron. Sham: the same with the words of other planted neurons.
+trained: neurons of the model and of random gates, each with the best specific concept of a scan.
 """
 
 from __future__ import annotations
@@ -13,10 +15,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from causes import markdown
+from trained_edits import trained
 
 import vlm_neurons as vn
 from vlm_neurons import planted, stats
@@ -26,9 +30,8 @@ from vlm_neurons.synthetic.editing import OF_THINGS
 KINDS = ("color", "shape", "position", "conjunction", "word", "picture_or_word")
 FIT, FIT_RARE = 300, 900  # scenes that probes are fitted on; one in fifty has a given colour and shape together
 TEST, TRIALS = 300, 40  # scenes that are edited from; of every edit
-FOLLOWS = (
-    0.98  # AUROC of pictures, or texts, with the concept by a probe that is planted; those below do not have the rule
-)
+LAYERS = (2, 3)  # before, few probes find shapes and places
+FOLLOWS = 0.98  # AUROC of pictures, or texts, by a probe that is planted; those below do not have the rule
 EDITS = ("repaint", "reshape", "resize", "move", "replace")  # of one attribute, or word, each
 
 
@@ -52,18 +55,18 @@ def sown(model: vn.HookedVLM, n: int, seed: int) -> Iterator[pd.DataFrame]:
     """Plant n neurons of every kind; a row each: neuron, kind, acts, explanation, probes refused before."""
     rng = np.random.default_rng(seed)
     fits = {kind: vn.scenes(FIT_RARE if kind == "conjunction" else FIT, seed=1000 + seed) for kind in KINDS}
-    free = {layer: rng.permutation(384).tolist() for layer in range(1, model.n_layers)}
+    free = {layer: rng.permutation(384).tolist() for layer in LAYERS}
     rows = []
     with ExitStack() as stack:
         for layer in sorted(free, reverse=True):  # from the last layer on: what acts does not change what others read
             hook = planted.READS["gate"].format(layer=layer)
             readings = {len(fit): planted.read(model, fit, hook) for fit in {len(f): f for f in fits.values()}.values()}
-            for kind, i in [(kind, i) for kind in KINDS for i in range(n) if 1 + i % len(free) == layer]:
+            for kind, i in [(kind, i) for kind in KINDS for i in range(n) if LAYERS[i % len(LAYERS)] == layer]:
                 fit, refused = fits[kind], -1
                 while True:
                     refused += 1
                     concepts, text = drawn(kind, rng)
-                    attempt, acts = ExitStack(), i // len(free) % 2 == 1
+                    attempt, acts = ExitStack(), i // len(LAYERS) % 2 == 1
                     made = attempt.enter_context(planted.plant(
                         model, fit, concepts, "gate", layer, free[layer][0], words="word" in kind,
                         regions=kind != "word", acts=acts, peaks=True, reading=readings[len(fit)],
@@ -111,11 +114,16 @@ def summary(kind: str, rows: pd.DataFrame) -> dict[str, str]:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["planted"])
+    parser.add_argument("what", choices=["planted", "trained"])
     parser.add_argument("--n", type=int, default=30, help="neurons of each kind and seed")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--model", default="tiny-llava-scenes")
+    parser.add_argument("--out", type=Path, default=Path("runs/edits"), help="where scans are kept, and gone on with")
     args = parser.parse_args()
-    print(markdown(planted_table(args.n, args.seeds)))
+    if args.what == "planted":
+        print(markdown(planted_table(args.n, args.seeds)))
+    else:
+        print(trained(vn.HookedVLM.from_pretrained(args.model), args.out))
 
 
 if __name__ == "__main__":

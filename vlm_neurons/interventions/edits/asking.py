@@ -7,17 +7,22 @@ from collections.abc import Iterator
 from vlm_neurons.autointerp.explanation import says_nothing
 from vlm_neurons.concepts.concept import Concept
 from vlm_neurons.concepts.naming import Alternative, Named, named
+from vlm_neurons.interventions.edits import photographs
 from vlm_neurons.interventions.edits.rendered import KIND_OF
 from vlm_neurons.interventions.edits.trials import Wanted
 from vlm_neurons.protocols import Side
 from vlm_neurons.synthetic.editing import OF_THINGS
 
 WORDS = ("word", "class", "after", "before")  # kinds of lexical concepts that words can be exchanged for
-EDITS: dict[Side, tuple[str, ...]] = {"picture": (*KIND_OF, "object"), "text": ("replace", "word")}
+EDITS: dict[Side, tuple[str, ...]] = {"picture": (*KIND_OF, "object", *photographs.EDITS), "text": ("replace", "word")}
 
 
-def asked(explanation: str) -> tuple[list[Wanted], str]:
+def asked(explanation: str, boxed: str | None = None) -> tuple[list[Wanted], str]:
     """The edits that an explanation asks for, and what of it no edit tests.
+
+    Args:
+        explanation: in words.
+        boxed: the neuron, where boxes say which regions of pictures its words name; whatever the words are.
 
     >>> wanted, untested = asked("small red circles; the word 'red'")
     >>> [one.edit for one in wanted], wanted[0].named
@@ -29,6 +34,10 @@ def asked(explanation: str) -> tuple[list[Wanted], str]:
     if says_nothing(explanation):
         return [], "the explanation names nothing"
     read = named(explanation)
+    if boxed is not None:
+        colors = [(c.kind, c.value) for one in read.visual for c in one.concepts if c.kind == "color" and _drawn(c)]
+        region = (("region", boxed), *colors[:1])
+        return [*(Wanted("picture", edit, (region,)) for edit in photographs.EDITS), *_said(read)], ""
     wanted = [*_seen(read), *_said(read)]
     untested = [f"no concept for {', '.join(read.unknown)}"] if read.unknown else []
     untested += [f"not edited: {name}" for name in dict.fromkeys(_untested(read))]

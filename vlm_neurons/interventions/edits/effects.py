@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import time
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
-from tqdm import tqdm
 
 from vlm_neurons._checks import check_seed, of_kind, short, whole_number
 from vlm_neurons.autointerp.jobs import Explanations, text_of
 from vlm_neurons.data import ImageTextData
-from vlm_neurons.interventions.edits import rendered, texts
 from vlm_neurons.interventions.edits.asking import EDITS, asked
 from vlm_neurons.interventions.edits.measures import MEASURES, Followed, Levels, measured, plain
-from vlm_neurons.interventions.edits.running import peaks
-from vlm_neurons.interventions.edits.trials import Inputs, Sheet, Wanted
-from vlm_neurons.protocols import SIDES, Side
+from vlm_neurons.interventions.edits.photographs import Boxes
+from vlm_neurons.interventions.edits.planning import LEAST, Plan, checked_boxes, plan, run
+from vlm_neurons.interventions.edits.trials import Sheet, Wanted
+from vlm_neurons.protocols import SIDES
 from vlm_neurons.sites import at
 from vlm_neurons.stats import false_discovery
-from vlm_neurons.synthetic.dataset import Scenes
 from vlm_neurons.units import Neuron
 
 if TYPE_CHECKING:
@@ -32,8 +28,6 @@ if TYPE_CHECKING:
     from vlm_neurons.models import HookedVLM
 
 SHAMS = 5  # explanations of other neurons tried on each
-TIMED = 2  # batches that the printed time is told from
-LEAST = 10  # samples; of fewer a 95th percentile is their largest
 ENDS = ("", "_low", "_high")
 FIRST = ["neuron", "side", "explanation", "edit", "named", *(f"{m}{end}" for m in MEASURES for end in ENDS), "other",
          "other_change", "control", "reencoded", *(f"sham_{m}" for m in MEASURES), "p", "q", "n_images",
@@ -41,26 +35,12 @@ FIRST = ["neuron", "side", "explanation", "edit", "named", *(f"{m}{end}" for m i
 NUMBERS = [name for name in FIRST if name not in ("neuron", "side", "explanation", "edit", "named", "other", "note")]
 
 
-@dataclass
-class Plan:
-    """All that will be run on one side of the data.
-
-    Attributes:
-        inputs: each once.
-        natural: numbers of the samples as they are.
-        sheets: trials of every edit that was asked for.
-    """
-
-    inputs: Inputs = field(default_factory=Inputs)
-    natural: list[int] = field(default_factory=list)
-    sheets: dict[Wanted, Sheet] = field(default_factory=dict)
-
-
 def input_effects(
     model: HookedVLM,
     data: ImageTextData,
     explanations: Explanations,
     edits: Sequence[str] | None = None,
+    boxes: Mapping[str, Boxes] | None = None,
     n: int = 100,
     seed: int = 0,
     batch_size: int = 32,
@@ -73,15 +53,19 @@ def input_effects(
     picture's patches, or over the tokens of the text. Inputs are shared by all neurons: each is run once.
 
     Edits of pictures (`vn.scenes`, which can be drawn anew): `"repaint"`, `"reshape"`, `"resize"`, `"move"` one object,
-    and `"object"`: it is added, or removed. Of texts (any data): `"replace"` a word by one of the same class and as
-    nearly as possible the same length, and `"word"`: it is inserted, or removed; pictures stay.
+    and `"object"`: it is added, or removed. Of any pictures, with boxes: `"remove"` (filled with the mean of the rest),
+    `"blur"`, `"recolour"` (in Lab; lightness stays), `"paste"` into samples without boxes (at one of three places and
+    sizes, with feathered edges), `"keep"` (alone on grey). Of texts (any data): `"replace"` a word by one of the same
+    class and as nearly as possible the same length, and `"word"`: it is inserted, or removed; pictures stay.
 
     Args:
         model: the model.
         data: samples that are edited; no explanation should have been made from them.
         explanations: neuron -> explanation, or plain string, in the words of the banks of concepts.
         edits: only these kinds; all that the words ask for if None.
-        n: samples, drawn from the data, or all if there are fewer; at least 10.
+        boxes: neuron -> {sample id: boxes (left, top, right, bottom)} around what its words name, in pixels of the
+            sample's first image. Pictures of these neurons are edited there; those that cannot be drawn anew need it.
+        n: samples, drawn from the data (those with boxes first), or all if there are fewer; at least 10.
         seed: of all that is drawn.
         batch_size: inputs per forward pass.
         progress: say on stderr what it costs, and show a bar.
@@ -102,7 +86,8 @@ def input_effects(
           that the background's texture or shade makes; size and shape also change how much of a colour there is;
         - each with `_low` and `_high`: 95 %, bootstrap over samples;
         - controls, in SD: `control`, mean size of the change by the same edit on the same object, or word, where it is
-          not what is named before nor after (for sizes: on the other object); `reencoded`, mean size of the change by
+          not what is named before nor after (for sizes: on the other object; of boxes: on an equally large region
+          elsewhere); `reencoded`, mean size of the change by
           encoding the picture as JPEG, or running the text in another batch; `sham_change`, `sham_specificity` ...,
           means of the same measures with the words of up to five other neurons;
         - `p`: that `change` is above the `control` (above 0, where there is none), one-sided, by sign-flips over
@@ -114,7 +99,8 @@ def input_effects(
         NaN where a number does not exist.
 
     Raises:
-        ValueError: explanations that are no mapping from ids to words, an unknown edit, or fewer than 10 samples.
+        ValueError: explanations that are no mapping from ids to words, an unknown edit, boxes that are none or of a
+            sample without an image, or fewer than 10 samples.
         TypeError: data of another kind.
 
     >>> found = vn.input_effects(
@@ -128,16 +114,17 @@ def input_effects(
     texts_of, neurons = _checked(data, explanations)
     check_seed(seed)
     n, batch_size = whole_number("n", n, LEAST), whole_number("batch_size", batch_size)
+    regions = checked_boxes(data, {} if boxes is None else boxes, neurons)
     known = [edit for side in SIDES for edit in EDITS[side]]
     if unknown := [str(edit) for edit in edits or () if edit not in known]:
         raise ValueError(f"edits={', '.join(unknown)}: choose from {', '.join(known)}")
     wanted, notes = {}, {}
     for key, text in texts_of.items():
-        each, notes[key] = asked(text)
+        each, notes[key] = asked(text, key if key in regions else None)
         wanted[key] = [w for w in each if edits is None or w.edit in edits]
     console = Console(stderr=True, quiet=not progress, soft_wrap=True, markup=False)
-    plans = {side: _plan(model, data, side, wanted, n, seed) for side in SIDES}
-    acts = _run(model, plans, list(neurons.values()), batch_size, console, progress)
+    plans = {side: plan(model, data, side, wanted, regions, n, seed) for side in SIDES}
+    acts = run(model, plans, list(neurons.values()), batch_size, console, progress)
     rows: list[dict[str, Any]] = []
     for column, (key, mine) in enumerate(wanted.items()):
         done = []
@@ -172,51 +159,6 @@ def _checked(data: Any, explanations: Any) -> tuple[dict[str, str], dict[str, Ne
     return found, {key: Neuron.parse(key) for key in found}
 
 
-def _plan(
-    model: HookedVLM, data: ImageTextData, side: Side, wanted: Mapping[str, list[Wanted]], n: int, seed: int
-) -> Plan:
-    """The inputs of all edits of one side; none where nobody asks, or the data cannot be edited."""
-    plan, every = Plan(), list(dict.fromkeys(w for mine in wanted.values() for w in mine if w.side == side))
-    if side == "picture":
-        usable = list(range(len(data))) if isinstance(data, Scenes) and data.asked[0] != "text" else []
-    else:
-        usable = [i for i, one in enumerate(data.facts) if one.response] if every else []
-    if not every or not usable:
-        return plan
-    if len(usable) < LEAST:
-        raise ValueError(f"{len(usable)} samples have a {side} that can be edited: give at least {LEAST}")
-    samples = sorted(np.random.default_rng([seed, 1]).permutation(usable)[:n].tolist())
-    if side == "picture":
-        assert isinstance(data, Scenes)
-        plan.natural = rendered.natural(data, samples, plan.inputs)
-        made = {w: rendered.trials(data, samples, w, plan.inputs, seed) for w in every}
-    else:
-        more = {word for w in every for one in w.named for pair in one for word in texts.surface(*pair)}
-        said = [data[i].response or "" for i in samples]
-        words = texts.Vocabulary.of(said, more, model.tokenizer, isinstance(data, Scenes))
-        plan.natural = texts.natural(data, samples, plan.inputs, words)
-        made = {w: texts.trials(data, samples, w, plan.inputs, seed, words) for w in every}
-    plan.sheets.update({w: Sheet.of(trials, len(samples)) for w, trials in made.items()})
-    return plan
-
-
-def _run(
-    model: HookedVLM, plans: Mapping[Side, Plan], neurons: list[Neuron], batch_size: int, console: Console, bar: bool
-) -> dict[Side, np.ndarray]:
-    """[input, neuron] of both sides, after saying what it will cost."""
-    for side, plan in plans.items():
-        if first := plan.inputs.made[: TIMED * batch_size]:
-            start = time.perf_counter()
-            peaks(model, first, neurons, side, batch_size, lambda done: None)
-            seconds = (time.perf_counter() - start) / len(first)
-            console.print(
-                f"{len(plan.sheets)} edits of {side}s on {len(plan.natural)} samples for {len(neurons):,} neurons: "
-                f"{len(plan.inputs.made):,} inputs, each once, about {seconds * len(plan.inputs.made) / 60:.1f} min."
-            )
-    with tqdm(total=sum(len(p.inputs.made) for p in plans.values()), desc="edits", disable=not bar) as shown:
-        return {side: peaks(model, p.inputs.made, neurons, side, batch_size, shown.update) for side, p in plans.items()}
-
-
 def _shams(own: Wanted, sheets: Mapping[Wanted, Sheet], rng: np.random.Generator) -> list[Sheet]:
     """Trials of other explanations with the same kind of edit, that name nothing that this one names."""
     mine = {pair for one in own.named for pair in one}
@@ -231,7 +173,10 @@ def _row(
     wanted: Wanted, sheet: Sheet, acts: np.ndarray, plan: Plan, shams: list[Sheet], seed: int, note: str
 ) -> dict[str, Any]:
     levels, n = Levels.of(acts[plan.natural]), len(sheet.present)
-    named = "; ".join(" ".join(f"{kind}:{value}" for kind, value in one) or "object" for one in wanted.named)
+    named = "; ".join(
+        " ".join("region" if kind == "region" else f"{kind}:{value}" for kind, value in one) or "object"
+        for one in wanted.named
+    )
     counts = {"n_images": n, "n_left_out": sheet.left_out, "n_unchanged": sheet.unchanged, "n_sham": len(shams)}
     row: dict[str, Any] = {"edit": wanted.edit, "named": named, **counts}
     if not n or not levels.sd > 0:

@@ -1,0 +1,127 @@
+"""Photographs are edited inside their masks and nowhere else, the same way every time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import seeds
+from PIL import Image
+from skimage import color as reference
+from skimage import data as photographs
+
+import vlm_neurons as vn
+from vlm_neurons.interventions.edits import pixels
+from vlm_neurons.interventions.edits.photographs import EDITS, elsewhere, trials
+from vlm_neurons.interventions.edits.trials import Inputs, Wanted
+
+BOXES = {0: [(20.0, 12.0, 50.0, 45.0)], 1: [(5.0, 5.0, 25.0, 30.0), (60.0, 10.0, 80.0, 30.0)]}
+
+
+@pytest.fixture(scope="module")
+def photos() -> vn.ImageTextData:
+    found = [Image.open(Path(photographs.__file__).parent / name).convert("RGB").resize((96, 72)) for name in
+             ("chelsea.png", "coffee.png", "astronaut.png", "rocket.jpg")]  # fmt: skip
+    return vn.ImageTextData.from_samples(
+        [{"image": found[i % 4], "prompt": "Hi", "response": "A cat."} for i in range(10)]
+    )
+
+
+def shown(data: vn.ImageTextData, edit: str) -> tuple[list[np.ndarray], Any]:
+    inputs, wanted = Inputs(), Wanted("picture", edit, ((("region", "L0N1"), ("color", "red")),))
+    found = trials(data, range(10), wanted, BOXES, inputs, 3)
+    return [np.asarray(make().images[0]) for make in inputs.made], found
+
+
+@pytest.mark.parametrize("edit", ["remove", "blur", "recolour", "keep"])
+def test_an_edit_changes_nothing_outside_its_mask(photos: vn.ImageTextData, edit: str) -> None:
+    pictures, found = shown(photos, edit)
+    for one in found:
+        original = np.asarray(photos[one.sample].load_images()[0])
+        mask = pixels.mask_of(BOXES[one.sample], 72, 96)
+        edited = pictures[one.present if edit == "keep" else one.absent]
+        if edit == "keep":
+            assert (edited[mask] == original[mask]).all() and (edited[~mask] == pixels.GREY).all()
+        else:
+            assert (edited[~mask] == original[~mask]).all() and (edited[mask] != original[mask]).mean() > 0.5
+        control = pictures[one.control[1]]  # as much of it, elsewhere
+        changed = (control != (pixels.GREY if edit == "keep" else original)).any(-1)
+        assert not changed[mask].any() and 0.5 * mask.sum() < changed.sum() <= mask.sum()
+
+
+def test_what_is_pasted_changes_nothing_around_it_and_has_soft_edges(photos: vn.ImageTextData) -> None:
+    pictures, found = shown(photos, "paste")
+    assert [one.sample for one in found] == list(range(2, 10)) and all(one.brought for one in found)
+    for one in found:
+        changed = (pictures[one.present] != pictures[one.absent]).any(-1)
+        rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+        assert 0 < len(rows) <= 0.9 * 72 and 0 < len(columns) <= 0.9 * 96
+    piece, under = np.full((20, 30, 3), 200, np.uint8), np.zeros((72, 96, 3), np.uint8)
+    laid = pixels.pasted(under, piece, 10, 5)
+    outside = np.ones((72, 96), bool)
+    outside[5:25, 10:40] = False
+    assert not laid[outside].any() and (laid[10:20, 15:35] == 200).all() and 0 < laid[5, 20, 0] < 200
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_the_same_seed_gives_the_same_bytes(photos: vn.ImageTextData, edit: str) -> None:
+    first, again = (shown(photos, edit)[0] for _ in range(2))
+    assert [one.tobytes() for one in first] == [one.tobytes() for one in again]
+
+
+def test_lab_is_that_of_scikit_image() -> None:
+    rgb = seeds.rng().integers(0, 256, (200, 3)).astype(np.uint8)
+    lab = pixels.to_lab(rgb)
+    np.testing.assert_allclose(lab, reference.rgb2lab(rgb[None])[0], atol=0.02)
+    assert np.abs(pixels.from_lab(lab).astype(int) - rgb).max() <= 1
+
+
+def test_recolouring_gives_the_hue_that_was_asked_for_and_keeps_lightness() -> None:
+    grey = np.repeat(seeds.rng().integers(90, 150, (30, 40, 1)), 3, 2).astype(np.uint8)
+    mask = pixels.mask_of([(5, 5, 25, 20)], 30, 40)
+    new = pixels.recoloured(grey, mask, (200, 120, 60))
+    lab, wanted = pixels.to_lab(new[mask]), pixels.to_lab(np.array([(200, 120, 60)], np.uint8))[0]
+    np.testing.assert_allclose(lab[:, 1:].mean(0), wanted[1:], atol=1)
+    np.testing.assert_allclose(lab[:, 0], pixels.to_lab(grey[mask])[:, 0], atol=1)
+
+
+def test_another_region_is_as_large_and_touches_none_that_is_named() -> None:
+    rng = seeds.rng()
+    for _ in range(20):
+        left, top = rng.integers(0, 60), rng.integers(0, 40)
+        boxes = [(float(left), float(top), float(left + rng.integers(5, 25)), float(top + rng.integers(5, 25)))]
+        found = elsewhere(boxes, 72, 96, rng)
+        assert found is not None
+        one, other = (pixels.mask_of(each, 72, 96) for each in (boxes, found))
+        assert one.sum() == other.sum() and not (one & other).any()
+    assert elsewhere([(0.0, 0.0, 96.0, 72.0)], 72, 96, rng) is None
+
+
+def test_boxes_given_by_hand_make_rows_with_controls_and_shams(model: vn.HookedVLM, photos: vn.ImageTextData) -> None:
+    told = {"L0N1": "red regions", "L0N2": "the cat"}
+    boxes = {"L0N1": BOXES, "L0N2": {2: [(10, 10, 40, 40)], 3: [(0, 0, 30, 30)]}}
+    first, again = (
+        vn.input_effects(model, photos, told, boxes=boxes, n=10, progress=False).set_index(["neuron", "edit"])
+        for _ in range(2)
+    )
+    assert first.equals(again) and set(first.loc["L0N1"].index) == set(EDITS)
+    assert first.loc[("L0N1", "remove"), "n_images"] == 2 and first.loc[("L0N1", "paste"), "n_images"] == 8
+    assert (first["n_sham"] == 1).all() and first["control"].notna().all() and first["reencoded"].notna().all()
+
+
+@pytest.mark.parametrize(
+    ("boxes", "words"),
+    [
+        ([], "give {neuron"),
+        ({"L0N2": {}}, "has no explanation"),
+        ({"L0N1": {99: [(0, 0, 1, 1)]}}, "sample 99 is none of"),
+        ({"L0N1": {0: [(5, 0, 1, 1)]}}, "left < right"),
+    ],
+)
+def test_what_is_no_box_is_refused_by_name(
+    model: vn.HookedVLM, photos: vn.ImageTextData, boxes: Any, words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        vn.input_effects(model, photos, {"L0N1": "red regions"}, boxes=boxes)

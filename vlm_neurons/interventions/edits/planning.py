@@ -1,0 +1,149 @@
+"""All inputs that the edits of some neurons need, and their activations."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+from tqdm import tqdm
+
+from vlm_neurons._checks import short
+from vlm_neurons.data import ImageTextData
+from vlm_neurons.interventions.edits import photographs, rendered, texts
+from vlm_neurons.interventions.edits.photographs import Boxes
+from vlm_neurons.interventions.edits.running import peaks
+from vlm_neurons.interventions.edits.trials import Inputs, Sheet, Trial, Wanted
+from vlm_neurons.protocols import Side
+from vlm_neurons.synthetic.dataset import Scenes
+from vlm_neurons.units import Neuron
+
+if TYPE_CHECKING:
+    from vlm_neurons.models import HookedVLM
+
+TIMED = 2  # batches that the printed time is told from
+LEAST = 10  # samples; of fewer a 95th percentile is their largest
+
+
+@dataclass
+class Plan:
+    """All that will be run on one side of the data.
+
+    Attributes:
+        inputs: each once.
+        natural: numbers of the samples as they are.
+        sheets: trials of every edit that was asked for.
+    """
+
+    inputs: Inputs = field(default_factory=Inputs)
+    natural: list[int] = field(default_factory=list)
+    sheets: dict[Wanted, Sheet] = field(default_factory=dict)
+
+
+def checked_boxes(data: ImageTextData, boxes: Any, neurons: Mapping[str, Neuron]) -> dict[str, Boxes]:
+    """Boxes by neuron id.
+
+    Raises:
+        ValueError: they are no boxes, of a neuron without explanation, or of a sample without an image.
+    """
+    if not isinstance(boxes, Mapping):
+        raise ValueError(f"boxes={short(boxes)}: give {{neuron: {{sample id: [(left, top, right, bottom)]}}}}")
+    found: dict[str, Boxes] = {}
+    for key, samples in boxes.items():
+        neuron = Neuron.parse(key).id
+        if neuron not in neurons:
+            raise ValueError(f"boxes of {key}, which has no explanation: give both for the same neurons")
+        if not isinstance(samples, Mapping):
+            raise ValueError(f"boxes[{key!r}]={short(samples)}: give {{sample id: [(left, top, right, bottom)]}}")
+        for sample, each in samples.items():
+            if sample not in range(len(data)) or not data.facts[sample].digests:
+                raise ValueError(
+                    f"boxes[{key!r}]: sample {sample!r} is none of the data's {len(data)}, or has no image"
+                )
+            if not all(_is_box(box) for box in each):
+                raise ValueError(
+                    f"boxes[{key!r}][{sample}]: each is (left, top, right, bottom), left < right, top < bottom"
+                )
+        found[neuron] = {sample: [tuple(box) for box in each] for sample, each in samples.items()}  # type: ignore[misc]
+    return found
+
+
+def _is_box(box: Any) -> bool:
+    try:
+        left, top, right, bottom = map(float, box)
+    except (TypeError, ValueError):
+        return False
+    return all(map(math.isfinite, (left, top, right, bottom))) and left < right and top < bottom
+
+
+def plan(
+    model: HookedVLM, data: ImageTextData, side: Side, wanted: Mapping[str, list[Wanted]],
+    boxes: Mapping[str, Boxes], n: int, seed: int,
+) -> Plan:  # fmt: skip
+    """The inputs of all edits of one side; none where nobody asks, or the data cannot be edited."""
+    every = list(dict.fromkeys(w for mine in wanted.values() for w in mine if w.side == side))
+    drawable = isinstance(data, Scenes) and data.asked[0] != "text"
+    if side == "picture" and not drawable:
+        every = [w for w in every if w.edit in photographs.EDITS]
+    usable: list[int] = []
+    if every:
+        usable = [i for i, one in enumerate(data.facts) if (one.digests if side == "picture" else one.response)]
+    if not usable:
+        return Plan()
+    if len(usable) < LEAST:
+        raise ValueError(f"{len(usable)} samples have a {side} that can be edited: give at least {LEAST}")
+    order = np.random.default_rng([seed, 1]).permutation(usable).tolist()
+    named = {i for one in boxes.values() for i in one} if side == "picture" else set()
+    samples = sorted(sorted(order, key=lambda i: i not in named)[:n])
+    return (_of_pictures(data, every, boxes, samples, seed) if side == "picture"
+            else _of_texts(model, data, every, samples, seed))  # fmt: skip
+
+
+def _of_pictures(
+    data: ImageTextData, every: list[Wanted], boxes: Mapping[str, Boxes], samples: list[int], seed: int
+) -> Plan:
+    made = Plan()
+    if isinstance(data, Scenes):
+        made.natural = rendered.natural(data, samples, made.inputs)
+    else:
+        made.natural = photographs.natural(data, samples, made.inputs)
+    for w in every:
+        if w.edit in photographs.EDITS:
+            mine = boxes[dict(w.named[0])["region"]]
+            found: list[Trial] = photographs.trials(data, samples, w, mine, made.inputs, seed)
+            made.sheets[w] = Sheet.of(found, sum(bool(mine.get(i)) != (w.edit == "paste") for i in samples))
+        elif isinstance(data, Scenes):
+            made.sheets[w] = Sheet.of(rendered.trials(data, samples, w, made.inputs, seed), len(samples))
+    return made
+
+
+def _of_texts(model: HookedVLM, data: ImageTextData, every: list[Wanted], samples: list[int], seed: int) -> Plan:
+    made = Plan()
+    more = {word for w in every for one in w.named for pair in one for word in texts.surface(*pair)}
+    said = [data[i].response or "" for i in samples]
+    words = texts.Vocabulary.of(said, more, model.tokenizer, isinstance(data, Scenes))
+    made.natural = texts.natural(data, samples, made.inputs, words)
+    for w in every:
+        made.sheets[w] = Sheet.of(texts.trials(data, samples, w, made.inputs, seed, words), len(samples))
+    return made
+
+
+def run(
+    model: HookedVLM, plans: Mapping[Side, Plan], neurons: list[Neuron], batch_size: int, console: Console, bar: bool
+) -> dict[Side, np.ndarray]:
+    """[input, neuron] of both sides, after saying what it will cost."""
+    for side, one in plans.items():
+        if first := one.inputs.made[: TIMED * batch_size]:
+            start = time.perf_counter()
+            peaks(model, first, neurons, side, batch_size, lambda done: None)
+            seconds = (time.perf_counter() - start) / len(first)
+            console.print(
+                f"{len(one.sheets)} edits of {side}s on {len(one.natural)} samples for {len(neurons):,} neurons: "
+                f"{len(one.inputs.made):,} inputs, each once, about {seconds * len(one.inputs.made) / 60:.1f} min."
+            )
+    with tqdm(total=sum(len(p.inputs.made) for p in plans.values()), desc="edits", disable=not bar) as shown:
+        return {side: peaks(model, p.inputs.made, neurons, side, batch_size, shown.update) for side, p in plans.items()}
