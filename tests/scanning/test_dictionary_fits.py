@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import seeds
 import tiny
@@ -19,6 +20,7 @@ import vlm_neurons as vn
 from vlm_neurons import sites
 from vlm_neurons.scanning import dictionary_fit, poorly_explained
 from vlm_neurons.sites.coder import Coder
+from vlm_neurons.viz.rows_in_words import classes
 
 HOOK, D, N = "blocks.1.hook_resid_post", 32, 40
 KINDS = {"visual": 2, "text": 3, "template": 1}
@@ -90,6 +92,13 @@ def test_it_is_what_dense_code_gives(norm: Any, tmp_path: Path, forgotten: None)
         row = poor.loc[f"d:L1F{j}"]
         assert row["mass"] == pytest.approx(float(mass), rel=1e-4)
         assert row["poor"] == pytest.approx(float(there / mass), rel=1e-3, abs=1e-4)
+    for table in (vn.classify(run), vn.modality_test(run)):
+        labelled = table.set_index("neuron").poor
+        pd.testing.assert_series_equal(labelled[poor.index], poor.poor)
+        assert labelled.drop(poor.index).isna().all()
+    assert "of what it does lies where its dictionary explains little" in " ".join(
+        classes(vn.classify(run).set_index("neuron").loc["d:L1F3"], None, 1.0).notes
+    )
 
 
 def test_it_is_printed_and_does_not_depend_on_blocks_or_interruptions(

@@ -13,6 +13,7 @@ from vlm_neurons.classification.tables import neuron_rows, no_classes
 from vlm_neurons.classification.thresholds import Thresholds, most_common, sample_classes
 from vlm_neurons.scanning import Run, TopSamples
 from vlm_neurons.scanning.always_on import with_controls
+from vlm_neurons.scanning.dictionary_fits import with_poor
 from vlm_neurons.tokens import MODALITIES, NOT_APPLICABLE
 
 if TYPE_CHECKING:
@@ -53,8 +54,9 @@ def classify(
         `confident` (the largest share exceeds 0.8, and is one of `top_n` samples, not of fewer), `tie` (two classes
         share the largest share; the label is then the first in the order visual, text, multimodal, unknown), `peak`
         (largest activation at visual and text tokens, the one that is mapped to 10), `peak_all_tokens` (template tokens
-        too), `n_samples` (top samples; fewer than top_n in a small data set). `.attrs["parameters"]` holds the
-        thresholds.
+        too), `n_samples` (top samples; fewer than top_n in a small data set); where dictionaries were scanned, `poor`
+        (share of a latent's mass at positions that its dictionary explains badly, see `vn.scanning.poorly_explained`;
+        NaN for other units). `.attrs["parameters"]` holds the thresholds.
         A neuron whose peak is not positive is unknown. Projector and vision neurons never see
         text: their shares are NaN and their label is `"not_applicable"`.
 
@@ -77,7 +79,7 @@ def classify(
     rule = Thresholds(t_visual, n_visual, t_text, n_text).check(run)
     top_n = int(run.info["parameters"].get("top_n", 0))
     parts = [_rows(column, run.top(column["hook"], column["pole"]), rule, top_n) for column in run.info["columns"]]
-    table = with_controls(run, pd.concat(parts, ignore_index=True))
+    table = with_poor(run, with_controls(run, pd.concat(parts, ignore_index=True)))
     table.attrs["parameters"] = {"method": "thresholds", **asdict(rule)}
     if why := no_classes(table):
         warnings.warn(why, stacklevel=2)

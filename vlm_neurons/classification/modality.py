@@ -33,6 +33,7 @@ from jaxtyping import Float, Int
 from vlm_neurons.classification.tables import neuron_rows, no_classes
 from vlm_neurons.scanning import Run
 from vlm_neurons.scanning.always_on import with_controls
+from vlm_neurons.scanning.dictionary_fits import with_poor
 from vlm_neurons.stats import false_discovery
 from vlm_neurons.tokens import MODALITIES, NOT_APPLICABLE
 
@@ -212,7 +213,7 @@ def modality_test(
             q_here[here] = q[used : used + here.sum()]
             used += int(here.sum())
         parts.append(_rows(column, m, t, q_here, fdr))
-    table = with_controls(run, pd.concat(parts, ignore_index=True))
+    table = with_poor(run, with_controls(run, pd.concat(parts, ignore_index=True)))
     settings = {"fdr": float(fdr), "delta": float(delta), "correction": correction}
     table.attrs["parameters"] = {"method": "modality-test", **settings}
     if why := no_classes(table):

@@ -97,6 +97,12 @@ class Fit:
         variance = self.squares - self.sums.square().sum(1) / self.n
         return torch.where(variance > 0, self.errors / variance, torch.nan)
 
+    @property
+    def poor(self) -> Float[Tensor, "latent"]:
+        """Of every latent the share of its mass that lies where little is explained; NaN for one that never fires."""
+        mass, poor = self.mass.unbind(1)
+        return torch.where(mass > 0, poor / mass, torch.nan)
+
 
 Counted = tuple[Int[Tensor, "row_pos"], Float[Tensor, "latent 2"]]
 
@@ -201,27 +207,39 @@ def poorly_explained(run: Run) -> pd.DataFrame:
 
     tables = []
     for place, fit in _fits(run).items():
-        mass, poor = fit.mass.unbind(1)
-        ids = at(place)[0].ids(place, "+", len(mass))
-        share = torch.where(mass > 0, poor / mass, torch.nan)
-        tables.append(pd.DataFrame({"neuron": ids, "mass": mass.numpy(), "poor": share.numpy()}))
+        ids = at(place)[0].ids(place, "+", len(fit.mass))
+        tables.append(pd.DataFrame({"neuron": ids, "mass": fit.mass[:, 0].numpy(), "poor": fit.poor.numpy()}))
     return pd.concat(tables, ignore_index=True)
 
 
-def _fits(run: Run) -> dict[str, Fit]:
+def with_poor(run: Run, table: pd.DataFrame) -> pd.DataFrame:
+    """A table of labels with the column `poor` of `poorly_explained`, where the run has dictionaries: NaN for other
+    units."""
+    import numpy as np
+
+    if not (fits := _read(run)):
+        return table
+    poor, places = np.full(len(table), np.nan), table["hook"].to_numpy()
+    for place, fit in fits.items():
+        poor[places == place] = fit.poor.numpy()
+    return table.assign(poor=poor)
+
+
+def _read(run: Run) -> dict[str, Fit]:
     with run.open_result() as file:
-        found = fits_of([file])
-    if not found:
+        return fits_of([file])
+
+
+def _fits(run: Run) -> dict[str, Fit]:
+    if not (found := _read(run)):
         raise ValueError(f"{run.path.name} has no dictionary of the backbone: {run.scanned} were scanned")
     return found
 
 
 def in_words(run: Run) -> str:
     """A sentence per dictionary; empty without."""
-    with run.open_result() as file:
-        found = fits_of([file])
     lines = []
-    for place, fit in found.items():
+    for place, fit in _read(run).items():
         parts = [
             f"{kind.name.lower()} {float(fit.unexplained[k]):.2f} ({float(fit.fired[k] / fit.n[k]):.1f} latents fire)"
             for k, kind in enumerate(KINDS)

@@ -81,6 +81,8 @@ def classes(row: Mapping[str, Any], label: str | None, peak: float) -> Classes:
         notes.append(f"{number(every)} at template tokens")
     if (always := _number(row.get("always_on"))) >= 0:
         notes.append(f"{share_words(always)} of its mean activation on pictures that show nothing")
+    if (poor := _number(row.get("poor"))) >= 0:
+        notes.append(f"{share_words(poor)} of what it does lies where its dictionary explains little")
     known = label in MODALITIES and all(_number(row.get(f"p_{one}")) >= 0 for one in MODALITIES)
     if known:
         notes.append("a tie" if row.get("tie") else "confident" if row.get("confident") else "not confident")
