@@ -43,6 +43,7 @@ _EXPORTS = {
     "Simulation": "autointerp",
     "score": "autointerp",
     "report": "reporting",
+    "export": "reporting",
     "show_neuron": "viz",
     "show_layers": "viz",
     "to_circuitsvis": "viz",
@@ -119,6 +120,7 @@ if TYPE_CHECKING:
     from vlm_neurons.models import Batch as Batch
     from vlm_neurons.models import HookedVLM as HookedVLM
     from vlm_neurons.models import families as families
+    from vlm_neurons.reporting import export as export
     from vlm_neurons.reporting import report as report
     from vlm_neurons.scanning import Run as Run
     from vlm_neurons.scanning import scan as scan
