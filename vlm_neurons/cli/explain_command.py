@@ -203,25 +203,29 @@ def evidence_of(
     those that the run has now."""
     from vlm_neurons.evidence import gather_evidence, load, save
     from vlm_neurons.evidence.gathering import labels_of
+    from vlm_neurons.evidence.storing import Stored, is_there
     from vlm_neurons.scanning.run import check_length
 
     if data is not None:
         check_length(run, data)  # also where all evidence is there: data that was named is not ignored
-    stored = load(run.path) if (run.path / "evidence" / "exemplars.parquet").is_file() else {}
-    usable = {n: e for n, e in stored.items() if e.seed == seed and e.source.get("run") == run.identity}
-    missing = [n for n in neurons if n not in usable]
+    stored = load(run.path) if is_there(run.path / "evidence") else Stored(run.path / "evidence")
+    known = {n: stored.about(n) for n in stored}
+    known = {n: x for n, x in known.items() if x["seed"] == seed and x["source"].get("run") == run.identity}
+    found = {n: stored[n] for n in neurons if n in known}
+    missing = [n for n in neurons if n not in known]
     if missing:
         try:
-            usable |= gather_evidence(
+            found |= gather_evidence(
                 model(), run.open_data() if data is None else data, run, missing, seed=seed, out=run
             )
         except KeyError as error:  # a neuron that was not scanned: wrong input, not a fault of the program
             raise ValueError(str(error.args[0])) from error
     labels = labels_of(run)
-    stale = {n: replace(e, label=labels[n]) for n, e in usable.items() if labels.get(n, e.label) != e.label}
+    old = [n for n, x in known.items() if labels.get(n, x["label"]) != x["label"]]
+    stale = {n: replace(found[n] if n in found else stored[n], label=labels[n]) for n in old}
     if stale:
         save(stale, run.path / "evidence")
-    return {n: stale.get(n, usable[n]) for n in neurons}
+    return {n: stale.get(n, found[n]) for n in neurons}
 
 
 def _explainer(args: argparse.Namespace, run: Run) -> Explainer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,7 @@ def score_run(args: argparse.Namespace) -> pd.DataFrame | None:
     return table
 
 
-def labelled(evidence: dict[str, Evidence], run: Run) -> dict[str, Evidence]:
+def labelled(evidence: Mapping[str, Evidence], run: Run) -> dict[str, Evidence]:
     """With the classes that the run's table has now: it may have been classified anew since."""
     from vlm_neurons.evidence.gathering import labels_of
 

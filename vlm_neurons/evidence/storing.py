@@ -1,192 +1,216 @@
-"""Evidence on disk: two parquet files that anything can read, images as PNG, no pickle.
+"""Evidence on disk: Arrow files that anything can read, images as PNG, no pickle; nothing is ever rewritten.
 
-`exemplars.parquet`: one row per neuron and sample; its metadata has `neurons` (JSON: peak, label, seed, source ...) and
-the name of the file of samples. `samples-{digest}.parquet`: one row per sample (what `Seen` says; images as PNG bytes).
+A call of `save` adds two files. `samples-{digest}.arrow`: the samples that no other file has, a record batch each (what
+`Seen` says; images as PNG bytes); the metadata of its schema has `keys` of their content (JSON, in the order of the
+batches). `neurons-{time}-{digest}.arrow`: a record batch a neuron, in it a row a sample; the metadata has `neurons`
+(peak, label, seed, source ...). Of a neuron that several files have the newest counts. So adding one neuron costs the
+same beside ten thousand as beside ten, several processes may save at once, and a kill loses what was being saved and
+nothing else.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from vlm_neurons._files import write_atomic
 from vlm_neurons.evidence.evidence import Evidence
 from vlm_neurons.evidence.exemplars import Exemplar, Seen
+from vlm_neurons.evidence.rows import exemplars_batch, exemplars_schema, read_acts, read_sample, sample_row, schema
 
-FORMAT = 6
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORMAT = 7
+REMEDY = "move it away; vn.gather_evidence(model, data, run, ...) writes it again"
 
 
 def save(evidence: Mapping[str, Evidence], path: str | Path) -> Path:
-    """Write evidence into a directory.
-
-    Neurons that are there already are replaced, others stay. Both files are written whole, the one that names the
-    other last, so that what is there can be read at any moment.
+    """Add evidence to a directory. Neurons that are there already are replaced, others stay.
 
     Returns:
         the directory.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
-    everything = {**(load(path) if (path / "exemplars.parquet").is_file() else {}), **evidence}
-    numbers: dict[int, int] = {}  # id(seen) -> row; samples of different sources may share an id
-    rows: list[dict[str, Any]] = []
-    exemplars, neurons = [], []
-    by_content: dict[Any, int] = {}
-    for name, one in everything.items():
-        neurons.append({"name": name, "neuron": one.neuron, "peak": one.peak, "label": one.label, "seed": one.seed,
-                        "source": one.source, "n_samples": one.n_samples})  # fmt: skip
-        for e in (*one.exemplars, *one.pool):
-            if id(e.seen) not in numbers:
-                row = _sample_row(e.seen)
-                key = (*(repr(v) for name, v in row.items() if name != "images"), *e.seen.image_digests)
-                if key not in by_content:
-                    by_content[key] = len(rows)
-                    rows.append(row)
-                numbers[id(e.seen)] = by_content[key]
-            exemplars.append(_exemplar_row(name, e, numbers[id(e.seen)]))
-    digest = hashlib.sha256(repr(list(by_content)).encode()).hexdigest()[:16]
-    metadata = {"format": str(FORMAT), "neurons": json.dumps(neurons), "samples": f"samples-{digest}.parquet"}
-    samples = pa.Table.from_pylist(rows, schema=_samples_schema())
-    table = pa.Table.from_pylist(exemplars, schema=_exemplars_schema()).replace_schema_metadata(metadata)
-    write_atomic(path / metadata["samples"], lambda temporary: pq.write_table(samples, temporary, compression="zstd"))
-    write_atomic(path / "exemplars.parquet", lambda temporary: pq.write_table(table, temporary, compression="zstd"))
-    for old in path.glob("samples-*.parquet"):
-        if old.name != metadata["samples"]:
-            old.unlink()
+    if not evidence:
+        return path
+    known = {key for file in path.glob("samples-*.arrow") for key in _told(file, "keys")}
+    keys: dict[int, str] = {}  # id(seen) -> key
+    rows: dict[str, dict[str, Any]] = {}
+    told, batches = [], []
+    for name, one in evidence.items():
+        every = (*one.exemplars, *one.pool)
+        for e in every:
+            if id(e.seen) not in keys:
+                key = keys[id(e.seen)] = key_of(e.seen)
+                if key not in known and key not in rows:
+                    rows[key] = sample_row(e.seen)
+        told.append({"name": name, "neuron": one.neuron, "peak": one.peak, "label": one.label, "seed": one.seed,
+                     "source": one.source, "n_samples": one.n_samples})  # fmt: skip
+        batches.append(exemplars_batch(every, [keys[id(e.seen)] for e in every]))
+    if rows:  # before what names them
+        samples = [pa.RecordBatch.from_pylist([row], schema=schema()) for row in rows.values()]
+        _write(path / f"samples-{_digest([*rows])}.arrow", schema(), samples, "keys", [*rows])
+    name = f"neurons-{time.time_ns():020d}-{_digest([told, time.perf_counter_ns()])}.arrow"
+    _write(path / name, exemplars_schema(), batches, "neurons", told)
     return path
 
 
-def load(path: str | Path) -> dict[str, Evidence]:
+class Stored(Mapping[str, Evidence]):
+    """The evidence of a directory: each neuron is read when it is asked for, from memory-mapped files. Samples are
+    shared by those that are in use together."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._home: dict[str, tuple[Path, int, dict[str, Any]]] = {}
+        for file in sorted(path.glob("neurons-*.arrow")):
+            for place, one in enumerate(_told(file, "neurons")):
+                self._home[one["name"]] = file, place, one
+        self._samples: dict[str, tuple[Path, int]] = {}
+        for file in path.glob("samples-*.arrow"):
+            for row, key in enumerate(_told(file, "keys")):
+                self._samples[key] = file, row
+        self._seen: WeakValueDictionary[str, Seen] = WeakValueDictionary()
+        self._open: dict[Path, Any] = {}
+
+    def __repr__(self) -> str:
+        return f"<evidence of {len(self)} neurons in {self.path}>"
+
+    def __len__(self) -> int:
+        return len(self._home)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._home)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._home
+
+    def __getitem__(self, name: str) -> Evidence:
+        file, place, one = self._home[name]
+        with _named(file):
+            rows = self._file(file).get_batch(place)
+            found = [
+                Exemplar(self._sample(key), group, split, rank, *acts)
+                for key, group, split, rank, acts in zip(
+                    *(rows[column].to_pylist() for column in ("sample_key", "group", "split", "rank")),
+                    read_acts(rows), strict=True,
+                )
+            ]  # fmt: skip
+        shown, pool = (tuple(e for e in found if (e.group == "pool") is own) for own in (False, True))
+        return Evidence(one["neuron"], one["peak"], shown, one["label"], one["seed"], one["source"], pool,
+                        one["n_samples"])  # fmt: skip
+
+    def about(self, name: str) -> dict[str, Any]:
+        """What is known of a neuron without reading what it did: peak, label, seed, source."""
+        return dict(self._home[name][2])
+
+    def _sample(self, key: str) -> Seen:
+        if (seen := self._seen.get(key)) is None:
+            file, row = self._samples[key]
+            with _named(file):
+                seen = read_sample(self._file(file).get_batch(row).to_pylist()[0])
+            self._seen[key] = seen
+        return seen
+
+    def _file(self, file: Path) -> Any:
+        if file not in self._open:
+            self._open[file] = _opened(file)
+        return self._open[file]
+
+
+def load(path: str | Path) -> Stored:
     """Read evidence, without a model.
 
     Args:
         path: the directory that `save` wrote, or a run directory with `evidence/` in it.
 
+    Returns:
+        neuron -> evidence, read when it is asked for. What is saved later is not in it.
+
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is in a format that this version does not know.
+        ValueError: it is in a format that this version does not know, or a file is damaged.
+
+    >>> stored = vn.evidence.load(run)
+    >>> stored["L2N304"].peak == evidence["L2N304"].peak, "L0N1" in stored
+    (True, False)
     """
-    import pyarrow.parquet as pq
-
-    path = Path(path)
-    if not (path / "exemplars.parquet").is_file():
-        path = path / "evidence"
-    if not (path / "exemplars.parquet").is_file():
+    path = Path(getattr(path, "path", path))
+    path = path if is_there(path) else path / "evidence"
+    if not is_there(path):
         raise FileNotFoundError(f"no evidence in {path}; make it with vn.gather_evidence(model, data, run, neurons)")
-    table = pq.read_table(path / "exemplars.parquet")
-    metadata = table.schema.metadata or {}
-    if metadata.get(b"format") != str(FORMAT).encode():
-        raise ValueError(f"{path}: format {metadata.get(b'format')!r}, this version reads {FORMAT}; gather it again")
-    seen = [_read_sample(row) for row in pq.read_table(path / metadata[b"samples"].decode()).to_pylist()]
-    by_neuron: dict[str, list[Exemplar]] = {}
-    for row in table.to_pylist():
-        one = seen[row["sample_row"]]
-        patches = tuple(
-            np.array(p, np.float32).reshape(box.shape[:2]) for p, box in zip(row["patch_acts"], one.boxes, strict=True)
-        )
-        by_neuron.setdefault(row["name"], []).append(
-            Exemplar(one, row["group"], row["split"], row["rank"], patches, np.array(row["token_acts"], np.float32))
-        )
-    return {
-        n["name"]: Evidence(
-            n["neuron"],
-            n["peak"],
-            tuple(e for e in by_neuron.get(n["name"], ()) if e.group != "pool"),
-            n["label"],
-            n["seed"],
-            n["source"],
-            tuple(e for e in by_neuron.get(n["name"], ()) if e.group == "pool"),
-            n["n_samples"],
-        )
-        for n in json.loads(metadata[b"neurons"])
-    }
+    if not any(path.glob("neurons-*.arrow")):
+        raise ValueError(f"{path}: evidence of an earlier version; this one reads format {FORMAT}; gather it again")
+    return Stored(path)
 
 
-def _samples_schema() -> Any:
+def is_there(path: Path) -> bool:
+    """Whether a directory has evidence, of any version."""
+    return any(path.glob("neurons-*.arrow")) or (path / "exemplars.parquet").is_file()
+
+
+def key_of(seen: Seen) -> str:
+    """Of all that is stored of a sample."""
+    return _digest([seen.digest, seen.name, seen.whole_rows, [i.mode for i in seen.images]])
+
+
+def _digest(words: Any) -> str:
+    return hashlib.sha256(repr(words).encode()).hexdigest()[:24]
+
+
+def _write(file: Path, kind: pa.Schema, batches: Sequence[pa.RecordBatch], name: str, told: list[Any]) -> None:
+    """One file: its batches, and in the metadata of its schema what each of them is of."""
     import pyarrow as pa
 
-    floats, ints, flags = pa.list_(pa.float32()), pa.list_(pa.int64()), pa.list_(pa.bool_())
-    truth = pa.struct([("kind", pa.string()), ("word", pa.string()), ("rows", pa.int64()),
-                       ("shares", pa.list_(pa.float64()))])  # fmt: skip
-    return pa.schema(
-        [("sample", pa.int64()), ("name", pa.string()), ("images", pa.list_(pa.binary())), ("grids", pa.list_(ints)),
-         ("boxes", pa.list_(floats)), ("tokens", pa.list_(pa.string())), ("kinds", ints), ("places", ints),
-         ("token_sinks", flags), ("patch_sinks", pa.list_(flags)), ("source", pa.string()), ("truth", pa.list_(truth)),
-         ("whole_rows", ints)]
-    )  # fmt: skip
+    kind = kind.with_metadata({"format": str(FORMAT), name: json.dumps(told)})
+
+    def write(temporary: Path) -> None:
+        options = pa.ipc.IpcWriteOptions(compression="zstd")
+        with pa.ipc.new_file(str(temporary), kind, options=options) as out:
+            for batch in batches:
+                out.write_batch(batch)
+
+    write_atomic(file, write)
 
 
-def _exemplars_schema() -> Any:
+def _told(file: Path, name: str) -> list[Any]:
+    """What the batches of a file are of."""
+    return list(json.loads(_opened(file).schema.metadata[name.encode()]))
+
+
+def _opened(file: Path) -> Any:
+    """An Arrow file, mapped into memory.
+
+    Raises:
+        ValueError: it is damaged, or in another format.
+    """
     import pyarrow as pa
 
-    floats = pa.list_(pa.float32())
-    return pa.schema(
-        [("name", pa.string()), ("sample_row", pa.int64()), ("sample", pa.int64()), ("group", pa.string()),
-         ("split", pa.string()), ("rank", pa.int64()), ("patch_acts", pa.list_(floats)), ("token_acts", floats)]
-    )  # fmt: skip
+    with _named(file):
+        opened = pa.ipc.open_file(pa.memory_map(str(file)))
+        found = (opened.schema.metadata or {}).get(b"format")
+    if found != str(FORMAT).encode():
+        raise ValueError(f"{file}: format {found!r}, this version reads {FORMAT}; gather the evidence again")
+    return opened
 
 
-def _sample_row(seen: Seen) -> dict[str, Any]:
-    return {
-        "sample": seen.sample,
-        "name": seen.name,
-        "images": [_png(image) for image in seen.images],
-        "grids": [list(b.shape[:2]) for b in seen.boxes],
-        "boxes": [b.ravel().tolist() for b in seen.boxes],
-        "tokens": list(seen.tokens),
-        "kinds": seen.kinds.tolist(),
-        "places": list(seen.places),
-        "token_sinks": seen.token_sinks.tolist(),
-        "patch_sinks": [s.ravel().tolist() for s in seen.patch_sinks],
-        "source": seen.source,
-        "truth": None if seen.truth is None else [
-            {"kind": kind, "word": word, "rows": len(shares), "shares": shares.ravel().tolist()}
-            for (kind, word), shares in seen.truth.items()
-        ],
-        "whole_rows": list(seen.whole_rows),
-    }  # fmt: skip
+class _named:
+    """Name the file that cannot be read, and what writes it again."""
 
+    def __init__(self, file: Path) -> None:
+        self.file = file
 
-def _read_sample(row: dict[str, Any]) -> Seen:
-    from PIL import Image
+    def __enter__(self) -> None:
+        return None
 
-    grids = [tuple(g) for g in row["grids"]]
-    return Seen(
-        row["sample"],
-        row["name"],
-        tuple(Image.open(io.BytesIO(data)).convert("RGB") for data in row["images"]),
-        tuple(np.array(b, np.float32).reshape(*g, 4) for b, g in zip(row["boxes"], grids, strict=True)),
-        tuple(row["tokens"]),
-        np.array(row["kinds"], np.int64),
-        tuple(row["places"]),
-        np.array(row["token_sinks"], bool),
-        tuple(np.array(s, bool).reshape(g) for s, g in zip(row["patch_sinks"], grids, strict=True)),
-        row["source"],
-        None if row["truth"] is None else {
-            (t["kind"], t["word"]): np.array(t["shares"]).reshape(t["rows"], -1) for t in row["truth"]
-        },
-        tuple(row["whole_rows"]),
-    )  # fmt: skip
-
-
-def _exemplar_row(name: str, e: Exemplar, sample_row: int) -> dict[str, Any]:
-    return {"name": name, "sample_row": sample_row, "sample": e.seen.sample, "group": e.group,
-            "split": e.split, "rank": e.rank, "patch_acts": [p.ravel().tolist() for p in e.patch_acts],
-            "token_acts": e.token_acts.tolist()}  # fmt: skip
-
-
-def _png(image: Any) -> bytes:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.frombytes(image.mode, image.size, image.tobytes()).save(buffer, "PNG")  # pixels alone, no EXIF
-    return buffer.getvalue()
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if isinstance(error, OSError | ValueError | KeyError) and not isinstance(error, FileNotFoundError):
+            raise ValueError(f"{self.file} cannot be read: {error}. {REMEDY.capitalize()}") from error

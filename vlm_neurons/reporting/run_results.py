@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 Score = dict[str, Any]
 AGAIN = {  # what writes a file of the run directory
     "neurons.parquet": "run.save(vn.classify(run))",
-    "exemplars.parquet": "vn.gather_evidence(model, data, run, ...)",
 }
 LONGEST = 200  # characters of an explanation where it is not the thing itself; the card has all of it
 
@@ -99,13 +98,13 @@ def classes(run: Run) -> pd.DataFrame:
 
 def _evidence(run: Run) -> dict[str, Evidence]:
     from vlm_neurons.evidence import load
+    from vlm_neurons.evidence.storing import is_there
 
-    file = run.path / "evidence" / "exemplars.parquet"
-    if not file.is_file():
+    if not is_there(run.path / "evidence"):
         return {}
-    with _readable(file):
-        found = load(run.path).values()
-    return {e.neuron: e for e in found if e.source.get("run", run.identity) == run.identity}
+    stored = load(run.path)
+    own = (n for n in stored if stored.about(n)["source"].get("run", run.identity) == run.identity)
+    return {e.neuron: e for e in (stored[n] for n in own)}
 
 
 def _scores(run: Run) -> dict[str, list[Score]]:
