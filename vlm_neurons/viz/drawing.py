@@ -145,7 +145,10 @@ def png(figure: Figure) -> bytes:
 
 def pixels(figure: Figure) -> Image.Image:
     """A drawing as a picture in memory."""
-    return Image.open(io.BytesIO(png(figure))).convert("RGB")
+    buffer = io.BytesIO()
+    _save(figure, buffer, "rgba")  # to pack pixels into a PNG takes as long as to draw them
+    width, height = (int(inches * DPI) for inches in figure.get_size_inches())
+    return Image.frombuffer("RGBA", (width, height), buffer.getvalue(), "raw", "RGBA", 0, 1).convert("RGB")
 
 
 def svg(figure: Drawing, kind: str = "", alone: bool = False) -> str:
