@@ -37,10 +37,17 @@ class OneEyed(Simulator):
                 yield place, Prediction(token_acts=job.exemplar.token_acts)
 
 
+UNHEARD = (
+    "no r: every simulation of samples with activity that is not foreseen failed (network); r of the others would not "
+    "be of all the data (r_top_random stands)"
+)
+
+
 @pytest.mark.parametrize(("n_seen", "n_read", "n_failed", "notes"), [
     (0, N, [16, 0], ["every simulation failed: network", ""]),
     (N, 0, [0, 16], ["", "every simulation failed: network"]),
-    (12, 14, [4, 2], ["", ""]),
+    (13, 14, [3, 2], ["", ""]),
+    (12, 14, [4, 2], [UNHEARD, ""]),  # the last four are all there are of a part of the data
     (0, 0, [16, 16], ["every simulation failed: network"] * 2),
     (N, N, [0, 0], ["", ""]),
 ])  # fmt: skip
@@ -57,7 +64,8 @@ def test_every_side_has_a_row_that_says_what_is_missing(n_seen, n_read, n_failed
     assert table.side.tolist() == ["picture", "text"]
     assert (table.n_failed.tolist(), table.note.tolist()) == (n_failed, notes)
     assert table.n_images.tolist() == [16 - n for n in n_failed]
-    assert table.r.notna().tolist() == [n < 16 for n in n_failed]
+    assert table.r.notna().tolist() == [note == "" for note in notes]
+    assert table.r_top_random.notna().tolist() == [n < 16 for n in n_failed]
 
 
 def test_a_class_whose_sides_a_simulator_lacks_fails_and_one_side_is_enough():
