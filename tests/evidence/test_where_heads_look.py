@@ -25,11 +25,16 @@ def test_shares_and_focus_are_those_of_transformers_patterns() -> None:
     ]
     data = vn.ImageTextData.from_samples(entries)
     found: dict[str, list[list[float]]] = defaultdict(list)
+    maps = {}  # of head L1H2: what patches and words get from the words that see them
     for i in (0, 1, 3):  # not the one without an image
         batch = model.prepare([data[i].load_images()], ["Hi"], [data[i].response])
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, **batch.model_inputs}
         patterns = plain(**inputs, output_attentions=True).attentions
         kinds = batch.kinds[0].tolist()
+        of_head = patterns[1][0, 2].detach().numpy()
+        words = [k for k, kind in enumerate(kinds) if kind == 3]
+        patches = [of_head[words, k].mean() for k, kind in enumerate(kinds) if kind == 2]
+        maps[i] = np.array(patches), np.array([np.mean([of_head[q, k] for q in words if q >= k]) for k in words])
         for layer, pattern in enumerate(patterns):
             for head, rows in enumerate(pattern[0].tolist()):
                 mine = []
@@ -45,6 +50,14 @@ def test_shares_and_focus_are_those_of_transformers_patterns() -> None:
                     focus = 1 + sum(x * math.log(x) for x in p if x > 0) / math.log(len(p))
                     mine.append([*of.values(), focus])
                 found[f"L{layer}H{head}"].append(np.mean(mine, axis=0).tolist())
+    looked = vn.evidence.attention_evidence(model, data, ["L1H2"], batch_size=2, progress=False)["L1H2"]
+    assert [e.seen.sample for e in looked.exemplars] == sorted(  # not the one with two images
+        (0, 3), key=lambda i: -max(maps[i][0].max(), maps[i][1].max())
+    )
+    for one in looked.exemplars:
+        patches, words = maps[one.seen.sample]
+        np.testing.assert_allclose(one.patch_acts[0].ravel(), patches, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(one.token_acts, words, rtol=1e-4, atol=1e-6)
     table = vn.evidence.where_heads_look(model, data, batch_size=2, progress=False).set_index("neuron")
     assert set(table.index) == set(found) and set(table.n_samples) == {3}
     for neuron, samples in found.items():
@@ -59,3 +72,9 @@ def test_data_without_images_or_responses_is_refused() -> None:
     data = vn.ImageTextData.from_samples([{"image": None, "response": "words", "prompt": "Hi"}])
     with pytest.raises(ValueError, match="no sample has an image and a response"):
         vn.evidence.where_heads_look(model, data, progress=False)
+    seen = vn.ImageTextData.from_samples([{"image": tiny.image(), "response": "words", "prompt": "Hi"}] * 2)
+    with pytest.raises(ValueError, match="heads: L1N2: ids of attention heads are L2H1"):
+        vn.evidence.attention_evidence(model, seen, "L1N2", progress=False)
+    for head, message in (("L7H0", "layer 7 of .* has no attention heads"), ("L1H9", "has 4 heads, 0 to 3")):
+        with pytest.raises(IndexError, match=message):
+            vn.evidence.attention_evidence(model, seen, head, progress=False)

@@ -39,6 +39,11 @@ def test_edits_have_the_norm_that_is_asked_for_and_the_old_direction() -> None:
     expected = written(z)
     expected[:, :, 1] *= (7 / old[..., 1].clamp(min=1e-9))[..., None]
     torch.testing.assert_close(new, expected)
+    z.requires_grad_()
+    values, _ = site.read(tensors)
+    site.edit(tensors, None, values * 2)[hooks[1]].sum().backward()
+    assert bool(z.grad.isfinite().all())
+    z = z.detach()
     half = {hooks[0]: tensors[hooks[0]], hooks[1]: z.bfloat16()}
     values, _ = site.read(half)
     assert values.dtype == torch.float32 and torch.equal(site.edit(half, None, values)[hooks[1]], z.bfloat16())

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from vlm_neurons._checks import whole
 from vlm_neurons.data import DEFAULT_PROMPT
+from vlm_neurons.evidence.evidence import Evidence
 from vlm_neurons.sites import named
 from vlm_neurons.tokens import TokenKind
+from vlm_neurons.units import Neuron, parse_neurons
 
 if TYPE_CHECKING:
     import pandas as pd
+    from PIL import Image
 
     from vlm_neurons.data import ImageTextData
     from vlm_neurons.models import Batch, HookedVLM
@@ -34,7 +39,7 @@ def where_heads_look(
         model: any; attention is computed step by step, on the bridge.
         data: whose samples with an image and a response are looked at.
         prompt: question for samples without one of their own.
-        batch_size: samples at a time; one layer's attention pattern of them is held at once.
+        batch_size: samples at a time; their attention patterns of all layers are held at once.
         progress: show a bar.
 
     Returns:
@@ -52,43 +57,140 @@ def where_heads_look(
     >>> looks.neuron[0], len(looks), bool((looks[[*vn.evidence.attention.SHARES]].sum(axis=1) - 1 < 1e-5).all())
     ('L0H0', 16, True)
     """
-    from tqdm import tqdm
-
-    whole(1, batch_size=batch_size)
-    chosen = [i for i, one in enumerate(data.facts) if one.paths and (one.response or "").strip()]
-    if not chosen:
-        raise ValueError("no sample has an image and a response: heads are looked at where a response follows an image")
+    chosen = _answered(data)
     layers = named("heads").layers(model.hook_dict)
     seen: dict[int, list[Float[Tensor, "row head what"]]] = {layer: [] for layer in layers}
-    with tqdm(total=len(chosen), desc="heads", unit="sample", disable=not progress) as bar:
-        for start in range(0, len(chosen), batch_size):
-            samples = [data[i] for i in chosen[start : start + batch_size]]
-            batch = model.prepare(
-                [s.load_images() for s in samples], [s.prompt or prompt for s in samples], [s.response for s in samples]
-            )
-            model.observe(
-                batch, {PATTERN.format(layer=i): _keeper(batch.to(model.device), found) for i, found in seen.items()}
-            )
-            bar.update(len(samples))
+    for _, batch, patterns in _patterns(model, data, chosen, layers, prompt, batch_size, progress):
+        for layer, pattern in patterns.items():
+            seen[layer].append(torch.stack([_looks(one, batch.kinds[row]) for row, one in enumerate(pattern)]))
     return _table(seen)
 
 
-def _keeper(batch: Batch, into: list[Tensor]) -> Callable[[Tensor], None]:
-    def keep(pattern: Tensor) -> None:
-        into.append(torch.stack([_looks(pattern[row], batch.kinds[row]) for row in range(len(batch))]).cpu())
+def attention_evidence(
+    model: HookedVLM,
+    data: ImageTextData,
+    heads: str | Neuron | Iterable[str | Neuron] | pd.DataFrame,
+    n_samples: int = 24,
+    prompt: str = DEFAULT_PROMPT,
+    batch_size: int = 8,
+    progress: bool = True,
+) -> dict[str, Evidence]:
+    """Where some heads look, as evidence: at every patch, and at every word of the response, the attention that it gets
+    from the words of the response on average (a word is asked only about earlier ones and itself). A card of it is the
+    head's map; what `gather_evidence` gives of a head is what it writes.
 
-    return keep
+    Args:
+        model: any.
+        data: the first samples with one image and a response are looked at.
+        heads: ids such as `"L2H1"`, or rows of a table.
+        n_samples: at most so many.
+        prompt, batch_size, progress: as for `where_heads_look`.
+
+    Returns:
+        id -> evidence.
+
+    Raises:
+        ValueError: no sample has one image and a response, what is named is no head, or a number is out of range.
+        IndexError: there is no such head.
+
+    >>> looked = vn.evidence.attention_evidence(model, data, "L2H1", n_samples=4, progress=False)
+    >>> card = vn.show_neuron(looked["L2H1"])
+    >>> looked["L2H1"].exemplars[0].patch_acts[0].shape
+    (8, 8)
+    """
+    whole(1, n_samples=n_samples)
+    units = dict.fromkeys(parse_neurons(heads))
+    if wrong := [one.id for one in units if one.site != "heads"]:
+        raise ValueError(f"heads: {', '.join(wrong)}: ids of attention heads are L2H1")
+    chosen = [i for i in _answered(data) if len(data.facts[i].paths) == 1][:n_samples]
+    if not chosen:
+        raise ValueError("no sample with a response has exactly one image")
+    layers = sorted({one.layer for one in units})
+    if lacking := set(layers) - {*named("heads").layers(model.hook_dict)}:
+        raise IndexError(f"layer {min(lacking)} of {model.name} has no attention heads")
+    images: list[Image.Image] = []
+    tokens: list[list[str]] = []
+    maps: dict[Neuron, tuple[list[np.ndarray], list[np.ndarray]]] = {one: ([], []) for one in units}
+    for _, batch, patterns in _patterns(model, data, chosen, layers, prompt, batch_size, progress):
+        for row in range(len(batch)):
+            kinds = batch.kinds[row].cpu()
+            (image,) = (i for i, home in enumerate(batch.image_rows.tolist()) if home == row)
+            words = (kinds == TokenKind.TEXT).nonzero()[:, 0]
+            images.append(batch.seen_image(image))
+            tokens.append([batch.tokens(row)[k] for k in words.tolist()])
+            for one, (patches, said) in maps.items():
+                got = _received(patterns[one.layer][row], one, words)
+                grid = np.full(batch.grids[image], np.nan, np.float32)
+                for position, index in enumerate(batch.patch_index[row].tolist()):
+                    if index >= 0:
+                        grid[batch.patches[index].row, batch.patches[index].column] = got[position]
+                patches.append(grid)
+                said.append(got[words].numpy())
+    return {
+        one.id: Evidence.from_arrays(
+            one.id, images=images, patch_acts=patches, tokens=tokens, token_acts=said, sample_ids=chosen,
+            names=[data.facts[i].name for i in chosen], source={"model": model.name, "what": "attention"}, words=False,
+        )
+        for one, (patches, said) in maps.items()
+    }  # fmt: skip
+
+
+def _received(
+    pattern: Float[Tensor, "head query key"], head: Neuron, words: Int[Tensor, "word"]
+) -> Float[Tensor, "key"]:
+    """What every position gets from the words that can see it, on average."""
+    if not 0 <= head.index < len(pattern):
+        raise IndexError(f"{head.id}: {head.hook} has {len(pattern)} heads, 0 to {len(pattern) - 1}")
+    asked = (words[:, None] >= torch.arange(pattern.shape[2])).sum(0)
+    return pattern[head.index, words].sum(0) / asked.clamp(min=1)
+
+
+def _answered(data: ImageTextData) -> list[int]:
+    chosen = [i for i, one in enumerate(data.facts) if one.paths and (one.response or "").strip()]
+    if not chosen:
+        raise ValueError("no sample has an image and a response: heads are looked at where a response follows an image")
+    return chosen
+
+
+def _patterns(
+    model: HookedVLM,
+    data: ImageTextData,
+    chosen: Sequence[int],
+    layers: Sequence[int],
+    prompt: str,
+    batch_size: int,
+    progress: bool,
+) -> Iterator[tuple[list[int], Batch, dict[int, Float[Tensor, "row head query key"]]]]:
+    """Sample ids, batch, and the attention patterns of some layers."""
+    from tqdm import tqdm
+
+    whole(1, batch_size=batch_size)
+    with tqdm(total=len(chosen), desc="heads", unit="sample", disable=not progress) as bar:
+        for start in range(0, len(chosen), batch_size):
+            ids = list(chosen[start : start + batch_size])
+            samples = [data[i] for i in ids]
+            batch = model.prepare(
+                [s.load_images() for s in samples], [s.question(prompt) for s in samples], [s.response for s in samples]
+            )
+            found: dict[int, Tensor] = {}
+
+            def keep(layer: int, pattern: Tensor, found: dict[int, Tensor] = found) -> None:
+                found[layer] = pattern.float().cpu()
+
+            model.observe(batch, {PATTERN.format(layer=i): partial(keep, i) for i in layers})
+            yield ids, batch, found
+            bar.update(len(ids))
 
 
 def _looks(pattern: Float[Tensor, "head query key"], kinds: Tensor) -> Float[Tensor, "head what"]:
     """The shares, and the focus, of one row."""
-    kinds = kinds.to(pattern.device)
+    kinds = kinds.cpu()
     queries = (kinds == TokenKind.TEXT).nonzero()[:, 0]
     weights = pattern[:, queries].double()
     first = int((kinds != TokenKind.PAD).nonzero()[0])
     picture = weights[:, :, kinds == TokenKind.VISUAL]
     own = weights.gather(2, queries.view(1, -1, 1).expand(len(weights), -1, 1))[..., 0]
-    rest = weights.index_fill(2, torch.tensor([first], device=pattern.device), 0)
+    rest = weights.index_fill(2, torch.tensor([first]), 0)
     rest.scatter_(2, queries.view(1, -1, 1).expand(len(weights), -1, 1), 0)
     parts = [picture.sum(2), weights[:, :, first], own]
     parts += [rest[:, :, kinds == kind].sum(2) for kind in (TokenKind.TEXT, TokenKind.TEMPLATE)]

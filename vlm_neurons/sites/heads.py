@@ -57,7 +57,8 @@ class AttentionHeads(Site):
         products, z = tensors.values()
         z = by_head(z, products).to(torch.promote_types(z.dtype, torch.float32))
         squares = torch.einsum("...hi,hij,...hj->...h", z, products[0].to(z), z)
-        return squares.clamp(min=0).sqrt(), None
+        some = squares > 0  # the gradient of a root is infinite at 0, that of what it is the root of is 0
+        return torch.where(some, squares, 1).sqrt() * some, None
 
     def edit(
         self, tensors: Tensors, units: Tensor | None, values: Float[Tensor, "batch pos head"]
@@ -66,7 +67,7 @@ class AttentionHeads(Site):
         (_, products), (hook, z) = tensors.items()
         old, _ = self.read(tensors)
         new = values if units is None else old.index_copy(-1, units.to(old.device), values.to(old))
-        factor = torch.where(old > 0, new.to(old) / old, 1)
+        factor = torch.where(old > 0, new.to(old) / torch.where(old > 0, old, 1), 1)
         return {hook: (by_head(z, products) * factor[..., None].to(z)).reshape(z.shape)}
 
     def directions(self, weights: Weights, layer: int) -> Float[Tensor, "unit d_model"]:
