@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -215,3 +216,44 @@ def test_bad_arguments_are_refused_by_name(model: vn.HookedVLM) -> None:
         vn.input_effects(model, vn.scenes(5), {"L0N1": "red regions"})
     with pytest.raises(TypeError, match="data=a list"):
         vn.input_effects(model, [], {"L0N1": "red"})  # type: ignore[arg-type]
+
+
+def test_a_killed_run_goes_on_and_a_finished_one_is_read(
+    model: vn.HookedVLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vlm_neurons.interventions.edits import planning
+
+    data = vn.ImageTextData.from_samples(
+        [
+            {"image": tiny.image(), "prompt": "Hi", "response": f"A dog and {w} cat."}
+            for w in ("a", "the", "one", "two") * 3
+        ]
+    )
+    told = {"L0N1": "the word 'dog'", "L1N2": "the word 'the'"}
+    options: dict[str, Any] = {"n": 12, "batch_size": 2, "progress": False}
+    monkeypatch.setattr(planning, "PART", 1)
+    expected = vn.input_effects(model, data, told, **options)
+    plain, calls = model.observe, []
+
+    def killed(*args: Any, **more: Any) -> None:
+        calls.append(1)
+        if len(calls) == 9:
+            raise KeyboardInterrupt
+        plain(*args, **more)
+
+    monkeypatch.setattr(model, "observe", killed)
+    with pytest.raises(KeyboardInterrupt):
+        vn.input_effects(model, data, told, **options, out=tmp_path)
+    kept = len(list(tmp_path.glob("edits/parts-*/*")))
+    assert kept == 8 - planning.TIMED
+    calls[:] = [0] * 20
+    pd.testing.assert_frame_equal(vn.input_effects(model, data, told, **options, out=tmp_path), expected)
+    went_on = len(calls) - 20
+    calls[:] = [0] * 20
+    pd.testing.assert_frame_equal(vn.input_effects(model, data, told, **options, out=tmp_path), expected)
+    assert len(calls) == 20 and not list(tmp_path.glob("edits/parts-*"))  # read, not run
+    vn.input_effects(model, data, told, **options)
+    assert len(calls) - 20 == went_on + kept
+    (tmp_path / "edits" / "effects.parquet").write_bytes(b"no table")
+    with pytest.raises(ValueError, match=r"cannot be read.*move it away"):
+        vn.input_effects(model, data, told, **options, out=tmp_path)

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from vlm_neurons._files import write_atomic
 from vlm_neurons.classification.thresholds import Thresholds
+from vlm_neurons.reporting import edits_in_words as edits
 from vlm_neurons.reporting import run_facts as told
 from vlm_neurons.reporting.neuron_list import Shown, file_name, line, verdict
 from vlm_neurons.reporting.run_facts import dumps
@@ -66,6 +67,7 @@ class Story:
         maps: which concept lives in which layer; none without concepts.
         no_concepts: why there are none though the run was scanned with concepts.
         trusted: what `vn.trust` kept.
+        effects: what `vn.input_effects` kept.
     """
 
     run: Run
@@ -77,6 +79,7 @@ class Story:
     maps: Sequence[Map] = ()
     no_concepts: str = ""
     trusted: pd.DataFrame | None = None
+    effects: pd.DataFrame | None = None
 
     @cached_property
     def cards(self) -> list[Fragment]:
@@ -161,6 +164,8 @@ def _about(story: Story) -> dict[str, Any]:
         "remark": visible(remark) if (remark := run.info.get("concepts", {}).get("remark")) else "",
         "trusted": rows_of(story.trusted) if story.trusted is not None else [],
         "trusted_figures": [{**one, "svg": Markup(one["svg"])} for one in figures],
+        "edits": edits.rows_of(story.effects) if story.effects is not None else [],
+        "edits_summary": edits.summary_of(story.effects) if story.effects is not None else "",
         "scores": [_in_words(s) for s in story.numbers["scores"]],
         "scores_svg": Markup(_scores_svg(story)),
         "provenance": list(told.provenance(run)),

@@ -10,6 +10,7 @@ from vlm_neurons._checks import whole
 from vlm_neurons.classification.thresholds import Thresholds
 from vlm_neurons.evidence import gather_evidence
 from vlm_neurons.interventions.trusting import summary
+from vlm_neurons.reporting.edits_in_words import effects_of
 from vlm_neurons.reporting.neuron_list import Shown, choose, record, with_evidence
 from vlm_neurons.reporting.page_files import Story, write
 from vlm_neurons.reporting.run_facts import Dependence, document, score_summary
@@ -93,7 +94,9 @@ def story(run: Run, table: pd.DataFrame, results: Results, shown: list[Shown]) -
     numbers["concepts_by_layer"] = [asdict(one) for one in results.maps]
     trusted = values_of(run)
     numbers["trained_or_random"] = [] if trusted is None else summary(trusted).to_dict("records")
-    return Story(run, table, rule, thresholds, shown, numbers, results.maps, results.no_concepts, trusted)
+    effects = effects_of(run)
+    numbers["edits"] = [] if effects is None else effects.to_dict("records")
+    return Story(run, table, rule, thresholds, shown, numbers, results.maps, results.no_concepts, trusted, effects)
 
 
 def _rule(table: pd.DataFrame) -> Thresholds | None:

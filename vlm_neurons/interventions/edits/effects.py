@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import zlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,8 +14,10 @@ from rich.console import Console
 
 from vlm_neurons._checks import check_seed, of_kind, short, whole_number
 from vlm_neurons.autointerp.jobs import Explanations, text_of
+from vlm_neurons.autointerp.store import folder
 from vlm_neurons.data import ImageTextData
 from vlm_neurons.interventions.edits.asking import EDITS, asked
+from vlm_neurons.interventions.edits.keeping import FOLDER, Kept
 from vlm_neurons.interventions.edits.measures import MEASURES, Followed, Levels, measured, plain
 from vlm_neurons.interventions.edits.photographs import Boxes
 from vlm_neurons.interventions.edits.planning import LEAST, Plan, checked_boxes, plan, run
@@ -26,6 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from vlm_neurons.models import HookedVLM
+    from vlm_neurons.scanning import Run
 
 SHAMS = 5  # explanations of other neurons tried on each
 ENDS = ("", "_low", "_high")
@@ -44,6 +50,7 @@ def input_effects(
     n: int = 100,
     seed: int = 0,
     batch_size: int = 32,
+    out: Run | str | Path | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Change what explanations name in pictures and texts, and nothing else, and see whether the neurons follow.
@@ -68,6 +75,8 @@ def input_effects(
         n: samples, drawn from the data (those with boxes first), or all if there are fewer; at least 10.
         seed: of all that is drawn.
         batch_size: inputs per forward pass.
+        out: a run or a directory, whose `edits/` keeps the table, and until that is there what was run: the same call
+            goes on after an interruption, and of a finished one reads the table.
         progress: say on stderr what it costs, and show a bar.
 
     Returns:
@@ -118,13 +127,19 @@ def input_effects(
     known = [edit for side in SIDES for edit in EDITS[side]]
     if unknown := [str(edit) for edit in edits or () if edit not in known]:
         raise ValueError(f"edits={', '.join(unknown)}: choose from {', '.join(known)}")
+    kept = None
+    if out is not None:
+        told = [texts_of, list(edits or ()), {k: dict(v) for k, v in regions.items()}, n, seed, batch_size]
+        kept = Kept(folder(out) / FOLDER, identity(model, data, told))
+        if (done := kept.table()) is not None:
+            return done
     wanted, notes = {}, {}
     for key, text in texts_of.items():
         each, notes[key] = asked(text, key if key in regions else None)
         wanted[key] = [w for w in each if edits is None or w.edit in edits]
     console = Console(stderr=True, quiet=not progress, soft_wrap=True, markup=False)
     plans = {side: plan(model, data, side, wanted, regions, n, seed) for side in SIDES}
-    acts = run(model, plans, list(neurons.values()), batch_size, console, progress)
+    acts = run(model, plans, list(neurons.values()), batch_size, console, progress, kept)
     rows: list[dict[str, Any]] = []
     for column, (key, mine) in enumerate(wanted.items()):
         done = []
@@ -141,11 +156,17 @@ def input_effects(
     for _, part in table.groupby("edit"):
         table.loc[part.index, "q"] = false_discovery(part["p"].to_numpy(float))
     words = [name for name in FIRST if name not in NUMBERS]
-    return (
-        table.astype(dict.fromkeys(words, object))
-        .fillna(dict.fromkeys(words, ""))
-        .astype(dict.fromkeys(NUMBERS, float))
-    )
+    table = table.astype(dict.fromkeys(words, object)).fillna(dict.fromkeys(words, ""))
+    table = table.astype(dict.fromkeys(NUMBERS, float))
+    if kept is not None:
+        kept.finish(table)
+    return table
+
+
+def identity(model: HookedVLM, data: ImageTextData, told: list[Any]) -> str:
+    """SHA-256 of all that decides the numbers."""
+    what = ["edits 1", model.fingerprint(), str(model.dtype), data.fingerprint(), told]
+    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _checked(data: Any, explanations: Any) -> tuple[dict[str, str], dict[str, Neuron]]:

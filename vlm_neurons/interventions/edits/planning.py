@@ -15,6 +15,7 @@ from tqdm import tqdm
 from vlm_neurons._checks import short
 from vlm_neurons.data import ImageTextData
 from vlm_neurons.interventions.edits import photographs, rendered, texts
+from vlm_neurons.interventions.edits.keeping import Kept
 from vlm_neurons.interventions.edits.photographs import Boxes
 from vlm_neurons.interventions.edits.running import peaks
 from vlm_neurons.interventions.edits.trials import Inputs, Sheet, Trial, Wanted
@@ -25,6 +26,7 @@ from vlm_neurons.units import Neuron
 if TYPE_CHECKING:
     from vlm_neurons.models import HookedVLM
 
+PART = 10  # batches that are kept together
 TIMED = 2  # batches that the printed time is told from
 LEAST = 10  # samples; of fewer a 95th percentile is their largest
 
@@ -133,17 +135,32 @@ def _of_texts(model: HookedVLM, data: ImageTextData, every: list[Wanted], sample
 
 
 def run(
-    model: HookedVLM, plans: Mapping[Side, Plan], neurons: list[Neuron], batch_size: int, console: Console, bar: bool
-) -> dict[Side, np.ndarray]:
-    """[input, neuron] of both sides, after saying what it will cost."""
+    model: HookedVLM, plans: Mapping[Side, Plan], neurons: list[Neuron], batch_size: int, console: Console, bar: bool,
+    kept: Kept | None,
+) -> dict[Side, np.ndarray]:  # fmt: skip
+    """[input, neuron] of both sides, after saying what it will cost; what was kept is not run again."""
     for side, one in plans.items():
         if first := one.inputs.made[: TIMED * batch_size]:
-            start = time.perf_counter()
+            began = time.perf_counter()
             peaks(model, first, neurons, side, batch_size, lambda done: None)
-            seconds = (time.perf_counter() - start) / len(first)
+            seconds = (time.perf_counter() - began) / len(first)
             console.print(
                 f"{len(one.sheets)} edits of {side}s on {len(one.natural)} samples for {len(neurons):,} neurons: "
                 f"{len(one.inputs.made):,} inputs, each once, about {seconds * len(one.inputs.made) / 60:.1f} min."
             )
+    found: dict[Side, np.ndarray] = {}
     with tqdm(total=sum(len(p.inputs.made) for p in plans.values()), desc="edits", disable=not bar) as shown:
-        return {side: peaks(model, p.inputs.made, neurons, side, batch_size, shown.update) for side, p in plans.items()}
+        for side, one in plans.items():
+            parts = [np.zeros((0, len(neurons)), np.float32)]
+            for start in range(0, len(one.inputs.made), PART * batch_size):
+                acts = None if kept is None else kept.part(side, start)
+                if acts is not None:
+                    shown.update(len(acts))
+                else:
+                    some = one.inputs.made[start : start + PART * batch_size]
+                    acts = peaks(model, some, neurons, side, batch_size, shown.update)
+                    if kept is not None:
+                        kept.put(side, start, acts)
+                parts.append(acts)
+            found[side] = np.concatenate(parts)
+    return found

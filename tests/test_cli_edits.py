@@ -1,0 +1,34 @@
+"""Edits on the command line, and what the report makes of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import runs
+
+import vlm_neurons as vn
+from vlm_neurons.autointerp import Explanation
+from vlm_neurons.autointerp.store import append_explanations
+from vlm_neurons.cli.main import main
+
+
+def test_edits_of_a_run_are_kept_printed_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = runs.small(tmp_path / "run")
+    assert main(["edits", str(run.path)]) == 1 and "vlm-neurons explain" in capsys.readouterr().err
+    told = {"L2N304": "pink regions", "L3N3": "the word 'cyan'", "L0N1": "dogs"}
+    append_explanations(run.path, [Explanation(neuron, text, explainer="mine") for neuron, text in told.items()])
+    given = ["edits", str(run.path), "--data", "scenes:n=20,seed=9", "--n", "12", "--edits", "repaint,replace"]
+    assert main(given) == 0
+    said = capsys.readouterr()
+    assert "2 edits, the most specific first" in said.out and "color:pink" in said.out and "1 rows have no" in said.out
+    assert "inputs, each once, about" in said.err and "effects.parquet" in said.err
+    assert main([*given, "--neurons", "L9N9"]) == 1 and "no explanation of L9N9" in capsys.readouterr().err
+    page = vn.report(run, out=run, data=vn.scenes(60, seed=4), n_neurons=0)
+    html, numbers = page.read_text(encoding="utf-8"), json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
+    assert "Does the neuron follow?" in html and "of 2 edits change their neuron more" in html
+    assert [row["neuron"] for row in numbers["edits"]] == ["L2N304", "L3N3", "L0N1"]
+    (run.path / "edits" / "effects.parquet").write_bytes(b"no table")
+    with pytest.raises(ValueError, match=r"effects\.parquet cannot be read"):
+        vn.report(run, out=run, n_neurons=0)

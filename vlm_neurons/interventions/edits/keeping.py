@@ -1,0 +1,108 @@
+"""Edits that were run, on disk: parts of them while they run, and the table at the end.
+
+`edits/parts-IDENTITY/SIDE-START.safetensors` has the activations of some inputs, `edits/effects.parquet` the table.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vlm_neurons._files import write_atomic
+from vlm_neurons.protocols import Side
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FOLDER, TABLE = "edits", "effects.parquet"
+REMEDY = "move it away, and vn.input_effects(..., out=...) or vlm-neurons edits RUN writes it again"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Where one call keeps what it has done.
+
+    Attributes:
+        folder: of all edits.
+        identity: of all that decides the numbers.
+    """
+
+    folder: Path
+    identity: str
+
+    @property
+    def parts(self) -> Path:
+        """Of this call alone."""
+        return self.folder / f"parts-{self.identity[:16]}"
+
+    def part(self, side: Side, start: int) -> np.ndarray | None:
+        """Activations that are there.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        file = self._file(side, start)
+        if not file.is_file():
+            return None
+        try:
+            return load_file(file)["acts"]
+        except (SafetensorError, KeyError, OSError) as error:
+            raise ValueError(f"{file} cannot be read ({error}): {REMEDY}") from error
+
+    def put(self, side: Side, start: int, acts: np.ndarray) -> None:
+        """Keep activations."""
+        from safetensors.numpy import save_file
+
+        write_atomic(self._file(side, start), lambda path: save_file({"acts": np.ascontiguousarray(acts)}, path))
+
+    def _file(self, side: Side, start: int) -> Path:
+        return self.parts / f"{side}-{start:08d}.safetensors"
+
+    def finish(self, table: pd.DataFrame) -> None:
+        """Write the table, which says whose it is, and drop the parts."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        told = pa.Table.from_pandas(table, preserve_index=False)
+        told = told.replace_schema_metadata({**(told.schema.metadata or {}), b"edits": self.identity.encode()})
+        write_atomic(self.folder / TABLE, lambda path: pq.write_table(told, path))
+        shutil.rmtree(self.parts, ignore_errors=True)
+
+    def table(self) -> pd.DataFrame | None:
+        """The table, if it is of this call.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        import pyarrow.parquet as pq
+
+        file = self.folder / TABLE
+        if not file.is_file():
+            return None
+        found = read(file)
+        return found if (pq.read_schema(file).metadata or {}).get(b"edits") == self.identity.encode() else None
+
+
+def read(file: Path) -> pd.DataFrame:
+    """A table of edits.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    import pandas as pd
+    import pyarrow as pa
+
+    try:
+        table = pd.read_parquet(file)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise ValueError(f"{file} cannot be read ({error}): {REMEDY}") from error
+    if lacking := {"neuron", "edit", "change", "specificity", "q"} - {*table.columns}:
+        raise ValueError(f"{file} lacks {', '.join(sorted(lacking))}: {REMEDY}")
+    return table.astype({name: object for name in table if table[name].dtype.kind not in "fi"})
