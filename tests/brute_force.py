@@ -41,10 +41,11 @@ def peak(recordings: list[Recording], *kinds: int) -> float:
 
 
 def classify(
-    recordings: list[Recording], top_n: int, t_visual: float, n_visual: int, t_text: float, n_text: int
-) -> dict[str, float]:
+    recordings: list[Recording], top_n: int, t_visual: float, n_visual: int, t_text: float, n_text: int,
+    scaled_by: tuple[int, ...] = (VISUAL, TEXT),
+) -> dict[str, float]:  # fmt: skip
     """Shares of the four classes among the top samples: first pass the maxima, second pass every token."""
-    maximum = np.float32(peak(recordings, VISUAL, TEXT))
+    maximum = np.float32(peak(recordings, *scaled_by))
 
     def normalised(value: float) -> np.float32:
         return np.float32(np.float32(max(np.float32(value), np.float32(0))) / maximum) * np.float32(10)

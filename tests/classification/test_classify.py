@@ -58,12 +58,14 @@ def run_of(path, states, n_visual, n_text):
 def test_every_label_and_share_equals_the_rule_token_by_token(tmp_path, dtype):
     samples = random_samples(40, 30, dtype)
     samples[0][0][:, 0] = -100.0  # never the maximum
-    for acts, _ in samples:
+    for acts, kinds in samples:
+        acts[kinds == 1, 2::2] *= 2  # some are strongest at template tokens
         acts[:, 1] = -acts[:, 1].abs()  # a neuron whose peak is not positive
     run = run_of(tmp_path, [(GATE, "gate", "row", state_of(samples, 15, 4, 2))], 4, 2)
-    labels = set()
+    labels, other = set(), 0
     for t_visual, n_visual, t_text, n_text in ((2.0, 4, 3.0, 2), (0.0, 1, 0.0, 1), (5.0, 2, 7.5, 1), (2.5, 3, 2.5, 2)):
         table = classify(run, t_visual=t_visual, n_visual=n_visual, t_text=t_text, n_text=n_text)
+        everywhere = classify(run, t_visual=t_visual, n_visual=n_visual, t_text=t_text, n_text=n_text, peak="all")
         for j, row in table.iterrows():
             recordings = [brute.Recording(i, a[:, j].double().tolist(), k.tolist()) for i, (a, k) in enumerate(samples)]
             shares = brute.classify(recordings, 15, t_visual, n_visual, t_text, n_text)
@@ -75,8 +77,11 @@ def test_every_label_and_share_equals_the_rule_token_by_token(tmp_path, dtype):
             assert row["peak"] == brute.peak(recordings, 2, 3)
             assert row["peak_all_tokens"] == brute.peak(recordings, 1, 2, 3)
             assert row["n_samples"] == 15
+            every = brute.classify(recordings, 15, t_visual, n_visual, t_text, n_text, (1, 2, 3))
+            assert [everywhere.loc[j, f"p_{name}"] for name in MODALITIES] == [every[name] for name in MODALITIES]
+            other += every != shares
         labels |= set(table["label"])
-    assert len(labels) > 1
+    assert len(labels) > 1 and other, "the scale matters"
 
 
 def test_a_neuron_without_a_positive_peak_is_unknown(tmp_path):
@@ -141,6 +146,7 @@ def test_few_samples_give_shares_of_what_is_there(tmp_path):
         ({"n_text": 0}, "n_text=0"),
         ({"t_visual": 10.0}, "t_visual=10.0"),
         ({"t_text": -1.0}, "t_text=-1.0"),
+        ({"peak": "max"}, "peak='max': choose from 'tokens', 'all'"),
         ({"t_text": float("nan")}, "t_text=nan"),
     ],
 )
@@ -179,6 +185,7 @@ def test_table_has_the_documented_columns_and_is_saved_on_request(tmp_path):
         "n_visual": 4,
         "t_text": 3.0,
         "n_text": 2,
+        "peak": "tokens",
     }
     projector = table[table["site"] == "projector"]
     assert (projector["label"] == "not_applicable").all() and no_classes(projector) and not no_classes(table)

@@ -110,5 +110,5 @@ def test_two_processes_save_at_once_and_a_kill_loses_nothing_that_was_saved(tmp_
 
 def test_evidence_of_an_earlier_version_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "exemplars.parquet").write_bytes(b"old")
-    with pytest.raises(ValueError, match="of an earlier version.*gather it again"):
+    with pytest.raises(ValueError, match=r"of an earlier version.*gather it again"):
         load(tmp_path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 CONFIDENT = 0.8  # the paper's high confidence: the largest share exceeds this
 _PAPER = Thresholds()
+Peak = Literal["tokens", "all"]
 
 
 def classify(
@@ -29,6 +30,7 @@ def classify(
     n_visual: int = _PAPER.n_visual,
     t_text: float = _PAPER.t_text,
     n_text: int = _PAPER.n_text,
+    peak: Peak = "tokens",
 ) -> pd.DataFrame:
     """Label every neuron of a scan by the paper's rule of thresholds; needs neither model nor data, and writes nothing.
 
@@ -47,16 +49,19 @@ def classify(
         n_visual: visual tokens that have to exceed it; at most the number that the scan kept.
         t_text: threshold of text tokens.
         n_text: text tokens that have to exceed it; at most the number that the scan kept.
+        peak: what is mapped to 10, which the paper leaves open: a neuron's largest activation at visual and text
+            tokens (`"tokens"`), or at all tokens, the template's (roles, prompt, BOS) too (`"all"`): for labels equal
+            to those of code that scales by the maximum over a whole sequence.
 
     Returns:
         One row per neuron and pole, in the order of the scan: `neuron` (id), `site`, `hook`, `layer`, `index`, `pole`,
         `p_visual`, `p_text`, `p_multimodal`, `p_unknown` (shares of the top samples; they sum to 1), `label`,
         `confident` (the largest share exceeds 0.8, and is one of `top_n` samples, not of fewer), `tie` (two classes
         share the largest share; the label is then the first in the order visual, text, multimodal, unknown), `peak`
-        (largest activation at visual and text tokens, the one that is mapped to 10), `peak_all_tokens` (template tokens
-        too), `n_samples` (top samples; fewer than top_n in a small data set); where dictionaries were scanned, `poor`
-        (share of a latent's mass at positions that its dictionary explains badly, see `vn.scanning.poorly_explained`;
-        NaN for other units). `.attrs["parameters"]` holds the thresholds.
+        (largest activation at visual and text tokens), `peak_all_tokens` (template tokens too; of both the one that
+        `peak=` says is mapped to 10), `n_samples` (top samples; fewer than top_n in a small data set); where
+        dictionaries were scanned, `poor` (share of a latent's mass at positions that its dictionary explains badly, see
+        `vn.scanning.poorly_explained`; NaN for other units). `.attrs["parameters"]` holds the thresholds.
         A neuron whose peak is not positive is unknown. Projector and vision neurons never see
         text: their shares are NaN and their label is `"not_applicable"`.
 
@@ -77,23 +82,26 @@ def classify(
 
     run = Run.load(run)
     rule = Thresholds(t_visual, n_visual, t_text, n_text).check(run)
+    if peak not in get_args(Peak):
+        raise ValueError(f"peak={peak!r}: choose from {', '.join(map(repr, get_args(Peak)))}")
     top_n = int(run.info["parameters"].get("top_n", 0))
-    parts = [_rows(column, run.top(column["hook"], column["pole"]), rule, top_n) for column in run.info["columns"]]
+    states = ((column, run.top(column["hook"], column["pole"])) for column in run.info["columns"])
+    parts = [_rows(column, state, rule, top_n, peak) for column, state in states]
     table = with_poor(run, with_controls(run, pd.concat(parts, ignore_index=True)))
-    table.attrs["parameters"] = {"method": "thresholds", **asdict(rule)}
+    table.attrs["parameters"] = {"method": "thresholds", **asdict(rule), "peak": peak}
     if why := no_classes(table):
         warnings.warn(why, stacklevel=2)
     return table
 
 
-def _rows(column: dict[str, Any], state: TopSamples, rule: Thresholds, top_n: int) -> pd.DataFrame:
+def _rows(column: dict[str, Any], state: TopSamples, rule: Thresholds, top_n: int, peak: Peak) -> pd.DataFrame:
     """Rows of the table for one hook and pole; a class that rests on fewer than `top_n` samples is not confident."""
     d = column["d"]
     n_samples = (state.sample_ids >= 0).sum(1).numpy()
     shares, labels = np.full((d, 4), np.nan), np.full(d, NOT_APPLICABLE, dtype=object)
     confident, tie = np.zeros(d, dtype=bool), np.zeros(d, dtype=bool)
     if column["indexed_by"] == "row":
-        counts = sample_classes(state, rule).sum(1).numpy()
+        counts = sample_classes(state, rule, state.peak_all if peak == "all" else None).sum(1).numpy()
         shares = counts / np.where(n_samples > 0, n_samples, np.nan)[:, None]
         labels = np.array(MODALITIES, dtype=object)[most_common(counts)]
         confident = (shares.max(1) > CONFIDENT) & (n_samples >= top_n)

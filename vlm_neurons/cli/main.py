@@ -25,7 +25,7 @@ DEMO_SCENES = 1000
 DEMO_NEURONS = 20  # of each class
 DEMO_CONCEPTS, DEMO_RANDOM = "pixels+truth+words", 64  # banks; random units a layer
 OPTIONS_OF = {  # of the methods of `classify`
-    "thresholds": ("t_visual", "n_visual", "t_text", "n_text"),
+    "thresholds": ("t_visual", "n_visual", "t_text", "n_text", "peak"),
     "modality-test": ("fdr", "delta", "correction"),
 }
 _LLAVA = "llava-hf/llava-1.5-7b-hf"
@@ -263,6 +263,7 @@ def _classify_options(commands: Any) -> None:
     p.add_argument("--n-visual", type=positive, help="thresholds: visual tokens above it (default: 4)")
     p.add_argument("--t-text", type=float, help="thresholds: what text tokens have to exceed, 0-10 (default: 3)")
     p.add_argument("--n-text", type=positive, help="thresholds: text tokens above it (default: 2)")
+    p.add_argument("--peak", choices=["tokens", "all"], help="thresholds: 10 is the largest at these (default: tokens)")
     p.add_argument("--fdr", type=float, help="modality-test: false-discovery rate (default: 0.05)")
     p.add_argument("--delta", type=float, help="modality-test: margin of the index (default: 0.2)")
     p.add_argument("--correction", choices=["bh", "by"], help="modality-test (default: bh)")

@@ -214,7 +214,7 @@ def _thresholds(run: Run) -> Mapping[str, Any]:
     """Those of the labels that are saved in a run; none (the defaults) where there are no such labels."""
     try:
         said = run.table().attrs["parameters"]
-        return {field.name: said[field.name] for field in fields(Thresholds)}
+        return {name: said[name] for name in (*(field.name for field in fields(Thresholds)), "peak")}
     except (FileNotFoundError, KeyError):
         return {}
 

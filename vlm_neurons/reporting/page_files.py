@@ -84,7 +84,13 @@ class Story:
     @cached_property
     def cards(self) -> list[Fragment]:
         """The card of every neuron."""
-        return [_card(s, self.rule) for s in self.shown]
+        return [_card(s, self.rule, self.scaled_by) for s in self.shown]
+
+    @property
+    def scaled_by(self) -> str:
+        """Column of the table whose value is 10 on the scale of the thresholds."""
+        every = self.table.attrs.get("parameters", {}).get("peak") == "all"
+        return "peak_all_tokens" if every else "peak"
 
 
 def write(story: Story, out: Path) -> None:
@@ -154,6 +160,7 @@ def _about(story: Story) -> dict[str, Any]:
         "labels": MODALITIES,
         "names": NAMES,
         "rule": story.rule,
+        "everywhere": story.scaled_by != "peak",
         "scanned": told.scanned(run, story.table),
         "panels": [{**panel, "svg": Markup(panel["svg"])} for panel in panels],
         "grid": told.grid(thresholds) if thresholds else None,
@@ -210,7 +217,7 @@ def _code(story: Story, out: Path) -> str:
     return lines
 
 
-def _card(shown: Shown, rule: Thresholds | None) -> Fragment:
+def _card(shown: Shown, rule: Thresholds | None, scaled_by: str) -> Fragment:
     import pandas as pd
 
     concepts = pd.DataFrame(shown.concepts) if shown.concepts else None
@@ -226,7 +233,7 @@ def _card(shown: Shown, rule: Thresholds | None) -> Fragment:
         )
     evidence, notes = shown.evidence, {}
     if rule is not None and shown.label != NOT_APPLICABLE and shown.row:
-        notes = {e.seen.sample: verdict(e, float(shown.row["peak"]), rule) for e in evidence.exemplars}
+        notes = {e.seen.sample: verdict(e, float(shown.row[scaled_by]), rule) for e in evidence.exemplars}
     # one of each group besides the strongest; three strong ones where there is nothing else
     per_group = 1 if any(e.group != "top" for e in evidence.exemplars) else 2
     return card_html(
