@@ -129,7 +129,7 @@ def planted() -> tuple[Coder, list[str]]:
     return Coder(weights[:-1], weights[-1] - 0.2, torch.linalg.pinv(weights[:-1]), torch.zeros(x.shape[1])), names
 
 
-def test_a_planted_dictionary_gets_its_labels_and_words_and_a_random_one_does_not(tmp_path: Any) -> None:
+def test_a_planted_dictionary_gets_its_labels_explanations_and_scores_and_a_random_one_does_not(tmp_path: Any) -> None:
     (own, scenes), (coder, names) = world(), planted()
     hook = "blocks.2.hook_resid_post"
     drawn = seeds.rng().normal(size=(coder.d_in, 60)) * float(coder.W_enc.norm(dim=0).mean() / coder.d_in**0.5)
@@ -141,6 +141,8 @@ def test_a_planted_dictionary_gets_its_labels_and_words_and_a_random_one_does_no
                       null_directions=0, out=tmp_path, progress=False)  # fmt: skip
         table = vn.classify(run, n_visual=2).set_index("neuron")  # small things cover two patches
         found = run.concepts(min_images=2).set_index(["neuron", "side"])
+        ids = [f"{name}:L2F{j}" for name in ("planted", "random") for j in range(len(names))]
+        evidence = vn.gather_evidence(own, scenes, run, ids, n_top=8, n_spare=8, n_pool=60, progress=False)
     finally:
         for one in given:
             sites.forget(one.name)
@@ -153,6 +155,12 @@ def test_a_planted_dictionary_gets_its_labels_and_words_and_a_random_one_does_no
     colours = of_random[of_random.concept.astype(str).str.startswith("color:")]
     assert not (colours.r > 0.7).any()
     assert (table[table.site == "random"].label == "multimodal").mean() > 0.1
+    explanations = vn.explain(evidence, explainer="dissection", progress=False)
+    said = [explanations[one].text for one in ids[: len(names)]]
+    assert said == [f"{name} regions" for name in names[:4]] + [f"the word '{name}'" for name in names[4:]]
+    scores = vn.score(explanations, evidence, simulator="concepts", n_permutations=999, progress=False)
+    r = scores.groupby(scores.neuron.str.startswith("planted")).r
+    assert r.min()[True] > 0.85 and r.median()[False] < 0.75
 
 
 @torch.no_grad()
