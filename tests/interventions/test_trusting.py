@@ -61,6 +61,14 @@ def test_numbers_are_those_of_counting_pairs(told: tuple[Any, ...]) -> None:
     assert row.above == pytest.approx(np.mean([a > np.quantile(random, 0.95, method="lower") for a in own]))
 
 
+def test_responses_are_those_of_the_scan_not_those_of_random_gates(model: vn.HookedVLM, tmp_path: Path) -> None:
+    bare = vn.scenes(8, seed=2).with_responses([None] * 8)
+    run = vn.scan(model, bare, top_n=2, concepts=BANK, null_directions=0, folds=4, out=tmp_path / "run", progress=False)
+    vn.trust(model, bare, run, BANK, explainer=None, draws=1, out=run, progress=False)
+    random = vn.Run.load(run.path / "trust" / "random-0")
+    assert list(random.samples.response) == list(run.samples.response) and random.samples.response[0]
+
+
 def test_as_many_neurons_of_each_class_are_explained_on_both_sides(told: tuple[Any, ...]) -> None:
     scored = told[2][told[2].source == "score"].set_index(["statistic", "label"])
     assert {tuple(scored.loc["r", label][["n", "n_random"]].astype(int)) for label in CLASSES} == {(2, 2)}
@@ -117,6 +125,8 @@ def test_what_cannot_be_asked_is_refused(model: vn.HookedVLM, told: tuple[Any, .
         vn.trust(model, data, run, explainer=None, progress=False)
     with pytest.raises(ValueError, match="has 61 samples"):
         vn.trust(model, vn.scenes(61), run, progress=False)
+    with pytest.raises(ValueError, match="fingerprint differs"):
+        vn.trust(model, vn.scenes(60, seed=1), run, progress=False)
     plain = vn.scan(model, vn.scenes(20), top_n=2, out=tmp_path / "plain", progress=False)
     with pytest.raises(ValueError, match="without concepts"):
         vn.trust(model, vn.scenes(20), plain, BANK, progress=False)

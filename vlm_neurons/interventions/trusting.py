@@ -121,7 +121,7 @@ def trust(
     [3, 3]
     """
     run = Run.load(run)
-    check_length(run, data)
+    data = _as_scanned(run, data)
     whole(1, n=n, draws=draws)
     whole(0, seed=seed)
     _check(run, concepts, explainer)
@@ -151,6 +151,18 @@ def _check(run: Run, concepts: Any, explainer: Any) -> None:
         raise ValueError(f"{run.path} was scanned without concepts: scan it with concepts=, or leave concepts= out")
     if concepts is None and explainer is None:
         raise ValueError("nothing to ask: give concepts= (statistics of the pass), an explainer=, or both")
+
+
+def _as_scanned(run: Run, data: ImageTextData) -> ImageTextData:
+    """The data with the responses that were scanned: a model with random gates must not write those that lack."""
+    check_length(run, data)
+    scanned = run.info["data"]["fingerprint"]
+    if data.fingerprint() != scanned:
+        said = dict(zip(run.samples["id"], run.samples["response"], strict=True))
+        data = data.with_responses([said.get(sample.id, sample.response) for sample in data])
+    if data.fingerprint() != scanned:
+        raise ValueError(f"data= is not what {run.path} was made with (its fingerprint differs): pass that data")
+    return data
 
 
 def _folder(out: Run | str | Path) -> Path:
