@@ -77,17 +77,15 @@ def test_families_that_are_not_supported_are_refused_by_name() -> None:
         match=r"'gpt2' is not supported .to write its record: .*Supported: llava .*clip_vision_model.*mistral",
     ):
         vn.HookedVLM(small, processor)
+    record = r" is.* \(to write its record: vlm_neurons/models/README.md"
     hf = tiny.llava(tok)
     hf.config.text_config.model_type = "gemma"
-    with pytest.raises(
-        ValueError, match=r"backbone 'gemma' is not supported \(to write its record: vlm_neurons/models/README.md"
-    ):
+    where = r"as model.language_model.layers.\{i\}.mlp.gate_proj"
+    with pytest.raises(ValueError, match=f"backbone 'gemma' is not supported: .*{where}{record}"):
         vn.HookedVLM(hf, processor)
     hf = tiny.llava(tok)
     hf.config.vision_config.model_type = "dinov2"
-    with pytest.raises(
-        ValueError, match=r"vision tower 'dinov2' is not supported \(to write its record: vlm_neurons/models/README.md"
-    ):
+    with pytest.raises(ValueError, match=f"tower 'dinov2' is not supported: .*as model.vision_tower.*fc1{record}"):
         vn.HookedVLM(hf, processor)
     hf = tiny.llava(tok)
     hf.config.vision_feature_select_strategy = "full"

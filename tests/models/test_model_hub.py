@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -9,8 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
 from safetensors.torch import load_file, save_file
 
+import vlm_neurons as vn
 from vlm_neurons import zoo
 from vlm_neurons.models.load import _not_there
 
@@ -74,3 +78,17 @@ def test_a_gated_model_says_how_to_log_in() -> None:
     told = OSError("You are trying to access a gated repo.\nMake sure to have access to it")
     said = str(_not_there("google/gemma-3-4b-it", "google/gemma-3-4b-it", told))
     assert "accept its terms at https://huggingface.co/google/gemma-3-4b-it" in said and "hf auth login" in said
+
+
+def test_a_processor_that_needs_torchvision_names_the_package_and_the_extra(tmp_path: Path) -> None:
+    if importlib.util.find_spec("torchvision"):
+        pytest.skip("torchvision is installed")
+    tok = tiny.tokenizer()
+    tiny.llava(tok).save_pretrained(tmp_path)
+    tiny.processor(tok).save_pretrained(tmp_path)
+    file = tmp_path / "processor_config.json"
+    settings = json.loads(file.read_text())
+    settings["image_processor"]["image_processor_type"] = "Sam2ImageProcessor"  # transformers has no other
+    file.write_text(json.dumps(settings))
+    with pytest.raises(ImportError, match=r"torchvision alone: pip install 'vlm-neurons\[torchvision\]'"):
+        vn.HookedVLM.from_pretrained(str(tmp_path))

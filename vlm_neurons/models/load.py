@@ -92,8 +92,8 @@ def load_processor(source: str, config: Any, exact: Mapping[str, str] | None = N
         if "torchvision" not in str(error).lower():
             raise
         raise ImportError(
-            f"transformers processes images of {adapter.name} models by torchvision alone: "
-            "pip install torchvision (of the version that goes with your torch)"
+            f"{source}: transformers has its image processor with torchvision alone: "
+            "pip install 'vlm-neurons[torchvision]' (torchvision of the version that goes with your torch)"
         ) from error
     tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False, **exact)
     made = processor_class(adapter)

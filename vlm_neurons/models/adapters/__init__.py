@@ -123,14 +123,21 @@ def adapter_of(config: Any) -> Adapter:
     towers = [one for one in known if tower in one.towers]
     if not towers:
         raise ValueError(
-            f"{kind} with the vision tower {tower!r} is not supported (to write its record: {_HOW}). "
-            f"Supported: {supported()}"
+            f"{kind} with the vision tower {tower!r} is not supported: {_where(known[0].vision)} "
+            f"(to write its record: {_HOW}). Supported: {supported()}"
         )
     adapter = next((one for one in towers if backbone in one.backbones), None)
     if adapter is None:
         raise ValueError(
-            f"{kind} with the backbone {backbone!r} is not supported (to write its record: {_HOW}). "
-            f"Supported: {supported()}"
+            f"{kind} with the backbone {backbone!r} is not supported: {_where(towers[0].backbone)} "
+            f"(to write its record: {_HOW}). Supported: {supported()}"
         )
     adapter.check(config)
     return adapter
+
+
+def _where(mlps: MLPs | None) -> str:
+    """What a record would have to say."""
+    paths = "" if mlps is None else mlps.into if isinstance(mlps.into, str) else next(iter(mlps.into))
+    known = f", as {paths} is for those that are" if paths else ""
+    return f"where its MLPs are is not known{known}"
