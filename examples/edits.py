@@ -4,9 +4,9 @@
     python examples/edits.py trained [--model DIR] [--out runs/edits]     # trained neurons against random gates
 
 planted: n neurons of every kind and seed are edited into the embedded model, every second one so that it acts on what
-comes after, and explained in true words. Probes that do not find their own rule
-(`refused`) are drawn anew. First: nothing else moves the neuron as much as what is named (specificity
-above 0), in every row of the neuron. Sham: the same with the words of other planted neurons.
+comes after, and explained in true words. Probes that do not find their own rule (`refused`) are drawn anew. First:
+nothing else moves the neuron as much as what is named (specificity above 0), in every row of the neuron. Neurons with
+the same rule, layer and seed are the same and count once. Sham: the same with the words of other planted neurons.
 trained: neurons of the model and of random gates, each with the best specific concept of a scan.
 """
 
@@ -90,20 +90,31 @@ def planted_table(n: int, seeds: int) -> pd.DataFrame:
                 edits=EDITS, n=TRIALS, seed=seed,
             )  # fmt: skip
             every.append(found.merge(rows, on="neuron").assign(seed=seed))
-    table = pd.concat(every)
+    table = distinct(pd.concat(every))
     return pd.DataFrame([summary(kind, table[table["kind"] == kind]) for kind in KINDS])
+
+
+def distinct(table: pd.DataFrame) -> pd.DataFrame:
+    """One neuron of a rule, layer and seed: another one has the same probe. One that acts, if there is one."""
+    layer = table["neuron"].map(lambda neuron: vn.Neuron.parse(neuron).layer)
+    refused = table.groupby(["kind", "seed", "neuron"])["refused"].first().groupby("kind").sum()  # of all, not of these
+    table = table.assign(layer=layer, refused=table["kind"].map(refused)).sort_values(
+        "acts", ascending=False, kind="stable"
+    )
+    return table.drop_duplicates(["seed", "layer", "kind", "text", "edit"]).sort_index(kind="stable")
 
 
 def summary(kind: str, rows: pd.DataFrame) -> dict[str, str]:
     """How the neurons of a kind did."""
     each = rows.groupby(["seed", "neuron"])
-    first = each["specificity"].min() > 0
+    first = each["specificity"].min() > 0  # one that is never active on the scenes as they are has no number
     low, high = stats.wilson(int(first.sum()), len(first))
     acting = first[each["acts"].first()]
     sham = (rows["sham_specificity"] > 0).mean()
     return {
-        "rule": kind, "neurons": f"{len(first)}", "first, %": f"{100 * first.mean():.1f} ({100 * low:.1f} - {100 * high:.1f})",
-        "of those that act": f"{100 * acting.mean():.1f}", "refused": f"{each['refused'].first().sum()}",
+        "rule": kind, "distinct": f"{len(first)}", "never active": f"{int(each['specificity'].count().eq(0).sum())}",
+        "first, %": f"{100 * first.mean():.1f} ({100 * low:.1f} - {100 * high:.1f})",
+        "of those that act": f"{100 * acting.mean():.1f}", "refused": f"{rows['refused'].iloc[0]}",
         "change": f"{rows['change'].median():.2f}", "largest other": f"{rows['other_change'].median():.2f}",
         "control": f"{rows['control'].median():.2f}", "sham": f"{rows['sham_change'].median():.2f}",
         "sham first, %": f"{100 * sham:.1f}", "necessity": f"{rows['necessity'].median():.2f}",
