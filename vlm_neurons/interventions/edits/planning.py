@@ -140,7 +140,7 @@ def run(
 ) -> dict[Side, np.ndarray]:  # fmt: skip
     """[input, neuron] of both sides, after saying what it will cost; what was kept is not run again."""
     for side, one in plans.items():
-        if first := one.inputs.made[: TIMED * batch_size]:
+        if bar and (first := one.inputs.made[: TIMED * batch_size]):
             began = time.perf_counter()
             peaks(model, first, neurons, side, batch_size, lambda done: None)
             seconds = (time.perf_counter() - began) / len(first)
