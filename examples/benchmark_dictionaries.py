@@ -1,4 +1,4 @@
-"""What a scan of a sparse dictionary costs beside the forward pass and its encoding.
+"""What a scan of a sparse dictionary costs beside the forward pass and its encoding, and one of all attention heads.
 
     OMP_NUM_THREADS=1 python examples/benchmark_dictionaries.py                     # CPU: width 512, 16,384 latents
     python examples/benchmark_dictionaries.py --device cuda --latents 262144        # GPU
@@ -22,7 +22,7 @@ from benchmark_models import SHAPES, make_batches, make_model
 from benchmark_scan import Bench, timed
 
 from vlm_neurons.models import HookedVLM
-from vlm_neurons.sites import SAE, forget, register
+from vlm_neurons.sites import SAE, forget, named, register
 from vlm_neurons.sites.coder import Coder, Rule
 
 
@@ -84,6 +84,12 @@ def main() -> None:
                   f"{min(scanning):.3f} - {max(scanning):.3f} |", flush=True)  # fmt: skip
         finally:
             forget("bench")
+    bench = Bench(model, batches, sites=named("heads").places(model.hook_dict))
+    found = []
+    for _ in range(args.rounds):
+        bare = seconds(bench.bare, args.device)
+        found.append(seconds(lambda: bench.scan(bench.recorder(before=True)), args.device) / bare)
+    print(f"\nscan of all heads / bare forward: {statistics.median(found):.3f} ({min(found):.3f} - {max(found):.3f})")
 
 
 if __name__ == "__main__":

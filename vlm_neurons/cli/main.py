@@ -246,7 +246,7 @@ def _scan_options(commands: Any) -> None:
     data_options(p)
     p.add_argument("--out", required=True, help="run directory")
     p.add_argument("--site", type=names, default=["gate"], metavar="SITE[,SITE]",
-                   help="gate, post, projector, vision, or hook names (default: gate)")  # fmt: skip
+                   help="gate, post, projector, vision, heads, or hook names (default: gate)")  # fmt: skip
     p.add_argument("--controls", action="store_true", help="also look at pictures that show nothing")
     p.add_argument("--concepts", metavar="BANK[+BANK]", help=f"correlate every neuron with concepts: {WRITTEN}")
     p.add_argument("--top-n", type=positive, default=50, help="samples kept per neuron (default: %(default)s)")

@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 FEW = 0.03  # of the values: where more are not 0, to list them is no gain
-CACHED, HELD = 1 << 22, 1 << 27  # numbers that are computed at a time: near a CPU's cache, in a GPU's memory
+CACHED, HELD = 1 << 20, 1 << 27  # numbers that are computed at a time: near a CPU's cache, in a GPU's memory
+LEAST = 64  # positions at a time: for fewer, reading a large dictionary's weights would take most of the time
 
 
 class Best(NamedTuple):
@@ -89,7 +90,7 @@ def in_parts(x: Float[Tensor, "*batch_pos d"], n_units: int, encode: Callable[[T
     Returns:
         None if more than `FEW` of the values of the first part are not 0.
     """
-    size = max(1, (CACHED if x.device.type == "cpu" else HELD) // n_units)
+    size = max(LEAST, (CACHED if x.device.type == "cpu" else HELD) // n_units)
     found: list[Sparse] = []
     for part in _parts(x, size):
         found.append(encode(part))
