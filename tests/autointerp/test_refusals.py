@@ -96,10 +96,13 @@ REFUSALS = [
 ]  # fmt: skip
 
 
+FEW = vn.explainers.Prompting(n_on=2, n_off=1)  # to pack the pictures of 11 samples takes longer than all else
+
+
 def ask(server: loopback.Server, name: str, out: Path, **options: Any) -> tuple[list[Body], list[vn.Explanation]]:
     """Four neurons about which a server is asked, one after the other."""
     asker = vn.explainers.OpenAIExplainer("m", base_url=server.url, api_key="x", price=(0, 0), concurrency=1,
-                                          max_retries=0, **options)  # fmt: skip
+                                          max_retries=0, prompting=FEW, **options)  # fmt: skip
     evidence = {n: cases.picture_neuron(n) for n in "abcd"} if name == "images" else cases.text_neurons(4)
     before = len(server.requests)
     found = vn.explain(evidence, asker, out=out, progress=False)
@@ -179,7 +182,7 @@ REFUSED = "images are not supported"
 
 def asked_at_once(server: loopback.Server, names: str, out: Path) -> dict[str, vn.Explanation]:
     asker = vn.explainers.OpenAIExplainer("m", base_url=server.url, api_key="x", price=(0, 0), concurrency=4,
-                                          max_retries=0)  # fmt: skip
+                                          max_retries=0, prompting=FEW)  # fmt: skip
     evidence = {n: cases.picture_neuron(n) for n in names}
     return vn.explain(evidence, asker, out=out, progress=False)
 
@@ -211,7 +214,7 @@ def test_pictures_that_were_ever_taken_are_sent_on_when_a_run_goes_on(tmp_path: 
     with loopback.running() as server:
         evidence = {n: cases.picture_neuron(n) for n in "abcdefgh"}
         asker = vn.explainers.OpenAIExplainer("m", base_url=server.url, api_key="x", price=(0, 0), concurrency=1,
-                                              max_retries=0)  # fmt: skip
+                                              max_retries=0, prompting=FEW)  # fmt: skip
         vn.explain({n: evidence[n] for n in "abc"}, asker, out=tmp_path, progress=False)
         (tmp_path / "explanations.jsonl").unlink()
         server.fault = lambda n, body: Says(400, json.dumps(in_error(REFUSED))) if n in (3, 4, 6, 7) else ""
