@@ -14,7 +14,10 @@ from vlm_neurons.autointerp.store import append_explanations
 from vlm_neurons.cli.main import main
 
 
-def test_edits_of_a_run_are_kept_printed_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_edits_of_a_run_are_kept_printed_and_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     run = runs.small(tmp_path / "run")
     assert main(["edits", str(run.path)]) == 1 and "vlm-neurons explain" in capsys.readouterr().err
     told = {"L2N304": "pink regions", "L3N3": "the word 'cyan'", "L0N1": "dogs"}
