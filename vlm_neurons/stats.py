@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 
-def wilson(count: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson(count: float, n: int, z: float = 1.959964) -> tuple[float, float]:
     """Wilson's interval of a share (Wilson 1927); NaN where there is nothing to share.
 
     >>> [round(x, 3) for x in wilson(0, 10)]
@@ -79,7 +79,7 @@ def auroc_interval(on: Float[np.ndarray, "n"], off: Float[np.ndarray, "m"], z: f
     share, least = float(above.mean()), min(n, m)
     variance = above.var(ddof=1) / n + below.var(ddof=1) / m
     if variance == 0 or share in (0.0, 1.0):
-        return wilson(round(share * least), least, z)
+        return wilson(share * least, least, z)
     centre, half = np.log(share / (1 - share)), z * variance**0.5 / (share * (1 - share))
     return float(1 / (1 + np.exp(half - centre))), float(1 / (1 + np.exp(-half - centre)))
 

@@ -134,13 +134,13 @@ def test_weights_that_are_said_are_read_back_and_simulated():
     from vlm_neurons.concepts.naming import weighed
 
     text = "; ".join([weighed("red regions", 1), weighed("blue regions", 0.55), weighed("the word 'red'", 0.2)])
-    assert text == "red regions; less strongly blue regions; weakly the word 'red'" and not named(text).unknown
+    assert text == "red regions; less strongly: blue regions; weakly: the word 'red'" and not named(text).unknown
     assert [a.strength for a in (*named(text).visual, *named(text).text)] == [1, 0.5, 0.25]
     assert [(p.words, p.strength) for p in own_phrases(text)] == [("red", 10), ("blue", 5), ("red", 2.5)]
     exemplars = planted.neurons("color", n=1, seed=SEED)[0].evidence.split("test")[:6]
     both, red, blue = (
         ConceptSimulator().simulate(t, exemplars, "picture")
-        for t in ("red regions; less strongly blue regions", "red regions", "blue regions")
+        for t in ("red regions; less strongly: blue regions", "red regions", "blue regions")
     )
     for b, x, y in zip(both, red, blue, strict=True):
         np.testing.assert_allclose(b.patch_acts[0], (x.patch_acts[0] + 0.5 * y.patch_acts[0]) / 1.5, atol=1e-12)
@@ -150,5 +150,5 @@ def test_a_weighted_sum_of_a_run_is_said_strongest_first():
     from vlm_neurons.autointerp.from_concepts import _said
 
     parts = [{"phrase": "red regions", "weight": 0.45}, {"phrase": "circles", "weight": 1.0}]
-    assert _said({"phrase": "red regions", "parts": parts}) == "circles; less strongly red regions"
+    assert _said({"phrase": "red regions", "parts": parts}) == "circles; less strongly: red regions"
     assert _said({"phrase": "red regions", "parts": []}) == "red regions"

@@ -137,3 +137,28 @@ def test_what_silences_a_neuron_never_counts_as_what_excites_it():
     assert (right.r > 0.1).all() and (anti.r < -0.1).all()
     assert (anti[["r_top_random", "r_within", "spearman"]] < 0).to_numpy().all() and (anti.auroc < 0.5).all()
     assert (anti.iou.fillna(0) < right.iou).all() and (anti.p > 0.5).all()
+
+
+def test_causes_are_told_at_the_places_where_all_alternatives_have_a_prediction():
+    from vlm_neurons.autointerp.protocols import Prediction
+    from vlm_neurons.autointerp.simulators import ConceptSimulator
+
+    class Loses(ConceptSimulator):
+        def run(self, jobs):
+            for place, one in super().run(jobs):
+                last = len(jobs) - 1 if "regions" in jobs[place].explanation else 0
+                yield place, Prediction(failure=Failure("network", "lost")) if place == last else one
+
+    evidence, true = of("polysemantic")
+    whole, part = (vn.autointerp.causes(true, evidence, one).share.to_numpy() for one in ("concepts", Loses()))
+    np.testing.assert_allclose(part, whole, atol=0.05)
+    with pytest.raises(ValueError, match="does not read explanations"):
+        vn.autointerp.causes(true, evidence, "position-prior")
+
+
+def test_a_failed_explanation_has_no_stability():
+    evidence, _ = of("color")
+    neuron = next(iter(evidence))
+    failed = Explanation(neuron, "", explainer="mine", failure=Failure("network", "lost"))
+    row = vn.autointerp.stability({neuron: failed}, evidence, n=3, progress=False).loc[0]
+    assert np.isnan(row.stability) and (row.n, row.n_failed) == (0, 0)

@@ -9,6 +9,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 import tiny
+import torch
 
 import vlm_neurons as vn
 from vlm_neurons.evidence.attention import SHARES
@@ -78,3 +79,13 @@ def test_data_without_images_or_responses_is_refused() -> None:
     for head, message in (("L7H0", "layer 7 of .* has no attention heads"), ("L1H9", "has 4 heads, 0 to 3")):
         with pytest.raises(IndexError, match=message):
             vn.evidence.attention_evidence(model, seen, head, progress=False)
+
+
+def test_a_first_token_that_is_a_patch_is_counted_once() -> None:
+    from vlm_neurons.evidence.attention import _looks
+    from vlm_neurons.tokens import TokenKind as K
+
+    kinds = torch.tensor([K.VISUAL, K.VISUAL, K.TEMPLATE, K.TEXT, K.TEXT])
+    pattern = torch.tril(torch.ones(1, 5, 5)) / torch.arange(1, 6)[None, :, None]
+    looks = _looks(pattern, kinds)[0, :5]
+    assert looks.sum().item() == pytest.approx(1) and looks[0].item() == pytest.approx((1 / 4 + 1 / 5) / 2)

@@ -12,7 +12,7 @@ import pytest
 import seeds
 
 import vlm_neurons as vn
-from vlm_neurons.interventions.trusting import OWN, summary
+from vlm_neurons.interventions.trusting import OF_SCORES, OWN, _each, summary
 from vlm_neurons.stats import auroc_interval
 from vlm_neurons.viz.wording import decimals
 
@@ -38,7 +38,7 @@ def told(model: vn.HookedVLM, tmp_path_factory: pytest.TempPathFactory) -> tuple
 
 def test_random_gates_are_scanned_by_the_same_parameters(told: tuple[Any, ...]) -> None:
     run, _, _ = told
-    again = vn.Run.load(run.path / "trust" / "random-0")
+    again = vn.Run.load(run.path / "trust" / "random-0-concepts")
     assert again.info["model"]["fingerprint"] != run.info["model"]["fingerprint"]
     same = {k: v for k, v in run.info["parameters"].items() if k not in ("compiled",)}
     assert same == {k: again.info["parameters"][k] for k in same} and again.info["data"] == run.info["data"]
@@ -54,7 +54,7 @@ def test_numbers_are_those_of_counting_pairs(told: tuple[Any, ...]) -> None:
         return [rows["r"].fillna(-np.inf).min() for _, rows in mine.groupby("neuron")]
 
     row = found[(found.source == "concepts") & (found.statistic == "r")].set_index("label").loc["text"]
-    own, random = lowest(run, "text"), lowest(vn.Run.load(run.path / "trust" / "random-0"), "text")
+    own, random = lowest(run, "text"), lowest(vn.Run.load(run.path / "trust" / "random-0-concepts"), "text")
     pairs = [(a > b) + (a == b) / 2 for a in own for b in random]
     assert (row.n, row.n_random) == (len(own), len(random)) and len(pairs) > 100
     assert row.auroc == pytest.approx(np.mean(pairs)) and row.low < row.auroc < row.high
@@ -65,7 +65,7 @@ def test_responses_are_those_of_the_scan_not_those_of_random_gates(model: vn.Hoo
     bare = vn.scenes(8, seed=2).with_responses([None] * 8)
     run = vn.scan(model, bare, top_n=2, concepts=BANK, null_directions=0, folds=4, out=tmp_path / "run", progress=False)
     vn.trust(model, bare, run, BANK, explainer=None, draws=1, out=run, progress=False)
-    random = vn.Run.load(run.path / "trust" / "random-0")
+    random = vn.Run.load(run.path / "trust" / "random-0-concepts")
     assert list(random.samples.response) == list(run.samples.response) and random.samples.response[0]
 
 
@@ -114,6 +114,27 @@ def test_the_interval_of_an_auroc_holds_the_truth_about_as_often_as_it_says(gap:
     drawn = [auroc_interval(rng.normal(gap, 1, 30), rng.normal(0, 1, 60)) for _ in range(400)]
     assert np.mean([low <= truth <= high for low, high in drawn]) > 0.92
     assert np.isnan(auroc_interval(np.ones(1), np.ones(9))).all()
+
+
+def test_where_no_neuron_has_a_class_there_is_nothing_to_tell_and_no_error(model: vn.HookedVLM, tmp_path: Path) -> None:
+    data = vn.scenes(8, seed=2)
+    run = vn.scan(model, data, top_n=2, concepts=BANK, null_directions=0, folds=4, out=tmp_path / "run", progress=False)
+    run.save(vn.classify(run, t_visual=9.999, t_text=9.999))
+    found = vn.trust(model, data, run, BANK, n=1, draws=1, out=run, progress=False)
+    assert found.auroc.isna().all() and "above" in found
+    assert vn.report(run, out=tmp_path / "page.html", n_neurons=0).is_file()
+
+
+def test_a_neuron_that_no_null_was_drawn_for_says_nothing_of_its_distance_to_it() -> None:
+    table = pd.DataFrame({"neuron": ["a", "b", "c"], "label": "visual", "side": "picture", "r": [0.9, 0.8, np.nan],
+                          "r_null": [np.nan, 0.1, np.nan]})  # fmt: skip
+    (told,) = _each(table, "score", {"r - r_null": OF_SCORES["r - r_null"]})
+    assert told.set_index("neuron")["value"].to_dict() == {"b": pytest.approx(0.7), "c": -np.inf}
+
+
+def test_an_interval_where_all_are_equal_is_about_a_half() -> None:
+    low, high = auroc_interval(np.ones(5), np.ones(5))
+    assert low + high == pytest.approx(1) and low < 0.3
 
 
 def test_what_cannot_be_asked_is_refused(model: vn.HookedVLM, told: tuple[Any, ...], tmp_path: Path) -> None:

@@ -103,3 +103,12 @@ def test_a_head_that_is_ablated_writes_nothing_and_one_that_is_not_changes_nothi
         model.run_with_hooks(batch, fwd_hooks=ablate("L2H4"))
     with pytest.raises(ValueError, match="another direction at every position"):
         vn.interventions.logit_lens(model, "L2H1")
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_no_silent_head(broken: float) -> None:
+    z, products = torch.zeros(1, 2, 1, 3), torch.eye(3).expand(1, 1, 3, 3)
+    z[0, 1, 0, 0] = broken
+    site = AttentionHeads()
+    values, _ = site.read(dict(zip(site.hooks([0]), (products, z.flatten(2)), strict=True)))
+    assert values[0, 0, 0] == 0 and not torch.isfinite(values[0, 1, 0])

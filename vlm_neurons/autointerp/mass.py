@@ -46,8 +46,8 @@ def causes(
     Returns:
         Rows of a neuron and side, one for each alternative and a last one for the rest: `neuron, side, cause, share`.
         The activation (negative ones 0) of a place goes to the alternatives by their predictions, as shares of 10, or
-        of their sum where that is more; what they leave goes to the rest. An alternative that cannot be simulated on a
-        side has NaN, and so has the rest then. Shares add up to 1.
+        of their sum where that is more; what they leave goes to the rest. Places where one has no prediction are left
+        out. An alternative that cannot be simulated on a side has NaN, and so has the rest then. Shares add up to 1.
 
     Raises:
         ValueError: an unknown simulator, or an explanation that was made from samples it would be tested on.
@@ -65,6 +65,8 @@ def causes(
         whole(LEAST, n_test=n_test)
     jobs.check_explanations(explanations, evidence)
     chosen = simulator_of(simulator)
+    if chosen.per_neuron:
+        raise ValueError(f"{chosen.name} does not read explanations: choose a simulator that does, such as 'concepts'")
     rows: list[dict[str, Any]] = []
     for key, own in drawn(explanations, evidence, n_test).items():
         parts = _parts(jobs.testable(key, explanations[key], evidence[key]))
@@ -87,26 +89,41 @@ def _on(side: Side, parts: list[str]) -> list[str]:
 def _rows(evidence: Evidence, side: Side, parts: list[str], simulator: Simulator) -> list[dict[str, Any]]:
     """Shares of one side."""
     exemplars = evidence.split("test")
-    said = {part: pieces_of(evidence, exemplars, simulator.simulate(part, exemplars, side), side) for part in parts}
-    whole_ones = {part: own for part, own in said.items() if _all_there(own, said.values())}
-    if not whole_ones:
-        return [{"neuron": evidence.neuron, "side": side, "cause": c, "share": float("nan")} for c in (*parts, REST)]
-    first = next(iter(whole_ones.values()))
-    real, weights = _flat([p.pair[0] for p in first]), np.repeat([p.weight for p in first], [p.sums[0] for p in first])
+    said = {part: _by_place(pieces_of(evidence, exemplars, simulator.simulate(part, exemplars, side), side))
+            for part in parts}  # fmt: skip
+    able = {part: own for part, own in said.items() if own}
+    nan = float("nan")
+    shared = set.intersection(*(set(own) for own in able.values())) if able else set()
+    if not shared:
+        return [{"neuron": evidence.neuron, "side": side, "cause": c, "share": nan} for c in (*parts, REST)]
+    found = dict(zip(able, _shares([[own[key] for key in sorted(shared)] for own in able.values()]), strict=True))
+    rest = 1 - sum(found.values()) if len(found) == len(parts) else nan
+    return [{"neuron": evidence.neuron, "side": side, "cause": cause, "share": float(share)}
+            for cause, share in (*((p, found.get(p, nan)) for p in parts), (REST, rest))]  # fmt: skip
+
+
+def _by_place(pieces: list[Piece]) -> dict[tuple[int, int], Piece]:
+    """Pieces by exemplar and number of the image in it."""
+    found: dict[tuple[int, int], Piece] = {}
+    for piece in pieces:
+        number = sum(exemplar == piece.exemplar for exemplar, _ in found)
+        found[piece.exemplar, number] = piece
+    return found
+
+
+def _shares(alternatives: list[list[Piece]]) -> np.ndarray:
+    """Share of the activation mass of each, at the places where all have a prediction. Pieces that are left stand for
+    those of their stratum that are not, by the weights that they have."""
+    first = alternatives[0]
+    counts = [np.logical_and.reduce([own[i].counts for own in alternatives]) for i in range(len(first))]
+    real = _flat([p.real[c] for p, c in zip(first, counts, strict=True)])
+    weights = np.repeat([p.weight for p in first], [int(c.sum()) for c in counts])
     mass = np.clip(real, 0, None) * weights
-    shares = np.stack([_flat([p.pair[1] for p in own]) for own in whole_ones.values()]).clip(0, FULL) / FULL
+    said = [_flat([p.simulated[c] for p, c in zip(own, counts, strict=True)]) for own in alternatives]
+    shares = np.stack(said).clip(0, FULL) / FULL
     shares /= np.maximum(shares.sum(0), 1)
     total = mass.sum()
-    found = dict(zip(whole_ones, (shares @ mass / total if total > 0 else np.full(len(shares), np.nan)), strict=True))
-    known = len(found) == len(parts)
-    rest = 1 - sum(found.values()) if known else float("nan")
-    return [{"neuron": evidence.neuron, "side": side, "cause": cause, "share": float(share)}
-            for cause, share in (*((p, found.get(p, np.nan)) for p in parts), (REST, rest))]  # fmt: skip
-
-
-def _all_there(own: list[Piece], every: Any) -> bool:
-    """Whether an alternative was simulated on as much as the others."""
-    return bool(own) and len(own) == max(map(len, every))
+    return np.asarray(shares @ mass / total) if total > 0 else np.full(len(shares), np.nan)
 
 
 def _flat(values: list[np.ndarray]) -> np.ndarray:

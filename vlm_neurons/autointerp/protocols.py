@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vlm_neurons.evidence import Evidence, Exemplar
 
 Kind = Literal["visual", "text", "multimodal"]
-AtOnce = Callable[[str], "Float[np.ndarray, ' place'] | None"]
+AtOnce = Callable[[str], np.ndarray | None]
 OTHER: dict[Side, Side] = {"picture": "text", "text": "picture"}
 _OF_KIND: dict[Kind, tuple[Side, ...]] = {"visual": ("picture",), "text": ("text",), "multimodal": SIDES}
 

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vlm_neurons._checks import whole
-from vlm_neurons.autointerp.explanation import says_nothing
+from vlm_neurons.autointerp.explanation import Explanation, says_nothing
 from vlm_neurons.autointerp.jobs import Explanations, check_explanations, text_of
 from vlm_neurons.autointerp.protocols import Explainer
 from vlm_neurons.autointerp.registry import explainer_of
@@ -50,7 +50,8 @@ def stability(
     Returns:
         One row a neuron: `neuron, explanation, stability` (share of the new explanations that say the same) with its
         95 % interval `low, high` (Wilson), `n` (new explanations that came), `n_failed`, and the explanation that comes
-        most often beside it with its share: `other, other_share`. NaN where none came.
+        most often beside it with its share: `other, other_share`. NaN where none came; of an explanation that failed
+        itself nothing is asked.
 
     Raises:
         ValueError: parameters of wrong types or out of range, or an unknown explainer.
@@ -66,14 +67,26 @@ def stability(
     whole(0, seed=seed)
     check_explanations(explanations, evidence)
     chosen = explainer_of(explainer)
-    todo = {f"{key} {i}": one for key in explanations for i, one in enumerate(_resampled(evidence[key], n, seed))}
+    todo = {
+        f"{key} {i}": one
+        for key, made in explanations.items()
+        if not _lost(made)
+        for i, one in enumerate(_resampled(evidence[key], n, seed))
+    }
     if progress and todo and (price := chosen.plan(todo)) is not None:
         tqdm.write(f"{chosen.name}: {price}")
     said: dict[str, list[str]] = {key: [] for key in explanations}
     for key, one in tqdm(chosen.explain(todo), total=len(todo), desc="explained again", disable=not progress):
         if not one.failed:
             said[key.rpartition(" ")[0]].append(one.text)
-    return pd.DataFrame([_row(key, text_of(key, one), said[key], n) for key, one in explanations.items()])
+    return pd.DataFrame(
+        [_row(key, text_of(key, one), said[key], 0 if _lost(one) else n) for key, one in explanations.items()]
+    )
+
+
+def _lost(explanation: Explanation | str) -> bool:
+    """Whether there is nothing that could be said again."""
+    return isinstance(explanation, Explanation) and explanation.failed
 
 
 def _resampled(evidence: Evidence, n: int, seed: int) -> list[Evidence]:

@@ -48,14 +48,14 @@ _LEXICAL = (
 _QUALIFIED = re.compile(rf"(the word {_QUOTED}) ((?:after|before) {_QUOTED})", re.I)
 
 
-STRENGTHS = (("", 1.0), ("less strongly ", 0.5), ("weakly ", 0.25))  # how it is said -> share of the strongest
+STRENGTHS = (("", 1.0), ("less strongly: ", 0.5), ("weakly: ", 0.25))  # how it is said -> share of the strongest
 
 
 def weighed(phrase: str, weight: float) -> str:
     """A phrase with its weight in words; 1 is that of the strongest.
 
     >>> weighed("red regions", 0.9), weighed("orange regions", 0.4)
-    ('red regions', 'less strongly orange regions')
+    ('red regions', 'less strongly: orange regions')
     """
     words, _ = min(STRENGTHS, key=lambda one: abs(np.log2(max(weight, 1e-9) / one[1])))
     return words + phrase
@@ -64,7 +64,7 @@ def weighed(phrase: str, weight: float) -> str:
 def strength_of(part: str) -> tuple[str, float]:
     """The phrase of a part of an explanation, and its weight.
 
-    >>> strength_of("less strongly orange regions")
+    >>> strength_of("less strongly: orange regions")
     ('orange regions', 0.5)
     """
     for words, strength in STRENGTHS[1:]:
@@ -116,7 +116,7 @@ class Named:
 
 
 def named(explanation: str) -> Named:
-    """Read an explanation. Alternatives stand between semicolons, with "less strongly" or "weakly" before some.
+    """Read an explanation. Alternatives stand between semicolons, with "less strongly:" or "weakly:" before some.
 
     >>> named("red circles; the word 'red'").visual[0].concepts
     (Concept(kind='color', value='red'), Concept(kind='shape', value='circle'))

@@ -44,17 +44,17 @@ def where_heads_look(
 
     Returns:
         One row a head: `neuron` (as `L5H7`), `layer`, `head`; shares of its attention, which sum to 1: `to_image`,
-        `to_first` (the first token, BOS where a model has one, which takes what heads have no use for: Xiao et al.
-        2023, arXiv 2309.17453), `to_itself`, `to_text` (earlier words of the response), `to_template` (the rest);
-        `focus`: how unevenly the patches get what the image gets, 1 - H / log(patches) with the entropy H of their
-        shares, averaged over words (0: all patches the same, 1: one patch alone); NaN without a look at the image or
-        with a single patch; and `n_samples`.
+        `to_first` (the first token, which takes what heads have no use for: Xiao et al. 2023, arXiv 2309.17453; BOS in
+        most models, in PaliGemma a patch, which then is not in `to_image`), `to_itself`, `to_text` (earlier words of
+        the response), `to_template` (the rest); `focus`: how unevenly the patches get what the image gets, 1 - H /
+        log(patches) with the entropy H of their shares, averaged over words (0: all patches the same, 1: one patch
+        alone); NaN without a look at the image or with a single patch; and `n_samples`.
 
     Raises:
         ValueError: no sample has an image and a response, or `batch_size` is no whole number above 0.
 
     >>> looks = vn.evidence.where_heads_look(model, data, progress=False)
-    >>> looks.neuron[0], len(looks), bool((looks[[*vn.evidence.attention.SHARES]].sum(axis=1) - 1 < 1e-5).all())
+    >>> looks.neuron[0], len(looks), bool((looks[[*vn.evidence.attention.SHARES]].sum(axis=1) - 1).abs().max() < 1e-5)
     ('L0H0', 16, True)
     """
     chosen = _answered(data)
@@ -192,7 +192,8 @@ def _looks(pattern: Float[Tensor, "head query key"], kinds: Tensor) -> Float[Ten
     own = weights.gather(2, queries.view(1, -1, 1).expand(len(weights), -1, 1))[..., 0]
     rest = weights.index_fill(2, torch.tensor([first]), 0)
     rest.scatter_(2, queries.view(1, -1, 1).expand(len(weights), -1, 1), 0)
-    parts = [picture.sum(2), weights[:, :, first], own]
+    seen = picture.sum(2) - (weights[:, :, first] if kinds[first] == TokenKind.VISUAL else 0)
+    parts = [seen, weights[:, :, first], own]
     parts += [rest[:, :, kinds == kind].sum(2) for kind in (TokenKind.TEXT, TokenKind.TEMPLATE)]
     shares = picture / picture.sum(2, keepdim=True)
     entropy = -torch.xlogy(shares, shares).sum(2)

@@ -3,9 +3,9 @@
 A call of `save` adds two files. `samples-{digest}.arrow`: the samples that no other file has, a record batch each (what
 `Seen` says; images as PNG bytes); the metadata of its schema has `keys` of their content (JSON, in the order of the
 batches). `neurons-{time}-{digest}.arrow`: a record batch a neuron, in it a row a sample; the metadata has `neurons`
-(peak, label, seed, source ...). Of a neuron that several files have the newest counts. So adding one neuron costs the
-same beside ten thousand as beside ten, several processes may save at once, and a kill loses what was being saved and
-nothing else.
+(peak, label, seed, source ...). Of a neuron that several files have the newest counts. So what adding a neuron costs
+does not grow with the neurons that are there (a little with the number of earlier calls, whose files are opened),
+several processes may save at once, and a kill loses what was being saved and nothing else.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from vlm_neurons.classification.thresholds import Thresholds
 from vlm_neurons.evidence import gather_evidence
 from vlm_neurons.interventions.baselines import random_gates
 from vlm_neurons.scanning import Run, scan
+from vlm_neurons.scanning.planning import place
 from vlm_neurons.scanning.run import check_length
 
 if TYPE_CHECKING:
@@ -110,7 +111,8 @@ def trust(
         `n_random` (neurons), `median`, `median_random`, `auroc` with its 95 % interval `low`, `high` (DeLong; neurons
         of a model taken as independent) of the model's own gates against random ones, `limit` (95th percentile with
         random gates) and `above` (share of the model's own neurons above it). Of multi-modal neurons the lower of both
-        sides counts. A neuron without a number (no clear pattern, a constant simulation) counts as below all others.
+        sides counts. A neuron without a number (no clear pattern, a constant simulation) counts as below all others;
+        one without a null (nobody else of its layer and class was explained) is left out of `r - r_null`.
 
     Raises:
         ValueError: a run of neither site, one without concepts where a bank is given, data that was not scanned, or a
@@ -135,13 +137,14 @@ def trust(
         values = [_values(model, asked, run, folder / "own").assign(draw=OWN)]
         for draw in range(draws):
             with random_gates(model, seed + draw):
-                path = folder / f"random-{seed + draw}"
+                path = folder / f"random-{seed + draw}{'' if concepts is None else '-concepts'}"
                 values.append(_values(model, asked, _scan_again(model, asked, path), path).assign(draw=draw))
         import pandas as pd
 
         found = pd.concat(values, ignore_index=True)
+        told = summary(found)
         write_atomic(folder / VALUES, lambda path: found.to_parquet(path, index=False))
-    return summary(found)
+    return told
 
 
 def _check(run: Run, concepts: Any, explainer: Any) -> None:
@@ -149,6 +152,8 @@ def _check(run: Run, concepts: Any, explainer: Any) -> None:
         raise ValueError(f"{run.path} has {run.scanned}: only neurons of sites gate and post hang on gates")
     if concepts is not None and "concepts" not in run.info:
         raise ValueError(f"{run.path} was scanned without concepts: scan it with concepts=, or leave concepts= out")
+    if place()[1] > 1:
+        raise ValueError("trust is one process's work (WORLD_SIZE is above 1): call it after the scan, in one process")
     if concepts is None and explainer is None:
         raise ValueError("nothing to ask: give concepts= (statistics of the pass), an explainer=, or both")
 
@@ -203,7 +208,8 @@ def _values(model: HookedVLM, asked: _Asked, run: Run, folder: Path) -> pd.DataF
         found += _each(of_pass, "concepts", OF_CONCEPTS)
     if asked.explainer is not None and len(table):
         found += _each(_scored(model, asked, run, table, folder), "score", OF_SCORES)
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["statistic"])
+    columns = ["source", "statistic", "label", "neuron", "value"]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns)
 
 
 def _scored(model: HookedVLM, asked: _Asked, run: Run, table: pd.DataFrame, folder: Path) -> pd.DataFrame:
@@ -226,7 +232,7 @@ def _thresholds(run: Run) -> Mapping[str, Any]:
     """Those of the labels that are saved in a run; none (the defaults) where there are no such labels."""
     try:
         said = run.table().attrs["parameters"]
-        return {name: said[name] for name in (*(field.name for field in fields(Thresholds)), "peak")}
+        return {**{field.name: said[field.name] for field in fields(Thresholds)}, "peak": said.get("peak", "tokens")}
     except (FileNotFoundError, KeyError):
         return {}
 
@@ -235,10 +241,14 @@ def _each(table: pd.DataFrame, source: str, measures: Mapping[str, Measure]) -> 
     """Of every neuron the lowest of the sides that its class answers to."""
     found = []
     sides = {(label, side) for label, own in SIDES_OF.items() for side in own}
-    rows = table[[key in sides for key in zip(table["label"], table["side"], strict=True)]]
+    rows = table[np.array([key in sides for key in zip(table["label"], table["side"], strict=True)], bool)]
     for name, of in measures.items():
-        value = of(rows).astype(float).fillna(-np.inf)
-        lowest = rows.assign(value=value).groupby(["neuron", "label"], as_index=False)["value"].min()
+        values = of(rows).astype(float)
+        if "r_null" in name:  # a neuron whose words nobody shares a layer and class with has no null to be above
+            values, kept = values[alone := ~(rows["r"].notna() & values.isna())], rows[alone]
+        else:
+            kept = rows
+        lowest = kept.assign(value=values.fillna(-np.inf)).groupby(["neuron", "label"], as_index=False)["value"].min()
         found.append(lowest.assign(source=source, statistic=name))
     return found
 
@@ -253,7 +263,8 @@ def summary(values: pd.DataFrame) -> pd.DataFrame:
             own, random = (every.loc[(every["label"] == label) & is_own, "value"].to_numpy(float)
                            for is_own in (every["draw"] == OWN, every["draw"] != OWN))  # fmt: skip
             rows.append({"source": source, "statistic": name, "label": label, **_against(own, random)})
-    return pd.DataFrame(rows)
+    numbers = ("n", "n_random", "median", "median_random", "auroc", "low", "high", "limit", "above")
+    return pd.DataFrame(rows, columns=["source", "statistic", "label", *numbers])
 
 
 def _against(own: Float[np.ndarray, " n"], random: Float[np.ndarray, " m"]) -> dict[str, Any]:

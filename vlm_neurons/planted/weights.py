@@ -127,9 +127,10 @@ def fitted(places: Labelled, peaks: bool) -> tuple[Float[Tensor, "d"], float]:
     reached, on = places.x @ direction, places.on
     strong = reached[on]
     if peaks:
-        strong = _largest(reached.where(on, -torch.inf), places.home)
+        home = torch.unique(places.home, return_inverse=True)[1]  # sites of pictures alone have no home for texts
+        strong = _largest(reached.where(on, -torch.inf), home)
         strong = strong[strong.isfinite()]
-        reached, on = _largest(reached, places.home), _largest(on.float(), places.home) > 0
+        reached, on = _largest(reached, home), _largest(on.float(), home) > 0
     return direction * (STRENGTH / strong.median()), auroc(reached.numpy(), on.numpy())
 
 

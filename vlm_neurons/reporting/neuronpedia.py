@@ -154,8 +154,9 @@ def _activation(exemplar: Exemplar, peak: float, drawn: Sequence[float], links: 
     low, high, share = -1.0, peak, -1.0
     if exemplar.group != "top":
         place = min(BINS - 1, int(max(0.0, _peak(exemplar)) / peak * BINS)) if peak > 0 else 0
-        low, high = peak * place / BINS, peak * (place + 1) / BINS
-        share = float(np.mean([low <= one < high for one in drawn])) if drawn else 0.0
+        low, high = max(peak, 0.0) * place / BINS, max(peak, 0.0) * (place + 1) / BINS
+        here = [low <= one < high or (one == high and place == BINS - 1) for one in drawn]
+        share = float(np.mean(here)) if drawn else 0.0
     return {"bin_min": round(low, DIGITS), "bin_max": round(high, DIGITS), "bin_contains": round(share, DIGITS),
             "tokens": tokens, "values": _rounded(np.nan_to_num(values))}  # fmt: skip
 

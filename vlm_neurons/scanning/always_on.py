@@ -182,7 +182,7 @@ def _rows(column: dict[str, Any], sums: dict[str, _Sums]) -> pd.DataFrame:
     import pandas as pd
 
     means = {name: own.strength(column["pole"]) for name, own in sums.items()}
-    empty = torch.minimum(means["blank"], means["noise"])
+    empty = torch.minimum(means["blank"].nan_to_num(0), means["noise"].nan_to_num(0))  # of an expert nobody chose
     share = torch.where(means["natural"] > 0, (empty / means["natural"]).clamp(max=1), torch.nan)
     numbers = {**means, "always_on": share, "between_images": sums["natural"].between_images}
     return pd.DataFrame({"hook": column["hook"], "index": range(column["d"]), "pole": column["pole"],

@@ -57,8 +57,8 @@ class AttentionHeads(Site):
         products, z = tensors.values()
         z = by_head(z, products).to(torch.promote_types(z.dtype, torch.float32))
         squares = torch.einsum("...hi,hij,...hj->...h", z, products[0].to(z), z)
-        some = squares > 0  # the gradient of a root is infinite at 0, that of what it is the root of is 0
-        return torch.where(some, squares, 1).sqrt() * some, None
+        none = squares <= 0  # the gradient of a root is infinite at 0, that of what it is the root of is 0
+        return torch.where(none, 0, torch.where(none, 1, squares).sqrt()), None  # what is not finite stays
 
     def edit(
         self, tensors: Tensors, units: Tensor | None, values: Float[Tensor, "batch pos head"]

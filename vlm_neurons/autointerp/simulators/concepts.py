@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class ConceptSimulator(Simulator):
     """Predicts 10 times the share of every patch, or token, that has what the explanation names.
 
-    Alternatives (between semicolons) are joined by the larger value, or, where "less strongly" (.5) or "weakly" (.25)
+    Alternatives (between semicolons) are joined by the larger value, or, where "less strongly:" (.5) or "weakly:" (.25)
     tells their weights, by the weighted mean; concepts of one alternative by the smaller; "anything but" is the rest.
     An explanation that names one side only stands for the same thing on the other: red regions for the word "red" (so
     that an explanation made from images can be tried on words). An explanation that names something that the banks do
