@@ -15,10 +15,12 @@ import tiny
 import vlm_neurons as vn
 from vlm_neurons import planted, stats
 from vlm_neurons.concepts.concept import Concept
-from vlm_neurons.interventions.edits import rendered, texts
+from vlm_neurons.interventions.edits import effects, rendered, texts
 from vlm_neurons.interventions.edits.asking import asked
+from vlm_neurons.interventions.edits.keeping import Kept
 from vlm_neurons.interventions.edits.measures import Followed, Levels, measured
 from vlm_neurons.interventions.edits.running import peaks
+from vlm_neurons.interventions.edits.sharing import shared
 from vlm_neurons.interventions.edits.trials import MISSING, Inputs, Row, Sheet, Trial, Wanted
 from vlm_neurons.synthetic.scene import Scene
 
@@ -61,8 +63,8 @@ def random_sheet(rng: np.random.Generator, n: int, inputs: int) -> Sheet:
 
 def test_measures_are_those_of_a_plain_loop() -> None:
     rng = seeds.rng()
-    sheet = random_sheet(rng, 12, 30)
-    acts = np.maximum(rng.normal(size=30), 0).astype(np.float32)
+    sheet = random_sheet(rng, 40, 90)
+    acts = np.maximum(rng.normal(size=90), 0).astype(np.float32)
     levels = Levels.of(acts)
     found = measured(Followed.of(sheet, acts, levels), sheet.others, rng)
     present, absent = acts[sheet.present], acts[sheet.absent]
@@ -257,3 +259,98 @@ def test_a_killed_run_goes_on_and_a_finished_one_is_read(
     (tmp_path / "edits" / "effects.parquet").write_bytes(b"no table")
     with pytest.raises(ValueError, match=r"cannot be read.*move it away"):
         vn.input_effects(model, data, told, **options, out=tmp_path)
+
+
+def test_a_change_that_was_tried_once_is_not_the_largest() -> None:
+    n = 30
+    tried = np.full((2, n), 0.5)
+    tried[1] = np.nan
+    tried[1, 0] = 9
+    flat, yes = np.ones(n), np.ones(n, bool)
+    followed = Followed(flat, tried, np.array([True, False]), flat, flat, flat, flat, yes, yes)
+    found = measured(followed, ("shade", "words: rare"), seeds.rng())
+    assert (found["other"], found["other_change"], found["note"]) == ("shade", 0.5, "")
+    assert found["specificity"] == found["specificity_low"] == 0.5
+    few = Followed(flat, tried[1:], np.array([False]), flat, flat, flat, flat, yes, yes)
+    alone = measured(few, ("words: rare",), seeds.rng())
+    assert alone["other_change"] == 9 and "tried on 1" in str(alone["note"])
+
+
+def test_shams_name_nothing_that_the_words_name() -> None:
+    def said(kind: str, value: str) -> Wanted:
+        return Wanted("text", "word", (((kind, value),),))
+
+    def drawn(*pairs: tuple[str, str]) -> Wanted:
+        return Wanted("picture", "object", (pairs,))
+
+    boxes = {
+        "L0N1": {0: [(0, 0, 9, 9)]},
+        "L0N2": {0: [(8, 8, 20, 20)]},
+        "L0N3": {0: [(9, 0, 20, 9)], 1: [(0, 0, 9, 9)]},
+    }
+    one, two, three = (drawn(("region", name)) for name in boxes)
+    assert shared(one, two, boxes) and shared(two, one, boxes) and not shared(one, three, boxes)
+    assert shared(drawn(), drawn(("color", "red")), {}) and shared(drawn(("color", "red")), drawn(), {})
+    assert not shared(drawn(("color", "red")), drawn(("color", "blue")), {})
+    assert shared(said("word", "Red"), said("class", "colors"), {}) and shared(
+        said("after", "a"), said("word", "a"), {}
+    )
+    assert not shared(said("word", "dog"), said("class", "colors"), {})
+
+
+def test_words_with_a_hyphen_are_found_whole(model: vn.HookedVLM) -> None:
+    data = vn.ImageTextData.from_samples([{"image": tiny.image(), "response": "An x-ray of the ray."}])
+    words = texts.Vocabulary.of(["An x-ray of the ray."], ["x-ray"], model.tokenizer, False)
+    inputs = Inputs()
+    (one,) = texts.trials(data, [0], Wanted("text", "word", ((("word", "x-ray"),),)), inputs, 0, words)
+    said = [key[1] for key in inputs._numbers]
+    assert not one.brought and (said[one.present], said[one.absent]) == ("An x-ray of the ray.", "An of the ray.")
+    assert texts.Text(inputs, data[0], words, ()).other_words("An x-ray", frozenset({"x-ray"})) == ["an"]
+
+
+def test_inputs_are_numbered_the_same_in_every_process() -> None:
+    data, inputs = vn.scenes(8, seed=1), Inputs()
+    wanted = Wanted("picture", "repaint", ((("color", "red"),),))
+    for one in rendered.trials(data, range(8), wanted, inputs, 0):
+        assert [k for k in one.others if k in ("shape", "size", "place")] == [
+            k for k in ("shape", "size", "place") if k in one.others
+        ]  # not in the order of a set, which is another one in every process
+
+
+def test_what_decides_the_numbers_decides_what_is_kept(
+    model: vn.HookedVLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = vn.ImageTextData.from_samples([{"image": tiny.image(), "prompt": "Hi", "response": "A dog."}] * 10)
+    names: list[str] = []
+    plain = effects.identity
+    monkeypatch.setattr(effects, "identity", lambda *told: names.append(plain(*told)) or names[-1])
+    words = {"L0N1": "dogs", "L0N2": "no clear pattern"}  # nothing is run
+    reverse = dict(reversed(words.items()))
+    more: tuple[dict[str, Any], ...] = ({}, {"edits": []}, {"edits": ["word"]})
+    for told, options in ((words, more[0]), (words, more[0]), (reverse, more[0]), (words, more[1]), (words, more[2])):
+        found = vn.input_effects(model, data, told, out=tmp_path, progress=False, **options)
+        assert list(found["neuron"]) == list(told)
+    with model.bridge.hooks(fwd_hooks=[("blocks.0.mlp.hook_post", lambda value, hook: value)]):
+        vn.input_effects(model, data, words, out=tmp_path, progress=False)
+    assert names[0] == names[1] and len(set(names)) == 5
+
+
+def test_sites_of_another_make_are_another_call(model: vn.HookedVLM) -> None:
+    names = []
+    for scale in (1, 2):
+        made = vn.sites.register(vn.sites.Directions({"a": scale * np.ones(4)}, hook="blocks.0.hook_out", name="mend"))
+        try:
+            names.append(effects.identity(model, vn.scenes(10), [vn.Neuron.parse("mend:a")], []))
+        finally:
+            vn.sites.forget(made.name)
+    assert names[0] != names[1]
+
+
+def test_parts_of_other_inputs_are_not_gone_on_with(tmp_path: Path) -> None:
+    one, other = Inputs(), Inputs()
+    for inputs, keys in ((one, "ab"), (other, "ba")):
+        for key in keys:
+            inputs.number(key, lambda: Row([], "", None))
+    Kept(tmp_path, "same", one.fingerprint()).put("text", 0, np.ones((2, 1), np.float32))
+    assert Kept(tmp_path, "same", one.fingerprint()).part("text", 0) is not None
+    assert Kept(tmp_path, "same", other.fingerprint()).part("text", 0) is None

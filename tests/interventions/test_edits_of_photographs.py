@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from skimage import data as photographs
 import vlm_neurons as vn
 from vlm_neurons.interventions.edits import pixels
 from vlm_neurons.interventions.edits.photographs import EDITS, elsewhere, trials
+from vlm_neurons.interventions.edits.planning import checked_boxes
 from vlm_neurons.interventions.edits.trials import Inputs, Wanted
 
 BOXES = {0: [(20.0, 12.0, 50.0, 45.0)], 1: [(5.0, 5.0, 25.0, 30.0), (60.0, 10.0, 80.0, 30.0)]}
@@ -63,6 +66,23 @@ def test_what_is_pasted_changes_nothing_around_it_and_has_soft_edges(photos: vn.
     outside = np.ones((72, 96), bool)
     outside[5:25, 10:40] = False
     assert not laid[outside].any() and (laid[10:20, 15:35] == 200).all() and 0 < laid[5, 20, 0] < 200
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_what_is_encoded_anew_is_the_picture_with_what_is_named(photos: vn.ImageTextData, edit: str) -> None:
+    pictures, found = shown(photos, edit)
+    for one in found:
+        buffer = io.BytesIO()
+        Image.fromarray(pictures[one.present]).save(buffer, "JPEG", quality=90)
+        assert (np.asarray(Image.open(buffer).convert("RGB")) == pictures[one.again]).all()
+
+
+def test_boxes_are_whole_pixels_of_the_picture(photos: vn.ImageTextData) -> None:
+    neurons = {"L0N1": vn.Neuron.parse("L0N1")}
+    given = {np.int64(1): [(-5, 3.4, 20.6, 90), np.array([0, 0, 96, 72])]}
+    found = checked_boxes(photos, {"L0N1": given}, neurons)
+    assert found == {"L0N1": {1: [(0, 3, 21, 72), (0, 0, 96, 72)]}}
+    json.dumps(found)  # plain numbers
 
 
 @pytest.mark.parametrize("edit", EDITS)
@@ -118,6 +138,8 @@ def test_boxes_given_by_hand_make_rows_with_controls_and_shams(model: vn.HookedV
         ({"L0N2": {}}, "has no explanation"),
         ({"L0N1": {99: [(0, 0, 1, 1)]}}, "sample 99 is none of"),
         ({"L0N1": {0: [(5, 0, 1, 1)]}}, "left < right"),
+        ({"L0N1": {0: [(96, 0, 99, 9)]}}, r"'L0N1'\]\[0\]: \(96, 0, 99, 9\) has no pixel of the picture, 96 x 72"),
+        ({"L0N1": {0: [(5.1, 0, 5.4, 9)]}}, "has no pixel"),
     ],
 )
 def test_what_is_no_box_is_refused_by_name(

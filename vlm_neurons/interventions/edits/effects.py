@@ -6,6 +6,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,9 @@ from vlm_neurons.interventions.edits.keeping import FOLDER, Kept
 from vlm_neurons.interventions.edits.measures import MEASURES, Followed, Levels, measured, plain
 from vlm_neurons.interventions.edits.photographs import Boxes
 from vlm_neurons.interventions.edits.planning import LEAST, Plan, checked_boxes, plan, run
+from vlm_neurons.interventions.edits.sharing import shared
 from vlm_neurons.interventions.edits.trials import Sheet, Wanted
+from vlm_neurons.models.fused import hooked
 from vlm_neurons.protocols import SIDES
 from vlm_neurons.sites import at
 from vlm_neurons.stats import false_discovery
@@ -71,12 +74,13 @@ def input_effects(
         explanations: neuron -> explanation, or plain string, in the words of the banks of concepts.
         edits: only these kinds; all that the words ask for if None.
         boxes: neuron -> {sample id: boxes (left, top, right, bottom)} around what its words name, in pixels of the
-            sample's first image. Pictures of these neurons are edited there; those that cannot be drawn anew need it.
+            sample's first image; they are rounded, and cut at its edges. Pictures of these neurons are
+            edited there; those that cannot be drawn anew need it.
         n: samples, drawn from the data (those with boxes first), or all if there are fewer; at least 10.
         seed: of all that is drawn.
         batch_size: inputs per forward pass.
         out: a run or a directory, whose `edits/` keeps the table, and until that is there what was run: the same call
-            goes on after an interruption, and of a finished one reads the table.
+            goes on after an interruption, and of a finished one reads the table; not while hooks are on the model.
         progress: say on stderr what it costs, and show a bar.
 
     Returns:
@@ -89,27 +93,29 @@ def input_effects(
           samples often have it anyway;
         - `necessity`: mean of 1 - activation without / with. Samples whose activation with it is below the neuron's
           median positive value say nothing of it and are left out (`n_weak`);
-        - `specificity`: `change`, less the mean size of the largest `other` change, `other_change`: attributes of the
-          same object and of the background that are not named (an object: one of other attributes; a text: one word of
-          every other class); above 0 nothing else moves the neuron as much. `over_background`: less the largest change
+        - `specificity`: `change`, less the mean size of the largest `other` change, `other_change`, of those with at
+          least 10 trials (where none has 10, of those with the most): attributes of the same object and of the
+          background that are not named (an object: one of other attributes; a text: one word of every other class);
+          above 0 nothing else moves the neuron as much. `over_background`: less the largest change
           that the background's texture or shade makes; size and shape also change how much of a colour there is;
         - each with `_low` and `_high`: 95 %, bootstrap over samples;
         - controls, in SD: `control`, mean size of the change by the same edit on the same object, or word, where it is
           not what is named before nor after (for sizes: on the other object; of boxes: on an equally large region
-          elsewhere); `reencoded`, mean size of the change by
-          encoding the picture as JPEG, or running the text in another batch; `sham_change`, `sham_specificity` ...,
-          means of the same measures with the words of up to five other neurons;
+          elsewhere); `reencoded`, mean size of the change by encoding the picture with what is named as JPEG, or
+          running the text in another batch; `sham_change`, `sham_specificity` ..., means of the same measures with the
+          words of up to five other neurons;
         - `p`: that `change` is above the `control` (above 0, where there is none), one-sided, by sign-flips over
           samples; `q`: after Benjamini-Hochberg over the neurons of this edit;
         - counts: `n_images` (trials), `n_sufficiency`, `n_necessity`, `n_weak`, `n_left_out` (no trial: another object
           is what is named too, there is no room, no such word), `n_unchanged` (the edit changes nothing), `n_sham`;
-        - `note`: what of the words was not tested. A neuron whose words ask for no edit has one row without numbers.
+        - `note`: what of the words was not tested, and what rests on few trials. A neuron whose words ask for no edit
+          has one row without numbers.
 
         NaN where a number does not exist.
 
     Raises:
-        ValueError: explanations that are no mapping from ids to words, an unknown edit, boxes that are none or of a
-            sample without an image, or fewer than 10 samples.
+        ValueError: explanations that are no mapping from ids to words, an unknown edit, boxes that are none, outside
+            the picture, or of a sample without an image, or fewer than 10 samples.
         TypeError: data of another kind.
 
     >>> found = vn.input_effects(
@@ -129,8 +135,9 @@ def input_effects(
         raise ValueError(f"edits={', '.join(unknown)}: choose from {', '.join(known)}")
     kept = None
     if out is not None:
-        told = [texts_of, list(edits or ()), {k: dict(v) for k, v in regions.items()}, n, seed, batch_size]
-        kept = Kept(folder(out) / FOLDER, identity(model, data, told))
+        # the order of neurons is that of columns, and numbers inputs
+        told = [list(texts_of.items()), None if edits is None else list(edits), regions, n, seed, batch_size]
+        kept = Kept(folder(out) / FOLDER, identity(model, data, [*neurons.values()], told))
         if (done := kept.table()) is not None:
             return done
     wanted, notes = {}, {}
@@ -139,6 +146,8 @@ def input_effects(
         wanted[key] = [w for w in each if edits is None or w.edit in edits]
     console = Console(stderr=True, quiet=not progress, soft_wrap=True, markup=False)
     plans = {side: plan(model, data, side, wanted, regions, n, seed) for side in SIDES}
+    if kept is not None:
+        kept = replace(kept, inputs="".join(plans[side].inputs.fingerprint()[:8] for side in SIDES))
     acts = run(model, plans, list(neurons.values()), batch_size, console, progress, kept)
     rows: list[dict[str, Any]] = []
     for column, (key, mine) in enumerate(wanted.items()):
@@ -148,7 +157,9 @@ def input_effects(
             if sheet is None or (one.side == "text" and at(neurons[key].hook)[0].indexed_by == "image"):
                 continue
             own = acts[one.side][:, column]
-            shams = _shams(one, plans[one.side].sheets, np.random.default_rng([seed, zlib.crc32(key.encode())]))
+            shams = _shams(
+                one, plans[one.side].sheets, regions, np.random.default_rng([seed, zlib.crc32(key.encode())])
+            )
             done.append({"side": one.side, **_row(one, sheet, own, plans[one.side], shams, seed, notes[key])})
         lacking = notes[key] or "nothing that its words name can be edited in this data"
         rows += [{"neuron": key, "explanation": texts_of[key], **row} for row in done or [{"note": lacking}]]
@@ -163,9 +174,10 @@ def input_effects(
     return table
 
 
-def identity(model: HookedVLM, data: ImageTextData, told: list[Any]) -> str:
-    """SHA-256 of all that decides the numbers."""
-    what = ["edits 1", model.fingerprint(), str(model.dtype), data.fingerprint(), told]
+def identity(model: HookedVLM, data: ImageTextData, neurons: list[Neuron], told: list[Any]) -> str:
+    """SHA-256 of all that decides the numbers; another one every time while hooks are on the model."""
+    sites = {n.site: at(n.hook)[0].fingerprint() for n in neurons}
+    what = ["edits 2", model.fingerprint(), str(model.dtype), hooked(model.bridge), sites, data.fingerprint(), told]
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -180,12 +192,13 @@ def _checked(data: Any, explanations: Any) -> tuple[dict[str, str], dict[str, Ne
     return found, {key: Neuron.parse(key) for key in found}
 
 
-def _shams(own: Wanted, sheets: Mapping[Wanted, Sheet], rng: np.random.Generator) -> list[Sheet]:
+def _shams(
+    own: Wanted, sheets: Mapping[Wanted, Sheet], boxes: Mapping[str, Boxes], rng: np.random.Generator
+) -> list[Sheet]:
     """Trials of other explanations with the same kind of edit, that name nothing that this one names."""
-    mine = {pair for one in own.named for pair in one}
     others = [
         sheet for w, sheet in sheets.items()
-        if w.edit == own.edit and not mine & {pair for one in w.named for pair in one} and len(sheet.present)
+        if w.edit == own.edit and len(sheet.present) and not shared(own, w, boxes)
     ]  # fmt: skip
     return [others[i] for i in rng.permutation(len(others))[:SHAMS]]
 
@@ -206,6 +219,7 @@ def _row(
     followed = Followed.of(sheet, acts, levels)
     tried = [plain(Followed.of(sham, acts, levels)) for sham in shams]
     row |= measured(followed, sheet.others, np.random.default_rng([seed, 2]))
+    note = "; ".join(filter(None, (note, row.get("note"))))
     row |= {f"sham_{name}": float(np.nanmean(values)) for name in MEASURES
             if np.isfinite(values := np.array([one[name] for one in tried], float)).any()}  # fmt: skip
     strong, brought = int(followed.strong.sum()), int(followed.brought.sum())

@@ -1,6 +1,7 @@
 """Edits that were run, on disk: parts of them while they run, and the table at the end.
 
-`edits/parts-IDENTITY/SIDE-START.safetensors` has the activations of some inputs, `edits/effects.parquet` the table.
+`edits/parts-IDENTITY-INPUTS/SIDE-START.safetensors` has the activations of some inputs, `edits/effects.parquet` the
+table.
 """
 
 from __future__ import annotations
@@ -29,15 +30,17 @@ class Kept:
     Attributes:
         folder: of all edits.
         identity: of all that decides the numbers.
+        inputs: of what is run, in its order: parts are matched by number.
     """
 
     folder: Path
     identity: str
+    inputs: str = ""
 
     @property
     def parts(self) -> Path:
         """Of this call alone."""
-        return self.folder / f"parts-{self.identity[:16]}"
+        return self.folder / f"parts-{self.identity[:16]}-{self.inputs[:16]}"
 
     def part(self, side: Side, start: int) -> np.ndarray | None:
         """Activations that are there.

@@ -12,6 +12,7 @@ from vlm_neurons.stats import sign_flip
 from vlm_neurons.synthetic.editing import OF_GROUND
 
 RESAMPLES = 1000
+LEAST = 10  # trials of another change, to be compared
 MEASURES = ("change", "sufficiency", "necessity", "specificity", "over_background")
 
 
@@ -77,14 +78,19 @@ class Followed:
             sheet.brought, strong,
         )  # fmt: skip
 
+    def tried(self, among: Bool[np.ndarray, " other"]) -> Bool[np.ndarray, " other"]:
+        """Which changes the largest is sought in: those with at least `LEAST` trials, or where none has as many, with
+        the most. The largest of many would often be one that was tried once."""
+        counts = np.where(among, np.isfinite(self.other).sum(1), 0)
+        return np.asarray((counts > 0) & (counts >= min(LEAST, counts.max(initial=0))))
+
     def summaries(self, weights: Float[np.ndarray, "draw trial"]) -> dict[str, Float[np.ndarray, " draw"]]:
         """`MEASURES` of weighted trials, by draw."""
         change = _means(weights, self.change)
         sizes = _means(weights, self.other)
         # where nothing else is changed (all that can be is named; texts have no background) there is no comparison
-        largest, behind = (
-            sizes[:, kept].max(1) if kept.any() else np.nan for kept in (np.ones(len(self.other), bool), self.ground)
-        )
+        kept = self.tried(np.ones(len(self.other), bool)), self.tried(self.ground)
+        largest, behind = (np.fmax.reduce(sizes[:, some], axis=1) if some.any() else np.nan for some in kept)
         return {
             "change": change, "sufficiency": _means(weights, np.where(self.brought, self.above, np.nan)),
             "necessity": _means(weights, self.lost), "specificity": change - largest,
@@ -128,8 +134,12 @@ def measured(followed: Followed, names: tuple[str, ...], rng: np.random.Generato
         found |= {name: value, f"{name}_low": float(low), f"{name}_high": float(high)}
     control = _means(np.ones((1, n)), followed.control)[0]
     found |= {"control": float(control), "reencoded": float(followed.again.mean()), "other": "", "other_change": np.nan}
-    if len(names):
-        sizes = _means(np.ones((1, n)), followed.other)[0]
-        found |= {"other": names[int(sizes.argmax())], "other_change": float(sizes.max())}
+    if (kept := followed.tried(np.ones(len(names), bool))).any():
+        sizes = np.where(kept, _means(np.ones((1, n)), followed.other)[0], -1)
+        most = int(np.isfinite(followed.other).sum(1).max())
+        few = (
+            f"no other change was tried on {LEAST} samples, `other` is of those tried on {most}" if most < LEAST else ""
+        )
+        found |= {"other": names[int(sizes.argmax())], "other_change": float(sizes.max()), "note": few}
     paired = followed.change - (0 if np.isnan(control) else followed.control)
     return found | {"p": sign_flip(paired[np.isfinite(paired)], rng)}

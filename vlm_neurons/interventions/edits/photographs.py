@@ -80,22 +80,24 @@ def _edited(one: Photograph, boxes: Sequence[Box], edit: str, color: str | None,
     """The named region removed, recoloured or kept alone, and another of its size."""
     here, (height, width) = tuple(boxes), one.pixels().shape[:2]
     there = elsewhere(here, height, width, np.random.default_rng(seed))
-    plain, again = one.plain(), one.plain(again=True)
     change: Callable[[np.ndarray, np.ndarray], np.ndarray]
     change = {"remove": filled, "blur": blurred, "keep": alone}.get(edit) or _painter(color, seed)
 
-    def done(regions: tuple[Box, ...]) -> int:
-        return one.number((edit, color, regions), lambda pixels: change(pixels, mask_of(regions, *pixels.shape[:2])))
+    def done(regions: tuple[Box, ...], again: bool = False) -> int:
+        return one.number(
+            (edit, color, regions), lambda pixels: change(pixels, mask_of(regions, *pixels.shape[:2])), again
+        )
 
     base = (
         one.number(("grey",), lambda pixels: alone(pixels, np.zeros(pixels.shape[:2], bool)))
         if edit == "keep"
-        else plain
+        else one.plain()
     )
     control: Pair = MISSING if there is None else (base, done(there))
     others = {} if there is None else {"another region": control}
-    pair = (done(here), base) if edit == "keep" else (base, done(here))
-    return Trial(one.sample, *pair, edit == "keep", others, control, again)
+    if edit == "keep":
+        return Trial(one.sample, done(here), base, True, others, control, done(here, again=True))
+    return Trial(one.sample, base, done(here), False, others, control, one.plain(again=True))
 
 
 def _painter(color: str | None, seed: tuple[int, ...]) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
@@ -139,23 +141,24 @@ def _pasted(
 
         def number(
             region: tuple[Box, ...], source: Photograph = source, target: Photograph = target, place: int = place,
-            size: float = size,
+            size: float = size, again: bool = False,
         ) -> int:  # fmt: skip
             return target.number(
                 ("paste", source.sample, region, place, size),
                 lambda pixels: _laid(pixels, source.pixels(), region[0], place, size),
+                again,
             )
 
         plain = target.plain()
         control = MISSING if other is None else (plain, number(other))
         others = {} if other is None else {"another region": control}
-        found.append(Trial(i, number(box), plain, True, others, control, target.plain(again=True)))
+        found.append(Trial(i, number(box), plain, True, others, control, number(box, again=True)))
     return found
 
 
 def _laid(pixels: np.ndarray, source: np.ndarray, box: Box, place: int, size: float) -> np.ndarray:
     """A piece of one picture in another: as large a share of the height as at home, times `size`, at a third of it."""
-    left, top, right, bottom = (max(0, round(v)) for v in box)
+    left, top, right, bottom = (round(v) for v in box)
     piece = Image.fromarray(source[top:bottom, left:right])
     height, width = pixels.shape[:2]
     scale = min(size * height / source.shape[0], 0.9 * height / piece.height, 0.9 * width / piece.width)

@@ -37,8 +37,8 @@ def filled(pixels: Pixels, mask: Bool[np.ndarray, "y x"]) -> Pixels:
 
 
 def blurred(pixels: Pixels, mask: Bool[np.ndarray, "y x"]) -> Pixels:
-    """The mask out of focus: a Gaussian as wide as a quarter of its shorter side, of the picture whose mask is filled,
-    so that its surroundings run in."""
+    """The mask out of focus: a Gaussian as wide as a quarter of its shorter side, of the picture itself, so that at
+    its edges the surroundings run in."""
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     new = pixels.copy()
     if mask.any():

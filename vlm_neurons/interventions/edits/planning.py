@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from vlm_neurons.data import ImageTextData
 from vlm_neurons.interventions.edits import photographs, rendered, texts
 from vlm_neurons.interventions.edits.keeping import Kept
 from vlm_neurons.interventions.edits.photographs import Boxes
+from vlm_neurons.interventions.edits.pixels import Box
 from vlm_neurons.interventions.edits.running import peaks
 from vlm_neurons.interventions.edits.trials import Inputs, Sheet, Trial, Wanted
 from vlm_neurons.protocols import Side
@@ -47,10 +48,11 @@ class Plan:
 
 
 def checked_boxes(data: ImageTextData, boxes: Any, neurons: Mapping[str, Neuron]) -> dict[str, Boxes]:
-    """Boxes by neuron id.
+    """Boxes by neuron id, in whole pixels of the picture.
 
     Raises:
-        ValueError: they are no boxes, of a neuron without explanation, or of a sample without an image.
+        ValueError: they are no boxes, without a pixel of the picture, of a neuron without explanation, or of a sample
+            without an image.
     """
     if not isinstance(boxes, Mapping):
         raise ValueError(f"boxes={short(boxes)}: give {{neuron: {{sample id: [(left, top, right, bottom)]}}}}")
@@ -70,7 +72,26 @@ def checked_boxes(data: ImageTextData, boxes: Any, neurons: Mapping[str, Neuron]
                 raise ValueError(
                     f"boxes[{key!r}][{sample}]: each is (left, top, right, bottom), left < right, top < bottom"
                 )
-        found[neuron] = {sample: [tuple(box) for box in each] for sample, each in samples.items()}  # type: ignore[misc]
+        found[neuron] = {int(sample): _inside(data, key, int(sample), each) for sample, each in samples.items()}
+    return found
+
+
+def _inside(data: ImageTextData, key: str, sample: int, boxes: Sequence[Box]) -> list[Box]:
+    """Boxes in whole pixels, without what is outside the picture."""
+    found: list[Box] = []
+    width, height = data[sample].load_images()[0].size if len(boxes) else (0, 0)
+    for box in boxes:
+        (left, right), (top, bottom) = (
+            [min(max(round(float(v)), 0), side) for v in ends]
+            for ends, side in ((box[::2], width), (box[1::2], height))
+        )
+        if left >= right or top >= bottom:
+            told = ", ".join(f"{float(v):g}" for v in box)
+            raise ValueError(
+                f"boxes[{key!r}][{sample}]: ({told}) has no pixel of the picture, {width} x {height} (width x height): "
+                "give (left, top, right, bottom) in its pixels"
+            )
+        found.append((left, top, right, bottom))
     return found
 
 

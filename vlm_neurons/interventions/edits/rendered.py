@@ -140,7 +140,7 @@ def _others(change: Change, thing: Thing, wanted: Wanted, present: int) -> dict[
     """Every attribute of the object that no alternative names, changed alone."""
     named = {kind for one in wanted.named for kind, _ in one}
     found = {}
-    for kind in OF_THINGS.keys() - named:
+    for kind in [k for k in OF_THINGS if k not in named]:
         for value in change.values(kind):
             new = altered(thing, kind, value)
             if value != getattr(thing, kind) and fits(new, change.rest):

@@ -108,8 +108,15 @@ class Text:
 
     def other_words(self, text: str, but: frozenset[str]) -> list[str]:
         """Words of a text that are in the vocabulary, none of `but`, each once."""
+        for word in sorted(but, key=len, reverse=True):  # no part of `x-ray` is a word of its own
+            text = standing(word).sub(" ", text)
         found = dict.fromkeys(w.lower() for w in _WORD.findall(text))
         return [w for w in found if w in self.words.class_of and w not in but]
+
+
+def standing(word: str) -> re.Pattern[str]:
+    """Finds a word, which may be several (`x-ray`), wherever it stands alone."""
+    return re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
 
 
 def replaced(text: str, word: str, new: str) -> str:
@@ -121,12 +128,12 @@ def replaced(text: str, word: str, new: str) -> str:
     'A ring.'
     """
     if not new:
-        return re.sub(rf"(?i)\s?\b{re.escape(word)}\b", "", text).strip()
+        return re.sub(rf"\s?{standing(word).pattern}", "", text, flags=re.IGNORECASE).strip()
 
     def put(match: re.Match[str]) -> str:
         return new.capitalize() if match[0][0].isupper() else new
 
-    return re.sub(rf"(?i)\b{re.escape(word)}\b", put, text)
+    return standing(word).sub(put, text)
 
 
 def natural(data: ImageTextData, samples: Sequence[int], inputs: Inputs, words: Vocabulary) -> list[int]:
@@ -158,7 +165,7 @@ def surface(kind: str, value: str) -> frozenset[str]:
 
 
 def _there(text: str, every: frozenset[str]) -> list[str]:
-    return sorted({w.lower() for w in _WORD.findall(text)} & every)
+    return sorted(word for word in every if standing(word).search(text))
 
 
 def _replaced(text: Text, said: str, word: str, every: frozenset[str]) -> Trial | None:

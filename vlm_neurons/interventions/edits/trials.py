@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -47,6 +48,10 @@ class Inputs:
             self._numbers[key] = len(self.made)
             self.made.append(make)
         return self._numbers[key]
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what was asked for, in its order."""
+        return hashlib.sha256(repr([*self._numbers]).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True)
