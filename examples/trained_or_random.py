@@ -12,9 +12,9 @@ from causes import markdown
 
 import vlm_neurons as vn
 from vlm_neurons import stats
+from vlm_neurons.autointerp.protocols import SIDES_OF  # of both the lowest counts
 
 SCENES, SEED, DRAWS = 1000, 107, 3  # of each scan, of the scenes; draws of random gates
-SIDES_OF = {"visual": ["picture"], "text": ["text"], "multimodal": ["picture", "text"]}  # the lowest of both counts
 STATISTICS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "focus": lambda t: t["focus"],
     "r": lambda t: t["r"],

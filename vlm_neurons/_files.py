@@ -38,6 +38,17 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
 
 
 @contextmanager
+def readable(file: Path, writer: str) -> Iterator[None]:
+    """What goes wrong inside is told with the file and what writes it again; what tells them itself goes through."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if str(error).startswith(str(file)):
+            raise
+        raise ValueError(f"{file} cannot be read: {error}. Move it away; {writer} writes it again") from error
+
+
+@contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold a lock file, after whoever holds it now. A killed process lets go. The file stays: others may wait for
     it."""

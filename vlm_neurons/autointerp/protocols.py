@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Kind = Literal["visual", "text", "multimodal"]
 AtOnce = Callable[[str], np.ndarray | None]
 OTHER: dict[Side, Side] = {"picture": "text", "text": "picture"}
-_OF_KIND: dict[Kind, tuple[Side, ...]] = {"visual": ("picture",), "text": ("text",), "multimodal": SIDES}
+SIDES_OF: dict[Kind, tuple[Side, ...]] = {"visual": ("picture",), "text": ("text",), "multimodal": SIDES}
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,7 +268,7 @@ def fault(prediction: Prediction, job: Job) -> str | None:
 
 def kind_of(evidence: Evidence) -> Kind:
     """The neuron's class, or else the sides on which it reaches a tenth of its peak."""
-    for kind in _OF_KIND:
+    for kind in SIDES_OF:
         if evidence.label == kind:
             return kind
     shown = evidence.split("explain")
@@ -283,4 +283,4 @@ def sides_of(evidence: Evidence) -> tuple[Side, ...]:
     >>> sides_of(evidence["L2N304"]), sides_of(evidence["L3N3"])
     (('picture',), ('picture', 'text'))
     """
-    return _OF_KIND[kind_of(evidence)]
+    return SIDES_OF[kind_of(evidence)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -115,6 +115,7 @@ class Named:
         return self.text or tuple(w for a in self.visual for w in words_of(a))
 
 
+@lru_cache(maxsize=4096)  # an explanation is asked of many samples
 def named(explanation: str) -> Named:
     """Read an explanation. Alternatives stand between semicolons, with "less strongly:" or "weakly:" before some.
 

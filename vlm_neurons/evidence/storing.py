@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from vlm_neurons._files import write_atomic
+from vlm_neurons._files import readable, write_atomic
 from vlm_neurons.evidence.evidence import Evidence
 from vlm_neurons.evidence.exemplars import Exemplar, Seen
 from vlm_neurons.evidence.rows import exemplars_batch, exemplars_schema, read_acts, read_sample, sample_row, schema
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMAT = 7
-REMEDY = "move it away; vn.gather_evidence(model, data, run, ...) writes it again"
+WRITER = "vn.gather_evidence(model, data, run, ...)"
 
 
 def save(evidence: Mapping[str, Evidence], path: str | Path) -> Path:
@@ -95,7 +95,7 @@ class Stored(Mapping[str, Evidence]):
 
     def __getitem__(self, name: str) -> Evidence:
         file, place, one = self._home[name]
-        with _named(file):
+        with readable(file, WRITER):
             rows = self._file(file).get_batch(place)
             found = [
                 Exemplar(self._sample(key), group, split, rank, *acts)
@@ -115,7 +115,7 @@ class Stored(Mapping[str, Evidence]):
     def _sample(self, key: str) -> Seen:
         if (seen := self._seen.get(key)) is None:
             file, row = self._samples[key]
-            with _named(file):
+            with readable(file, WRITER):
                 seen = read_sample(self._file(file).get_batch(row).to_pylist()[0])
             self._seen[key] = seen
         return seen
@@ -194,23 +194,9 @@ def _opened(file: Path) -> Any:
     """
     import pyarrow as pa
 
-    with _named(file):
+    with readable(file, WRITER):
         opened = pa.ipc.open_file(pa.memory_map(str(file)))
         found = (opened.schema.metadata or {}).get(b"format")
     if found != str(FORMAT).encode():
         raise ValueError(f"{file}: format {found!r}, this version reads {FORMAT}; gather the evidence again")
     return opened
-
-
-class _named:
-    """Name the file that cannot be read, and what writes it again."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if isinstance(error, OSError | ValueError | KeyError) and not isinstance(error, FileNotFoundError):
-            raise ValueError(f"{self.file} cannot be read: {error}. {REMEDY.capitalize()}") from error

@@ -17,7 +17,7 @@ from vlm_neurons import stats
 from vlm_neurons._checks import of_kind, whole
 from vlm_neurons._files import write_atomic
 from vlm_neurons.autointerp import explain, score
-from vlm_neurons.autointerp.protocols import Explainer, Simulator
+from vlm_neurons.autointerp.protocols import SIDES_OF, Explainer, Simulator
 from vlm_neurons.classification import classify
 from vlm_neurons.classification.thresholds import Thresholds
 from vlm_neurons.evidence import gather_evidence
@@ -37,7 +37,6 @@ Measure = Callable[["pd.DataFrame"], "pd.Series"]
 FOLDER, VALUES = "trust", "values.parquet"
 OWN = -1  # number of the model's own gates among the draws
 SITES = ("gate", "post")  # whose neurons hang on the gates
-SIDES_OF = {"visual": ("picture",), "text": ("text",), "multimodal": ("picture", "text")}
 
 
 def _column(name: str) -> Measure:

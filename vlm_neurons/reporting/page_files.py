@@ -169,7 +169,7 @@ def _about(story: Story) -> dict[str, Any]:
         "no_concepts": visible(story.no_concepts) if story.no_concepts else "",
         "frequency": FREQUENCY,
         "remark": visible(remark) if (remark := run.info.get("concepts", {}).get("remark")) else "",
-        "trusted": rows_of(story.trusted) if story.trusted is not None else [],
+        "trusted": rows_of(story.numbers["trained_or_random"]) if story.trusted is not None else [],
         "trusted_figures": [{**one, "svg": Markup(one["svg"])} for one in figures],
         "edits": edits.rows_of(story.effects) if story.effects is not None else [],
         "edits_summary": edits.summary_of(story.effects) if story.effects is not None else "",

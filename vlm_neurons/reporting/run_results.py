@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlm_neurons._files import readable
 from vlm_neurons.autointerp import Explanation, Simulation, load_simulations, read_explanations
 from vlm_neurons.autointerp.from_concepts import NAME as FROM_CONCEPTS
 from vlm_neurons.classification import classify
@@ -132,22 +132,11 @@ def _table(file: Path, columns: Sequence[str]) -> pd.DataFrame:
     """A table; it has to have these columns."""
     import pandas as pd
 
-    with _readable(file):
+    with readable(file, AGAIN[file.name]):
         table = pd.read_parquet(file)
         if missing := [name for name in columns if name not in table]:
             raise ValueError(f"it has no column {missing[0]!r}")
     return table
-
-
-@contextmanager
-def _readable(file: Path) -> Iterator[None]:
-    """What goes wrong inside is told with the file and the remedy; what tells them itself goes through."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if str(error).startswith(str(file)):
-            raise
-        raise ValueError(f"{file} cannot be read: {error}. Move it away; {AGAIN[file.name]} writes it again") from error
 
 
 def _take_old(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vlm_neurons.interventions.trusting import FOLDER, VALUES, summary
+from vlm_neurons._files import readable
+from vlm_neurons.interventions.trusting import FOLDER, VALUES
 from vlm_neurons.viz.wording import NAMES, decimals, percent
 
 if TYPE_CHECKING:
@@ -27,24 +29,22 @@ def values_of(run: Run) -> pd.DataFrame | None:
 
     if not (file := run.path / FOLDER / VALUES).is_file():
         return None
-    try:
+    with readable(file, "vn.trust(model, data, run, out=run)"):
         found = pd.read_parquet(file)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read ({error}): vn.trust(model, data, run, out=run) writes it") from error
-    if lacking := COLUMNS - {*found.columns}:
-        raise ValueError(f"{file} lacks {', '.join(sorted(lacking))}: vn.trust(model, data, run, out=run) writes it")
+        if lacking := COLUMNS - {*found.columns}:
+            raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
     return found
 
 
-def rows_of(values: pd.DataFrame) -> list[dict[str, Any]]:
-    """The numbers of `vn.trust` in words, those that exist."""
+def rows_of(told: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of `vn.trust` in words, those with numbers."""
     return [
         {"source": SOURCES[r["source"]], "statistic": r["statistic"], "label": NAMES[r["label"]],
          "n": f"{r['n']:,} / {r['n_random']:,}",
          "medians": f"{_said(r['median'])} / {_said(r['median_random'])}",
          "auroc": f"{_said(r['auroc'])} ({_said(r['low'])} to {_said(r['high'])})",
          "above": percent(round(r["above"] * r["n"]), r["n"])}
-        for r in summary(values).to_dict("records") if r["n"] and r["n_random"]
+        for r in told if r["n"] and r["n_random"]
     ]  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from vlm_neurons.autointerp.explanation import says_nothing
+from vlm_neurons.autointerp.explanation import Failure, says_nothing
 from vlm_neurons.concepts.concept import Concept
 from vlm_neurons.concepts.lexical import mask_of
 from vlm_neurons.concepts.naming import Alternative, named
@@ -40,20 +40,28 @@ class Stack:
 
     def __call__(self, explanation: str) -> Flat | None:
         """Predictions from 0 to 10 at all places; None where a sample has none."""
+        found = self.predict(explanation)
+        return None if isinstance(found, Failure) else found
+
+    def predict(self, explanation: str) -> Flat | Failure:
+        """The same, or why a sample has none."""
         if says_nothing(explanation):
             return np.zeros(self._ends[self.side][-1])
         what = named(explanation)
-        if what.unknown or not (what.regions if self.side == "picture" else what.words):
-            return None
+        if what.unknown:
+            return Failure("vocabulary", f"the banks have no concept for: {', '.join(what.unknown)}")
+        if not (what.regions if self.side == "picture" else what.words):
+            shown = "images" if self.side == "picture" else "words"
+            return Failure("vocabulary", f"it names nothing that {shown} could show")
         asked = {"picture": (what.regions, self._shares), "text": (what.words, self._masks)}
         try:
             found = {
-                side: any_of(alternatives, self._all(of, side))
+                side: _any(alternatives, self._share(of, side))
                 for side, (alternatives, of) in asked.items()
                 if alternatives and (side == self.side or what.together)  # type: ignore[comparison-overlap]
             }
-        except KeyError:  # the pixels alone do not tell
-            return None
+        except KeyError as error:
+            return Failure("vocabulary", f"the pixels alone do not tell {error.args[0].name}")
         values = 10.0 * found[self.side]
         return values * self._both(found) if what.together else values
 
@@ -80,9 +88,9 @@ class Stack:
         }
         return {side: np.cumsum(own).tolist() or [0] for side, own in sizes.items()}
 
-    def _all(self, of: Callable[[Concept], Flat], side: str) -> Callable[[Alternative], Flat]:
+    def _share(self, of: Callable[[Concept], Flat], side: str) -> Callable[[Alternative], Flat]:
         def share(alternative: Alternative) -> Flat:
-            return all_of([of(c) for c in alternative.concepts], (self._ends[side][-1],))
+            return _all([of(c) for c in alternative.concepts], (self._ends[side][-1],))
 
         return share
 
@@ -99,7 +107,7 @@ class Stack:
         return self._known[concept]
 
 
-def any_of(alternatives: Sequence[Alternative], share: Callable[[Alternative], np.ndarray]) -> np.ndarray:
+def _any(alternatives: Sequence[Alternative], share: Callable[[Alternative], np.ndarray]) -> np.ndarray:
     """Where one of some alternatives holds; the weighted mean of all where they are told to differ in strength."""
     parts = [1 - share(a) if a.negated else share(a) for a in alternatives]
     strengths = [a.strength for a in alternatives]
@@ -108,7 +116,7 @@ def any_of(alternatives: Sequence[Alternative], share: Callable[[Alternative], n
     return np.asarray(np.max(parts, axis=0)) if len(parts) > 1 else parts[0]
 
 
-def all_of(parts: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+def _all(parts: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
     """Where all hold; everywhere if there is nothing that has to."""
     if len(parts) == 1:
         return parts[0]
