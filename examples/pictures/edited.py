@@ -50,7 +50,7 @@ def main() -> None:
         for edit, axis in zip((*photographs.EDITS, "control"), row[1:], strict=True):
             inputs, named = Inputs(), ((("region", "shown"), ("color", color)),)
             wanted = Wanted("picture", "remove" if edit == "control" else edit, named)
-            (one,) = photographs.trials(data, [0, 1], wanted, {0: [box]}, inputs, seed)
+            (one,) = photographs.trials(data, [0], [1], wanted, {0: [box]}, inputs, seed)
             number = one.control[1] if edit == "control" else one.present if edit in ("paste", "keep") else one.absent
             if number < 0:
                 axis.text(0.5, 0.5, "no room", ha="center", transform=axis.transAxes)

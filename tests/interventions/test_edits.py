@@ -205,7 +205,20 @@ def test_words_that_no_edit_tests_are_said_so_not_scored(model: vn.HookedVLM) ->
     assert found["change"].isna().all() and (found["edit"] == "").all()
     assert found.loc["L0N1", "note"] == "no concept for dogs"
     assert found.loc["L0N3", "note"] == "not edited: position:top"
-    assert "in this data" in found.loc["L0N4", "note"]
+    assert "this neuron has no boxes" in found.loc["L0N4", "note"]
+
+
+def test_a_side_that_cannot_be_edited_is_told_beside_the_other(model: vn.HookedVLM) -> None:
+    told = {"L0N1": "red regions; the word 'dog'", "P0N2": "red regions; the word 'dog'"}
+    said = vn.ImageTextData.from_samples([{"image": tiny.image(), "prompt": "Hi", "response": "A dog."}] * 10)
+    seen = vn.ImageTextData.from_samples([{"image": tiny.image(), "prompt": "Hi"}] * 10)
+    options: dict[str, Any] = {"edits": ["word", "keep", "repaint"], "n": 10, "progress": False}
+    row = vn.input_effects(model, said, told, **options).set_index("neuron")
+    assert row.loc["L0N1", "edit"] == "word" and "cannot be drawn anew" in row.loc["L0N1", "note"]
+    boxes = {neuron: {0: [(0, 0, 4, 4)]} for neuron in told}
+    row = vn.input_effects(model, seen, told, boxes=boxes, **options).set_index("neuron")
+    assert (row["edit"] == "keep").all() and "texts are not edited: no sample" in row.loc["L0N1", "note"]
+    assert "the neuron does not see them" in row.loc["P0N2", "note"]
 
 
 def test_bad_arguments_are_refused_by_name(model: vn.HookedVLM) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import seeds
+import tiny
 from PIL import Image
 from skimage import color as reference
 from skimage import data as photographs
@@ -17,7 +18,7 @@ from skimage import data as photographs
 import vlm_neurons as vn
 from vlm_neurons.interventions.edits import pixels
 from vlm_neurons.interventions.edits.photographs import EDITS, elsewhere, trials
-from vlm_neurons.interventions.edits.planning import checked_boxes
+from vlm_neurons.interventions.edits.planning import checked_boxes, plan
 from vlm_neurons.interventions.edits.trials import Inputs, Wanted
 
 BOXES = {0: [(20.0, 12.0, 50.0, 45.0)], 1: [(5.0, 5.0, 25.0, 30.0), (60.0, 10.0, 80.0, 30.0)]}
@@ -34,7 +35,7 @@ def photos() -> vn.ImageTextData:
 
 def shown(data: vn.ImageTextData, edit: str) -> tuple[list[np.ndarray], Any]:
     inputs, wanted = Inputs(), Wanted("picture", edit, ((("region", "L0N1"), ("color", "red")),))
-    found = trials(data, range(10), wanted, BOXES, inputs, 3)
+    found = trials(data, [0, 1], range(2, 10), wanted, BOXES, inputs, 3)
     return [np.asarray(make().images[0]) for make in inputs.made], found
 
 
@@ -129,6 +130,17 @@ def test_boxes_given_by_hand_make_rows_with_controls_and_shams(model: vn.HookedV
     assert first.equals(again) and set(first.loc["L0N1"].index) == set(EDITS)
     assert first.loc[("L0N1", "remove"), "n_images"] == 2 and first.loc[("L0N1", "paste"), "n_images"] == 8
     assert (first["n_sham"] == 1).all() and first["control"].notna().all() and first["reencoded"].notna().all()
+
+
+def test_levels_are_of_samples_drawn_from_all_data_whether_they_have_boxes_or_not(model: vn.HookedVLM) -> None:
+    data = vn.ImageTextData.from_samples([{"image": tiny.image(), "prompt": "Hi"} for _ in range(40)])
+    boxes = {"L0N1": {i: [(2, 2, 6, 6)] for i in range(25)}}
+    wanted = {"L0N1": [Wanted("picture", edit, ((("region", "L0N1"),),)) for edit in ("remove", "paste")]}
+    with_boxes, without = (plan(model, data, "picture", wanted, given, 12, 5) for given in (boxes, {"L0N1": {}}))
+    drawn = [[key[0] for key in [*one.inputs._numbers][:12]] for one in (with_boxes, without)]
+    assert drawn[0] == drawn[1] and min(drawn[0]) < 25 <= max(drawn[0])
+    remove, paste = (with_boxes.sheets[one] for one in wanted["L0N1"])
+    assert len(remove.present) == 12 and len(paste.present) == 12  # of 15 without
 
 
 @pytest.mark.parametrize(

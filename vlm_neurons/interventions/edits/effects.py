@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from vlm_neurons.interventions.edits.planning import LEAST, Plan, checked_boxes,
 from vlm_neurons.interventions.edits.sharing import shared
 from vlm_neurons.interventions.edits.trials import Sheet, Wanted
 from vlm_neurons.models.fused import hooked
-from vlm_neurons.protocols import SIDES
+from vlm_neurons.protocols import SIDES, Side
 from vlm_neurons.sites import at
 from vlm_neurons.stats import false_discovery
 from vlm_neurons.units import Neuron
@@ -76,7 +76,8 @@ def input_effects(
         boxes: neuron -> {sample id: boxes (left, top, right, bottom)} around what its words name, in pixels of the
             sample's first image; they are rounded, and cut at its edges. Pictures of these neurons are
             edited there; those that cannot be drawn anew need it.
-        n: samples, drawn from the data (those with boxes first), or all if there are fewer; at least 10.
+        n: samples, drawn from the data, or all if there are fewer; at least 10. With boxes: as many drawn from all say
+            what the neuron does as it is, up to n with boxes are edited, and up to n without are pasted into.
         seed: of all that is drawn.
         batch_size: inputs per forward pass.
         out: a run or a directory, whose `edits/` keeps the table, and until that is there what was run: the same call
@@ -108,8 +109,8 @@ def input_effects(
           samples; `q`: after Benjamini-Hochberg over the neurons of this edit;
         - counts: `n_images` (trials), `n_sufficiency`, `n_necessity`, `n_weak`, `n_left_out` (no trial: another object
           is what is named too, there is no room, no such word), `n_unchanged` (the edit changes nothing), `n_sham`;
-        - `note`: what of the words was not tested, and what rests on few trials. A neuron whose words ask for no edit
-          has one row without numbers.
+        - `note`: what of the words was not tested and why, what rests on few trials. A neuron whose words ask for no
+          edit has one row without numbers.
 
         NaN where a number does not exist.
 
@@ -152,17 +153,18 @@ def input_effects(
     rows: list[dict[str, Any]] = []
     for column, (key, mine) in enumerate(wanted.items()):
         done = []
+        notes[key] = "; ".join(dict.fromkeys(filter(None, (notes[key], *_lacking(mine, neurons[key], plans)))))
         for one in mine:
             sheet = plans[one.side].sheets.get(one)
-            if sheet is None or (one.side == "text" and at(neurons[key].hook)[0].indexed_by == "image"):
+            if sheet is None or not _sees(neurons[key], one.side):
                 continue
             own = acts[one.side][:, column]
             shams = _shams(
                 one, plans[one.side].sheets, regions, np.random.default_rng([seed, zlib.crc32(key.encode())])
             )
             done.append({"side": one.side, **_row(one, sheet, own, plans[one.side], shams, seed, notes[key])})
-        lacking = notes[key] or "nothing that its words name can be edited in this data"
-        rows += [{"neuron": key, "explanation": texts_of[key], **row} for row in done or [{"note": lacking}]]
+        lacking = [{"note": notes[key] or "its words ask for none of these edits"}]
+        rows += [{"neuron": key, "explanation": texts_of[key], **row} for row in done or lacking]
     table = pd.DataFrame(rows).reindex(columns=FIRST)
     for _, part in table.groupby("edit"):
         table.loc[part.index, "q"] = false_discovery(part["p"].to_numpy(float))
@@ -177,8 +179,21 @@ def input_effects(
 def identity(model: HookedVLM, data: ImageTextData, neurons: list[Neuron], told: list[Any]) -> str:
     """SHA-256 of all that decides the numbers; another one every time while hooks are on the model."""
     sites = {n.site: at(n.hook)[0].fingerprint() for n in neurons}
-    what = ["edits 2", model.fingerprint(), str(model.dtype), hooked(model.bridge), sites, data.fingerprint(), told]
+    what = ["edits 3", model.fingerprint(), str(model.dtype), hooked(model.bridge), sites, data.fingerprint(), told]
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _sees(neuron: Neuron, side: Side) -> bool:
+    return side == "picture" or at(neuron.hook)[0].indexed_by != "image"
+
+
+def _lacking(wanted: Sequence[Wanted], neuron: Neuron, plans: Mapping[Side, Plan]) -> Iterator[str]:
+    """Why edits of a whole side that the words ask for are not made."""
+    for one in wanted:
+        if not _sees(neuron, one.side):
+            yield "texts are not edited: the neuron does not see them"
+        elif one not in plans[one.side].sheets:
+            yield plans[one.side].lacking
 
 
 def _checked(data: Any, explanations: Any) -> tuple[dict[str, str], dict[str, Neuron]]:

@@ -65,12 +65,12 @@ def natural(data: ImageTextData, samples: Sequence[int], inputs: Inputs) -> list
 
 
 def trials(
-    data: ImageTextData, samples: Sequence[int], wanted: Wanted, boxes: Boxes, inputs: Inputs, seed: int
-) -> list[Trial]:
-    """One trial a sample with boxes; pasted into samples without."""
-    named = [i for i in samples if boxes.get(i)]
+    data: ImageTextData, named: Sequence[int], silent: Sequence[int], wanted: Wanted, boxes: Boxes, inputs: Inputs,
+    seed: int,
+) -> list[Trial]:  # fmt: skip
+    """One trial a sample with boxes (`named`); what is pasted, into each without (`silent`)."""
     if wanted.edit == "paste":
-        return _pasted(data, named, [i for i in samples if not boxes.get(i)], boxes, inputs, seed)
+        return _pasted(data, named, silent, boxes, inputs, seed)
     color = dict(wanted.named[0]).get("color")
     found = [_edited(Photograph(data, i, inputs), boxes[i], wanted.edit, color, (seed, i)) for i in named]
     return [one for one in found if one is not None]

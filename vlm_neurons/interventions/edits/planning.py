@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 PART = 10  # batches that are kept together
 TIMED = 2  # batches that the printed time is told from
+UNDRAWN = "pictures are not edited: those in this data cannot be drawn anew, and this neuron has no boxes"
 LEAST = 10  # samples; of fewer a 95th percentile is their largest
 
 
@@ -39,12 +40,14 @@ class Plan:
     Attributes:
         inputs: each once.
         natural: numbers of the samples as they are.
-        sheets: trials of every edit that was asked for.
+        sheets: trials of every edit that was asked for, and can be made.
+        lacking: why others cannot.
     """
 
     inputs: Inputs = field(default_factory=Inputs)
     natural: list[int] = field(default_factory=list)
     sheets: dict[Wanted, Sheet] = field(default_factory=dict)
+    lacking: str = ""
 
 
 def checked_boxes(data: ImageTextData, boxes: Any, neurons: Mapping[str, Neuron]) -> dict[str, Boxes]:
@@ -109,27 +112,27 @@ def plan(
 ) -> Plan:  # fmt: skip
     """The inputs of all edits of one side; none where nobody asks, or the data cannot be edited."""
     every = list(dict.fromkeys(w for mine in wanted.values() for w in mine if w.side == side))
-    drawable = isinstance(data, Scenes) and data.asked[0] != "text"
-    if side == "picture" and not drawable:
-        every = [w for w in every if w.edit in photographs.EDITS]
-    usable: list[int] = []
-    if every:
-        usable = [i for i, one in enumerate(data.facts) if (one.digests if side == "picture" else one.response)]
-    if not usable:
+    if not every:
         return Plan()
+    usable = [i for i, one in enumerate(data.facts) if (one.digests if side == "picture" else one.response)]
+    if not usable:
+        return Plan(lacking=f"{side}s are not edited: no sample in this data has one")
+    if side == "picture" and not (isinstance(data, Scenes) and data.asked[0] != "text"):
+        every = [w for w in every if w.edit in photographs.EDITS]
+    if not every:
+        return Plan(lacking=UNDRAWN)
     if len(usable) < LEAST:
         raise ValueError(f"{len(usable)} samples have a {side} that can be edited: give at least {LEAST}")
     order = np.random.default_rng([seed, 1]).permutation(usable).tolist()
-    named = {i for one in boxes.values() for i in one} if side == "picture" else set()
-    samples = sorted(sorted(order, key=lambda i: i not in named)[:n])
-    return (_of_pictures(data, every, boxes, samples, seed) if side == "picture"
-            else _of_texts(model, data, every, samples, seed))  # fmt: skip
+    return (_of_pictures(data, every, boxes, order, n, seed) if side == "picture"
+            else _of_texts(model, data, every, sorted(order[:n]), seed))  # fmt: skip
 
 
 def _of_pictures(
-    data: ImageTextData, every: list[Wanted], boxes: Mapping[str, Boxes], samples: list[int], seed: int
+    data: ImageTextData, every: list[Wanted], boxes: Mapping[str, Boxes], order: list[int], n: int, seed: int
 ) -> Plan:
-    made = Plan()
+    """Levels are those of the first n samples of a random order, whether they have boxes or not."""
+    made, samples = Plan(lacking=UNDRAWN), sorted(order[:n])
     if isinstance(data, Scenes):
         made.natural = rendered.natural(data, samples, made.inputs)
     else:
@@ -137,8 +140,9 @@ def _of_pictures(
     for w in every:
         if w.edit in photographs.EDITS:
             mine = boxes[dict(w.named[0])["region"]]
-            found: list[Trial] = photographs.trials(data, samples, w, mine, made.inputs, seed)
-            made.sheets[w] = Sheet.of(found, sum(bool(mine.get(i)) != (w.edit == "paste") for i in samples))
+            having, lacking = ([i for i in order if bool(mine.get(i)) == yes][:n] for yes in (True, False))
+            found: list[Trial] = photographs.trials(data, sorted(having), sorted(lacking), w, mine, made.inputs, seed)
+            made.sheets[w] = Sheet.of(found, len(lacking if w.edit == "paste" else having))
         elif isinstance(data, Scenes):
             made.sheets[w] = Sheet.of(rendered.trials(data, samples, w, made.inputs, seed), len(samples))
     return made
