@@ -267,7 +267,7 @@ def test_a_killed_run_goes_on_and_a_finished_one_is_read(
     calls[:] = [0] * 20
     pd.testing.assert_frame_equal(vn.input_effects(model, data, told, **options, out=tmp_path), expected)
     assert len(calls) == 20 and not list(tmp_path.glob("edits/parts-*"))  # read, not run
-    vn.input_effects(model, data, told, **options)
+    vn.input_effects(model, data, told, **options, out=tmp_path / "at once")
     assert len(calls) - 20 == went_on + kept
     (tmp_path / "edits" / "effects.parquet").write_bytes(b"no table")
     with pytest.raises(ValueError, match=r"cannot be read.*move it away"):

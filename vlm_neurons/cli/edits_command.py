@@ -27,6 +27,7 @@ def add_command(commands: Any) -> None:
     p.add_argument("--n", type=positive, default=100, help="samples that are edited (default: %(default)s)")
     p.add_argument("--seed", type=int, default=0, help="of all that is drawn (default: %(default)s)")
     p.add_argument("--batch-size", type=positive, default=32, help="(default: %(default)s)")
+    p.add_argument("--save-images", help="folder for the edited pictures")
     p.add_argument("--data", help="samples to edit, best others than those that were explained, such as "
                    "scenes:n=300,seed=9 (default: the data that the scan recorded)")  # fmt: skip
     model_options(p, required=False)
@@ -51,7 +52,7 @@ def edits_run(args: argparse.Namespace) -> None:
     model = model_of(args, args.model or run.info["model"]["name"])
     table = input_effects(
         model, data, {n: explanations[n] for n in wanted}, edits=args.edits, n=args.n, seed=args.seed,
-        batch_size=args.batch_size, out=run,
+        batch_size=args.batch_size, out=run, save_images=args.save_images,
     )  # fmt: skip
     show(table)
     say(f"edits: {run.path / FOLDER / TABLE}   next: vlm-neurons report {args.run}")

@@ -3,6 +3,7 @@
 from vlm_neurons.interventions.baselines import controls, random_gates
 from vlm_neurons.interventions.caches import images_of_row, row_cache, take_rows
 from vlm_neurons.interventions.edits.effects import input_effects
+from vlm_neurons.interventions.edits.gallery import EditGallery, EditPair, edit_gallery
 from vlm_neurons.interventions.effects import causal_effects, class_groups, compare_effects
 from vlm_neurons.interventions.measures import Task, measure, prepare_tasks
 from vlm_neurons.interventions.patching import attribute_neurons, patch_neurons
@@ -11,6 +12,8 @@ from vlm_neurons.interventions.readout import direct_logit_attribution, logit_le
 from vlm_neurons.interventions.trusting import trust
 
 __all__ = [
+    "EditGallery",
+    "EditPair",
     "Task",
     "attribute_neurons",
     "causal_effects",
@@ -18,6 +21,7 @@ __all__ = [
     "compare_effects",
     "controls",
     "direct_logit_attribution",
+    "edit_gallery",
     "images_of_row",
     "input_effects",
     "measure",

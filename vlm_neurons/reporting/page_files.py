@@ -6,7 +6,7 @@ import base64
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from vlm_neurons.viz.wording import FREQUENCY, NAMES, decimals, number, share_wo
 if TYPE_CHECKING:
     import pandas as pd
 
+    from vlm_neurons.interventions import EditGallery
     from vlm_neurons.scanning.run import Run
     from vlm_neurons.viz.concept_map import Map
 
@@ -68,6 +69,7 @@ class Story:
         no_concepts: why there are none though the run was scanned with concepts.
         trusted: what `vn.trust` kept.
         effects: what `vn.input_effects` kept.
+        galleries: the same by neuron, to look at.
     """
 
     run: Run
@@ -80,11 +82,12 @@ class Story:
     no_concepts: str = ""
     trusted: pd.DataFrame | None = None
     effects: pd.DataFrame | None = None
+    galleries: Mapping[str, EditGallery] = field(default_factory=dict)
 
     @cached_property
     def cards(self) -> list[Fragment]:
         """The card of every neuron."""
-        return [_card(s, self.rule, self.scaled_by) for s in self.shown]
+        return [_card(s, self.rule, self.scaled_by, self.galleries.get(s.neuron)) for s in self.shown]
 
     @property
     def scaled_by(self) -> str:
@@ -217,7 +220,7 @@ def _code(story: Story, out: Path) -> str:
     return lines
 
 
-def _card(shown: Shown, rule: Thresholds | None, scaled_by: str) -> Fragment:
+def _card(shown: Shown, rule: Thresholds | None, scaled_by: str, edits: EditGallery | None) -> Fragment:
     import pandas as pd
 
     concepts = pd.DataFrame(shown.concepts) if shown.concepts else None
@@ -238,8 +241,8 @@ def _card(shown: Shown, rule: Thresholds | None, scaled_by: str) -> Fragment:
     per_group = 1 if any(e.group != "top" for e in evidence.exemplars) else 2
     return card_html(
         evidence, shown.row or None, shown.explanation, {(shown.neuron, k): s for k, s in shown.simulations.items()},
-        pd.DataFrame(shown.told) if shown.told else None, concepts=concepts, per_group=per_group, anchor=shown.anchor,
-        notes=notes,
+        pd.DataFrame(shown.told) if shown.told else None, concepts=concepts, edits=edits, per_group=per_group,
+        anchor=shown.anchor, notes=notes,
     )  # fmt: skip
 
 

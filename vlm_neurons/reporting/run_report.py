@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from vlm_neurons._checks import whole
 from vlm_neurons.classification.thresholds import Thresholds
 from vlm_neurons.evidence import gather_evidence
+from vlm_neurons.interventions.edits.gallery import edit_gallery
 from vlm_neurons.interventions.trusting import summary
 from vlm_neurons.reporting.edits_in_words import effects_of
 from vlm_neurons.reporting.neuron_list import Shown, choose, record, with_evidence
@@ -96,7 +97,9 @@ def story(run: Run, table: pd.DataFrame, results: Results, shown: list[Shown]) -
     numbers["trained_or_random"] = [] if trusted is None else summary(trusted).to_dict("records")
     effects = effects_of(run)
     numbers["edits"] = [] if effects is None else effects.to_dict("records")
-    return Story(run, table, rule, thresholds, shown, numbers, results.maps, results.no_concepts, trusted, effects)
+    galleries = {} if effects is None else edit_gallery(run)
+    maps, lacking = results.maps, results.no_concepts
+    return Story(run, table, rule, thresholds, shown, numbers, maps, lacking, trusted, effects, galleries)
 
 
 def _rule(table: pd.DataFrame) -> Thresholds | None:

@@ -1,7 +1,7 @@
 """The card of one neuron, as a piece of a page.
 
     card_html(evidence, row=None, explanation=None, simulation=None, score=None, *, concepts=None,
-              per_group=3, tops=None, anchor=None, notes=None) -> Fragment
+              edits=None, per_group=3, tops=None, anchor=None, notes=None) -> Fragment
 
 `Fragment` has `html`, `css` and `js` (each the same string for all cards, to be included once), `images`
 ({CSS class: `data:` address}, to be written as background-image, each once: `fragment.styles(fragments)` does it) and
@@ -33,18 +33,21 @@ from vlm_neurons.viz.card_content import (
     strongest_places,
 )
 from vlm_neurons.viz.colours import data_uri, gradient, heat, without_sinks
+from vlm_neurons.viz.edits_in_words import edit_lines, pair_caption
 from vlm_neurons.viz.html_pages import Fragment, picture_class, template, template_text
 from vlm_neurons.viz.token_strips import Strip, plain, strip
-from vlm_neurons.viz.wording import FREQUENCY, number, visible
+from vlm_neurons.viz.wording import FREQUENCY, number, shortened, visible
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from vlm_neurons.autointerp.explanation import Explanation
     from vlm_neurons.evidence import Evidence, Exemplar
+    from vlm_neurons.interventions import EditGallery, EditPair
     from vlm_neurons.viz.card_content import Row, Simulations
 
 Box = tuple[str, str, str, str]
+FOLLOWED = 100  # characters of the words that edits are of
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,80}")
 
 
@@ -75,6 +78,7 @@ def card_html(
     score: Row = None,
     *,
     concepts: pd.DataFrame | None = None,
+    edits: EditGallery | None = None,
     per_group: int = 3,
     tops: tuple[float, float] | None = None,
     anchor: str | None = None,
@@ -89,6 +93,7 @@ def card_html(
         simulation: made from the explanation: of one side, or all that `simulate` returned.
         score: a row of the score table, or a table that has its rows.
         concepts: what `run.concepts()` returns, or rows of it.
+        edits: what was edited for the neuron, of `vn.interventions.edit_gallery(run)`.
         per_group: exemplars shown of each group, besides the strongest one.
         tops: ends of the colour scales of patches and tokens, to compare cards; by default from what is shown.
         anchor: id of the card; by default from the neuron's.
@@ -118,6 +123,8 @@ def card_html(
         strongest=_shown(shown.strongest, shown, images, notes, chart=True),
         groups=[(names[group], [_shown(e, shown, images, notes) for e in es]) for group, es in shown.groups.items()],
         compared=[_both(one, images) for one in shown.compared],
+        followed=visible(shortened(str(edits.rows["explanation"].iloc[0]), FOLLOWED)) if edits is not None else "",
+        edits=[] if edits is None else _edited(edits, shown.tops, images),
         few=all(len(es) == 1 for es in shown.groups.values()),
         n_failed=shown.n_failed,
         patch_sinks=shown.patch_sinks,
@@ -159,6 +166,27 @@ def _both(one: Compared, images: dict[str, str]) -> Shown:
     return Shown((caption(one.real),), tuple(zip(*rows, strict=True)), tuple(strips), chart, one.failure)
 
 
+def _edited(
+    edits: EditGallery, tops: tuple[float, float], images: dict[str, str]
+) -> list[tuple[list[str], list[Shown]]]:
+    """Of every edit what is said, and trials before and after, on one scale that is no shorter than the card's."""
+    found = []
+    for row in edits.rows.to_dict("records"):
+        pairs = [one for one in edits.pairs if (one.edit, one.side) == (row["edit"], row["side"])]
+        top = max([tops[row["side"] == "text"], *(act for one in pairs for act in one.acts)])
+        shown = [Shown((pair_caption(one),), *_ends(one, top, images)) for one in pairs]
+        found.append((edit_lines(row, number(top) if pairs else ""), shown))
+    return found
+
+
+def _ends(pair: EditPair, top: float, images: dict[str, str]) -> tuple[tuple[tuple[Map, ...], ...], tuple[Strip, ...]]:
+    """The first pictures before and after, which alone are edited; or the texts."""
+    both = (("before", pair.before), ("after", pair.after))
+    if pair.side == "picture":
+        return tuple(tuple(_maps(e, top, images, name))[:1] for name, e in both), ()
+    return (), tuple(strip(e.seen, e.token_acts, top, name) for name, e in both)
+
+
 def _maps(e: Exemplar, top: float, images: dict[str, str], name: str) -> Iterator[Map]:
     for place, (picture, values) in enumerate(zip(e.seen.images, e.patch_acts, strict=True)):
         sinks = e.seen.patch_sinks[place]
@@ -176,7 +204,7 @@ class Map:
     """One image under one series of values.
 
     Attributes:
-        name: of the series: `"real"` or `"simulated"`.
+        name: of the series: `"real"`, `"simulated"`, or of an edit `"before"` and `"after"`.
         image: place of the image in the sample.
         picture: CSS class that shows it.
         ratio: its width over its height.

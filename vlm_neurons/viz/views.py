@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from vlm_neurons.autointerp.explanation import Explanation
     from vlm_neurons.evidence import Evidence
+    from vlm_neurons.interventions import EditGallery
     from vlm_neurons.viz.card_content import Content, Row, Simulations
 
 
@@ -102,6 +103,7 @@ def show_neuron(
     simulation: Simulations = None,
     score: Row = None,
     concepts: pd.DataFrame | None = None,
+    edits: EditGallery | None = None,
 ) -> NeuronCard:
     """The card of a neuron: the picture the model saw with the heat of its patches, the tokens coloured by circuitsvis,
     its class, its explanation with score, null and interval, real above simulated, and samples of other strengths.
@@ -114,6 +116,8 @@ def show_neuron(
         simulation: made from the explanation: of one side, or all that `simulate` returned.
         score: a row of the score table, or a table that has its rows.
         concepts: what `run.concepts()` returns: what the neuron answers to over all data.
+        edits: what was edited for the neuron, of `vn.interventions.edit_gallery(run)`: trials before and after, those
+            too in which it did not follow. `.static()` leaves them out.
 
     Returns:
         A card: shown by a notebook, `.save("card.html")`, `.save("card.png")`, `.static()`.
@@ -129,14 +133,19 @@ def show_neuron(
     <Neuron probe; .save('x.html'), .save('x.png') and .static() show it outside a notebook>
     """
     told = {"row": row, "explanation": explanation, "simulation": simulation, "score": score,
-            "concepts": concepts}  # fmt: skip
+            "concepts": concepts, "edits": edits}  # fmt: skip
     return _card(evidence, told, None, None)
 
 
 def _card(evidence: Evidence, told: dict[str, Any], tops: tuple[float, float] | None, anchor: str | None) -> NeuronCard:
-    shown = content(evidence, **told, tops=tops)
+    shown = _content(evidence, told, tops)
     piece = card_html(evidence, **told, tops=tops, anchor=anchor)
     return NeuronCard(f"Neuron {evidence.neuron}", piece, lambda: _drawn([shown]), evidence, told)
+
+
+def _content(evidence: Evidence, told: dict[str, Any], tops: tuple[float, float] | None) -> Content:
+    """Of a picture of the card, which has no room for edits."""
+    return content(evidence, **{name: one for name, one in told.items() if name != "edits"}, tops=tops)
 
 
 def compare_neurons(a: Evidence | NeuronCard, b: Evidence | NeuronCard) -> View:
@@ -168,7 +177,7 @@ def compare_neurons(a: Evidence | NeuronCard, b: Evidence | NeuronCard) -> View:
     first = cards[0].fragment
     images = {name: address for card in cards for name, address in card.fragment.images.items()}
     piece = Fragment(html, first.css, first.js, images, any(card.fragment.circuitsvis for card in cards))
-    shown = [content(evidence, **told, tops=tops) for evidence, told in pairs]
+    shown = [_content(evidence, told, tops) for evidence, told in pairs]
     return View(" and ".join(c.title for c in cards), piece, lambda: _drawn(shown))
 
 

@@ -18,10 +18,12 @@ from vlm_neurons.autointerp.jobs import Explanations, text_of
 from vlm_neurons.autointerp.store import folder
 from vlm_neurons.data import ImageTextData
 from vlm_neurons.interventions.edits.asking import EDITS, asked
+from vlm_neurons.interventions.edits.gallery import keep_shown
 from vlm_neurons.interventions.edits.keeping import FOLDER, Kept
 from vlm_neurons.interventions.edits.measures import MEASURES, Followed, Levels, measured, plain
 from vlm_neurons.interventions.edits.photographs import Boxes
 from vlm_neurons.interventions.edits.planning import LEAST, Plan, checked_boxes, plan, run
+from vlm_neurons.interventions.edits.saving import folder_for, save_pictures
 from vlm_neurons.interventions.edits.sharing import shared
 from vlm_neurons.interventions.edits.trials import Sheet, Wanted
 from vlm_neurons.models.fused import hooked
@@ -54,6 +56,7 @@ def input_effects(
     seed: int = 0,
     batch_size: int = 32,
     out: Run | str | Path | None = None,
+    save_images: str | Path | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Change what explanations name in pictures and texts, and nothing else, and see whether the neurons follow.
@@ -80,8 +83,11 @@ def input_effects(
             what the neuron does as it is, up to n with boxes are edited, and up to n without are pasted into.
         seed: of all that is drawn.
         batch_size: inputs per forward pass.
-        out: a run or a directory, whose `edits/` keeps the table, and until that is there what was run: the same call
-            goes on after an interruption, and of a finished one reads the table; not while hooks are on the model.
+        out: a run or a directory, whose `edits/` keeps the table and trials to look at (`edit_gallery`), and until
+            those are there what was run: the same call goes on after an interruption, and of a finished one reads the
+            table; not while hooks are on the model.
+        save_images: a folder for the edited pictures, as PNG named after their pixels; `edits.jsonl` there says which
+            they are, a line a trial.
         progress: say on stderr what it costs, and show a bar.
 
     Returns:
@@ -125,8 +131,6 @@ def input_effects(
     >>> bool(found.specificity > 1), bool(found.necessity > 0.5), bool(found.p < 0.01)
     (True, True, True)
     """
-    import pandas as pd
-
     texts_of, neurons = _checked(data, explanations)
     check_seed(seed)
     n, batch_size = whole_number("n", n, LEAST), whole_number("batch_size", batch_size)
@@ -134,12 +138,13 @@ def input_effects(
     known = [edit for side in SIDES for edit in EDITS[side]]
     if unknown := [str(edit) for edit in edits or () if edit not in known]:
         raise ValueError(f"edits={', '.join(unknown)}: choose from {', '.join(known)}")
-    kept = None
+    pictures = None if save_images is None else folder_for(save_images)
+    kept, done = None, None
     if out is not None:
         # the order of neurons is that of columns, and numbers inputs
         told = [list(texts_of.items()), None if edits is None else list(edits), regions, n, seed, batch_size]
         kept = Kept(folder(out) / FOLDER, identity(model, data, [*neurons.values()], told))
-        if (done := kept.table()) is not None:
+        if (done := kept.table()) is not None and pictures is None:
             return done
     wanted, notes = {}, {}
     for key, text in texts_of.items():
@@ -147,39 +152,54 @@ def input_effects(
         wanted[key] = [w for w in each if edits is None or w.edit in edits]
     console = Console(stderr=True, quiet=not progress, soft_wrap=True, markup=False)
     plans = {side: plan(model, data, side, wanted, regions, n, seed) for side in SIDES}
+    if pictures is not None:
+        save_pictures(pictures, plans["picture"])
+    if done is not None:
+        return done
     if kept is not None:
         kept = replace(kept, inputs="".join(plans[side].inputs.fingerprint()[:8] for side in SIDES))
     acts = run(model, plans, list(neurons.values()), batch_size, console, progress, kept)
+    table = _table(texts_of, neurons, wanted, notes, plans, acts, regions, seed)
+    if kept is not None:
+        seen = {name: [one for one in mine if _sees(neurons[name], one.side)] for name, mine in wanted.items()}
+        keep_shown(kept.folder, kept.identity, model, plans, acts, seen, neurons, batch_size)
+        kept.finish(table)
+    return table
+
+
+def _table(
+    texts_of: Mapping[str, str], neurons: Mapping[str, Neuron], wanted: Mapping[str, Sequence[Wanted]],
+    notes: Mapping[str, str], plans: Mapping[Side, Plan], acts: Mapping[Side, np.ndarray],
+    regions: Mapping[str, Boxes], seed: int,
+) -> pd.DataFrame:  # fmt: skip
+    """The rows of all neurons."""
+    import pandas as pd
+
     rows: list[dict[str, Any]] = []
     for column, (key, mine) in enumerate(wanted.items()):
         done = []
-        notes[key] = "; ".join(dict.fromkeys(filter(None, (notes[key], *_lacking(mine, neurons[key], plans)))))
+        note = "; ".join(dict.fromkeys(filter(None, (notes[key], *_lacking(mine, neurons[key], plans)))))
         for one in mine:
             sheet = plans[one.side].sheets.get(one)
             if sheet is None or not _sees(neurons[key], one.side):
                 continue
-            own = acts[one.side][:, column]
-            shams = _shams(
-                one, plans[one.side].sheets, regions, np.random.default_rng([seed, zlib.crc32(key.encode())])
-            )
-            done.append({"side": one.side, **_row(one, sheet, own, plans[one.side], shams, seed, notes[key])})
-        lacking = [{"note": notes[key] or "its words ask for none of these edits"}]
+            own, rng = acts[one.side][:, column], np.random.default_rng([seed, zlib.crc32(key.encode())])
+            shams = _shams(one, plans[one.side].sheets, regions, rng)
+            done.append({"side": one.side, **_row(one, sheet, own, plans[one.side], shams, seed, note)})
+        lacking = [{"note": note or "its words ask for none of these edits"}]
         rows += [{"neuron": key, "explanation": texts_of[key], **row} for row in done or lacking]
     table = pd.DataFrame(rows).reindex(columns=FIRST)
     for _, part in table.groupby("edit"):
         table.loc[part.index, "q"] = false_discovery(part["p"].to_numpy(float))
     words = [name for name in FIRST if name not in NUMBERS]
     table = table.astype(dict.fromkeys(words, object)).fillna(dict.fromkeys(words, ""))
-    table = table.astype(dict.fromkeys(NUMBERS, float))
-    if kept is not None:
-        kept.finish(table)
-    return table
+    return table.astype(dict.fromkeys(NUMBERS, float))
 
 
 def identity(model: HookedVLM, data: ImageTextData, neurons: list[Neuron], told: list[Any]) -> str:
     """SHA-256 of all that decides the numbers; another one every time while hooks are on the model."""
     sites = {n.site: at(n.hook)[0].fingerprint() for n in neurons}
-    what = ["edits 3", model.fingerprint(), str(model.dtype), hooked(model.bridge), sites, data.fingerprint(), told]
+    what = ["edits 4", model.fingerprint(), str(model.dtype), hooked(model.bridge), sites, data.fingerprint(), told]
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FOLDER, TABLE = "edits", "effects.parquet"
-REMEDY = "move it away, and vn.input_effects(..., out=...) or vlm-neurons edits RUN writes it again"
+WRITER = "vn.input_effects(..., out=...) or vlm-neurons edits RUN"
+REMEDY = f"move it away, and {WRITER} writes it again"
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,18 @@ class Kept:
         Raises:
             ValueError: it is damaged.
         """
-        import pyarrow.parquet as pq
-
         file = self.folder / TABLE
         if not file.is_file():
             return None
         found = read(file)
-        return found if (pq.read_schema(file).metadata or {}).get(b"edits") == self.identity.encode() else None
+        return found if owner(file) == self.identity else None
+
+
+def owner(file: Path) -> str:
+    """The identity of the call that wrote a table, which can be read."""
+    import pyarrow.parquet as pq
+
+    return str((pq.read_schema(file).metadata or {}).get(b"edits", b"").decode("ascii", "replace"))
 
 
 def read(file: Path) -> pd.DataFrame:

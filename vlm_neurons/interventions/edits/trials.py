@@ -97,11 +97,13 @@ class Sheet:
     """All trials of one edit, as numbers of inputs; -1 where there is none.
 
     Attributes:
+        sample: id in the data.
         others: names of what else is changed.
         left_out: samples that the edit cannot be made in.
         unchanged: samples that it would leave as they are.
     """
 
+    sample: Int[np.ndarray, " trial"]
     present: Int[np.ndarray, " trial"]
     absent: Int[np.ndarray, " trial"]
     brought: Bool[np.ndarray, " trial"]
@@ -119,7 +121,8 @@ class Sheet:
         names = tuple(sorted({name for t in kept for name in t.others}))
         other = [[t.others.get(name, MISSING) for t in kept] for name in names]
         return cls(
-            np.array([t.present for t in kept], int), np.array([t.absent for t in kept], int),
+            np.array([t.sample for t in kept], int), np.array([t.present for t in kept], int),
+            np.array([t.absent for t in kept], int),
             np.array([t.brought for t in kept], bool), names,
             np.array(other, int).reshape(len(names), len(kept), 2),
             np.array([t.control for t in kept], int).reshape(-1, 2), np.array([t.again for t in kept], int),
