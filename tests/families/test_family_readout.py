@@ -11,7 +11,9 @@ import tiny
 import torch
 
 import vlm_neurons as vn
-from vlm_neurons.interventions.readout import output_weights
+from vlm_neurons.models.lens import output_weights
+from vlm_neurons.models.readout import norm_before, norm_weight, post_norm, unembedding
+from vlm_neurons.planted.weights import rows_of
 
 
 @torch.no_grad()
@@ -73,6 +75,25 @@ def test_words_of_a_neuron_are_read_by_the_familys_own_norm(family: builders.Mad
         found = vn.interventions.logit_lens(family.model, [neuron], k=4).iloc[0]
         for told, there in ((found.raised, expected.flip(0)[:4]), (found.lowered, expected[:4])):
             assert torch.allclose(torch.tensor(told), there, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["llava-clip", "gemma3", "aya_vision"])  # RMS; with offsets, and behind MLPs; centred
+def test_a_unit_that_writes_a_word_is_explained_by_it_through_every_kind_of_norm(name: str):
+    model = builders.made(name).model
+    weights = rows_of(model, "post", 1, 3)["out"]
+    before, behind = weights.clone(), post_norm(model, 1)
+    token = max(i for i in range(len(model.tokenizer)) if model.tokenizer.decode([i]).strip().isalpha())
+    word = model.tokenizer.decode([token]).strip().lower()
+    row = unembedding(model)[token] / norm_weight(model, norm_before(model, None))
+    try:
+        weights.copy_(row if behind is None else row / norm_weight(model, behind))
+        explainer = vn.VocabularyExplainer(model, n_null=100, level=0.9)
+        found = vn.explain({"post:L1N3": vn.Evidence("post:L1N3", 1.0, ())}, explainer, progress=False)["post:L1N3"]
+    finally:
+        weights.copy_(before)
+    assert found.support[0]["direction"] == "raised" and found.support[0]["words"][0] == word
+    assert found.support[0]["cosines"][0] > 0.5
 
 
 @torch.no_grad()

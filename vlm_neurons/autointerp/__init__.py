@@ -1,6 +1,8 @@
 """Automated interpretability: explanations of neurons, simulated activations, and scores that compare the two."""
 
 from vlm_neurons.autointerp.comparing import compare, detect, score_statistics
+from vlm_neurons.autointerp.explainers.joined import joined
+from vlm_neurons.autointerp.explainers.vocabulary import VocabularyExplainer
 from vlm_neurons.autointerp.explaining import explain, summary
 from vlm_neurons.autointerp.explanation import NO_PATTERN, Explanation, Failure
 from vlm_neurons.autointerp.mass import causes
@@ -20,11 +22,13 @@ __all__ = [
     "Judge",
     "Simulation",
     "Simulator",
+    "VocabularyExplainer",
     "by_activation",
     "causes",
     "compare",
     "detect",
     "explain",
+    "joined",
     "load_simulations",
     "read_explanations",
     "score",

@@ -21,7 +21,7 @@ class Entry:
         kind: name of its class there.
         about: what it is, in a few words.
         needs: `""` where the name is enough, `"server"` where a server is asked, `"weights"` for models of
-            transformers.
+            transformers, `"model"` for the model itself whose neurons are explained.
         must_name: whether its model has to be named.
     """
 
@@ -46,6 +46,7 @@ EXPLAINERS = {
     "openai": Entry("explainers.chat", "OpenAIExplainer",
                     "is any OpenAI-compatible server, its key in OPENAI_API_KEY", "server", True),
     "local": Entry("explainers.chat", "LocalExplainer", "is a model of transformers", "weights", True),
+    "vocabulary": Entry("explainers.vocabulary", "VocabularyExplainer", "reads output weights as words", "model"),
 }  # fmt: skip
 SIMULATORS = {
     "concepts": Entry("simulators.concepts", "ConceptSimulator", "needs no key"),

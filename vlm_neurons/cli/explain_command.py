@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from vlm_neurons.autointerp.registry import EXPLAINERS, explainer_of, in_words
@@ -119,10 +120,11 @@ def explain_run(args: argparse.Namespace, model: Callable[..., Any]) -> None:
     from vlm_neurons.synthetic import open_data
 
     run = Run.load(args.run)
-    explainer = _explainer(args, run)
-    data = open_data(args.data) if args.data else None
     args.model = args.model or run.info["model"]["name"]
-    evidence = evidence_of(run, _chosen(args, run), lambda: model(args), data, args.seed)
+    opened = cache(lambda: model(args))
+    explainer = _explainer(args, run, opened)
+    data = open_data(args.data) if args.data else None
+    evidence = evidence_of(run, _chosen(args, run), opened, data, args.seed)
     if args.dry_run:
         plan = explainer.plan(evidence)
         say(f"{args.explainer}: no calls, no cost; {len(evidence)} neurons" if plan is None else str(plan))
@@ -228,13 +230,16 @@ def evidence_of(
     return {n: stale.get(n, found[n]) for n in neurons}
 
 
-def _explainer(args: argparse.Namespace, run: Run) -> Explainer:
+def _explainer(args: argparse.Namespace, run: Run, model: Callable[[], HookedVLM]) -> Explainer:
     entry = EXPLAINERS[args.explainer]
     if entry.needs != "server":
-        unused = (*SERVER, "attempt", *([] if entry.needs else ["explainer_model"]))
+        unused = (*SERVER, "attempt", *([] if entry.needs == "weights" else ["explainer_model"]))
         refuse_unused(args, unused, f"--explainer {args.explainer}")
     if not entry.needs:
         return explainer_of(args.explainer)
+    if entry.needs == "model":
+        of_itself: Explainer = entry.load()(model())
+        return of_itself
     if not args.explainer_model:
         raise ValueError(f"--explainer {args.explainer} needs --explainer-model")
     kind: Any = entry.load()

@@ -8,8 +8,9 @@ from vlm_neurons.interventions.effects import causal_effects, class_groups, comp
 from vlm_neurons.interventions.measures import Task, measure, prepare_tasks
 from vlm_neurons.interventions.patching import attribute_neurons, patch_neurons
 from vlm_neurons.interventions.pruning import pruning_curve
-from vlm_neurons.interventions.readout import direct_logit_attribution, logit_lens
+from vlm_neurons.interventions.readout import direct_logit_attribution
 from vlm_neurons.interventions.trusting import trust
+from vlm_neurons.models.lens import logit_lens
 
 __all__ = [
     "EditGallery",

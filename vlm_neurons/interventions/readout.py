@@ -1,4 +1,4 @@
-"""What a neuron writes: its output weights read as words, and its direct share of a logit."""
+"""The direct share of neurons in a logit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlm_neurons.hooks import Neurons
-from vlm_neurons.hooks.selecting import Target, select
+from vlm_neurons.hooks.selecting import Target
+from vlm_neurons.models.lens import OF_MLPS, output_weights, single
 from vlm_neurons.models.readout import (
     norm_before,
     norm_scale,
@@ -23,71 +24,7 @@ from vlm_neurons.sites import at
 from vlm_neurons.units import Neuron
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from vlm_neurons.models import Batch, HookedVLM
-
-_OF_MLPS = ("gate", "post")
-
-
-def output_weights(model: HookedVLM, neurons: Neurons) -> Float[Tensor, "neuron d_model"]:
-    """What one unit of each neuron adds to the residual stream (projector: to an image token's embedding); the
-    negative pole writes the opposite. A gate neuron's unit is multiplied by its `up` first. Where a norm stands behind
-    the MLP (Gemma 2 and 3), its weight is multiplied in; what it divides by is left out, since it depends on the input.
-
-    Raises:
-        ValueError: a neuron of the vision tower or of another hook, which does not write to the backbone.
-        IndexError: there is no such neuron.
-    """
-    chosen = [neuron for _, neuron in _single(neurons)]
-    rows = []
-    for neuron in chosen:
-        site, layer = at(neuron.hook)
-        try:
-            directions = site.directions(lambda name, layer: written_by(model, name, layer), layer)
-        except (IndexError, ValueError) as error:
-            raise type(error)(f"{neuron.id}: {error}") from None
-        if not 0 <= neuron.index < len(directions):
-            raise IndexError(f"{neuron.id}: there are {len(directions)} neurons, 0 to {len(directions) - 1}")
-        behind = post_norm(model, layer) if site.name in _OF_MLPS else None
-        written = directions[neuron.index] * (-1 if neuron.pole == "-" else 1)
-        rows.append(written if behind is None else normed(model, behind, written))
-    return torch.stack(rows)
-
-
-def logit_lens(model: HookedVLM, neurons: Neurons, k: int = 8) -> pd.DataFrame:
-    """The words whose logits a neuron's output weights raise and lower most (logit lens: final norm's weight, then
-    unembedding; the layers between are ignored, and caps of logits, which change no order).
-
-    Args:
-        model: the model.
-        neurons: of a site that writes to the backbone: gate, post, projector. A gate neuron is multiplied by `up`,
-            which takes both signs: where that is negative it lowers what stands here as raised.
-        k: words of each kind.
-
-    Returns:
-        One row per neuron: `neuron`, `raises`, `lowers` (lists of words, strongest first), `raised`, `lowered`
-        (their logits per unit of the neuron at a norm scale of 1).
-
-    >>> vn.interventions.logit_lens(model, "L3N33", k=3).raises[0]
-    ['diamond', 'circle', 'cross']
-    """
-    import pandas as pd
-
-    logits = _read(model, output_weights(model, neurons).float())
-    rows = []
-    for (key, _), row in zip(_single(neurons), logits, strict=True):
-        up, down = row.topk(k), (-row).topk(k)
-        rows.append(
-            {
-                "neuron": key,
-                "raises": _words(model, up.indices),
-                "lowers": _words(model, down.indices),
-                "raised": up.values.tolist(),
-                "lowered": (-down.values).tolist(),
-            }
-        )
-    return pd.DataFrame(rows)
 
 
 def direct_logit_attribution(
@@ -121,7 +58,7 @@ def direct_logit_attribution(
     >>> round(float(share), 1)  # the neuron for cyan, where "cyan" comes next
     1.9
     """
-    chosen = [neuron for _, neuron in _single(neurons)]
+    chosen = [neuron for _, neuron in single(neurons)]
     bad = next((n for n in chosen if at(n.hook)[0].indexed_by != "row"), None)
     if bad is not None:
         raise ValueError(f"{bad.id}: direct logits are of backbone neurons, such as those of sites gate and post")
@@ -148,7 +85,7 @@ def direct_logit_attribution(
 def _scale_behind(model: HookedVLM, hook: str, post: Float[Tensor, "batch neuron"]) -> Float[Tensor, "batch 1"]:
     """What the norm between a layer's neurons and the residual stream divides by: by 1 where there is none."""
     site, layer = at(hook)
-    norm = post_norm(model, layer) if site.name in _OF_MLPS else None
+    norm = post_norm(model, layer) if site.name in OF_MLPS else None
     if norm is None:
         return torch.ones_like(post[:, :1])
     return norm_scale(model, norm, post @ written_by(model, "post", layer).float().T)
@@ -168,22 +105,6 @@ def _places(batch: Batch, position: int) -> tuple[Tensor, Tensor]:
         row = int((~there).long().argmax())
         raise ValueError(f"position={position}: row {row} has {int(real[row].sum())} tokens, and none there")
     return rows, at
-
-
-def _read(model: HookedVLM, vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
-    return normed(model, norm_before(model, None), vectors) @ unembedding(model).T
-
-
-def _single(neurons: Neurons) -> list[tuple[str, Neuron]]:
-    found = select(neurons, "read out")
-    whole = next((key for key, neuron in found if neuron is None), None)
-    if whole is not None:
-        raise ValueError(f"{whole!r} is a hook; name single neurons, such as {whole}:0")
-    return [(key, neuron) for key, neuron in found if neuron is not None]
-
-
-def _words(model: HookedVLM, ids: Tensor) -> list[str]:
-    return [model.tokenizer.decode([i]).strip() or repr(model.tokenizer.decode([i])) for i in ids.tolist()]
 
 
 def _token(model: HookedVLM, token: str | int) -> int:

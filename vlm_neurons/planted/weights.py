@@ -2,7 +2,8 @@
 
 A logistic probe without intercept separates what the MLP reads at places with the concept from everything else; its
 direction, scaled so that places with the concept reach about `STRENGTH`, takes the place of one neuron's input weights.
-The neuron's output weights are set to 0, so that it reads and does not act, unless they are to stay.
+The neuron's output weights are set to 0, so that it reads and does not act, unless they are to stay or to write a
+word.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor
 from vlm_neurons.concepts.concept import Concept
 from vlm_neurons.evidence.activations import Look, look
 from vlm_neurons.models.adapters import along, module_at
+from vlm_neurons.models.readout import norm_before, norm_weight, unembedding, written_by
 from vlm_neurons.planted.readings import Labelled, Reading, labelled, read
 from vlm_neurons.sites import named
 from vlm_neurons.stats import auroc
@@ -67,6 +69,7 @@ def plant(
     acts: bool = False,
     peaks: bool = False,
     reading: Reading | None = None,
+    writes: str | None = None,
 ) -> Iterator[Plant]:
     """Edit a detector of a concept into a model, and take it out again at the end of the `with` block.
 
@@ -85,9 +88,11 @@ def plant(
             One that separates places can be wrong at one of 64, and then is in every picture.
         reading: what the layer reads on `data` (`planted.read(model, data, planted.READS[site].format(layer=layer))`),
             for many plants of one layer; read anew if None.
+        writes: a word that it raises, in place of its output weights: see `writing`. Of sites gate and post.
 
     Raises:
-        ValueError: an unknown site, a neuron that the model does not have, or scenes without the concept.
+        ValueError: an unknown site, a neuron that the model does not have, scenes without the concept, or what is not
+            one token of the model.
 
     >>> with plant(model, vn.scenes(60), Concept("color", "red"), layer=1, index=5) as planted:
     ...     planted.neuron.id, planted.auroc > 0.9
@@ -103,6 +108,7 @@ def plant(
     if not places.on.any() or places.on.all():
         told = " and ".join(c.name for c in concepts)
         raise ValueError(f"no scene with {told} among {len(data)}, or nothing else; take more scenes")
+    word = None if writes is None else writing(model, site, layer, writes)
     direction, score = fitted(places, peaks)
     del places, reading  # many plants may stand at once
     before = [w.detach().clone() for w in weights.values()]
@@ -112,12 +118,31 @@ def plant(
                 if name == "out" and acts:
                     continue
                 new = direction if name == "in" else direction / STRENGTH if name == "up" else torch.zeros_like(weight)
+                if name == "out" and word is not None:
+                    new = word
                 weight.copy_(new.to(weight))
         yield Plant(neuron, concepts, score)
     finally:
         with torch.no_grad():
             for weight, old in zip(weights.values(), before, strict=True):
                 weight.copy_(old)
+
+
+def writing(model: HookedVLM, site: str, layer: int, word: str) -> Float[Tensor, "d_model"]:
+    """Output weights that raise a word: its row of the unembedding less the mean row, through the final norm, and as
+    long as the median output weights of the layer.
+
+    Raises:
+        ValueError: the word is not one token, or the site does not write to the backbone's stream.
+    """
+    if site not in ("gate", "post"):
+        raise ValueError(f"writes={word!r}: neurons of site {site!r} write no words; take gate or post")
+    ids = model.tokenizer(word, add_special_tokens=False)["input_ids"]
+    if len(ids) != 1:
+        raise ValueError(f"writes={word!r}: {len(ids)} tokens of {model.name}; give a word that is one")
+    rows = unembedding(model)
+    direction = (rows[ids[0]] - rows.mean(0)) / norm_weight(model, norm_before(model, None))
+    return direction * (written_by(model, site, layer).float().norm(dim=0).median() / direction.norm())
 
 
 def fitted(places: Labelled, peaks: bool) -> tuple[Float[Tensor, "d"], float]:
