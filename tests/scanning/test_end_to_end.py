@@ -113,7 +113,7 @@ def test_samples_table_says_what_was_scanned(tmp_path, model):
 def test_what_was_scanned_is_written_down(tmp_path, model):
     run = scan(model, random_data(3), top_n=5, batch_size=2, out=tmp_path, progress=False)
     info = run.info
-    assert info["format"] == 5
+    assert info["format"] == 6
     assert info["model"]["fingerprint"] == model.fingerprint() and info["model"]["dtype"] == "float32"
     assert (
         info["parameters"] | {"top_n": 5, "batch_size": 2, "block_size": 1000, "sites": ["gate"]} == info["parameters"]

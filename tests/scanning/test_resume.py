@@ -256,7 +256,7 @@ def test_an_earlier_format_is_refused(tmp_path, model, data, whole, format):
     (out / "scan.json").write_text("[]")
     with pytest.raises(ValueError, match=r"no scan\.json of this package"):
         Run.load(out)
-    (out / "scan.json").write_text('{"format": 5, "data": {}}')
+    (out / "scan.json").write_text('{"format": 6, "data": {}}')
     with pytest.raises(ValueError, match=r"scan\.json is no .*lacks model, parameters, columns"):
         Run.load(out)
     with pytest.raises(FileNotFoundError, match="no run directory"):

@@ -85,8 +85,8 @@ def classify(
     if peak not in get_args(Peak):
         raise ValueError(f"peak={peak!r}: choose from {', '.join(map(repr, get_args(Peak)))}")
     top_n = int(run.info["parameters"].get("top_n", 0))
-    states = ((column, run.top(column["hook"], column["pole"])) for column in run.info["columns"])
-    parts = [_rows(column, state, rule, top_n, peak) for column, state in states]
+    states = ((column, *run.states(column["hook"], column["pole"])) for column in run.info["columns"])
+    parts = [_rows(column, state, rows, rule, top_n, peak) for column, state, rows in states]
     table = with_poor(run, with_controls(run, pd.concat(parts, ignore_index=True)))
     table.attrs["parameters"] = {"method": "thresholds", **asdict(rule), "peak": peak}
     if why := no_classes(table):
@@ -94,9 +94,11 @@ def classify(
     return table
 
 
-def _rows(column: dict[str, Any], state: TopSamples, rule: Thresholds, top_n: int, peak: Peak) -> pd.DataFrame:
+def _rows(
+    column: dict[str, Any], state: TopSamples, rows: np.ndarray | slice, rule: Thresholds, top_n: int, peak: Peak
+) -> pd.DataFrame:
     """Rows of the table for one hook and pole; a class that rests on fewer than `top_n` samples is not confident."""
-    d = column["d"]
+    d = len(state.sample_ids)
     n_samples = (state.sample_ids >= 0).sum(1).numpy()
     shares, labels = np.full((d, 4), np.nan), np.full(d, NOT_APPLICABLE, dtype=object)
     confident, tie = np.zeros(d, dtype=bool), np.zeros(d, dtype=bool)
@@ -106,13 +108,9 @@ def _rows(column: dict[str, Any], state: TopSamples, rule: Thresholds, top_n: in
         labels = np.array(MODALITIES, dtype=object)[most_common(counts)]
         confident = (shares.max(1) > CONFIDENT) & (n_samples >= top_n)
         tie = ((counts == counts.max(1, keepdims=True)).sum(1) > 1) & (n_samples > 0)
-    return neuron_rows(
-        column,
+    found = {
         **{f"p_{name}": shares[:, i] for i, name in enumerate(MODALITIES)},
-        label=labels,
-        confident=confident,
-        tie=tie,
-        peak=state.peak.float().numpy(),
-        peak_all_tokens=state.peak_all.float().numpy(),
-        n_samples=n_samples,
-    )
+        "label": labels, "confident": confident, "tie": tie, "peak": state.peak.float().numpy(),
+        "peak_all_tokens": state.peak_all.float().numpy(), "n_samples": n_samples,
+    }  # fmt: skip
+    return neuron_rows(column, **{name: values[rows] for name, values in found.items()})

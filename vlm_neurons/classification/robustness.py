@@ -102,14 +102,14 @@ def _labels(run: Run, combinations: Sequence[Thresholds]) -> list[np.ndarray]:
     for column in run.info["columns"]:
         if column["indexed_by"] != "row":
             continue
-        state = run.top(column["hook"], column["pole"])
+        state, rows = run.states(column["hook"], column["pole"])
         there = state.sample_ids >= 0
         sees = {(t, n): _exceeds(state, "visual", t, n) for t, n in {(c.t_visual, c.n_visual) for c in combinations}}
         reads = {(t, n): _exceeds(state, "text", t, n) for t, n in {(c.t_text, c.n_text) for c in combinations}}
         for labels, rule in zip(found, combinations, strict=True):
             s, r = sees[rule.t_visual, rule.n_visual], reads[rule.t_text, rule.n_text]
             counts = torch.stack([(x & there).sum(1) for x in (s & ~r, r & ~s, s & r, ~s & ~r)], 1)
-            labels.append(most_common(counts.numpy()))
+            labels.append(most_common(counts.numpy())[rows])
     return [np.concatenate([np.zeros(0, int), *labels]) for labels in found]
 
 
@@ -156,7 +156,7 @@ def sensitivity(
     for column in run.info["columns"]:
         if column["indexed_by"] != "row":
             continue
-        state = run.top(column["hook"], column["pole"])
+        state, row_of = run.states(column["hook"], column["pole"])
         peaks = {
             "default": state.peak,
             "maximum over all tokens": state.peak_all,
@@ -166,7 +166,7 @@ def sensitivity(
         for choice, peak in peaks.items():
             peak = torch.where(peak > 0, peak, state.peak)
             here = most_common(sample_classes(state, rule, peak).sum(1).numpy())
-            labels.setdefault((column["site"], column["pole"], choice), {})[column["layer"]] = here
+            labels.setdefault((column["site"], column["pole"], choice), {})[column["layer"]] = here[row_of]
     for site, other in (("gate", "post"), ("post", "gate")):
         mine, theirs = labels.get((site, "+", "default"), {}), labels.get((other, "+", "default"), {})
         if mine and mine.keys() == theirs.keys():

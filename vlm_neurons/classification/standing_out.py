@@ -124,7 +124,8 @@ def _look(
 
 def _stand(run: Run, column: Column, acts: Float[Tensor, "token d"], tokens: RowTokens) -> dict[Side, Standing]:
     """Of a sample's activations, positive in the direction of the pole."""
-    moments, best = run.moments(*column), run.top(*column).scores.float()
+    moments, (states, rows) = run.moments(*column), run.states(*column)
+    best = states.scores.float()[rows]
     sums, count = moments.sums, moments.n_images.clamp(min=1)
     found: dict[Side, Standing] = {}
     for k, (side, where) in enumerate(zip(SIDES, (tokens.visual, tokens.text), strict=True)):

@@ -206,7 +206,7 @@ def evidence_of(
     from vlm_neurons.evidence import gather_evidence, load, save
     from vlm_neurons.evidence.gathering import labels_of
     from vlm_neurons.evidence.storing import Stored, is_there
-    from vlm_neurons.scanning.run import check_length
+    from vlm_neurons.scanning.writing import check_length
 
     if data is not None:
         check_length(run, data)  # also where all evidence is there: data that was named is not ignored

@@ -14,7 +14,7 @@ from vlm_neurons.evidence.evidence import Evidence
 from vlm_neurons.evidence.exemplars import Exemplar, Seen, assign, draw, rest_of
 from vlm_neurons.models import on_day
 from vlm_neurons.scanning import Run
-from vlm_neurons.scanning.run import check_length
+from vlm_neurons.scanning.writing import check_length
 from vlm_neurons.units import Neuron, parse_neurons
 
 if TYPE_CHECKING:
@@ -149,13 +149,14 @@ def _top(run: Run, neuron: Neuron, n: int) -> tuple[list[int], list[float], floa
     """Ids and scores of the top samples, and the peak."""
     if (neuron.hook, neuron.pole) not in run.columns:
         raise KeyError(f"{neuron.id}: not scanned; this run has {run.scanned}")
-    best = run.top(neuron.hook, neuron.pole)
-    if not 0 <= neuron.index < len(best.sample_ids):
-        raise KeyError(f"{neuron.id}: {neuron.hook} has {len(best.sample_ids)} neurons, numbered from 0")
-    ids = best.sample_ids[neuron.index, :n].tolist()
-    scores = best.scores[neuron.index, :n].float().tolist()
+    best, rows = run.states(neuron.hook, neuron.pole)
+    row_of = np.arange(len(best.sample_ids))[rows]
+    if not 0 <= neuron.index < len(row_of):
+        raise KeyError(f"{neuron.id}: {neuron.hook} has {len(row_of)} neurons, numbered from 0")
+    row = int(row_of[neuron.index])
+    ids, scores = best.sample_ids[row, :n].tolist(), best.scores[row, :n].float().tolist()
     kept = [(i, s) for i, s in zip(ids, scores, strict=True) if i >= 0]
-    return [i for i, _ in kept], [s for _, s in kept], float(best.peak[neuron.index])
+    return [i for i, _ in kept], [s for _, s in kept], float(best.peak[row])
 
 
 def _look_at(

@@ -24,7 +24,7 @@ from vlm_neurons.evidence import gather_evidence
 from vlm_neurons.interventions.baselines import random_gates
 from vlm_neurons.scanning import Run, scan
 from vlm_neurons.scanning.planning import place
-from vlm_neurons.scanning.run import check_length
+from vlm_neurons.scanning.writing import check_length
 
 if TYPE_CHECKING:
     import pandas as pd

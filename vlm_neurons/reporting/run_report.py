@@ -17,7 +17,8 @@ from vlm_neurons.reporting.page_files import Story, write
 from vlm_neurons.reporting.run_facts import Dependence, document, score_summary
 from vlm_neurons.reporting.run_results import Results, classes
 from vlm_neurons.reporting.trained_or_random import values_of
-from vlm_neurons.scanning.run import Run, check_length
+from vlm_neurons.scanning.run import Run
+from vlm_neurons.scanning.writing import check_length
 
 if TYPE_CHECKING:
     import pandas as pd

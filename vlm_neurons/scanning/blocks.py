@@ -17,16 +17,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vlm_neurons._files import write_atomic
+from vlm_neurons.scanning.fired import UNITS, Fired, P
 from vlm_neurons.scanning.moments import MOMENTS, Moments
 from vlm_neurons.scanning.state import TENSORS, TopSamples
 from vlm_neurons.sites.protocol import IndexedBy
 from vlm_neurons.units import Pole
 
-FORMAT = 5  # 1 had no moments, 2 none of third order, 3 no day, 4 one number of images for all neurons
+FORMAT = 6  # 1 had no moments, 2 none of third order, 3 no day, 4 one number of images, 5 rows of all latents
+READ = (5, FORMAT)
 Column = tuple[str, Pole]  # hook, pole
 LOGS = (".log", ".out", ".err")  # what schedulers write beside a run
-States = dict[Column, TopSamples]
-Sums = dict[Column, Moments]
+States = dict[Column, TopSamples | Fired[TopSamples]]
+Sums = dict[Column, Moments | Fired[Moments]]
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class ColumnInfo:
         indexed_by: `"row"`, or `"image"`: all its tokens are visual.
         d: neurons.
         dtype: of the activations, and of the values that are kept.
+        listed: whether few of them fire, so that only those that did have rows in a state. Not in `scan.json`: it
+            decides no number.
     """
 
     hook: str
@@ -50,19 +54,27 @@ class ColumnInfo:
     indexed_by: IndexedBy
     d: int
     dtype: str
+    listed: bool = False
 
     @property
     def column(self) -> Column:
         """What names its tensors."""
         return self.hook, self.pole
 
+    @property
+    def rows(self) -> int:
+        """Rows of a state at first."""
+        return 1 if self.listed else self.d
+
     def empty(self, top_n: int, n_visual: int, n_text: int, device: torch.device) -> TopSamples:
-        """A state that has seen nothing."""
-        return TopSamples.empty(self.d, top_n, n_visual, n_text, getattr(torch, self.dtype), device)
+        """A state that has seen nothing: of units that are listed, the row of those that never fire."""
+        return TopSamples.empty(self.rows, top_n, n_visual, n_text, getattr(torch, self.dtype), device)
 
     def record(self) -> dict[str, Any]:
         """For `scan.json`."""
-        return asdict(self)
+        told = asdict(self)
+        del told["listed"]
+        return told
 
 
 @dataclass(frozen=True)
@@ -139,8 +151,7 @@ def write_block(
         made_with: threads and versions, as JSON.
     """
     tensors = {f"samples/{name}": tensor for name, tensor in samples.items()} | fits
-    parts: list[tuple[Column, TopSamples | Moments]] = [*states.items(), *moments.items()]
-    for column, part in parts:
+    for column, part in [*states.items(), *moments.items()]:
         tensors |= {tensor_name(column, name): tensor for name, tensor in part.tensors().items()}
     metadata = {
         "format": str(FORMAT),
@@ -211,8 +222,8 @@ def _open_checked(path: Path, expected: dict[str, str], remedy: str) -> Any:
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} cannot be read ({error}); delete it, and {remedy}") from error
     metadata = file.metadata() or {}
-    for field, value in {"format": str(FORMAT), **expected}.items():
-        if metadata.get(field) != value:
+    for field, value in {"format": " or ".join(map(str, READ)), **expected}.items():
+        if metadata.get(field) not in value.split(" or "):
             raise ValueError(
                 f"{path}: {field} is {metadata.get(field)!r}, this run has {value!r}; the file belongs to another run: "
                 f"move it away, and {remedy}"
@@ -225,11 +236,18 @@ def skipped_of(file: Any) -> list[Skip]:
     return [Skip(**record) for record in json.loads(file.metadata()["skipped"])]
 
 
-def state_of(file: Any, column: Column) -> TopSamples:
-    """One state of a block or of `scan.safetensors`."""
-    return TopSamples(*(file.get_tensor(tensor_name(column, name)) for name in TENSORS))
+def state_of(file: Any, column: Column, d: int) -> TopSamples | Fired[TopSamples]:
+    """One state of d units, of a block or of `scan.safetensors`."""
+    return _fired(file, column, d, TopSamples(*(file.get_tensor(tensor_name(column, name)) for name in TENSORS)))
 
 
-def moments_of(file: Any, column: Column) -> Moments:
+def moments_of(file: Any, column: Column, d: int) -> Moments | Fired[Moments]:
     """The moments of one column that sees both images and text."""
-    return Moments(*(file.get_tensor(tensor_name(column, name)) for name in MOMENTS))
+    return _fired(file, column, d, Moments(*(file.get_tensor(tensor_name(column, name)) for name in MOMENTS)))
+
+
+def _fired(file: Any, column: Column, d: int, part: P) -> P | Fired[P]:
+    names = file.keys()  # safetensors cannot be iterated over
+    if (name := tensor_name(column, UNITS)) not in names:
+        return part
+    return Fired(d, file.get_tensor(name).long(), part)

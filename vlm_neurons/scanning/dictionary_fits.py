@@ -88,8 +88,19 @@ class Fit:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def tensors(self) -> dict[str, Tensor]:
-        """By name, on the CPU, as a block stores them."""
-        return {name: getattr(self, name).cpu().contiguous() for name in NAMES}
+        """By name, on the CPU, as a block stores them: mass of latents that have any, which, and of how many."""
+        units = self.mass.any(1).nonzero().flatten()
+        told = {name: getattr(self, name) for name in NAMES}
+        told |= {"mass": self.mass[units], "units": units.to(torch.int32), "latents": torch.tensor(len(self.mass))}
+        return {name: tensor.cpu().contiguous() for name, tensor in told.items()}
+
+    @classmethod
+    def of(cls, stored: dict[str, Tensor]) -> Fit:
+        """From what `tensors` gave, or of the format before, which had the mass of every latent."""
+        fit = cls(*(stored[name] for name in NAMES))
+        if "units" in stored:
+            fit.mass = fit.mass.new_zeros(int(stored["latents"]), 2).index_copy_(0, stored["units"].long(), fit.mass)
+        return fit
 
     @property
     def unexplained(self) -> Float[Tensor, "kind"]:
@@ -150,7 +161,8 @@ def fits_of(files: Iterable[Any]) -> dict[str, Fit]:
     for file in files:
         names = file.keys()  # safetensors cannot be iterated over
         for place in [name.removesuffix("/fit/n") for name in names if name.endswith("/fit/n")]:
-            one = Fit(*(file.get_tensor(f"{place}/fit/{name}") for name in NAMES))
+            start = f"{place}/fit/"
+            one = Fit.of({name.removeprefix(start): file.get_tensor(name) for name in names if name.startswith(start)})
             if place in found:
                 found[place].merge(one)
             else:

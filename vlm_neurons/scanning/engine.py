@@ -262,6 +262,7 @@ def _say_cost(console: Console, job: Job, mine: list[int], first: Loaded) -> Non
         f"{seconds:.2g} s a sample {n * seconds / 60:.1f} min. About {cost.state / 2**20:.1f} MiB of memory for the "
         f"state of a block and as much for those before it, and {cost.disk / 2**20:.1f} MiB of disk for all that is "
         f"written ({cost.free / 2**20:,.0f} MiB are free)."
+        + (f" To each come up to {cost.latents / 2**20:,.1f} MiB of latents that fire." if cost.latents else "")
     )
     if job.concepts is not None:
         console.print(job.concepts.cost(len(run.missing_blocks()), run.info["parameters"]["block_size"]))

@@ -13,6 +13,7 @@ from vlm_neurons.data import ImageTextData
 from vlm_neurons.scanning.blocks import ColumnInfo, Skip, States, claimed, open_block, write_block
 from vlm_neurons.scanning.concept_files import write_part
 from vlm_neurons.scanning.concept_job import ConceptJob
+from vlm_neurons.scanning.fired import Fired
 from vlm_neurons.scanning.fused import Fused
 from vlm_neurons.scanning.loading import Loaded, ahead, load
 from vlm_neurons.scanning.planning import kept_samples
@@ -89,8 +90,10 @@ class Job:
     def remember(self, states: States) -> None:
         """Merge the states of a finished block into what later ones need not better."""
         for column, state in states.items():
-            if state.peak_all.device.type == "cpu":
-                self.before.setdefault(column, state.empty_like()).merge(state)
+            if (state.units if isinstance(state, Fired) else state.peak_all).device.type == "cpu":
+                before: Any = self.before.setdefault(column, state)
+                if before is not state:
+                    before.merge(state)
 
     def scan_block(self, block: int, bar: Any) -> None:
         """Scan one block, and write what it gave."""
@@ -112,9 +115,10 @@ class Job:
         order = torch.tensor(counts["id"], dtype=torch.int32).argsort()
         samples = {name: torch.tensor(values, dtype=torch.int32)[order] for name, values in counts.items()}
         path = self.run.block_path(block)
-        sums = recorder.moments, recorder.fitting.tensors()
-        write_block(path, recorder.states, *sums, samples, skipped, block, self.run.identity, self.made_with)
-        self.remember(recorder.states)
+        states, moments = recorder.kept
+        fits = recorder.fitting.tensors()
+        write_block(path, states, moments, fits, samples, skipped, block, self.run.identity, self.made_with)
+        self.remember(states)
 
     def _turn(self, recorder: Recorder, block: int, fold: int, sample: int | None) -> int:
         """Write the sums of a fold where the next sample is of a later one, before the block counts as done; its

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,12 +39,14 @@ class Cost:
     Attributes:
         seconds: time of one sample.
         state: bytes of the state of all neurons, in memory and in every block.
+        latents: bytes that come to it if all latents of dictionaries fire.
         disk: bytes that blocks and result will take beyond what is there.
         free: bytes that are free where they go.
     """
 
     seconds: float
     state: int
+    latents: int
     disk: int
     free: int
 
@@ -58,10 +60,10 @@ class Cost:
 
 
 def state_bytes(columns: Sequence[ColumnInfo], top_n: int, n_visual: int, n_text: int) -> int:
-    """Bytes of the state of all neurons."""
+    """Bytes of the state of all neurons; of latents that are listed as they fire, of none that fires."""
     meta = torch.device("meta")
     states = sum(c.empty(top_n, n_visual, n_text, meta).nbytes for c in columns)
-    return states + sum(Moments.empty(c.d, meta).nbytes for c in columns if c.indexed_by == "row")
+    return states + sum(Moments.empty(c.rows, meta).nbytes for c in columns if c.indexed_by == "row")
 
 
 def kept_samples(info: dict[str, Any]) -> int:
@@ -124,8 +126,9 @@ def measure(
     path: Path, columns: Sequence[ColumnInfo], info: dict[str, Any], seconds: float, n_blocks: int, sums: int = 0
 ) -> Cost:
     """The cost of `n_blocks` blocks and the result; `sums` are bytes of sums of concepts."""
-    state = state_bytes(columns, kept_samples(info), info["parameters"]["n_visual"], info["parameters"]["n_text"])
-    return Cost(seconds, state, state * (n_blocks + 1) + sums, shutil.disk_usage(path).free)
+    kept = kept_samples(info), info["parameters"]["n_visual"], info["parameters"]["n_text"]
+    state, most = state_bytes(columns, *kept), state_bytes([replace(c, listed=False) for c in columns], *kept)
+    return Cost(seconds, state, most - state, state * (n_blocks + 1) + sums, shutil.disk_usage(path).free)
 
 
 def seconds_per_sample(model: HookedVLM, recorder: Recorder, batches: Sequence[Loaded]) -> float:

@@ -13,6 +13,7 @@ from vlm_neurons.models.reading import Values, each, of_tokens, readers
 from vlm_neurons.scanning.blocks import Column, ColumnInfo, States, Sums
 from vlm_neurons.scanning.concept_job import ConceptJob, Told
 from vlm_neurons.scanning.dictionary_fits import Fitting
+from vlm_neurons.scanning.fired import Fired, P, Rows
 from vlm_neurons.scanning.fused import Fused, Parts
 from vlm_neurons.scanning.listed import Listed
 from vlm_neurons.scanning.moments import Moments, image_means, of_both
@@ -27,6 +28,7 @@ from vlm_neurons.scanning.summarise import (
 )
 from vlm_neurons.sites import at
 from vlm_neurons.sites.sparse import Sparse
+from vlm_neurons.tokens import TokenKind
 from vlm_neurons.units import Pole
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ def measure_columns(model: HookedVLM, places: Sequence[str], batch: Batch, fast:
         ValueError: a place holds no units by token or patch, or is not read in this batch.
     """
     seen: dict[str, Tensor] = {}
+    listed: set[str] = set()
 
     def see(place: str, values: Tensor, defined: Tensor | None) -> None:
         acts, _, _ = of_tokens(model, batch, place, values, defined)
@@ -50,6 +53,7 @@ def measure_columns(model: HookedVLM, places: Sequence[str], batch: Batch, fast:
 
     def see_listed(place: str, values: Sparse) -> None:
         seen[place] = torch.empty(values.shape[-1], dtype=values.value.dtype, device="meta")
+        listed.add(place)
 
     model.observe(batch, readers(places, see, listed=see_listed), fast=fast)
     missing = [place for place in places if place not in seen]
@@ -60,7 +64,7 @@ def measure_columns(model: HookedVLM, places: Sequence[str], batch: Batch, fast:
         site, layer = at(place)
         d, dtype = seen[place].shape[0], str(seen[place].dtype).removeprefix("torch.")
         for pole in POLES[: 1 + site.signed]:
-            columns.append(ColumnInfo(place, pole, site.name, layer, site.indexed_by, d, dtype))
+            columns.append(ColumnInfo(place, pole, site.name, layer, site.indexed_by, d, dtype, place in listed))
     return columns
 
 
@@ -96,8 +100,10 @@ class Recorder:
         self.fused, self.concepts = fused, concepts
         self.sums = None if concepts is None else concepts.recorder()
         self.n_visual, self.n_text = n_visual, n_text
-        self.states: States = {c.column: c.empty(top_n, n_visual, n_text, model.device) for c in columns}
-        self.moments: Sums = {c.column: Moments.empty(c.d, model.device) for c in columns if c.indexed_by == "row"}
+        self.states = {c.column: c.empty(top_n, n_visual, n_text, model.device) for c in columns}
+        self.moments = {c.column: Moments.empty(c.rows, model.device) for c in columns if c.indexed_by == "row"}
+        # of what is listed, states have rows for what fired alone
+        self.rows = {c.column: Rows(c.d, model.device) for c in columns if c.listed}
         self.fitting = Fitting()
         self.poles: dict[str, list[Pole]] = {}
         for column in columns:
@@ -124,7 +130,9 @@ class Recorder:
             read = of_tokens(self.model, batch, place, values, defined)
             if self.sums is not None:
                 self.sums.take_in(place, *read)
-            if self.by_image[place]:
+            if (place, "+") in self.rows:
+                take_listed(place, Sparse.of(values))
+            elif self.by_image[place]:
                 rows = rows_by_image(batch.row_of_patches[read[2]], len(batch))
                 broken[place] = self._update(place, read, rows, sample_ids, None)
             else:
@@ -139,7 +147,7 @@ class Recorder:
             self.fitting.see(place, tensors, values, batch.kinds)
 
         def take_listed(place: str, values: Sparse) -> None:
-            broken[place] = self._update_listed(place, Listed.of(values, batch.kinds), by_kind, sample_ids)
+            broken[place] = self._update_listed(place, values, batch.kinds, by_kind, sample_ids)
 
         listed = take_listed if self.sums is None else None  # concepts are summed up over all values
         looks = {hook: [fn] for hook, fn in readers(places, take_in, fit, listed).items()}
@@ -171,16 +179,29 @@ class Recorder:
             self.states[column].update(summary, ids, found.peak_all)
         return broken
 
-    def _update_listed(self, place: str, values: Listed, rows: list[RowTokens], ids: Tensor) -> Tensor:
+    def _update_listed(
+        self, place: str, values: Sparse, kinds: Tensor, by_kind: list[RowTokens], ids: Tensor
+    ) -> Tensor:
         (pole,) = self.poles[place]
         column, ids = (place, pole), ids.to(values.value.device)
         if self.states[column].peak_all.device != ids.device:
             self._move(column, ids.device)
-        found = values.extremes
-        summary = values.entering(rows, self._enters(column, found, ids), self.n_visual, self.n_text)
-        self.moments[column].update(*values.means(rows))
+        listed = Listed.of(values if column not in self.rows else self._of_rows(column, values, kinds), kinds)
+        found = listed.extremes
+        summary = listed.entering(by_kind, self._enters(column, found, ids), self.n_visual, self.n_text)
+        self.moments[column].update(*listed.means(by_kind))
         self.states[column].update(summary, ids, found.peak_all)
         return found.broken()
+
+    def _of_rows(self, column: Column, values: Sparse, kinds: Tensor) -> Sparse:
+        """The values by row of the state, which is given rows for units that fire for the first time."""
+        rows, real = self.rows[column], kinds.to(values.unit.device).flatten()[values.position] != TokenKind.PAD
+        unit = values.unit[real]
+        rows.add(unit)
+        self.states[column] = rows.grown(self.states[column])
+        self.moments[column] = rows.grown(self.moments[column])
+        shape = *values.shape[:-1], len(self.states[column].peak_all)
+        return Sparse(shape, values.position[real], rows.of[unit], values.value[real])
 
     def _in_steps(
         self, column: Column, acts: Tensor, rows: list[RowTokens], ids: Tensor, defined: Tensor | None
@@ -195,10 +216,14 @@ class Recorder:
         return entering(acts, rows, enters, self.n_visual, self.n_text, pole), found, means
 
     def _enters(self, column: Column, found: Extremes, ids: Tensor) -> Tensor:
-        enters = self.states[column].enters(found.score, ids)
-        if column in self.before:
-            enters &= self.before[column].enters(found.score, ids)
-        return enters
+        before, floor = self.before.get(column), None
+        if isinstance(before, Fired):
+            there = torch.zeros(found.score.shape[1], dtype=torch.int64, device=ids.device)
+            there[1 : len(self.rows[column])] = before.rows[self.rows[column].units]
+            floor = before.part.floor[there]
+        elif before is not None:
+            floor = before.floor
+        return self.states[column].enters(found.score, ids, floor)
 
     def _move(self, column: Column, device: torch.device) -> None:
         self.states[column] = self.states[column].to(device)
@@ -206,6 +231,17 @@ class Recorder:
             self.moments[column] = self.moments[column].to(device)
         if column in self.before:
             self.before[column] = self.before[column].to(device)
+        if column in self.rows:
+            self.rows[column] = self.rows[column].to(device)
+
+    @property
+    def kept(self) -> tuple[States, Sums]:
+        """States and moments as a block stores them."""
+
+        def kept(parts: dict[Column, P]) -> dict[Column, P | Fired[P]]:
+            return {c: self.rows[c].kept(part) if c in self.rows else part for c, part in parts.items()}
+
+        return kept(self.states), kept(self.moments)
 
     def _refuse(self, broken: dict[str, Tensor], ids: Sequence[int], names: Sequence[str]) -> None:
         """One look at the flags of all hooks after the pass: looking at each would stop a GPU in every layer."""

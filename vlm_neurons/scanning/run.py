@@ -10,11 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
+
 from vlm_neurons._checks import check_columns, of_kind, whole
 from vlm_neurons._files import write_atomic
 from vlm_neurons.data.sources import read_records
-from vlm_neurons.scanning.blocks import FORMAT, Column, moments_of, open_result, state_of
+from vlm_neurons.scanning.blocks import READ, Column, moments_of, open_result, state_of
 from vlm_neurons.scanning.concept_table import MIN_IMAGES, concept_table
+from vlm_neurons.scanning.fired import Fired, rows_of
 from vlm_neurons.scanning.identity import identity_of
 from vlm_neurons.scanning.moments import Moments
 from vlm_neurons.scanning.results import columns_in_words, load_explanations, load_scores
@@ -23,6 +26,7 @@ from vlm_neurons.synthetic import open_data
 from vlm_neurons.units import Pole
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
     from vlm_neurons.data import ImageTextData
@@ -69,11 +73,11 @@ class Run:
             found, keys = info["format"], set(info)
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"{file} is no scan.json of this package: {error!r}") from None
-        if found != FORMAT:
+        if found not in READ:
             writer = info.get("versions", {}).get("vlm_neurons", "unknown")
             raise ValueError(
-                f"{file} has format {found!r}, this version reads {FORMAT}: use the vlm_neurons that wrote it "
-                f"({writer}), or scan again into another directory"
+                f"{file} has format {found!r}, this version reads {' and '.join(map(str, READ))}: use the vlm_neurons "
+                f"that wrote it ({writer}), or scan again into another directory"
             )
         if lacking := [key for key in ("model", "data", "parameters", "columns") if key not in keys]:
             raise ValueError(f"{file} is no scan.json of this package: it lacks {', '.join(lacking)}")
@@ -119,22 +123,25 @@ class Run:
         >>> top.sample_ids[304, :3].tolist(), round(float(top.peak[304]), 1)  # of L2N304
         ([36, 97, 94], 2.2)
         """
-        self._check_column(hook, pole)
+        found, rows = self.states(hook, pole)
+        return found if isinstance(rows, slice) else rows_of(found, torch.from_numpy(rows))
+
+    def states(self, hook: str, pole: Pole = "+") -> tuple[TopSamples, np.ndarray | slice]:
+        """As `top`, but what is the same for all latents that never fired once: states, and which a neuron has."""
+        d = self._check_column(hook, pole)
         with self.open_result() as file:
-            return state_of(file, (hook, pole))
+            found = state_of(file, (hook, pole), d)
+        return (found.part, found.rows.numpy()) if isinstance(found, Fired) else (found, slice(None))
 
     def moments(self, hook: str, pole: Pole = "+") -> Moments:
-        """What the image-level test needs of every neuron of a hook.
-
-        Raises:
-            KeyError: the hook or the pole was not scanned, or its neurons see no text.
-            FileNotFoundError: the scan is not finished.
-        """
-        self._check_column(hook, pole)
+        """What the image-level test needs of every neuron of a hook. Raises as `top`, and KeyError for neurons that see
+        no text."""
+        d = self._check_column(hook, pole)
         if not any(c["hook"] == hook and c["indexed_by"] == "row" for c in self.info["columns"]):
             raise KeyError(f"{hook!r} sees images only, so there is nothing to compare; the backbone's hooks see both")
         with self.open_result() as file:
-            return moments_of(file, (hook, pole))
+            found = moments_of(file, (hook, pole), d)
+        return found.whole() if isinstance(found, Fired) else found
 
     def open_result(self) -> Any:
         """Open `scan.safetensors` (a context manager of safetensors' `safe_open`).
@@ -144,10 +151,12 @@ class Run:
         """
         return open_result(self.path / "scan.safetensors", self.identity)
 
-    def _check_column(self, hook: str, pole: Pole) -> None:
+    def _check_column(self, hook: str, pole: Pole) -> int:
+        """How many neurons it has."""
         if (hook, pole) not in self.columns:
             raise KeyError(f"{hook!r} pole {pole!r}: not scanned; this run has {self.scanned}")
         self._check_complete()
+        return int(self.info["columns"][self.columns.index((hook, pole))]["d"])
 
     @property
     def scanned(self) -> str:
@@ -195,8 +204,7 @@ class Run:
                 f"table= has {len(table):,} neurons, {self.path} has {len(known):,}, or they are in another order: "
                 "save the whole table of classify for this run"
             )
-        path = self.path / _TABLES[method]
-        write_atomic(path, lambda temporary: table.to_parquet(temporary, index=False))
+        write_atomic(path := self.path / _TABLES[method], lambda temporary: table.to_parquet(temporary, index=False))
         return path
 
     def table(self, method: Literal["thresholds", "modality-test"] = "thresholds") -> pd.DataFrame:
@@ -305,16 +313,6 @@ class Run:
         >>> run.summary()
         '120 samples scanned, 0 skipped'
         """
+        reasons = ", ".join(f"{n} {why}" for why, n in Counter(record["reason"] for record in self.skipped).items())
         text = f"{len(self.samples):,} samples scanned, {len(self.skipped):,} skipped"
-        reasons = Counter(record["reason"] for record in self.skipped)
-        return text + (f" ({', '.join(f'{n} {reason}' for reason, n in reasons.items())})" if reasons else "")
-
-
-def check_length(run: Run, data: ImageTextData) -> None:
-    """Refuse data that cannot be what was scanned.
-
-    Raises:
-        ValueError: it has another number of samples.
-    """
-    if len(data) != (n := run.info["data"]["n"]):
-        raise ValueError(f"data= has {len(data)} samples, {run.path} was made with {n}: pass the data of the scan")
+        return text + (f" ({reasons})" if reasons else "")

@@ -89,9 +89,16 @@ class TopSamples:
         """Size of the state."""
         return sum(getattr(self, name).nbytes for name in TENSORS)
 
-    def enters(self, score: Float[Tensor, "row d"], ids: Int[Tensor, "row"]) -> torch.Tensor:
-        """Bool[row, d]: which samples of a batch are better than the last of a neuron's N."""
-        floor = order_keys(self.scores[:, -1], self.sample_ids[:, -1])
+    @property
+    def floor(self) -> Int[Tensor, "d"]:
+        """Key of the last of a neuron's N samples."""
+        return order_keys(torch.maximum(self.visual[:, -1, 0], self.text[:, -1, 0]), self.sample_ids[:, -1])
+
+    def enters(
+        self, score: Float[Tensor, "row d"], ids: Int[Tensor, "row"], before: Int[Tensor, "d"] | None = None
+    ) -> torch.Tensor:
+        """Bool[row, d]: which samples of a batch are better than the last of a neuron's N, and than other keys."""
+        floor = self.floor if before is None else torch.maximum(self.floor, before)
         better = order_keys(score, ids[:, None].expand_as(score)) > floor
         return better & (score > -torch.inf)  # a sample without tokens here is no sample of this tensor
 

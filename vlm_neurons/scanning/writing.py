@@ -75,9 +75,9 @@ def finish(run: Run, data: ImageTextData, prompt: str) -> None:
     for info in run.info["columns"]:
         column = info["hook"], info["pole"]
         for read in (state_of, moments_of) if info["indexed_by"] == "row" else (state_of,):
-            merged: Any = read(files[0], column)
+            merged: Any = read(files[0], column, info["d"])
             for file in files[1:]:
-                merged.merge(read(file, column))
+                merged.merge(read(file, column, info["d"]))
             tensors |= {tensor_name(column, name): tensor for name, tensor in merged.tensors().items()}
     for place, fit in fits_of(files).items():
         tensors |= {f"{place}/fit/{name}": tensor for name, tensor in fit.tensors().items()}
@@ -168,3 +168,13 @@ def _merge(runs: list[Run], out: Path, data: ImageTextData | str | Path | None) 
                     write_atomic(target, partial(shutil.copyfile, file))
     finish(run, data, first.info["parameters"]["prompt"])
     return run
+
+
+def check_length(run: Run, data: ImageTextData) -> None:
+    """Refuse data that cannot be what was scanned.
+
+    Raises:
+        ValueError: it has another number of samples.
+    """
+    if len(data) != (n := run.info["data"]["n"]):
+        raise ValueError(f"data= has {len(data)} samples, {run.path} was made with {n}: pass the data of the scan")
