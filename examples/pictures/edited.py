@@ -14,6 +14,7 @@ from PIL import Image
 
 import vlm_neurons as vn
 from vlm_neurons.interventions.edits import photographs
+from vlm_neurons.interventions.edits.regions import Part
 from vlm_neurons.interventions.edits.trials import Inputs, Wanted
 
 SHOWN = {  # file, width, box in the picture of that width, the colour that its words name
@@ -39,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     out = parser.parse_args().out
-    columns = ("as it is", *photographs.EDITS, "removed elsewhere: control")
+    columns = ("as it is", *photographs.REGIONAL, "removed elsewhere: control")
     figure, axes = plt.subplots(len(SHOWN), len(columns), figsize=(2 * len(columns), 1.75 * len(SHOWN)), dpi=75)
     for seed, (row, (name, (width, box, color))) in enumerate(zip(axes, SHOWN.items(), strict=True)):
         images = [photograph(name, width), photograph(TARGET, width)]
@@ -47,10 +48,10 @@ def main() -> None:
         left, top, right, bottom = box
         row[0].imshow(images[0])
         row[0].add_patch(plt.Rectangle((left, top), right - left, bottom - top, fill=False, color="white", lw=2))
-        for edit, axis in zip((*photographs.EDITS, "control"), row[1:], strict=True):
+        for edit, axis in zip((*photographs.REGIONAL, "control"), row[1:], strict=True):
             inputs, named = Inputs(), ((("region", "shown"), ("color", color)),)
             wanted = Wanted("picture", "remove" if edit == "control" else edit, named)
-            (one,) = photographs.trials(data, [0], [1], wanted, {0: [box]}, inputs, seed)
+            (one,) = photographs.trials(data, [0], [1], wanted, {0: [Part(*box)]}, inputs, seed)
             number = one.control[1] if edit == "control" else one.present if edit in ("paste", "keep") else one.absent
             if number < 0:
                 axis.text(0.5, 0.5, "no room", ha="center", transform=axis.transAxes)

@@ -19,6 +19,7 @@ from vlm_neurons.interventions.edits import effects, rendered, texts
 from vlm_neurons.interventions.edits.asking import asked
 from vlm_neurons.interventions.edits.keeping import Kept
 from vlm_neurons.interventions.edits.measures import Followed, Levels, measured
+from vlm_neurons.interventions.edits.regions import Part
 from vlm_neurons.interventions.edits.running import peaks
 from vlm_neurons.interventions.edits.sharing import shared
 from vlm_neurons.interventions.edits.trials import MISSING, Inputs, Row, Sheet, Trial, Wanted
@@ -205,7 +206,7 @@ def test_words_that_no_edit_tests_are_said_so_not_scored(model: vn.HookedVLM) ->
     assert found["change"].isna().all() and (found["edit"] == "").all()
     assert found.loc["L0N1", "note"] == "no concept for dogs"
     assert found.loc["L0N3", "note"] == "not edited: position:top"
-    assert "this neuron has no boxes" in found.loc["L0N4", "note"]
+    assert "this neuron has no boxes or regions" in found.loc["L0N4", "note"]
 
 
 def test_a_side_that_cannot_be_edited_is_told_beside_the_other(model: vn.HookedVLM) -> None:
@@ -297,9 +298,9 @@ def test_shams_name_nothing_that_the_words_name() -> None:
         return Wanted("picture", "object", (pairs,))
 
     boxes = {
-        "L0N1": {0: [(0, 0, 9, 9)]},
-        "L0N2": {0: [(8, 8, 20, 20)]},
-        "L0N3": {0: [(9, 0, 20, 9)], 1: [(0, 0, 9, 9)]},
+        "L0N1": {0: [Part(0, 0, 9, 9)]},
+        "L0N2": {0: [Part(8, 8, 20, 20)]},
+        "L0N3": {0: [Part(9, 0, 20, 9)], 1: [Part(0, 0, 9, 9)]},
     }
     one, two, three = (drawn(("region", name)) for name in boxes)
     assert shared(one, two, boxes) and shared(two, one, boxes) and not shared(one, three, boxes)
@@ -364,6 +365,6 @@ def test_parts_of_other_inputs_are_not_gone_on_with(tmp_path: Path) -> None:
     for inputs, keys in ((one, "ab"), (other, "ba")):
         for key in keys:
             inputs.number(key, lambda: Row([], "", None))
-    Kept(tmp_path, "same", one.fingerprint()).put("text", 0, np.ones((2, 1), np.float32))
+    Kept(tmp_path, "same", one.fingerprint()).put("text", 0, np.ones((2, 1), np.float32), np.zeros(2, np.int64))
     assert Kept(tmp_path, "same", one.fingerprint()).part("text", 0) is not None
     assert Kept(tmp_path, "same", other.fingerprint()).part("text", 0) is None

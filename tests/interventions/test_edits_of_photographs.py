@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,14 @@ from skimage import data as photographs
 
 import vlm_neurons as vn
 from vlm_neurons.interventions.edits import pixels
-from vlm_neurons.interventions.edits.photographs import EDITS, elsewhere, trials
-from vlm_neurons.interventions.edits.planning import checked_boxes, plan
+from vlm_neurons.interventions.edits.photographs import EDITS, SLOW, trials
+from vlm_neurons.interventions.edits.planning import plan
+from vlm_neurons.interventions.edits.regions import Part, checked_boxes, elsewhere, mask_of, parts_of
 from vlm_neurons.interventions.edits.trials import Inputs, Wanted
 
-BOXES = {0: [(20.0, 12.0, 50.0, 45.0)], 1: [(5.0, 5.0, 25.0, 30.0), (60.0, 10.0, 80.0, 30.0)]}
+BOXES = {0: [Part(20, 12, 50, 45)], 1: [Part(5, 5, 25, 30), Part(60, 10, 80, 30)]}
+DISC = np.hypot(*(np.indices((72, 96)) - np.array([30, 40])[:, None, None])) < 14
+SHAPES = {0: parts_of(DISC), 1: parts_of(DISC | (np.indices((72, 96))[1] > 88))}
 
 
 @pytest.fixture(scope="module")
@@ -33,18 +35,19 @@ def photos() -> vn.ImageTextData:
     )
 
 
-def shown(data: vn.ImageTextData, edit: str) -> tuple[list[np.ndarray], Any]:
+def shown(data: vn.ImageTextData, edit: str, regions: Any = BOXES) -> tuple[list[np.ndarray], Any]:
     inputs, wanted = Inputs(), Wanted("picture", edit, ((("region", "L0N1"), ("color", "red")),))
-    found = trials(data, [0, 1], range(2, 10), wanted, BOXES, inputs, 3)
+    found = trials(data, [0, 1], range(2, 10), wanted, regions, inputs, 3)
     return [np.asarray(make().images[0]) for make in inputs.made], found
 
 
-@pytest.mark.parametrize("edit", ["remove", "blur", "recolour", "keep"])
-def test_an_edit_changes_nothing_outside_its_mask(photos: vn.ImageTextData, edit: str) -> None:
-    pictures, found = shown(photos, edit)
+@pytest.mark.parametrize("regions", [BOXES, SHAPES], ids=["boxes", "shapes"])
+@pytest.mark.parametrize("edit", ["remove", "inpaint", "blur", "recolour", "keep"])
+def test_an_edit_changes_nothing_outside_its_mask(photos: vn.ImageTextData, edit: str, regions: Any) -> None:
+    pictures, found = shown(photos, edit, regions)
     for one in found:
         original = np.asarray(photos[one.sample].load_images()[0])
-        mask = pixels.mask_of(BOXES[one.sample], 72, 96)
+        mask = mask_of(regions[one.sample], 72, 96)
         edited = pictures[one.present if edit == "keep" else one.absent]
         if edit == "keep":
             assert (edited[mask] == original[mask]).all() and (edited[~mask] == pixels.GREY).all()
@@ -63,7 +66,7 @@ def test_what_is_pasted_changes_nothing_around_it_and_has_soft_edges(photos: vn.
         rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
         assert 0 < len(rows) <= 0.9 * 72 and 0 < len(columns) <= 0.9 * 96
     piece, under = np.full((20, 30, 3), 200, np.uint8), np.zeros((72, 96, 3), np.uint8)
-    laid = pixels.pasted(under, piece, 10, 5)
+    laid = pixels.pasted(under, piece, np.ones((20, 30), bool), 10, 5)
     outside = np.ones((72, 96), bool)
     outside[5:25, 10:40] = False
     assert not laid[outside].any() and (laid[10:20, 15:35] == 200).all() and 0 < laid[5, 20, 0] < 200
@@ -82,11 +85,10 @@ def test_boxes_are_whole_pixels_of_the_picture(photos: vn.ImageTextData) -> None
     neurons = {"L0N1": vn.Neuron.parse("L0N1")}
     given = {np.int64(1): [(-5, 3.4, 20.6, 90), np.array([0, 0, 96, 72])]}
     found = checked_boxes(photos, {"L0N1": given}, neurons)
-    assert found == {"L0N1": {1: [(0, 3, 21, 72), (0, 0, 96, 72)]}}
-    json.dumps(found)  # plain numbers
+    assert found == {"L0N1": {1: [Part(0, 3, 21, 72), Part(0, 0, 96, 72)]}}
 
 
-@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize("edit", [*EDITS, SLOW])
 def test_the_same_seed_gives_the_same_bytes(photos: vn.ImageTextData, edit: str) -> None:
     first, again = (shown(photos, edit)[0] for _ in range(2))
     assert [one.tobytes() for one in first] == [one.tobytes() for one in again]
@@ -101,7 +103,7 @@ def test_lab_is_that_of_scikit_image() -> None:
 
 def test_recolouring_gives_the_hue_that_was_asked_for_and_keeps_lightness() -> None:
     grey = np.repeat(seeds.rng().integers(90, 150, (30, 40, 1)), 3, 2).astype(np.uint8)
-    mask = pixels.mask_of([(5, 5, 25, 20)], 30, 40)
+    mask = mask_of([Part(5, 5, 25, 20)], 30, 40)
     new = pixels.recoloured(grey, mask, (200, 120, 60))
     lab, wanted = pixels.to_lab(new[mask]), pixels.to_lab(np.array([(200, 120, 60)], np.uint8))[0]
     np.testing.assert_allclose(lab[:, 1:].mean(0), wanted[1:], atol=1)
@@ -112,17 +114,21 @@ def test_another_region_is_as_large_and_touches_none_that_is_named() -> None:
     rng = seeds.rng()
     for _ in range(20):
         left, top = rng.integers(0, 60), rng.integers(0, 40)
-        boxes = [(float(left), float(top), float(left + rng.integers(5, 25)), float(top + rng.integers(5, 25)))]
+        right, bottom = int(left + rng.integers(5, 25)), int(top + rng.integers(5, 25))
+        boxes = [Part(int(left), int(top), right, bottom)]
         found = elsewhere(boxes, 72, 96, rng)
         assert found is not None
-        one, other = (pixels.mask_of(each, 72, 96) for each in (boxes, found))
+        one, other = (mask_of(each, 72, 96) for each in (boxes, found))
         assert one.sum() == other.sum() and not (one & other).any()
-    assert elsewhere([(0.0, 0.0, 96.0, 72.0)], 72, 96, rng) is None
+    assert elsewhere([Part(0, 0, 96, 72)], 72, 96, rng) is None
 
 
 def test_boxes_given_by_hand_make_rows_with_controls_and_shams(model: vn.HookedVLM, photos: vn.ImageTextData) -> None:
     told = {"L0N1": "red regions", "L0N2": "the cat"}
-    boxes = {"L0N1": BOXES, "L0N2": {2: [(10, 10, 40, 40)], 3: [(0, 0, 30, 30)]}}
+    boxes: Any = {
+        "L0N1": {i: [one[:4] for one in parts] for i, parts in BOXES.items()},
+        "L0N2": {2: [(10, 10, 40, 40)], 3: [(0, 0, 30, 30)]},
+    }
     first, again = (
         vn.input_effects(model, photos, told, boxes=boxes, n=10, progress=False).set_index(["neuron", "edit"])
         for _ in range(2)
@@ -134,7 +140,7 @@ def test_boxes_given_by_hand_make_rows_with_controls_and_shams(model: vn.HookedV
 
 def test_levels_are_of_samples_drawn_from_all_data_whether_they_have_boxes_or_not(model: vn.HookedVLM) -> None:
     data = vn.ImageTextData.from_samples([{"image": tiny.image(), "prompt": "Hi"} for _ in range(40)])
-    boxes = {"L0N1": {i: [(2, 2, 6, 6)] for i in range(25)}}
+    boxes = {"L0N1": {i: [Part(2, 2, 6, 6)] for i in range(25)}}
     wanted = {"L0N1": [Wanted("picture", edit, ((("region", "L0N1"),),)) for edit in ("remove", "paste")]}
     with_boxes, without = (plan(model, data, "picture", wanted, given, 12, 5) for given in (boxes, {"L0N1": {}}))
     drawn = [[key[0] for key in [*one.inputs._numbers][:12]] for one in (with_boxes, without)]

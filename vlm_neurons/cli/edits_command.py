@@ -13,6 +13,10 @@ from vlm_neurons.cli.output import cell, console, say
 if TYPE_CHECKING:
     import pandas as pd
 
+    from vlm_neurons.data import ImageTextData
+    from vlm_neurons.protocols import ConceptBank
+    from vlm_neurons.scanning import Run
+
 SHOWN = 15
 COLUMNS = ("change", "specificity", "necessity", "control", "sham_change", "q")
 
@@ -27,6 +31,8 @@ def add_command(commands: Any) -> None:
     p.add_argument("--n", type=positive, default=100, help="samples that are edited (default: %(default)s)")
     p.add_argument("--seed", type=int, default=0, help="of all that is drawn (default: %(default)s)")
     p.add_argument("--batch-size", type=positive, default=32, help="(default: %(default)s)")
+    p.add_argument("--regions", help="bank that finds what words name in pictures that cannot be drawn anew, as in "
+                   "scan --concepts (default: the run's own, where its name is enough to make it)")  # fmt: skip
     p.add_argument("--save-images", help="folder for the edited pictures")
     p.add_argument("--data", help="samples to edit, best others than those that were explained, such as "
                    "scenes:n=300,seed=9 (default: the data that the scan recorded)")  # fmt: skip
@@ -51,11 +57,25 @@ def edits_run(args: argparse.Namespace) -> None:
     data = open_data(args.data) if args.data else run.open_data()
     model = model_of(args, args.model or run.info["model"]["name"])
     table = input_effects(
-        model, data, {n: explanations[n] for n in wanted}, edits=args.edits, n=args.n, seed=args.seed,
-        batch_size=args.batch_size, out=run, save_images=args.save_images,
+        model, data, {n: explanations[n] for n in wanted}, edits=args.edits, regions=_regions(args.regions, run, data),
+        n=args.n, seed=args.seed, batch_size=args.batch_size, out=run, save_images=args.save_images,
     )  # fmt: skip
     show(table)
     say(f"edits: {run.path / FOLDER / TABLE}   next: vlm-neurons report {args.run}")
+
+
+def _regions(given: str | None, run: Run, data: ImageTextData) -> ConceptBank | None:
+    """The bank that regions are found by: what is given, or of photographs the run's own; None for what is drawn."""
+    from vlm_neurons.cli.concepts_command import bank_of
+    from vlm_neurons.synthetic.dataset import Scenes
+
+    if given is not None or isinstance(data, Scenes):
+        return bank_of(given) if given is not None else None
+    try:
+        bank = bank_of(run.info["parameters"]["concepts"])
+    except (KeyError, TypeError, ValueError):  # scanned without a bank, or with one that needs more than its name
+        return None
+    return bank if bank.concepts("picture") else None
 
 
 def show(table: pd.DataFrame) -> None:

@@ -132,7 +132,7 @@ def _look_for(picture: _Picture, image: dict[str, Any], columns: dict[Any, int])
         picture.unknown.extend(sorted(unsure | {*columns.values()} - sure))
 
 
-def _decoded(segmentations: list[Any], height: int, width: int) -> Bool[np.ndarray, "height width"]:
+def decoded(segmentations: list[Any], height: int, width: int) -> Bool[np.ndarray, "height width"]:
     """Where any of some polygons and run-length encodings is."""
     from pycocotools import mask
 
@@ -235,7 +235,7 @@ class CocoMasks(ConceptBank):
         for category, segmentation in picture.drawn:
             by_category.setdefault(category, []).append(segmentation)
         try:
-            masks = {category: _decoded(drawn, height, width) for category, drawn in by_category.items()}
+            masks = {category: decoded(drawn, height, width) for category, drawn in by_category.items()}
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{view.name}: {self.file} has a segmentation that cannot be read: {error}") from error
         return masks, picture.unknown

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 MADE = {
     "repaint": "an object in another colour", "reshape": "an object in another shape",
     "resize": "an object in another size", "move": "an object in another place", "object": "an object, there or not",
-    "remove": "the region filled with the mean of the rest", "blur": "the region out of focus",
+    "remove": "the region filled with the mean of the rest", "inpaint": "the region filled in from around it",
+    "blur": "the region out of focus",
     "recolour": "the region in another hue", "paste": "the region pasted into other pictures",
     "keep": "the region alone on grey", "replace": "a word replaced", "word": "a word, there or not",
 }  # fmt: skip

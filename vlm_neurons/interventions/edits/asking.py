@@ -37,7 +37,10 @@ def asked(explanation: str, boxed: str | None = None) -> tuple[list[Wanted], str
     if boxed is not None:
         colors = [(c.kind, c.value) for one in read.visual for c in one.concepts if c.kind == "color" and _drawn(c)]
         region = (("region", boxed), *colors[:1])
-        return [*(Wanted("picture", edit, (region,)) for edit in photographs.EDITS), *_said(read)], ""
+        return [
+            *(Wanted("picture", edit, (region,)) for edit in (*photographs.EDITS, photographs.SLOW)),
+            *_said(read),
+        ], ""
     wanted = [*_seen(read), *_said(read)]
     untested = [f"no concept for {', '.join(read.unknown)}"] if read.unknown else []
     untested += [f"not edited: {name}" for name in dict.fromkeys(_untested(read))]

@@ -18,11 +18,14 @@ from vlm_neurons.autointerp.jobs import Explanations, text_of
 from vlm_neurons.autointerp.store import folder
 from vlm_neurons.data import ImageTextData
 from vlm_neurons.interventions.edits.asking import EDITS, asked
+from vlm_neurons.interventions.edits.finding import Finder, find_regions
 from vlm_neurons.interventions.edits.gallery import keep_shown
 from vlm_neurons.interventions.edits.keeping import FOLDER, Kept
 from vlm_neurons.interventions.edits.measures import MEASURES, Followed, Levels, measured, plain
-from vlm_neurons.interventions.edits.photographs import Boxes
-from vlm_neurons.interventions.edits.planning import LEAST, Plan, checked_boxes, plan, run
+from vlm_neurons.interventions.edits.photographs import SLOW
+from vlm_neurons.interventions.edits.pixels import check_inpainting
+from vlm_neurons.interventions.edits.planning import LEAST, Plan, order_of, plan, run
+from vlm_neurons.interventions.edits.regions import Box, Regions, checked_boxes
 from vlm_neurons.interventions.edits.saving import folder_for, save_pictures
 from vlm_neurons.interventions.edits.sharing import shared
 from vlm_neurons.interventions.edits.trials import Sheet, Wanted
@@ -51,7 +54,8 @@ def input_effects(
     data: ImageTextData,
     explanations: Explanations,
     edits: Sequence[str] | None = None,
-    boxes: Mapping[str, Boxes] | None = None,
+    boxes: Mapping[str, Mapping[int, Sequence[Box]]] | None = None,
+    regions: Finder | None = None,
     n: int = 100,
     seed: int = 0,
     batch_size: int = 32,
@@ -66,10 +70,12 @@ def input_effects(
     picture's patches, or over the tokens of the text. Inputs are shared by all neurons: each is run once.
 
     Edits of pictures (`vn.scenes`, which can be drawn anew): `"repaint"`, `"reshape"`, `"resize"`, `"move"` one object,
-    and `"object"`: it is added, or removed. Of any pictures, with boxes: `"remove"` (filled with the mean of the rest),
-    `"blur"`, `"recolour"` (in Lab; lightness stays), `"paste"` into samples without boxes (at one of three places and
-    sizes, with feathered edges), `"keep"` (alone on grey). Of texts (any data): `"replace"` a word by one of the same
-    class and as nearly as possible the same length, and `"word"`: it is inserted, or removed; pictures stay.
+    and `"object"`: it is added, or removed. Of any pictures, where regions are given or found: `"remove"` (filled with
+    the mean of the rest), `"inpaint"` (filled in from around it, by scikit-image; slow, and so only where it is asked
+    for), `"blur"`, `"recolour"` (in Lab; lightness stays), `"paste"` into samples without a region (three places and
+    three sizes in turn, with feathered edges), `"keep"` (alone on grey). Of texts (any data): `"replace"` a word by one
+    of the same class and as nearly as possible the same length, and `"word"`: it is inserted, or removed; pictures
+    stay.
 
     Args:
         model: the model.
@@ -78,9 +84,15 @@ def input_effects(
         edits: only these kinds; all that the words ask for if None.
         boxes: neuron -> {sample id: boxes (left, top, right, bottom)} around what its words name, in pixels of the
             sample's first image; they are rounded, and cut at its edges. Pictures of these neurons are
-            edited there; those that cannot be drawn anew need it.
-        n: samples, drawn from the data, or all if there are fewer; at least 10. With boxes: as many drawn from all say
-            what the neuron does as it is, up to n with boxes are edited, and up to n without are pasted into.
+            edited there.
+        regions: finds what the words name in the first images of samples, for neurons without boxes. A bank of concepts
+            (such as `Pixels()`, or the one that a run was scanned with): where all concepts of an alternative have at
+            least half of the most that they have in the pictures looked at. Masks, {sample id: {name: mask}} or a list
+            of such dicts: arrays [height, width], run-length encodings or lists of polygons, as COCO writes them. Or a
+            function (image, words) -> boxes, a mask, or several masks. Up to five times n samples are looked at, until
+            n have one; the same anew in every call. Pictures that cannot be drawn anew need boxes or regions.
+        n: samples, drawn from the data, or all if there are fewer; at least 10. With regions: as many drawn from all
+            say what the neuron does as it is, up to n with a region are edited, up to n without are pasted into.
         seed: of all that is drawn.
         batch_size: inputs per forward pass.
         out: a run or a directory, whose `edits/` keeps the table and trials to look at (`edit_gallery`), and until
@@ -121,9 +133,10 @@ def input_effects(
         NaN where a number does not exist.
 
     Raises:
-        ValueError: explanations that are no mapping from ids to words, an unknown edit, boxes that are none, outside
-            the picture, or of a sample without an image, or fewer than 10 samples.
-        TypeError: data of another kind.
+        ImportError: `"inpaint"` without scikit-image.
+        ValueError: explanations that are no mapping from ids to words, an unknown edit, boxes or regions that are none,
+            outside the picture, or of a sample without an image, or fewer than 10 samples.
+        TypeError: data of another kind, or regions that nothing can be found by.
 
     >>> found = vn.input_effects(
     ...     model, vn.scenes(40, seed=9), {"L2N304": "pink regions"}, edits=["repaint"], n=20, progress=False
@@ -134,24 +147,34 @@ def input_effects(
     texts_of, neurons = _checked(data, explanations)
     check_seed(seed)
     n, batch_size = whole_number("n", n, LEAST), whole_number("batch_size", batch_size)
-    regions = checked_boxes(data, {} if boxes is None else boxes, neurons)
-    known = [edit for side in SIDES for edit in EDITS[side]]
+    places = dict(checked_boxes(data, {} if boxes is None else boxes, neurons))
+    known = [*(edit for side in SIDES for edit in EDITS[side]), SLOW]
     if unknown := [str(edit) for edit in edits or () if edit not in known]:
         raise ValueError(f"edits={', '.join(unknown)}: choose from {', '.join(known)}")
+    if SLOW in (edits or ()):
+        check_inpainting()
+    lacking: dict[str, str] = {}
+    if regions is not None:
+        order, rest = order_of(data, "picture", seed), {k: text for k, text in texts_of.items() if k not in places}
+        found, lacking = find_regions(regions, data, order, rest, n, model.device)
+        places |= {key: one for key, one in found.items() if any(one.values())}
     pictures = None if save_images is None else folder_for(save_images)
     kept, done = None, None
     if out is not None:
         # the order of neurons is that of columns, and numbers inputs
-        told = [list(texts_of.items()), None if edits is None else list(edits), regions, n, seed, batch_size]
+        told = [list(texts_of.items()), None if edits is None else list(edits), places, lacking, n, seed, batch_size]
         kept = Kept(folder(out) / FOLDER, identity(model, data, [*neurons.values()], told))
         if (done := kept.table()) is not None and pictures is None:
             return done
     wanted, notes = {}, {}
     for key, text in texts_of.items():
-        each, notes[key] = asked(text, key if key in regions else None)
-        wanted[key] = [w for w in each if edits is None or w.edit in edits]
+        each, note = asked(text, key if key in places else None)
+        notes[key] = "; ".join(filter(None, (note, lacking.get(key))))
+        wanted[key] = [w for w in each if (w.edit != SLOW if edits is None else w.edit in edits)]
     console = Console(stderr=True, quiet=not progress, soft_wrap=True, markup=False)
-    plans = {side: plan(model, data, side, wanted, regions, n, seed) for side in SIDES}
+    plans = {side: plan(model, data, side, wanted, places, n, seed) for side in SIDES}
+    if kept is not None:
+        plans["picture"].inputs.folder = kept.folder / "images"
     if pictures is not None:
         save_pictures(pictures, plans["picture"])
     if done is not None:
@@ -159,7 +182,7 @@ def input_effects(
     if kept is not None:
         kept = replace(kept, inputs="".join(plans[side].inputs.fingerprint()[:8] for side in SIDES))
     acts = run(model, plans, list(neurons.values()), batch_size, console, progress, kept)
-    table = _table(texts_of, neurons, wanted, notes, plans, acts, regions, seed)
+    table = _table(texts_of, neurons, wanted, notes, plans, acts, places, seed)
     if kept is not None:
         seen = {name: [one for one in mine if _sees(neurons[name], one.side)] for name, mine in wanted.items()}
         keep_shown(kept.folder, kept.identity, model, plans, acts, seen, neurons, batch_size)
@@ -170,7 +193,7 @@ def input_effects(
 def _table(
     texts_of: Mapping[str, str], neurons: Mapping[str, Neuron], wanted: Mapping[str, Sequence[Wanted]],
     notes: Mapping[str, str], plans: Mapping[Side, Plan], acts: Mapping[Side, np.ndarray],
-    regions: Mapping[str, Boxes], seed: int,
+    regions: Mapping[str, Regions], seed: int,
 ) -> pd.DataFrame:  # fmt: skip
     """The rows of all neurons."""
     import pandas as pd
@@ -199,7 +222,7 @@ def _table(
 def identity(model: HookedVLM, data: ImageTextData, neurons: list[Neuron], told: list[Any]) -> str:
     """SHA-256 of all that decides the numbers; another one every time while hooks are on the model."""
     sites = {n.site: at(n.hook)[0].fingerprint() for n in neurons}
-    what = ["edits 4", model.fingerprint(), str(model.dtype), hooked(model.bridge), sites, data.fingerprint(), told]
+    what = ["edits 5", model.fingerprint(), str(model.dtype), hooked(model.bridge), sites, data.fingerprint(), told]
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -228,12 +251,12 @@ def _checked(data: Any, explanations: Any) -> tuple[dict[str, str], dict[str, Ne
 
 
 def _shams(
-    own: Wanted, sheets: Mapping[Wanted, Sheet], boxes: Mapping[str, Boxes], rng: np.random.Generator
+    own: Wanted, sheets: Mapping[Wanted, Sheet], regions: Mapping[str, Regions], rng: np.random.Generator
 ) -> list[Sheet]:
     """Trials of other explanations with the same kind of edit, that name nothing that this one names."""
     others = [
         sheet for w, sheet in sheets.items()
-        if w.edit == own.edit and len(sheet.present) and not shared(own, w, boxes)
+        if w.edit == own.edit and len(sheet.present) and not shared(own, w, regions)
     ]  # fmt: skip
     return [others[i] for i in rng.permutation(len(others))[:SHAMS]]
 

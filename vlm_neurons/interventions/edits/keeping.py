@@ -43,8 +43,8 @@ class Kept:
         """Of this call alone."""
         return self.folder / f"parts-{self.identity[:16]}-{self.inputs[:16]}"
 
-    def part(self, side: Side, start: int) -> np.ndarray | None:
-        """Activations that are there.
+    def part(self, side: Side, start: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Activations that are there, and digests of their inputs.
 
         Raises:
             ValueError: the file is damaged.
@@ -56,15 +56,17 @@ class Kept:
         if not file.is_file():
             return None
         try:
-            return load_file(file)["acts"]
+            found = load_file(file)
+            return found["acts"], found["digests"]
         except (SafetensorError, KeyError, OSError) as error:
             raise ValueError(f"{file} cannot be read ({error}): {REMEDY}") from error
 
-    def put(self, side: Side, start: int, acts: np.ndarray) -> None:
-        """Keep activations."""
+    def put(self, side: Side, start: int, acts: np.ndarray, digests: np.ndarray) -> None:
+        """Keep activations, and digests of their inputs."""
         from safetensors.numpy import save_file
 
-        write_atomic(self._file(side, start), lambda path: save_file({"acts": np.ascontiguousarray(acts)}, path))
+        kept = {"acts": np.ascontiguousarray(acts), "digests": digests}
+        write_atomic(self._file(side, start), lambda path: save_file(kept, path))
 
     def _file(self, side: Side, start: int) -> Path:
         return self.parts / f"{side}-{start:08d}.safetensors"

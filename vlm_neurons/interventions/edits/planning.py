@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
 from tqdm import tqdm
 
-from vlm_neurons._checks import short
 from vlm_neurons.data import ImageTextData
 from vlm_neurons.interventions.edits import photographs, rendered, texts
 from vlm_neurons.interventions.edits.keeping import Kept
-from vlm_neurons.interventions.edits.photographs import Boxes
-from vlm_neurons.interventions.edits.pixels import Box
+from vlm_neurons.interventions.edits.regions import Regions
 from vlm_neurons.interventions.edits.running import peaks
-from vlm_neurons.interventions.edits.trials import Inputs, Sheet, Trial, Wanted
+from vlm_neurons.interventions.edits.trials import Inputs, Row, Sheet, Trial, Wanted, digest_of
 from vlm_neurons.protocols import Side
 from vlm_neurons.synthetic.dataset import Scenes
 from vlm_neurons.units import Neuron
@@ -29,7 +26,7 @@ if TYPE_CHECKING:
 
 PART = 10  # batches that are kept together
 TIMED = 2  # batches that the printed time is told from
-UNDRAWN = "pictures are not edited: those in this data cannot be drawn anew, and this neuron has no boxes"
+UNDRAWN = "pictures are not edited: those in this data cannot be drawn anew, and this neuron has no boxes or regions"
 LEAST = 10  # samples; of fewer a 95th percentile is their largest
 
 
@@ -50,86 +47,35 @@ class Plan:
     lacking: str = ""
 
 
-def checked_boxes(data: ImageTextData, boxes: Any, neurons: Mapping[str, Neuron]) -> dict[str, Boxes]:
-    """Boxes by neuron id, in whole pixels of the picture.
-
-    Raises:
-        ValueError: they are no boxes, without a pixel of the picture, of a neuron without explanation, or of a sample
-            without an image.
-    """
-    if not isinstance(boxes, Mapping):
-        raise ValueError(f"boxes={short(boxes)}: give {{neuron: {{sample id: [(left, top, right, bottom)]}}}}")
-    found: dict[str, Boxes] = {}
-    for key, samples in boxes.items():
-        neuron = Neuron.parse(key).id
-        if neuron not in neurons:
-            raise ValueError(f"boxes of {key}, which has no explanation: give both for the same neurons")
-        if not isinstance(samples, Mapping):
-            raise ValueError(f"boxes[{key!r}]={short(samples)}: give {{sample id: [(left, top, right, bottom)]}}")
-        for sample, each in samples.items():
-            if sample not in range(len(data)) or not data.facts[sample].digests:
-                raise ValueError(
-                    f"boxes[{key!r}]: sample {sample!r} is none of the data's {len(data)}, or has no image"
-                )
-            if not all(_is_box(box) for box in each):
-                raise ValueError(
-                    f"boxes[{key!r}][{sample}]: each is (left, top, right, bottom), left < right, top < bottom"
-                )
-        found[neuron] = {int(sample): _inside(data, key, int(sample), each) for sample, each in samples.items()}
-    return found
-
-
-def _inside(data: ImageTextData, key: str, sample: int, boxes: Sequence[Box]) -> list[Box]:
-    """Boxes in whole pixels, without what is outside the picture."""
-    found: list[Box] = []
-    width, height = data[sample].load_images()[0].size if len(boxes) else (0, 0)
-    for box in boxes:
-        (left, right), (top, bottom) = (
-            [min(max(round(float(v)), 0), side) for v in ends]
-            for ends, side in ((box[::2], width), (box[1::2], height))
-        )
-        if left >= right or top >= bottom:
-            told = ", ".join(f"{float(v):g}" for v in box)
-            raise ValueError(
-                f"boxes[{key!r}][{sample}]: ({told}) has no pixel of the picture, {width} x {height} (width x height): "
-                "give (left, top, right, bottom) in its pixels"
-            )
-        found.append((left, top, right, bottom))
-    return found
-
-
-def _is_box(box: Any) -> bool:
-    try:
-        left, top, right, bottom = map(float, box)
-    except (TypeError, ValueError):
-        return False
-    return all(map(math.isfinite, (left, top, right, bottom))) and left < right and top < bottom
+def order_of(data: ImageTextData, side: Side, seed: int) -> list[int]:
+    """The samples that have a picture, or a text, in the random order in which they are taken."""
+    usable = [i for i, one in enumerate(data.facts) if (one.digests if side == "picture" else one.response)]
+    return [int(i) for i in np.random.default_rng([seed, 1]).permutation(usable)]
 
 
 def plan(
     model: HookedVLM, data: ImageTextData, side: Side, wanted: Mapping[str, list[Wanted]],
-    boxes: Mapping[str, Boxes], n: int, seed: int,
+    regions: Mapping[str, Regions], n: int, seed: int,
 ) -> Plan:  # fmt: skip
     """The inputs of all edits of one side; none where nobody asks, or the data cannot be edited."""
     every = list(dict.fromkeys(w for mine in wanted.values() for w in mine if w.side == side))
     if not every:
         return Plan()
-    usable = [i for i, one in enumerate(data.facts) if (one.digests if side == "picture" else one.response)]
-    if not usable:
+    order = order_of(data, side, seed)
+    if not order:
         return Plan(lacking=f"{side}s are not edited: no sample in this data has one")
     if side == "picture" and not (isinstance(data, Scenes) and data.asked[0] != "text"):
-        every = [w for w in every if w.edit in photographs.EDITS]
+        every = [w for w in every if w.edit in photographs.REGIONAL]
     if not every:
         return Plan(lacking=UNDRAWN)
-    if len(usable) < LEAST:
-        raise ValueError(f"{len(usable)} samples have a {side} that can be edited: give at least {LEAST}")
-    order = np.random.default_rng([seed, 1]).permutation(usable).tolist()
-    return (_of_pictures(data, every, boxes, order, n, seed) if side == "picture"
+    if len(order) < LEAST:
+        raise ValueError(f"{len(order)} samples have a {side} that can be edited: give at least {LEAST}")
+    return (_of_pictures(data, every, regions, order, n, seed) if side == "picture"
             else _of_texts(model, data, every, sorted(order[:n]), seed))  # fmt: skip
 
 
 def _of_pictures(
-    data: ImageTextData, every: list[Wanted], boxes: Mapping[str, Boxes], order: list[int], n: int, seed: int
+    data: ImageTextData, every: list[Wanted], regions: Mapping[str, Regions], order: list[int], n: int, seed: int
 ) -> Plan:
     """Levels are those of the first n samples of a random order, whether they have boxes or not."""
     made, samples = Plan(lacking=UNDRAWN), sorted(order[:n])
@@ -138,8 +84,8 @@ def _of_pictures(
     else:
         made.natural = photographs.natural(data, samples, made.inputs)
     for w in every:
-        if w.edit in photographs.EDITS:
-            mine = boxes[dict(w.named[0])["region"]]
+        if w.edit in photographs.REGIONAL:
+            mine = regions[dict(w.named[0])["region"]]
             having, lacking = ([i for i in order if bool(mine.get(i)) == yes][:n] for yes in (True, False))
             found: list[Trial] = photographs.trials(data, sorted(having), sorted(lacking), w, mine, made.inputs, seed)
             made.sheets[w] = Sheet.of(found, len(lacking if w.edit == "paste" else having))
@@ -163,7 +109,8 @@ def run(
     model: HookedVLM, plans: Mapping[Side, Plan], neurons: list[Neuron], batch_size: int, console: Console, bar: bool,
     kept: Kept | None,
 ) -> dict[Side, np.ndarray]:  # fmt: skip
-    """[input, neuron] of both sides, after saying what it will cost; what was kept is not run again."""
+    """[input, neuron] of both sides, after saying what it will cost; what was kept is not run again. Trials whose two
+    inputs turn out to be the same are counted in their sheets, and are no trials any more."""
     for side, one in plans.items():
         if bar and (first := one.inputs.made[: TIMED * batch_size]):
             began = time.perf_counter()
@@ -176,16 +123,30 @@ def run(
     found: dict[Side, np.ndarray] = {}
     with tqdm(total=sum(len(p.inputs.made) for p in plans.values()), desc="edits", disable=not bar) as shown:
         for side, one in plans.items():
-            parts = [np.zeros((0, len(neurons)), np.float32)]
+            parts, digests = [np.zeros((0, len(neurons)), np.float32)], [np.zeros(0, np.int64)]
             for start in range(0, len(one.inputs.made), PART * batch_size):
-                acts = None if kept is None else kept.part(side, start)
-                if acts is not None:
-                    shown.update(len(acts))
+                part = None if kept is None else kept.part(side, start)
+                if part is not None:
+                    shown.update(len(part[0]))
                 else:
-                    some = one.inputs.made[start : start + PART * batch_size]
-                    acts = peaks(model, some, neurons, side, batch_size, shown.update)
+                    some: list[int] = []
+                    made = [_noted(make, some) for make in one.inputs.made[start : start + PART * batch_size]]
+                    part = peaks(model, made, neurons, side, batch_size, shown.update), np.array(some, np.int64)
                     if kept is not None:
-                        kept.put(side, start, acts)
-                parts.append(acts)
-            found[side] = np.concatenate(parts)
+                        kept.put(side, start, *part)
+                parts.append(part[0])
+                digests.append(part[1])
+            found[side], same = np.concatenate(parts), np.concatenate(digests)
+            one.sheets = {wanted: sheet.changed(same) for wanted, sheet in one.sheets.items()}
     return found
+
+
+def _noted(make: Callable[[], Row], digests: list[int]) -> Callable[[], Row]:
+    """The same input; what it is, is noted when it is made."""
+
+    def noted() -> Row:
+        row = make()
+        digests.append(digest_of(row))
+        return row
+
+    return noted

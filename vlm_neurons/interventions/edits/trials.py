@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int
 from PIL import Image
 
+from vlm_neurons._files import readable, write_atomic
 from vlm_neurons.protocols import Side
 
 Pair = tuple[int, int]  # numbers of two inputs
@@ -37,9 +39,11 @@ class Inputs:
 
     Attributes:
         made: of each a function that makes it.
+        folder: where pictures are kept that are slow to make; None: nowhere.
     """
 
     made: list[Callable[[], Row]] = field(default_factory=list)
+    folder: Path | None = None
     _numbers: dict[Hashable, int] = field(default_factory=dict)
 
     def number(self, key: Hashable, make: Callable[[], Row]) -> int:
@@ -48,6 +52,22 @@ class Inputs:
             self._numbers[key] = len(self.made)
             self.made.append(make)
         return self._numbers[key]
+
+    def kept(self, key: Hashable, draw: Callable[[], Image.Image]) -> Image.Image:
+        """A picture by what decides it: read if it was made before, with the same bytes.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        if self.folder is None:
+            return draw()
+        file = self.folder / f"{hashlib.sha256(repr(key).encode('utf-8', 'surrogatepass')).hexdigest()}.png"
+        if not file.is_file():
+            image = draw().convert("RGB")
+            write_atomic(file, lambda path: Image.frombytes("RGB", image.size, image.tobytes()).save(path, "PNG"))
+            return image
+        with readable(file, "the same call"), Image.open(file) as opened:
+            return opened.convert("RGB")
 
     def fingerprint(self) -> str:
         """SHA-256 of what was asked for, in its order."""
@@ -128,3 +148,20 @@ class Sheet:
             np.array([t.control for t in kept], int).reshape(-1, 2), np.array([t.again for t in kept], int),
             n_samples - len(trials), len(trials) - len(kept),
         )  # fmt: skip
+
+    def changed(self, digests: Int[np.ndarray, " input"]) -> Sheet:
+        """Without the trials that an edit left as they were: they are counted."""
+        kept = digests[self.present] != digests[self.absent]
+        return replace(
+            self, sample=self.sample[kept], present=self.present[kept], absent=self.absent[kept],
+            brought=self.brought[kept], other=self.other[:, kept], control=self.control[kept], again=self.again[kept],
+            unchanged=self.unchanged + int((~kept).sum()),
+        )  # fmt: skip
+
+
+def digest_of(row: Row) -> int:
+    """Of all that the model is given."""
+    total = hashlib.sha256(repr((row.prompt, row.response)).encode("utf-8", "surrogatepass"))
+    for image in row.images:
+        total.update(f"{image.mode}{image.size}".encode() + image.tobytes())
+    return int.from_bytes(total.digest()[:8], "little", signed=True)
