@@ -108,6 +108,7 @@ def sae_lens(out: Path) -> None:
     from sae_lens.loading import pretrained_sae_loaders
 
     gemma(out.parent, pretrained_sae_loaders, generator)
+    qwen(out.parent / "qwen_scope", pretrained_sae_loaders)
     (out / "versions.json").write_text(json.dumps({"sae-lens": lens.__version__, "torch": torch.__version__}))
 
 
@@ -145,6 +146,25 @@ def gemma(out: Path, loaders: Any, generator: torch.Generator) -> None:
         sae = JumpReLUSAE(JumpReLUSAEConfig(d_in=D_IN, d_sae=D_SAE, apply_b_dec_to_input=cfg["apply_b_dec_to_input"]))
         sae.load_state_dict(state)
         keep(sae, folder, generator)
+
+
+def qwen(out: Path, loaders: Any) -> None:
+    """Files as Qwen-Scope has them, as SAELens reads them from the hub."""
+    from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
+
+    generator, repo = torch.Generator().manual_seed(16), "SAE-Res-Qwen3-1.7B-Base-W32K-L0_5"
+    shapes = {"W_enc": (D_SAE, D_IN), "W_dec": (D_IN, D_SAE), "b_enc": (D_SAE,), "b_dec": (D_IN,)}
+    folder = out / repo
+    folder.mkdir(parents=True)
+    torch.save(
+        {n: torch.randn(shape, generator=generator) / 4 for n, shape in shapes.items()}, folder / "layer1.sae.pt"
+    )
+    loaders.hf_hub_download = lambda filename, **_: str(folder / filename)
+    said, state, _ = loaders.qwen_scope_sae_huggingface_loader(f"Qwen/{repo}", "layer1.sae.pt")
+    k, subtracted = said["activation_fn_kwargs"]["k"], said["apply_b_dec_to_input"]
+    sae = TopKSAE(TopKSAEConfig(d_in=D_IN, d_sae=D_SAE, k=k, apply_b_dec_to_input=subtracted))
+    sae.load_state_dict(state)
+    keep(sae, folder, generator)
 
 
 def sparsify(out: Path) -> None:

@@ -101,6 +101,36 @@ def test_it_is_what_dense_code_gives(norm: Any, tmp_path: Path, forgotten: None)
     )
 
 
+@pytest.mark.parametrize("few", [False, True])
+def test_a_transcoder_is_held_against_what_the_mlp_puts_out(few: bool, tmp_path: Path, forgotten: None) -> None:
+    rng = seeds.rng()
+    w, out, skip = (torch.tensor(rng.normal(size=s) / 6, dtype=torch.float32) for s in ((D, N), (N, D), (D, D)))
+    rule: Any = {"rule": "topk", "k": 1} if few else {}
+    coder = Coder(w, torch.zeros(N), out, torch.tensor(rng.normal(size=D) / 9, dtype=torch.float32), skip=skip, **rule)
+    read, written = "blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out"
+    run = vn.scan(
+        model(), data(), sites.Transcoder(coder, read, "d", written), 3, batch_size=11, out=tmp_path, progress=False
+    )
+    some = [data()[i] for i in range(11)]
+    prompts = [s.prompt or "Could you describe the image?" for s in some]
+    batch = model().prepare([list(s.images) for s in some], prompts, [s.response for s in some])
+    cache = model().run_with_cache(batch, names_filter=[read, written])[1]
+    x, y, found = cache[read], cache[written].double(), dictionary_fit(run).set_index("kind")
+    z = torch.relu(x @ w)
+    if few:
+        z = z * (z == z.amax(-1, keepdim=True))
+    error = (y - (z @ out + coder.b_dec + x @ skip)).square().sum(-1)
+    whole = (y - (coder.b_dec + x @ skip)).square().sum(-1)
+    for name, kind in KINDS.items():
+        here = (batch.kinds == kind) & batch.attention_mask.bool()
+        spread = (y[here] - y[here].mean(0)).square().sum()
+        assert found.unexplained[name] == pytest.approx(float(error[here].sum() / spread), rel=1e-4)
+        assert found.fired[name] == pytest.approx(float((z[here] > 0).sum(-1).double().mean()), rel=1e-6)
+    seen = (batch.kinds == 2) | (batch.kinds == 3)
+    there = z[seen & (error > whole / 2)].sum(0) / z[seen].sum(0)
+    np.testing.assert_allclose(poorly_explained(run).poor, there, rtol=1e-4, atol=1e-6)
+
+
 def test_it_is_printed_and_does_not_depend_on_blocks_or_interruptions(
     tmp_path: Path, forgotten: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -32,13 +32,17 @@ def close(found: Tensor, expected: Tensor) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_it_encodes_and_decodes_as_the_library_that_wrote_it(name: str) -> None:
-    """SAELens 6.54.12 (Gemma Scope too), sparsify 1.3.3, dictionary_learning 0.1.0."""
+    """SAELens 6.54.12 (Gemma Scope and Qwen-Scope too), sparsify 1.3.3, dictionary_learning 0.1.0."""
     expected = load_file(FILES / name / "expected.safetensors")
     coder = read_dictionary(FILES / name, name).coder
     encoded = coder.encode(expected["x"])
     close(encoded, expected["encoded"])
     assert torch.equal(encoded > 0, expected["encoded"] > 0) and bool((encoded > 0).any())
-    close(coder.decode(expected["x"], encoded), expected["decoded"])
+    beside = (
+        0.0 if coder.skip is None else expected["x"] @ coder.skip
+    )  # of a linear path, which decode leaves out there
+    close(coder.decode(expected["x"], encoded), expected["decoded"] + beside)
+    assert (coder.skip is None) == ("skip" not in name and name != "sparsify/layers.1.mlp")
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name not in OF_MLPS])
@@ -87,6 +91,29 @@ def test_one_of_its_files_stands_for_a_directory() -> None:
     assert sites.SAE.load(folder / "params.npz", HOOK, name="g").fingerprint() == (
         sites.SAE.load(folder, HOOK, name="g").fingerprint()
     )
+
+
+def test_qwen_scopes_files_are_read_one_layer_at_a_time_by_the_formula_of_its_page(tmp_path: Path) -> None:
+    folder = FILES / "qwen_scope" / "SAE-Res-Qwen3-1.7B-Base-W32K-L0_5"
+    sae = sites.SAE.load(folder / "layer1.sae.pt", name="q")
+    raw = torch.load(folder / "layer1.sae.pt", weights_only=True)
+    x = torch.randn(3, 16)
+    best = (x @ raw["W_enc"].T + raw["b_enc"]).topk(5)
+    encoded = torch.zeros(3, 24).scatter(1, best.indices, best.values.relu())
+    close(sae.codes.encode(x), encoded)
+    close(sae.codes.decode(x, encoded), encoded @ raw["W_dec"].T + raw["b_dec"])
+    assert sae.hook == "blocks.1.hook_resid_post"
+    with pytest.raises(ValueError, match=r"was trained on 'blocks.1.hook_resid_post' .*give the hook"):
+        sites.SAE.load(folder, "blocks.2.hook_resid_post", name="q")
+    several = tmp_path / folder.name
+    shutil.copytree(folder, several)
+    shutil.copy(several / "layer1.sae.pt", several / "layer10.sae.pt")
+    with pytest.raises(ValueError, match=r"dictionaries of 2 layers: give the file of one, .*layer1.sae.pt"):
+        sites.SAE.load(several, name="q")
+    assert sites.SAE.load(several / "layer10.sae.pt", name="q").layer == 10
+    shutil.copytree(folder, tmp_path / "renamed")
+    with pytest.raises(ValueError, match="is nowhere said: keep the directory's own name"):
+        sites.SAE.load(tmp_path / "renamed", name="q")
 
 
 def copied(name: str, tmp_path: Path, facts: dict[str, Any] | None = None, weights: Any = None) -> Path:

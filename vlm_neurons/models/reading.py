@@ -73,7 +73,7 @@ def readers(
         places: see `vlm_neurons.sites.Address`.
         take: is given place, values of all units, and where they are defined (None: everywhere), once a pass; nothing
             of a site that is indexed by image where the batch has no image.
-        also: is given place, what it was read from, and values, before `take` or `listed` is.
+        also: is given place, what it was read from and what `Site.fitted` names, and values, before the other two.
         listed: is given place and values, instead of `take`, where a site says that few of them are not 0.
 
     Returns:
@@ -94,18 +94,20 @@ def readers(
                 also(place, tensors, values)
             take(place, values, defined)
 
-        for hook, fn in together(site.hooks([layer]), read):
+        more = () if also is None else site.fitted(layer)
+        for hook, fn in together([*site.hooks([layer]), *more], read):
             found.setdefault(hook, []).append(fn)
     return {hook: fns[0] if len(fns) == 1 else partial(each, fns) for hook, fns in found.items()}
 
 
-def hooks_of(places: Iterable[str]) -> set[str]:
-    """The hooks that some places are read from.
+def hooks_of(places: Iterable[str], fitted: bool = False) -> set[str]:
+    """The hooks that some places are read from; with `fitted` also those that `Site.explained` needs.
 
     >>> hooks_of(["blocks.2.mlp.hook_act"])
     {'blocks.2.mlp.hook_act'}
     """
-    return {hook for site, layer in map(at, places) for hook in site.hooks([layer])}
+    found = [(site.hooks([layer]), site.fitted(layer) if fitted else ()) for site, layer in map(at, places)]
+    return {hook for read, more in found for hook in (*read, *more)}
 
 
 def each(fns: Sequence[Callable[..., None]], tensor: Tensor) -> None:

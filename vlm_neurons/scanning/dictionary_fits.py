@@ -171,10 +171,11 @@ def fits_of(files: Iterable[Any]) -> dict[str, Fit]:
 
 
 def dictionary_fit(run: Run) -> pd.DataFrame:
-    """How well the dictionaries of a run describe what they are encoded from: trained on text, they may not fit images.
+    """How well the dictionaries of a run describe what they are encoded from, and transcoders what the MLP puts out:
+    trained on text, they may not fit images.
 
     Args:
-        run: a finished scan of dictionaries (`vlm_neurons.sites.SAE`) that read the backbone.
+        run: a finished scan of dictionaries (`vlm_neurons.sites.SAE`, `Transcoder`) that read the backbone.
 
     Returns:
         One row per dictionary, layer and kind of token (`"visual"`, `"text"`, `"template"`): `site`, `layer`, `kind`,

@@ -170,7 +170,7 @@ def _begin(
     known = known_skips(data, prompt)
     loaded, first = _first_batch(model, data, prompt, known, asked)
     random = [] if asked is None else random_units(model, places, asked.null_directions)
-    fast = hooks_of(places) | {hook for units in random for hook in units.hooks} <= model.fast_hooks
+    fast = hooks_of(places, fitted=True) | {hook for units in random for hook in units.hooks} <= model.fast_hooks
     columns = measure_columns(model, places, first, fast)
     check_memory(columns, parameters, len(data), model.device, console.print)
     kinds = first.kinds[:1].repeat(parameters["batch_size"], 1)

@@ -213,7 +213,8 @@ def places_of(model: HookedVLM, site: str | Site | Sequence[str | Site]) -> tupl
         found = named(one)
         own = found.places(model.hook_dict)
         if not own:
-            what = "layer with its hooks" if found.layered else f"hook {found.hooks([0])[0]!r}"
+            hooks = [*found.hooks([0]), *found.fitted(0)] if not found.layered else []
+            what = f"hook {' or '.join(map(repr, hooks))}" if hooks else "layer with its hooks"
             raise ValueError(f"site {found.name!r}: {model.name} has no {what} (model.hook_map() lists all)")
         names.append(found.name)
         places += own

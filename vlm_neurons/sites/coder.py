@@ -68,7 +68,7 @@ class Codes(Protocol):
 class Coder:
     """A dictionary of known form, in float32.
 
-    z = rule((n(x) - before) W_enc + b_enc), and x is about n^-1(z W_dec + b_dec).
+    z = rule((n(x) - before) W_enc + b_enc), and n^-1(z W_dec + b_dec) + x skip is about x, or an MLP's output.
 
     Attributes:
         W_enc, b_enc, W_dec, b_dec: weights; of a gated one `b_enc` is the gates'.
@@ -79,6 +79,7 @@ class Coder:
         k: of `"topk"`.
         magnitude: of `"gated"`: the factor of W_enc and the bias of what passes the gates.
         before: is subtracted from what is encoded (the decoder's bias, where a dictionary was trained so).
+        skip: of a transcoder with a linear path beside its latents.
         norm: n: nothing, to a norm of sqrt(d_in), or to mean 0 and standard deviation 1.
     """
 
@@ -91,6 +92,7 @@ class Coder:
     k: int | None = None
     magnitude: tuple[Float[Tensor, "latent"], Float[Tensor, "latent"]] | None = None
     before: Float[Tensor, "d_in"] | None = None
+    skip: Float[Tensor, "d_in d_out"] | None = None
     norm: Norm = "none"
 
     @property
@@ -149,7 +151,8 @@ class Coder:
     def base(self, x: Float[Tensor, "*batch_pos d_in"]) -> Float[Tensor, "..."]:
         """What no latents stand for."""
         mean = x.mean(-1, keepdim=True) if self.norm == "layer_norm" else 0.0
-        return self.b_dec * self.scale(x) + mean
+        base = self.b_dec * self.scale(x) + mean
+        return base if self.skip is None else base + x @ self.skip
 
     def scale(self, x: Float[Tensor, "*batch_pos d_in"]) -> Float[Tensor, "*batch_pos one"] | float:
         """What normalising divided by."""
@@ -197,7 +200,7 @@ def checked(name: str, W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, b_dec: Tenso
         raise ValueError(f"{name}: W_enc is {tuple(W_enc.shape)} and W_dec {tuple(W_dec.shape)}: matrices are needed")
     (d_in, n), d_out = W_enc.shape, W_dec.shape[1]
     wanted = {"b_enc": (n,), "W_dec": (n, d_out), "b_dec": (d_out,), "threshold": (n,), "before": (d_in,),
-              "r_mag": (n,), "b_mag": (n,)}  # fmt: skip
+              "skip": (d_in, d_out), "r_mag": (n,), "b_mag": (n,)}  # fmt: skip
     weights = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec, **more}
     parts = [(one, value) for one, value in weights.items() if isinstance(value, Tensor)]
     parts += [*zip(("r_mag", "b_mag"), more.get("magnitude", ()), strict=False)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
@@ -44,6 +45,14 @@ class Dictionary(AtHook):
         """The hook that is written to."""
         return self.to
 
+    def layers(self, points: Iterable[str]) -> list[int]:
+        """Its own, if both hooks are there."""
+        return [self.layer] if {self.hook, self.to} <= {*points} else []
+
+    def fitted(self, layer: int) -> list[str]:
+        """Of a transcoder its output."""
+        return [] if self.to == self.hook else [self.to]
+
     def read(self, tensors: Tensors) -> tuple[Float[Tensor, "*batch_pos unit"], None]:
         """All latents."""
         x = self.held(tensors)
@@ -70,14 +79,18 @@ class Dictionary(AtHook):
     def explained(
         self, tensors: Tensors, values: Float[Tensor, "*batch_pos unit"] | Sparse
     ) -> tuple[Float[Tensor, "*batch_pos d"], Float[Tensor, "*batch_pos d"], Float[Tensor, "..."]] | None:
-        """What was encoded and what latents make of it; nothing for a transcoder, whose output was not looked at."""
-        if self.to != self.hook:
-            return None
+        """What was encoded, or of a transcoder what its MLP put out, and what latents make of it."""
         x = self.held(tensors)
         base = self.codes.base(x)
         rows = self.codes.rows.to(x)
         summed = values.times(rows) if isinstance(values, Sparse) else values @ rows
-        return x, summed * self.codes.scale(x) + base, base
+        whole = x if self.to == self.hook else tensors[self.to].to(x)
+        if whole.shape != summed.shape:
+            raise ValueError(
+                f"{self.name} writes vectors of {rows.shape[1]} numbers, {self.to} holds {tuple(whole.shape)}: it "
+                "belongs to another model or to another hook (model.hook_map() lists shapes)"
+            )
+        return whole, summed * self.codes.scale(x) + base, base
 
     def directions(self, weights: Weights, layer: int) -> Float[Tensor, "unit d_model"]:
         """Rows of W_dec."""
@@ -114,8 +127,9 @@ class SAE(Dictionary):
 
         Args:
             path: a directory as SAELens writes it (`cfg.json` and `sae_weights.safetensors`: standard, gated, JumpReLU,
-                TopK; BatchTopK and Matryoshka as they are saved for use), or of Gemma Scope (`params.npz`), Gemma
-                Scope 2 (`params.safetensors` and `config.json`); or one of these files.
+                TopK; BatchTopK and Matryoshka as they are saved for use), as sparsify or dictionary_learning do, or of
+                Gemma Scope (`params.npz`), Gemma Scope 2 (`params.safetensors` and `config.json`); or one of these
+                files. Of Qwen-Scope a layer's file, `SAE-Res-Qwen3-8B-Base-W64K-L0_50/layer12.sae.pt`.
             hook: where its activations come from, such as `"blocks.12.hook_resid_post"`; what the files say if they do.
             name: what ids `NAME:L12F345` start with.
 
@@ -156,7 +170,8 @@ class Transcoder(Dictionary):
 
         Args:
             path: a directory as SAELens writes it (transcoder, skip transcoder, with JumpReLU or not), or of Gemma
-                Scope 2. The skip's share is no latent's, and stays as it is under edits.
+                Scope 2. The skip's share is no latent's, and stays as it is under edits; scans that sum up how well the
+                MLP's output is described count it with the bias.
             hook_in: what is encoded, such as `"blocks.3.mlp.hook_in"`; what the files say if they do.
             hook_out: what is edited, such as `"blocks.3.hook_mlp_out"`.
             name: what ids `NAME:L12F345` start with.

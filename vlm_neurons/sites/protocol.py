@@ -102,14 +102,19 @@ class Site(Protocol):
         """
         ...
 
+    def fitted(self, layer: int) -> list[str]:
+        """Hooks that `explained` needs beside those that are read, all of which fire before."""
+        return []
+
     def explained(
         self, tensors: Tensors, values: Float[Tensor, "*batch_pos unit"] | Sparse
     ) -> tuple[Float[Tensor, "*batch_pos d"], Float[Tensor, "*batch_pos d"], Float[Tensor, "..."]] | None:
-        """What the units are encoded from, what their values make of it, and what none would (dictionaries): how well
-        that fits is summed up while scanning. None: they are not made to explain anything.
+        """What the units stand for (dictionaries: what they are encoded from; transcoders: what the MLP puts out), what
+        their values make of it, and what none would: how well that fits is summed up while scanning. None: they are not
+        made to explain anything.
 
         Args:
-            tensors: as for `read`.
+            tensors: the `hooks` and what is `fitted`.
             values: what `read` or `read_sparse` gave.
         """
         return None

@@ -12,7 +12,7 @@ import torch
 
 from vlm_neurons.sites.coder import checked
 from vlm_neurons.sites.files import Raw, Read, facts_of, take, tensors_of
-from vlm_neurons.sites.reading_others import dictionary_learning, sparsify
+from vlm_neurons.sites.reading_others import QWEN_SCOPE, dictionary_learning, qwen_scope, sparsify
 
 
 def read_dictionary(path: Path, name: str) -> Read:
@@ -30,13 +30,15 @@ def read_dictionary(path: Path, name: str) -> Read:
     if not path.exists():
         raise FileNotFoundError(f"{name}: {path} is not there; nothing is downloaded: give a directory on this machine")
     names = {file.name for file in folder.iterdir()} if path.is_dir() else {path.name, "cfg.json", "config.json"}
+    if layers := sorted(found for found in names if QWEN_SCOPE.fullmatch(found)):
+        return qwen_scope(folder, layers, name)
     for weights, reader in _FORMATS.items():
         if weights in names:
             return reader(folder, name)
     there = ", ".join(sorted(names)[:8]) or "nothing"
     raise ValueError(
-        f"{name}: {path} is no dictionary that can be read ({there}): needed is one of {', '.join(_FORMATS)}. Other "
-        "objects with encode, decode and W_dec: vn.sites.SAE.wrap"
+        f"{name}: {path} is no dictionary that can be read ({there}): needed is one of {', '.join(_FORMATS)}, "
+        "layer12.sae.pt. Other objects with encode, decode and W_dec: vn.sites.SAE.wrap"
     )
 
 
@@ -78,6 +80,8 @@ def _sae_lens(folder: Path, name: str) -> Read:
     more["norm"] = _norm(facts.get("normalize_activations"), transcoder, name)
     if facts.get("apply_b_dec_to_input", True) and not transcoder:
         more["before"] = b_dec
+    if "W_skip" in raw:
+        more["skip"] = raw["W_skip"].T
     out = (said.get("hook_name_out") or "") if transcoder else None
     return Read(checked(name, w_enc, b_enc, w_dec, b_dec, **more), hook, out)
 
@@ -125,7 +129,8 @@ def _jumprelu(raw: Raw, folder: Path, name: str) -> Read:
     w_enc, b_enc, w_dec, b_dec, threshold = take(named, name, "W_enc", "b_enc", "W_dec", "b_dec", "threshold")
     layer = re.findall(r"layer_(\d+)", str(folder.resolve()))
     hook = f"layer {layer[-1]}" if layer else None
-    return Read(checked(name, w_enc, b_enc, w_dec, b_dec, rule="jumprelu", threshold=threshold), hook, None)
+    skip = named.get("affine_skip_connection")
+    return Read(checked(name, w_enc, b_enc, w_dec, b_dec, rule="jumprelu", threshold=threshold, skip=skip), hook, None)
 
 
 _FORMATS = {

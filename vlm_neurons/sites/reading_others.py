@@ -1,9 +1,10 @@
-"""Dictionaries as EleutherAI's sparsify and dictionary_learning write them."""
+"""Dictionaries as EleutherAI's sparsify, dictionary_learning and Qwen-Scope have them."""
 
 from __future__ import annotations
 
 import pickle
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from vlm_neurons.sites.coder import checked
 from vlm_neurons.sites.files import Raw, Read, facts_of, take, tensors_of
+
+QWEN_SCOPE = re.compile(r"layer(\d+)\.sae\.pt")
 
 
 def sparsify(folder: Path, name: str) -> Read:
@@ -29,7 +32,8 @@ def sparsify(folder: Path, name: str) -> Read:
     hook = None if layer is None else f"layer {layer[1]}" if layer[2] else f"blocks.{layer[1]}.hook_resid_post"
     transcoder = bool(facts.get("transcode"))
     before = None if transcoder else b_dec
-    coder = checked(name, weight.T, b_enc, w_dec, b_dec, rule="topk", k=_k(facts.get("k"), name), before=before)
+    more = {"before": before, "skip": raw["W_skip"].T if "W_skip" in raw else None}
+    coder = checked(name, weight.T, b_enc, w_dec, b_dec, rule="topk", k=_k(facts.get("k"), name), **more)
     return Read(coder, None if transcoder and hook and hook.startswith("blocks") else hook, "" if transcoder else None)
 
 
@@ -60,6 +64,34 @@ def dictionary_learning(folder: Path, name: str) -> Read:
         weights["k"] = _k(int(raw["k"]) if "k" in raw else facts.get("k"), name)
     layer = facts.get("layer")
     return Read(checked(name, **weights), f"layer {layer}" if isinstance(layer, int) else None, None)
+
+
+def qwen_scope(folder: Path, files: Sequence[str], name: str) -> Read:
+    """Qwen-Scope (https://huggingface.co/collections/Qwen/qwen-scope, arXiv 2605.11887): a directory such as
+    `SAE-Res-Qwen3-8B-Base-W64K-L0_50` has a file for every layer, `layer12.sae.pt`, of which only tensors are read.
+    TopK, nothing subtracted before encoding; k stands in the directory's name alone.
+
+    Args:
+        folder: the directory.
+        files: its files, or the one that is meant.
+        name: starts error messages.
+
+    Raises:
+        ValueError: several layers and none is named, a directory of another name, or weights that do not fit.
+    """
+    if len(files) > 1:
+        raise ValueError(
+            f"{name}: {folder} has the dictionaries of {len(files)} layers: give the file of one, {folder / files[0]}"
+        )
+    said, layer = re.findall(r"SAE-Res-[^/\\]+-L0_(\d+)", str(folder.absolute())), QWEN_SCOPE.fullmatch(files[0])
+    if not said or layer is None:
+        raise ValueError(
+            f"{name}: k of {folder / files[0]} is nowhere said: keep the directory's own name, such as "
+            "SAE-Res-Qwen3-8B-Base-W64K-L0_50"
+        )
+    w_enc, b_enc, w_dec, b_dec = take(_unpickled(folder / files[0], name), name, "W_enc", "b_enc", "W_dec", "b_dec")
+    coder = checked(name, w_enc.T, b_enc, w_dec.T, b_dec, rule="topk", k=_k(int(said[-1]), name))
+    return Read(coder, f"blocks.{layer[1]}.hook_resid_post", None)
 
 
 def _k(k: Any, name: str) -> int:
