@@ -161,3 +161,15 @@ def test_neurons_planted_in_the_weights_are_scanned_and_explained(tmp_path) -> N
         on, off = real[share > 0.5], real[share == 0]
         assert (on[:, None] > off[None]).mean() > 0.95, plant
         assert "color:blue" in found[plant.neuron.id].concepts, found
+
+
+def test_each_side_is_explained_alike_with_the_other_and_without() -> None:
+    made = {p.evidence.neuron: p.evidence for p in planted.neurons("picture_or_word", n=3, seed=SEED)}
+    whole = vn.explain(made, progress=False)
+    for side in ("picture", "text"):
+        alone = vn.explain({key: one.only(side) for key, one in made.items()}, progress=False)
+        assert {k: e.by_side.get(side, NO_PATTERN) for k, e in whole.items()} == {k: e.text for k, e in alone.items()}
+    asked = {key: replace(one, settings="") for key, one in whole.items()}  # as of another evidence: asked anew
+    read, anew = (vn.score(said, made, n_null=2, n_permutations=999, full=True, progress=False)
+                  for said in (whole, asked))  # fmt: skip
+    assert read.r_of_other_side.notna().all() and read.equals(anew)

@@ -164,9 +164,13 @@ def test_nulls_share_no_image_even_under_another_number():
     strong = [np.full((4, 4), 99.0 + i if i in tested else 0.0) for i in range(N)]
     two = vn.Evidence.from_arrays("two", images=images, patch_acts=strong, sample_ids=range(100, 100 + N))
     said, rng = {"one": "red", "two": "blue"}, np.random.default_rng(0)
-    assert others("one", said, {"one": one, "two": two}, 20, rng) == []
+
+    def alike(_: str) -> tuple[str, str]:
+        return "gate 0", "visual"
+
+    assert others("one", said, {"one": one, "two": two}, 20, rng, alike) == []
     elsewhere = probe([(4, 4)] * N, "two")  # of the same numbers, but other pictures
-    assert others("one", said, {"one": one, "two": elsewhere}, 20, rng) == ["blue"]
+    assert others("one", said, {"one": one, "two": elsewhere}, 20, rng, alike) == ["blue"]
 
 
 def test_a_sink_does_not_lift_its_cell_in_the_ceiling():

@@ -125,12 +125,12 @@ def test_other_neurons_explanations_are_a_null_that_tells_specific_from_common(m
 
 
 def test_null_explanations_come_from_the_same_class_and_not_from_samples_it_is_tested_on(made, evidence):
-    from vlm_neurons.autointerp.scorers.other_explanations import others
+    from vlm_neurons.autointerp.scorers.other_explanations import _kin, others
 
     explanations = said(made, "true")
     for key in explanations:
         tested = {e.seen.sample for e in evidence[key].split("test") if e.group == "top"}
-        for text in others(key, explanations, evidence, 20, np.random.default_rng(0)):
+        for text in others(key, explanations, evidence, 20, np.random.default_rng(0), lambda k: _kin(evidence[k])):
             sources = [k for k, t in explanations.items() if t == text and k != key]
             assert {k.split("-")[0] for k in sources} == {key.split("-")[0]}
             assert any(not tested & {e.seen.sample for e in evidence[k].split("explain") if e.group == "top"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -13,7 +12,7 @@ from tqdm import tqdm
 from vlm_neurons.autointerp.explainers.requests import WRITTEN
 from vlm_neurons.autointerp.explanation import Explanation, says_nothing
 from vlm_neurons.autointerp.from_concepts import from_concepts
-from vlm_neurons.autointerp.jobs import check_evidence
+from vlm_neurons.autointerp.jobs import asked_of, check_evidence
 from vlm_neurons.autointerp.protocols import Explainer
 from vlm_neurons.autointerp.registry import explainer_of
 from vlm_neurons.autointerp.store import REPLIES, answered, append_explanations, folder, read_explanations
@@ -75,7 +74,7 @@ def explain(
     check_evidence(evidence)
     if out is not None:
         chosen = chosen.with_cache(folder(out) / REPLIES)
-    settings = {key: _settings(chosen, one) for key, one in evidence.items()}
+    settings = {key: asked_of(chosen, one) for key, one in evidence.items()}
     known = {} if out is None or redo else read_explanations(folder(out))
     found = answered(known, settings)
     todo = {key: one for key, one in evidence.items() if key not in found}
@@ -100,7 +99,3 @@ def summary(explanations: Mapping[str, Explanation] | Iterable[Explanation]) -> 
         text += f"; {blind} were asked without pictures, which the model does not take"
     tokens = sum(e.tokens_in + e.tokens_out for e in every)
     return text + (f"; {tokens} tokens, ${sum(e.cost for e in every):.4f}" if tokens else "")
-
-
-def _settings(explainer: Explainer, evidence: Evidence) -> str:
-    return hashlib.sha256(f"{explainer.settings()}\n{evidence.digest}".encode()).hexdigest()

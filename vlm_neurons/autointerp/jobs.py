@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from vlm_neurons.autointerp.explanation import Explanation, Failure
-from vlm_neurons.autointerp.protocols import Job, Prediction, Side, Simulator, fault, sides_of
+from vlm_neurons.autointerp.protocols import Explainer, Job, Prediction, Side, Simulator, fault, sides_of
 from vlm_neurons.autointerp.simulation import Simulation, mark_of
 from vlm_neurons.evidence import Evidence
 
@@ -85,6 +85,11 @@ def testable(key: str, explanation: Explanation | str, evidence: Evidence) -> st
             f"{shown[0]}): the evidence has been gathered anew since; explain it again"
         )
     return text
+
+
+def asked_of(explainer: Explainer, evidence: Evidence) -> str:
+    """SHA-256 of explainer and evidence: equal for equal questions."""
+    return hashlib.sha256(f"{explainer.settings()}\n{evidence.digest}".encode()).hexdigest()
 
 
 def sides_for(evidence: Evidence, simulator: Simulator) -> tuple[Side, ...]:

@@ -123,6 +123,7 @@ class Explainer(_Named):
 
     Attributes:
         name: what it is called in records; the class's own name if not given.
+        sides_apart: whether `by_side` of its explanations is what it would say of evidence of either side alone.
 
     >>> class SaysRed(Explainer):
     ...     def explain(self, evidence):
@@ -131,6 +132,8 @@ class Explainer(_Named):
     >>> vn.explain(evidence, SaysRed(), progress=False)["L2N304"].explainer
     'SaysRed'
     """
+
+    sides_apart = False
 
     def explain(self, evidence: Mapping[str, Evidence]) -> Iterator[tuple[str, Explanation]]:
         """(key of the evidence, explanation) of every neuron, failures included, as they come. It may use the split

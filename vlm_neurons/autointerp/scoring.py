@@ -23,6 +23,7 @@ from vlm_neurons.autointerp.scorers.other_explanations import (
     Key,
     against_others,
     all_by,
+    said_of_sides,
     swap_at_most,
     swapped,
     tried_on,
@@ -142,12 +143,14 @@ def score(
             check_table(folder(out), kind, chosen.name, mark_of(chosen))
         chosen = chosen.with_cache(folder(out) / REPLIES)
     chosen, chance = chosen.on_one_purse(), Chance(n_null, n_permutations, seed)
+    swapper = _swapper(swap, explanations)
+    said = said_of_sides(explanations, evidence, swapper)  # of the evidence as it was explained
     evidence = {**evidence, **drawn(explanations, evidence, n_test)}
     made = _made_before(simulations or {}, jobs.wanted(explanations, evidence, chosen), chosen)
     missing = {k: e for k, e in explanations.items() if k not in {neuron for neuron, _ in made}}
     made |= simulate(missing, evidence, chosen, out, progress=progress)
     against = against_others(made, explanations if pool is None else pool, evidence, chosen, chance, progress)
-    across = swapped(explanations, evidence, chosen, _swapper(swap, explanations))
+    across = swapped(explanations, evidence, chosen, swapper, said)
     rows = []
     for neuron, explanation in explanations.items():
         for side in jobs.sides_for(evidence[neuron], chosen):

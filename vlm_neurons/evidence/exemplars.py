@@ -195,13 +195,21 @@ def assign(top: Sequence[Exemplar], drawn: Sequence[Exemplar]) -> tuple[Exemplar
 
 def peaks_of(exemplars: Sequence[Exemplar]) -> Float[np.ndarray, " exemplar"]:
     """`Exemplar.peak` of many at once."""
-    parts = [[np.array([-np.inf]), *(p.ravel() for p in e.patch_acts), e.token_acts[e.seen.is_text]] for e in exemplars]
-    sizes = [sum(part.size for part in own) for own in parts]
-    if not sizes:
+    if not exemplars:
         return np.zeros(0)
-    flat = np.concatenate([part for own in parts for part in own]).astype(float)
-    starts = np.cumsum([0, *sizes[:-1]])
-    return np.maximum.reduceat(np.where(np.isnan(flat), -np.inf, flat), starts)
+    texts = np.concatenate([e.token_acts for e in exemplars]).astype(float)
+    texts[~np.concatenate([e.seen.is_text for e in exemplars])] = np.nan
+    pictures = np.concatenate([np.zeros(0), *(p.ravel() for e in exemplars for p in e.patch_acts)])
+    sizes = [e.token_acts.size for e in exemplars], [sum(p.size for p in e.patch_acts) for e in exemplars]
+    return np.maximum(*(_largest(*one) for one in zip((texts, pictures), sizes, strict=True)))
+
+
+def _largest(values: Float[np.ndarray, " place"], sizes: Sequence[int]) -> Float[np.ndarray, " part"]:
+    """The largest value of each of some parts that follow each other; NaN is none, and -inf where there is none."""
+    ends = np.cumsum(sizes)
+    padded = np.append(np.where(np.isnan(values), -np.inf, values), -np.inf)  # an empty part at the end has a place
+    found = np.maximum.reduceat(padded, ends - sizes)
+    return np.where(np.asarray(sizes) > 0, found, -np.inf)
 
 
 def rest_of(chosen: Sequence[Exemplar], drawn: Sequence[Exemplar]) -> tuple[Exemplar, ...]:

@@ -73,13 +73,14 @@ class DissectionExplainer(Explainer):
     gain: float = 0.08
     n_null: int = 100
     name: str = "dissection"
+    sides_apart = True
 
     def __post_init__(self) -> None:
         whole(1, n_null=self.n_null)
 
     def settings(self) -> str:
         """All that decides its answers, as one string."""
-        return f"dissection-3 {self.truth} {self.min_r} {self.gain} {self.n_null}"
+        return f"dissection-4 {self.truth} {self.min_r} {self.gain} {self.n_null}"
 
     def explain(self, evidence: Mapping[str, Evidence]) -> Iterator[tuple[str, Explanation]]:
         """(key, explanation) of every neuron."""
@@ -88,13 +89,12 @@ class DissectionExplainer(Explainer):
 
     def _one(self, evidence: Evidence) -> Explanation:
         shown = evidence.split("explain")
-        rng = np.random.default_rng([evidence.seed, 17])
         fits: dict[Side, Fit | None] = {}
         for side in sides_of(evidence):
             if side == "picture" and evidence.sees_images:
-                fits[side] = self._side(*_visual_side(evidence, shown, self.truth), rng)
+                fits[side] = self._side(*_visual_side(evidence, shown, self.truth), _draws(evidence))
             if side == "text" and evidence.sees_text:
-                fits[side] = self._side(*_text_side(evidence, shown), rng)
+                fits[side] = self._side(*_text_side(evidence, shown), _draws(evidence))
         parts: dict[str, str] = {}
         support: list[dict[str, Any]] = []
         for side, fit in fits.items():
@@ -157,6 +157,11 @@ class DissectionExplainer(Explainer):
                 if score > max(best.r, enough):
                     best = Fit(alternatives, score, single.null)
         return best
+
+
+def _draws(evidence: Evidence) -> np.random.Generator:
+    """The same for each side, so that a side is explained alike with the other and without."""
+    return np.random.default_rng([evidence.seed, 17])
 
 
 def correlations(masks: Float[np.ndarray, "concept n"], values: Float[np.ndarray, "*draw n"]) -> np.ndarray:

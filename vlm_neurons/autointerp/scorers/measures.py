@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -25,7 +26,11 @@ def sums_of(piece: Piece) -> Float[np.ndarray, "6"]:
 
 def r_of_sums(sums: Float[np.ndarray, "*k 6"]) -> Float[np.ndarray, "*k"]:
     """Pearson's r from the sums of `sums_of`; NaN where one side does not vary."""
-    n, x, y, xx, yy, xy = np.moveaxis(np.asarray(sums, float), -1, 0)
+    return r_of(*np.moveaxis(np.asarray(sums, float), -1, 0))
+
+
+def r_of(n: Any, x: Any, y: Any, xx: Any, yy: Any, xy: Any) -> Any:
+    """The same from each of the sums, numbers or arrays."""
     n = np.maximum(n, 1)
     vx, vy, cov = xx - x * x / n, yy - y * y / n, xy - x * y / n
     varies = (vx > TINY * xx) & (vy > TINY * yy)
@@ -42,11 +47,7 @@ def weighted(pieces: Sequence[Piece]) -> float:
 
     The headline: it falls for an explanation that is too broad, and for one that is too narrow.
     """
-    if not pieces:
-        return NAN
-    (x, y), sizes = _flat(pieces), [np.count_nonzero(p.counts) for p in pieces]
-    w = np.repeat([p.weight for p in pieces], sizes)
-    return float(r_of_sums(np.array([w.sum(), w @ x, w @ y, w @ (x * x), w @ (y * y), w @ (x * y)])))
+    return float(r_of_sums(np.array([p.weight for p in pieces]) @ [p.sums for p in pieces])) if pieces else NAN
 
 
 def r_of_many(
@@ -96,7 +97,7 @@ def per_sample(pieces: Sequence[Piece]) -> float:
     sums: dict[int, np.ndarray] = {}
     for p in pieces:
         sums[p.exemplar] = sums.get(p.exemplar, 0) + sums_of(p)
-    every = np.array([r_of_sums(s) for s in sums.values()], float)
+    every = r_of_sums(np.array([*sums.values()]).reshape(-1, 6))
     return float(np.nanmean(every)) if np.isfinite(every).any() else NAN
 
 
@@ -113,10 +114,10 @@ def interval(pieces: Sequence[Piece], seed: int, level: float = 0.95) -> tuple[f
     if len(numbers) < 5 or not np.isfinite([p.weight for p in pieces]).all():
         return NAN, NAN
     place = {number: i for i, number in enumerate(numbers)}
-    sums, strata = np.zeros((len(numbers), 6)), np.empty(len(numbers), object)
-    for p in pieces:
-        sums[place[p.exemplar]] += p.weight * sums_of(p)
-        strata[place[p.exemplar]] = p.stratum or ("top" if p.top else "rest")
+    home, sums = [place[p.exemplar] for p in pieces], np.zeros((len(numbers), 6))
+    np.add.at(sums, home, np.array([p.sums for p in pieces]) * np.array([p.weight for p in pieces])[:, None])
+    strata = np.empty(len(numbers), object)
+    strata[home] = [p.stratum or ("top" if p.top else "rest") for p in pieces]
     own = [sums[strata == stratum] for stratum in dict.fromkeys(strata)]
     r, drawn = (
         r_of_sums(sums.sum(0)),
@@ -206,12 +207,12 @@ def iou(pieces: Sequence[Piece], share: float = 0.05) -> float:
 
 def spearman(pieces: Sequence[Piece]) -> float:
     """Rank correlation over all places."""
-    from scipy.stats import spearmanr
+    from scipy.stats import rankdata
 
     x, y = _flat(pieces)
     if len(x) < 3 or x.min() == x.max() or y.min() == y.max():
         return NAN
-    return float(spearmanr(x, y).statistic)
+    return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
 
 
 SCORERS: dict[str, Callable[[Sequence[Piece]], float]] = {
@@ -223,6 +224,11 @@ too broad for a rare concept."""
 
 
 def _flat(pieces: Sequence[Piece]) -> tuple[np.ndarray, np.ndarray]:
+    return _all_of(tuple(pieces))
+
+
+@lru_cache(maxsize=1)  # one measure after the other asks for it
+def _all_of(pieces: tuple[Piece, ...]) -> tuple[np.ndarray, np.ndarray]:
     if not pieces:
         return np.zeros(0), np.zeros(0)
     x, y = zip(*(p.pair for p in pieces), strict=True)

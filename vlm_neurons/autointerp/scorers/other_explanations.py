@@ -6,8 +6,9 @@ Those of other neurons, the empty one, and those that come from the other side o
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,7 +68,7 @@ def against_others(
     quick = at_once(todo, evidence, simulator, progress)
     for (neuron, side, number), r in quick.items():
         if number != EMPTY:  # the empty explanation predicts the same everywhere: it has no r
-            found[neuron, side].append(r)
+            found[neuron, side].append(r if np.isfinite(r) else 0.0)  # it predicts nothing here
     todo = {key: one for key, one in todo.items() if key not in quick}
     jobs.announce(simulator, todo, evidence, progress)
     own = {key: _scored(_pieces(made[key], evidence)) for key in dict.fromkeys((n, side) for n, side, _ in todo)}
@@ -93,8 +94,8 @@ def at_once(
     todo: Mapping[tuple[str, Side, int], Simulation], evidence: Mapping[str, Evidence], simulator: Simulator,
     progress: bool,
 ) -> dict[tuple[str, Side, int], float]:  # fmt: skip
-    """r of the simulations that a simulator makes at once, those with a prediction at every place; 0 where it does not
-    exist. Others are left out."""
+    """r of the simulations that a simulator makes at once, those with a prediction at every place; NaN where there is
+    none. Others are left out."""
     groups: dict[Key, list[int]] = {}
     for neuron, side, number in todo:
         groups.setdefault((neuron, side), []).append(number)
@@ -108,7 +109,7 @@ def at_once(
         said = [(number, say(todo[neuron, side, number].explanation)) for number in numbers]
         there = {n: values[counts] for n, values in said if values is not None and np.isfinite(values).all()}
         if there and len(real) and np.isfinite(weights).all():
-            every = np.nan_to_num(r_of_many(real, weights, np.stack([*there.values()])))
+            every = r_of_many(real, weights, np.stack([*there.values()]))
             found |= {(neuron, side, number): float(r) for number, r in zip(there, every, strict=True)}
     return found
 
@@ -119,9 +120,10 @@ def tried_on(
     """Simulations without predictions of other neurons' explanations, by number, and of the empty one (`EMPTY`)."""
     todo: dict[tuple[str, Side, int], Simulation] = {}
     drawn: dict[str, list[str]] = {}
+    kin = cache(lambda key: _kin(evidence[key]))
     for (neuron, side), one in made.items():
         if neuron not in drawn:
-            drawn[neuron] = others(neuron, explanations, evidence, chance.n_null, chance.rng(neuron))
+            drawn[neuron] = others(neuron, explanations, evidence, chance.n_null, chance.rng(neuron), kin)
         for number, text in [*enumerate(drawn[neuron]), (EMPTY, "")]:
             todo[neuron, side, number] = replace(one, explanation=text, predictions=())
     return todo
@@ -133,20 +135,20 @@ def others(
     evidence: Mapping[str, Evidence],
     n: int,
     rng: np.random.Generator,
+    kin: Callable[[str], tuple[str, str]],
 ) -> list[str]:
     """Explanations of other neurons of the same layer and class, at most n, drawn at random.
 
     Those made from a top sample, or its image, that the neuron is tested on are left out, and those that say nothing.
     (Random samples are shared by all neurons of a run: they say nothing of one.)
     """
-    own = evidence[key]
-    tested = _tops(own, "test")
+    tested = _tops(evidence[key], "test")
     names, found = list(explanations), []
     for place in rng.permutation(len(names)) if n else ():
-        one, text = evidence[names[place]], text_of(names[place], explanations[names[place]])
-        if names[place] == key or says_nothing(text) or _kin(one) != _kin(own):
+        text = text_of(names[place], explanations[names[place]])
+        if names[place] == key or says_nothing(text) or kin(names[place]) != kin(key):
             continue
-        if not tested & _tops(one, "explain"):
+        if not tested & _tops(evidence[names[place]], "explain"):
             found.append(text)
         if len(found) == n:
             break
@@ -170,21 +172,44 @@ def _kin(evidence: Evidence) -> tuple[str, str]:
 
 def swapped(
     explanations: Explanations, evidence: Mapping[str, Evidence], simulator: Simulator, explainer: Explainer | None,
+    said: Mapping[Key, str],
 ) -> dict[Key, float]:  # fmt: skip
     """r of what one side alone says of the other, by neuron and the side that is predicted.
 
     The explainer sees one side of a multi-modal neuron's evidence; its words are simulated on the other. Nothing where
     it finds no pattern; NaN where the words cannot be simulated.
+
+    Args:
+        said: what is known of its words already (`said_of_sides`).
     """
-    chosen = _swappable(explanations, evidence, simulator)
-    said: dict[Key, str] = {}
-    for side in SIDES if chosen and explainer is not None else ():
-        assert explainer is not None
-        for neuron, one in explainer.explain({k: e.only(side) for k, e in chosen.items()}):
-            if not one.failed and not says_nothing(one.text):
-                said[neuron, OTHER[side]] = one.text
-    made = jobs.run(simulator, _plain(said, evidence, simulator), evidence)
-    return {key: weighted(_pieces(one, evidence)) for key, one in made}
+    if explainer is None or not (chosen := _swappable(explanations, evidence, simulator)):
+        return {}
+    across: dict[Key, str] = {}
+    for side in SIDES:
+        words = {k: said[k, side] for k in chosen if (k, side) in said}
+        asked = explainer.explain({k: e.only(side) for k, e in chosen.items() if k not in words})
+        words |= {k: one.text for k, one in asked if not one.failed}
+        across |= {(k, OTHER[side]): text for k, text in words.items() if not says_nothing(text)}
+    todo = _plain(across, evidence, simulator)
+    quick = at_once({(n, s, EMPTY): one for (n, s), one in todo.items()}, evidence, simulator, progress=False)
+    found = {(n, s): r for (n, s, _), r in quick.items()}
+    made = jobs.run(simulator, {key: one for key, one in todo.items() if key not in found}, evidence)
+    return found | {key: weighted(_pieces(one, evidence)) for key, one in made}
+
+
+def said_of_sides(
+    explanations: Explanations, evidence: Mapping[str, Evidence], explainer: Explainer | None
+) -> dict[Key, str]:
+    """What an explainer would say of each side alone, where it has said it: of the same evidence, in the same way."""
+    if explainer is None or not explainer.sides_apart:
+        return {}
+    return {
+        (key, side): one.by_side.get(side, "")
+        for key, one in explanations.items()
+        if isinstance(one, Explanation) and kind_of(evidence[key]) == "multimodal"
+        and one.settings == jobs.asked_of(explainer, evidence[key])
+        for side in SIDES
+    }
 
 
 def swap_at_most(

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.sparse import csr_array
 
 from vlm_neurons.autointerp.scorers.aligned import Piece
-from vlm_neurons.autointerp.scorers.measures import centred, r_of_sums, sums_of
+from vlm_neurons.autointerp.scorers.measures import centred, r_of, r_of_sums, sums_of
 
 MIN_DISTINCT = 1000  # arrangements that a p-value has to be able to tell apart
+Sums = list[Float[np.ndarray, "_n"]]  # the six of `sums_of`, each of every draw, or one for all
 BIN = 10  # texts of about the same length among which simulations are exchanged
 
 
@@ -29,13 +31,13 @@ def p_images(pieces: Sequence[Piece], n: int, seed: int) -> float:
         p, one-sided; NaN where r does not exist, or fewer than 1,000 arrangements do.
     """
     real = np.sum([sums_of(p) for p in pieces], axis=0) if pieces else np.zeros(6)
-    total, distinct = np.zeros((n, 6)), 1
+    total, distinct = [np.zeros(1)] * 6, 1
     for number, group in enumerate(_exchangeable(pieces)):
         size = len(group)
         crossed = np.sum([_crossed(alike) for alike in zip(*group, strict=True)], axis=0)
-        total += _taken(crossed, _orders(size, n, (seed, number)))
+        total = _added(total, _taken(crossed, _orders(size, n, (seed, number))))
         distinct *= factorial(size)
-    return _p(r_of_sums(real), r_of_sums(total), distinct)
+    return _p(r_of_sums(real), r_of(*total), n, distinct)
 
 
 def p_places(pieces: Sequence[Piece], n: int, seed: int) -> float:
@@ -49,49 +51,74 @@ def p_places(pieces: Sequence[Piece], n: int, seed: int) -> float:
         p, one-sided; NaN as for `p_images`.
     """
     real = centred(np.array([sums_of(p) for p in pieces]).reshape(-1, 6)).sum(0)
-    total, distinct = np.zeros((n, 6)), 1
+    total, distinct = [np.zeros(1)] * 6, 1
     shapes: dict[Any, list[Piece]] = {}
     for piece in pieces:
         shapes.setdefault(piece.real.shape, []).append(piece)
     for number, alike in enumerate(shapes.values()):
         shifted = centred(_shifted(alike))
-        total += _taken(shifted, _shifts(len(alike), shifted.shape[1], n, (seed, number)))
+        total = _added(total, _taken(shifted, _shifts(len(alike), shifted.shape[1], n, (seed, number))))
         distinct *= shifted.shape[1] ** len(alike)
-    return _p(r_of_sums(real), r_of_sums(total), distinct)
+    return _p(r_of_sums(real), r_of(*total), n, distinct)
 
 
-@lru_cache(maxsize=32)  # neurons share them, and an array is 2 MB
-def _orders(size: int, n: int, seed: tuple[int, int]) -> Int[np.ndarray, "n size"]:
+@lru_cache(maxsize=32)  # neurons share them, and one takes 2 MB
+def _orders(size: int, n: int, seed: tuple[int, int]) -> csr_array:
     """Random orders of so many pieces."""
     rng = np.random.default_rng([*seed, size])
-    return rng.permuted(np.tile(np.arange(size, dtype=np.int32), (n, 1)), axis=1)
+    return _chosen(rng.permuted(np.tile(np.arange(size, dtype=np.int32), (n, 1)), axis=1), size)
 
 
-@lru_cache(maxsize=32)
-def _shifts(size: int, distinct: int, n: int, seed: tuple[int, int]) -> Int[np.ndarray, "n size"]:
+@lru_cache(maxsize=128)  # texts of every length have their own, small ones
+def _shifts(size: int, distinct: int, n: int, seed: tuple[int, int]) -> csr_array:
     """Random numbers of shifts of so many pieces."""
-    return np.random.default_rng([*seed, size, distinct]).integers(distinct, size=(n, size), dtype=np.int32)
+    rng = np.random.default_rng([*seed, size, distinct])
+    return _chosen(rng.integers(distinct, size=(n, size), dtype=np.int32), distinct)
 
 
-def _taken(table: Float[np.ndarray, "size choice 6"], choices: Int[np.ndarray, "n size"]) -> Float[np.ndarray, "n 6"]:
+def _chosen(choices: Int[np.ndarray, "n size"], n_choices: int) -> csr_array:
+    """What each draw takes of a table [size, choice], as a matrix [n, size * choice] of ones: a product adds it up."""
+    n, size = choices.shape
+    places = (choices + np.arange(size, dtype=np.int32) * n_choices).ravel()
+    return csr_array((_ones(n * size), places, np.arange(n + 1, dtype=np.int32) * size), shape=(n, size * n_choices))
+
+
+@lru_cache(maxsize=1)
+def _all_ones(n: int) -> Float[np.ndarray, " n"]:
+    return np.ones(n)
+
+
+def _ones(n: int) -> Float[np.ndarray, " n"]:
+    """Shared by all that need no more."""
+    return _all_ones(1 << (n - 1).bit_length())[:n]
+
+
+def _taken(table: Float[np.ndarray, "size choice 6"], chosen: csr_array) -> Sums:
     """Of every piece the sums of its choice, added up."""
     size, n_choices, _ = table.shape
-    found, places = np.empty((len(choices), 6)), choices + np.arange(size, dtype=np.int32) * n_choices
+    found, left = [np.zeros(1)] * 6, []
     for k, column in enumerate(np.moveaxis(table, -1, 0)):
         if (column == column[:, :1]).all():  # whatever is chosen
-            found[:, k] = column[:, 0].sum()
+            found[k] = column[:, 0].sum(keepdims=True)
         elif size == n_choices and (column == column[:1]).all():  # each choice is made once
-            found[:, k] = column[0].sum()
+            found[k] = column[0].sum(keepdims=True)
         else:
-            found[:, k] = column.ravel().take(places).sum(1)
+            left.append(k)
+    if left:
+        for k, values in zip(left, (chosen @ table.reshape(-1, 6)[:, left]).T, strict=True):
+            found[k] = values
     return found
 
 
-def _p(real: Float[np.ndarray, ""], moved: Float[np.ndarray, " n"], distinct: int) -> float:
+def _added(total: Sums, more: Sums) -> Sums:
+    return [a + b for a, b in zip(total, more, strict=True)]
+
+
+def _p(real: Float[np.ndarray, ""], moved: Float[np.ndarray, "_n"], n: int, distinct: int) -> float:
     if not np.isfinite(real) or distinct < MIN_DISTINCT:
         return float("nan")
-    as_large = int((np.nan_to_num(moved, nan=-1.0) >= real - 1e-12).sum())
-    return (1 + as_large) / (1 + len(moved))
+    as_large = int(np.count_nonzero(np.broadcast_to(moved, n) >= real - 1e-12))  # NaN is not
+    return (1 + as_large) / (1 + n)
 
 
 def _exchangeable(pieces: Sequence[Piece]) -> Iterator[list[list[Piece]]]:

@@ -65,6 +65,10 @@ class Stack:
         values = 10.0 * found[self.side]
         return values * self._both(found) if what.together else values
 
+    def parts(self, values: Flat) -> list[Flat]:
+        """Values at all places, cut into those of each sample."""
+        return np.split(values, self._ends[self.side][:-1])
+
     def _both(self, found: dict[str, Flat]) -> Flat:
         """1 at the places of samples that have both sides, else 0."""
         there = np.ones(len(self.samples), bool)

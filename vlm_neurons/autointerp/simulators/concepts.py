@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vlm_neurons.autointerp.explanation import Failure
 from vlm_neurons.autointerp.protocols import AtOnce, Job, Prediction, Resolution, Side, Simulator, text_values
-from vlm_neurons.autointerp.simulators.concept_stack import Stack
+from vlm_neurons.autointerp.simulators.concept_stack import Flat, Stack
 
 if TYPE_CHECKING:
     from vlm_neurons.evidence import Exemplar
@@ -54,13 +55,28 @@ class ConceptSimulator(Simulator):
         """All places of many exemplars, from one array for each concept."""
         return Stack([e.seen for e in exemplars], side, self.truth)
 
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Prediction]]:
+        """(place in jobs, prediction) of every job; those of one explanation that follow each other at once."""
+        for _, alike in groupby(enumerate(jobs), key=lambda item: (item[1].explanation, item[1].side)):
+            places, own = zip(*alike, strict=True)
+            yield from zip(places, self._predictions(own), strict=True)
+
     def predict(self, job: Job) -> Prediction:
         """The values of one exemplar."""
-        found = Stack([job.exemplar.seen], job.side, self.truth).predict(job.explanation)
-        if isinstance(found, Failure):
-            return Prediction(failure=found)
-        if job.side == "text":
-            return Prediction(token_acts=text_values(job, found))
-        grids = [boxes.shape[:2] for boxes in job.exemplar.seen.boxes]
-        parts = np.split(found, np.cumsum([rows * columns for rows, columns in grids])[:-1])
-        return Prediction(tuple(part.reshape(grid) for part, grid in zip(parts, grids, strict=False)))
+        return self._predictions([job])[0]
+
+    def _predictions(self, jobs: Sequence[Job]) -> list[Prediction]:
+        """Of jobs that differ in their exemplars alone."""
+        stack = Stack([job.exemplar.seen for job in jobs], jobs[0].side, self.truth)
+        found = stack.predict(jobs[0].explanation)
+        if isinstance(found, Failure):  # of one of them
+            return [Prediction(failure=found)] if len(jobs) == 1 else [self.predict(job) for job in jobs]
+        return [_prediction(job, values) for job, values in zip(jobs, stack.parts(found), strict=True)]
+
+
+def _prediction(job: Job, values: Flat) -> Prediction:
+    if job.side == "text":
+        return Prediction(token_acts=text_values(job, values))
+    grids = [boxes.shape[:2] for boxes in job.exemplar.seen.boxes]
+    parts = np.split(values, np.cumsum([rows * columns for rows, columns in grids])[:-1])
+    return Prediction(tuple(part.reshape(grid) for part, grid in zip(parts, grids, strict=False)))
