@@ -12,6 +12,7 @@ import seeds
 import vlm_neurons as vn
 from vlm_neurons import planted
 from vlm_neurons.autointerp import Explainer, Explanation, Failure
+from vlm_neurons.autointerp.scoring import cost_of
 
 SEED = seeds.PLANTED
 
@@ -162,3 +163,20 @@ def test_a_failed_explanation_has_no_stability():
     failed = Explanation(neuron, "", explainer="mine", failure=Failure("network", "lost"))
     row = vn.autointerp.stability({neuron: failed}, evidence, n=3, progress=False).loc[0]
     assert np.isnan(row.stability) and (row.n, row.n_failed) == (0, 0)
+
+
+def test_scores_tell_stability_beside_r_where_it_is_asked_for():
+    evidence, _ = of("color", "word")
+    made = vn.explain(evidence, progress=False)
+    table = vn.score(made, evidence, n_null=0, n_permutations=999, n_stability=5, seed=2, progress=False)
+    alone = vn.autointerp.stability(made, evidence, n=5, seed=2, progress=False)
+    assert table.set_index("neuron").stability.to_dict() == alone.set_index("neuron").stability.to_dict()
+    assert (table.stability > 0.5).all(), f"seed {SEED}"
+    assert "stability: dissection: 10 explanations, no cost" in cost_of(made, evidence, "concepts", n_stability=5)
+    words = {key: one.text for key, one in made.items()}
+    with pytest.raises(ValueError, match=r"n_stability=5 explains again.*give explainer="):
+        vn.score(words, evidence, n_stability=5, progress=False)
+    named = vn.score(words, evidence, explainer="dissection", n_null=0, n_permutations=999, n_stability=5, seed=2,
+                     progress=False)  # fmt: skip
+    assert named.stability.equals(table.stability)
+    assert "stability" not in vn.score(words, evidence, n_null=0, n_permutations=999, progress=False)

@@ -11,7 +11,7 @@ from vlm_neurons._checks import check_seed
 from vlm_neurons.autointerp.explanation import Explanation, Failure, says_nothing
 from vlm_neurons.autointerp.jobs import Explanations, check_explanations, testable
 from vlm_neurons.autointerp.protocols import Judge
-from vlm_neurons.autointerp.scoring import NUMBERS
+from vlm_neurons.autointerp.scorers.rows import NUMBERS
 from vlm_neurons.stats import auroc
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 N_BOOTSTRAP = 9999
 SMALLER = ("p", "p_within", "q")  # better the smaller they are
-SCORES = tuple(n for n in NUMBERS if n not in ("r_low", "r_high", "r_null", "r_empty", "ceiling"))
+SCORES = tuple(n for n in NUMBERS if n not in ("r_low", "r_high", "r_null", "r_empty", "ceiling", "stability"))
 LEVELS = {"best": 1.0, "upper quarter": 0.75, "median": 0.5, "lower quarter": 0.25, "worst": 0.0}
 
 

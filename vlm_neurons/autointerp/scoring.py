@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from vlm_neurons._checks import whole
 from vlm_neurons.autointerp import jobs
-from vlm_neurons.autointerp.explanation import Explanation, says_nothing
+from vlm_neurons.autointerp.explanation import says_nothing
 from vlm_neurons.autointerp.jobs import Explanations
 from vlm_neurons.autointerp.protocols import Explainer, Simulator
 from vlm_neurons.autointerp.registry import explainer_of, simulator_of
-from vlm_neurons.autointerp.sampling import LEAST, STRATA_IN_WORDS, drawn
-from vlm_neurons.autointerp.scorers import measures, permutations
-from vlm_neurons.autointerp.scorers.aligned import Piece, pieces_of, resolved, unheard
+from vlm_neurons.autointerp.sampling import LEAST, drawn
 from vlm_neurons.autointerp.scorers.other_explanations import (
     Chance,
     Key,
@@ -28,26 +25,17 @@ from vlm_neurons.autointerp.scorers.other_explanations import (
     swapped,
     tried_on,
 )
+from vlm_neurons.autointerp.scorers.rows import FIRST, NAN, REST, row_of, with_nulls
 from vlm_neurons.autointerp.simulating import simulate
-from vlm_neurons.autointerp.simulation import Simulation, mark_of, writable
+from vlm_neurons.autointerp.simulation import Simulation, mark_of
+from vlm_neurons.autointerp.stable import again, stability
 from vlm_neurons.autointerp.store import REPLIES, check_table, folder, save_scores
 from vlm_neurons.evidence import Evidence
 from vlm_neurons.scanning.results import SCORES, SIMULATIONS
 from vlm_neurons.stats import false_discovery
-from vlm_neurons.units import Neuron
 
 if TYPE_CHECKING:
     from vlm_neurons.scanning import Run
-
-NAN = float("nan")
-FEW = 40  # images, below which an interval is called approximate (python examples/trust.py coverage)
-FIRST = ("neuron", "side", "explanation", "simulator", "r", "r_low", "r_high", "r_null", "p", "n_images", "note")
-REST = ("explainer", "made_by", "label", "layer", "q", "r_top_random", "r_between", "r_within", "r_sample", "r_empty",
-        "p_within", "ceiling", "auroc", "iou", "spearman", "detection", "r_of_other_side", "n_null", "n_exemplars",
-        "n_failed", "approximate")  # fmt: skip
-NO_NUMBER = ("neuron", "side", "explanation", "simulator", "n_images", "note", "explainer", "made_by", "label", "layer",
-             "n_null", "n_exemplars", "n_failed", "approximate")  # fmt: skip
-NUMBERS = tuple(name for name in (*FIRST, *REST) if name not in NO_NUMBER)
 
 
 def score(
@@ -58,12 +46,13 @@ def score(
     out: Run | str | Path | None = None,
     n_null: int = 20,
     n_permutations: int = 9999,
-    swap: str | Explainer | None = None,
+    explainer: str | Explainer | None = None,
     pool: Explanations | None = None,
     seed: int = 0,
     progress: bool = True,
     full: bool = False,
     n_test: int | None = None,
+    n_stability: int = 0,
 ) -> pd.DataFrame:
     """How well explanations predict activations, over the whole data, on samples that no explainer saw.
 
@@ -84,14 +73,17 @@ def score(
             all). Nothing is written where every simulation failed.
         n_null: explanations of other neurons tried on each neuron, at most. Each costs as much as a simulation.
         n_permutations: behind p and p_within; from 999 on.
-        swap: explainer for the swap of the sides of multi-modal neurons; by default `"dissection"` where all
-            explanations are its own, else none. It sees one side, and what it says is simulated on the other.
+        explainer: who is asked again, for `n_stability` and for the swap of the sides of multi-modal neurons (it sees
+            one side, and what it says is simulated on the other); by default `"dissection"` where all explanations are
+            its own, else nobody.
         pool: explanations that those of other neurons are drawn from, with evidence of the same neurons; those that are
             scored if not given. So one neuron that is scored anew has the same nulls as in a table of all.
         seed: of permutations and bootstrap.
         progress: show bars.
         full: all columns.
         n_test: samples that each explanation is simulated on, from 2 on; as many as the split `"test"` has if None.
+        n_stability: times that each neuron is explained again, from resampled samples (see `stability`); each costs as
+            much as the explanation.
 
     Returns:
         One row a neuron and side (`"picture"`, `"text"`):
@@ -104,7 +96,8 @@ def score(
           r is. A null that failed, or has predictions for less than 80 % of the exemplars that r rests on, is none:
           the note counts them;
         - `p` (maps moved to other images, one-sided), `n_images` (samples with a prediction), `note` (why a number is
-          missing).
+          missing);
+        - with `n_stability`, `stability`: share of the new explanations that say the same.
 
         With `full=True` also `explainer`, `made_by` (a mark of the simulator's settings), `label`, `layer`; of the
         whole data like r: `r_empty` (of the empty explanation), `ceiling` (r of the truth itself at the simulator's
@@ -121,8 +114,8 @@ def score(
         simulation has no correlation, a failed one is no zero.
 
     Raises:
-        ValueError: unknown simulator, parameters of wrong types or out of range, a key that is not its neuron, or a
-            damaged file in `out`.
+        ValueError: unknown simulator, parameters of wrong types or out of range, a key that is not its neuron, a
+            damaged file in `out`, or `n_stability` without `explainer` where it is not known.
         KeyError: an explanation without evidence.
 
     >>> from vlm_neurons import planted
@@ -132,56 +125,64 @@ def score(
     ('picture', True, True)
     """
     whole(999, n_permutations=n_permutations)
-    whole(0, n_null=n_null, seed=seed)
+    whole(0, n_null=n_null, seed=seed, n_stability=n_stability)
     if n_test is not None:
         whole(LEAST, n_test=n_test)
     jobs.check_explanations(explanations, evidence)
     jobs.check_explanations({} if pool is None else pool, evidence, "pool")
     chosen = simulator_of(simulator)
+    asked = _asked_again(explainer, explanations, n_stability)
     if out is not None:
         for kind in (SCORES, SIMULATIONS):
             check_table(folder(out), kind, chosen.name, mark_of(chosen))
         chosen = chosen.with_cache(folder(out) / REPLIES)
     chosen, chance = chosen.on_one_purse(), Chance(n_null, n_permutations, seed)
-    swapper = _swapper(swap, explanations)
-    said = said_of_sides(explanations, evidence, swapper)  # of the evidence as it was explained
+    said = said_of_sides(explanations, evidence, asked)  # of the evidence as it was explained
+    stable = _stability(explanations, evidence, asked, n_stability, seed, progress)
     evidence = {**evidence, **drawn(explanations, evidence, n_test)}
     made = _made_before(simulations or {}, jobs.wanted(explanations, evidence, chosen), chosen)
     missing = {k: e for k, e in explanations.items() if k not in {neuron for neuron, _ in made}}
     made |= simulate(missing, evidence, chosen, out, progress=progress)
     against = against_others(made, explanations if pool is None else pool, evidence, chosen, chance, progress)
-    across = swapped(explanations, evidence, chosen, swapper, said)
+    across = swapped(explanations, evidence, chosen, asked, said)
     rows = []
     for neuron, explanation in explanations.items():
         for side in jobs.sides_for(evidence[neuron], chosen):
             key = neuron, side
-            row = _row(key, explanation, evidence[neuron], made.get(key), chosen, chance)
-            rows.append(_with_nulls(row, against.get(key, {}), across.get(key, NAN), n_null))
+            row = row_of(key, explanation, evidence[neuron], made.get(key), chosen, chance)
+            rows.append(with_nulls(row, against.get(key, {}), across.get(key, NAN), n_null))
+            rows[-1]["stability"] = stable.get(neuron, NAN)
     table = pd.DataFrame(rows, columns=[*FIRST, *REST])
     table["layer"], table["made_by"] = table["layer"].astype("Int64"), mark_of(chosen)
     table["q"] = false_discovery(table["p"].to_numpy(float))
     if out is not None and rows and not nothing_came(table):
         table = save_scores(table, folder(out), chosen.name, mark_of(chosen))
-    return table if full else table[list(FIRST)]
+    return table if full else table[[*FIRST, *["stability"] * bool(n_stability)]]
 
 
 def cost_of(
     explanations: Explanations, evidence: Mapping[str, Evidence], simulator: str | Simulator, n_null: int = 20,
-    pool: Explanations | None = None, n_test: int | None = None,
+    pool: Explanations | None = None, n_test: int | None = None, explainer: str | Explainer | None = None,
+    n_stability: int = 0,
 ) -> str:  # fmt: skip
     """What `score` will cost, in words; simulates nothing. (The modality swap's calls to an explainer not included.)"""
     jobs.check_explanations(explanations, evidence)
-    chosen = simulator_of(simulator)
+    chosen, asked = simulator_of(simulator), _asked_again(explainer, explanations, n_stability)
+    again_lines = []
+    if n_stability and asked is not None:
+        price = asked.plan(todo := again(explanations, evidence, n_stability, 0))
+        what = f"{asked.name}: {len(todo)} explanations, no cost" if price is None else f"{asked.name}: {price}"
+        again_lines = [f"stability: {what}"]
     evidence = {**evidence, **drawn(explanations, evidence, n_test)}
     own = jobs.wanted(explanations, evidence, chosen)
     first = f"explanations: {jobs.plan(chosen, own, evidence)}"
     if chosen.per_neuron:
-        return first
+        return "\n".join([first, *again_lines])
     tried = tried_on(own, explanations if pool is None else pool, evidence, Chance(n_null))
     lines = [first, f"nulls (other neurons' explanations and the empty one): {jobs.plan(chosen, tried, evidence)}"]
     if all_by(explanations, "dissection") and (swap := swap_at_most(explanations, evidence, chosen)):
         lines.append(f"modality swap, at most: {jobs.plan(chosen, swap, evidence)}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *again_lines])
 
 
 def nothing_came(table: pd.DataFrame) -> bool:
@@ -191,11 +192,32 @@ def nothing_came(table: pd.DataFrame) -> bool:
     return bool((table["n_failed"] > 0).any() and not came.any())
 
 
-def _swapper(swap: str | Explainer | None, explanations: Explanations) -> Explainer | None:
-    """The explainer of the swap; None where none is made."""
-    if swap is None and not all_by(explanations, "dissection"):
-        return None
-    return explainer_of("dissection" if swap is None else swap)
+def _asked_again(
+    explainer: str | Explainer | None, explanations: Explanations, n_stability: int
+) -> Explainer | None:  # fmt: skip
+    """The explainer of the swap and of stability; None where nobody is asked.
+
+    Raises:
+        ValueError: stability is wanted, and it is not known of whom.
+    """
+    if explainer is not None or all_by(explanations, "dissection"):
+        return explainer_of("dissection" if explainer is None else explainer)
+    if n_stability and explanations:
+        raise ValueError(
+            f"n_stability={n_stability} explains again, and not all explanations are by 'dissection': give explainer=, "
+            "who made them"
+        )
+    return None
+
+
+def _stability(
+    explanations: Explanations, evidence: Mapping[str, Evidence], explainer: Explainer | None, n: int, seed: int,
+    progress: bool,
+) -> dict[str, float]:  # fmt: skip
+    if not n or explainer is None:
+        return {}
+    found = stability(explanations, evidence, explainer, n, seed, progress)
+    return dict(zip(found["neuron"], found["stability"], strict=True)) if len(found) else {}
 
 
 def _made_before(
@@ -217,87 +239,3 @@ def _made_before(
             )
     lacking = {neuron for neuron, side in asked if (neuron, side) not in found}
     return {key: one for key, one in found.items() if key[0] not in lacking}
-
-
-def _row(
-    key: Key, explanation: Explanation | str, evidence: Evidence, made: Simulation | None, simulator: Simulator,
-    chance: Chance,
-) -> dict[str, Any]:  # fmt: skip
-    """Everything about one side of a neuron but what needs further simulations."""
-    exemplars = evidence.split("test")
-    neuron, side = key
-    row: dict[str, Any] = {
-        "neuron": neuron, "side": side, "explanation": writable(jobs.text_of(neuron, explanation)),
-        "explainer": "" if isinstance(explanation, str) else explanation.explainer, "simulator": simulator.name,
-        "label": evidence.label, "layer": _layer(neuron), **dict.fromkeys(NUMBERS, NAN), "n_null": 0, "n_images": 0,
-        "n_exemplars": len(exemplars), "n_failed": 0, "approximate": True, "note": "",
-    }  # fmt: skip
-    if made is None:
-        failure = explanation.failure if isinstance(explanation, Explanation) else None
-        return {**row, "note": f"the explanation failed: {failure.kind}" if failure else "not simulated"}
-    pieces = pieces_of(evidence, exemplars, made.predictions, side)
-    n_images = len({p.exemplar for p in pieces})
-    row |= {"n_images": n_images, "n_failed": made.n_failed, "approximate": n_images < FEW}
-    numbers = _numbers(pieces, simulator, chance)
-    return {**row, **numbers, "note": _note(made, evidence, pieces, numbers)}
-
-
-def _numbers(pieces: Sequence[Piece], simulator: Simulator, chance: Chance) -> dict[str, float]:
-    low, high = measures.interval(pieces, chance.seed)
-    plain = [p for p in pieces if not p.extra]  # what is drawn where the explanation speaks is not exchangeable
-    found = {name: measure(plain) for name, measure in measures.SCORERS.items()}
-    found |= {
-        "r": measures.weighted(pieces),
-        "r_low": low, "r_high": high, "p": permutations.p_images(plain, chance.n_permutations, chance.seed),
-        "p_within": permutations.p_places(plain, chance.n_permutations, chance.seed),
-    }  # fmt: skip
-    if pieces:
-        found["ceiling"] = measures.weighted(resolved(pieces, simulator.resolution_on(pieces[0].side)))
-    return found
-
-
-def _note(made: Simulation, evidence: Evidence, pieces: Sequence[Piece], numbers: Mapping[str, float]) -> str:
-    """Why there is no r, or no p."""
-    kinds = ", ".join(sorted({p.failure.kind for p in made.predictions if p.failure}))
-    if not pieces:
-        if kinds:
-            return f"every simulation failed: {kinds}"
-        return "no place with both an activation and a prediction" if made.samples else "no test exemplars"
-    if np.isfinite(numbers["r"]):
-        return "" if np.isfinite(numbers["p"]) else "no p: too few images of the same shape"
-    if lost := unheard(evidence, evidence.split("test"), pieces, made.side):
-        where = " and of ".join(STRATA_IN_WORDS.get(stratum, stratum) for stratum in sorted(lost))
-        return (
-            f"no r: every simulation of {where} failed{f' ({kinds})' * bool(kinds)}; r of the others would not be of "
-            "all the data (r_top_random stands)"
-        )
-    if np.isfinite(numbers["r_top_random"]) and np.isnan([p.weight for p in pieces]).any():
-        return (
-            "no r: the evidence does not say how many samples there are, or has none beside the top ones to test on; "
-            "gather it again (r_top_random stands)"
-        )
-    simulated = np.concatenate([p.pair[1] for p in pieces])
-    return "constant simulation" if simulated.min() == simulated.max() else "constant activations"
-
-
-def _with_nulls(row: dict[str, Any], against: Mapping[str, float], across: float, n_null: int) -> dict[str, Any]:
-    """A row with what other explanations get, and why they get nothing."""
-    found = {**row, **against, "r_of_other_side": across}
-    lost = found.pop("n_lost", 0)
-    if not against or not np.isfinite(row["r"]):
-        return found
-    said = [row["note"]]
-    if lost:
-        said.append(f"{lost} null simulations failed (other neurons' explanations, or the empty one)")
-    elif not found["n_null"] and n_null:
-        place = "" if row["layer"] is None else f" of layer {row['layer']}"
-        kind = f" and class {row['label']}" if row["label"] else ""
-        said.append(f"no r_null: explain other neurons{place}{kind}, to score it against their words")
-    return {**found, "note": "; ".join(one for one in said if one)}
-
-
-def _layer(neuron: str) -> int | None:
-    try:
-        return Neuron.parse(neuron).layer
-    except ValueError:
-        return None

@@ -67,12 +67,7 @@ def stability(
     whole(0, seed=seed)
     check_explanations(explanations, evidence)
     chosen = explainer_of(explainer)
-    todo = {
-        f"{key} {i}": one
-        for key, made in explanations.items()
-        if not _lost(made)
-        for i, one in enumerate(_resampled(evidence[key], n, seed))
-    }
+    todo = again(explanations, evidence, n, seed)
     if progress and todo and (price := chosen.plan(todo)) is not None:
         tqdm.write(f"{chosen.name}: {price}")
     said: dict[str, list[str]] = {key: [] for key in explanations}
@@ -82,6 +77,18 @@ def stability(
     return pd.DataFrame(
         [_row(key, text_of(key, one), said[key], 0 if _lost(one) else n) for key, one in explanations.items()]
     )
+
+
+def again(
+    explanations: Explanations, evidence: Mapping[str, Evidence], n: int, seed: int
+) -> dict[str, Evidence]:  # fmt: skip
+    """What the explainer is shown anew, under ids of neurons with a number after a blank."""
+    return {
+        f"{key} {i}": one
+        for key, made in explanations.items()
+        if not _lost(made)
+        for i, one in enumerate(_resampled(evidence[key], n, seed))
+    }
 
 
 def _lost(explanation: Explanation | str) -> bool:

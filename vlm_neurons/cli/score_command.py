@@ -42,6 +42,9 @@ def add_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--n-null", type=int, default=20,
                    help="explanations of other neurons tried on each one, at most; each costs as much as the neuron's "
                    "own (default: %(default)s)")  # fmt: skip
+    p.add_argument("--stability", type=int, default=0, metavar="N",
+                   help="explain each neuron N times more from resampled samples, and say how often the same comes "
+                   "(explanations by dissection)")  # fmt: skip
     p.add_argument("--seed", type=int, default=0, help="of permutations and bootstrap (default: %(default)s)")
     p.add_argument("--dry-run", action="store_true", help="print what it will cost; simulate nothing")
 
@@ -70,10 +73,10 @@ def score_run(args: argparse.Namespace) -> pd.DataFrame | None:
         raise ValueError(f"{run.path}/evidence has nothing of {', '.join(lost[:5])}; run vlm-neurons explain again")
     simulator = _simulator(args, run)
     if args.dry_run:
-        say(cost_of(explanations, every, simulator, args.n_null, pool))
+        say(cost_of(explanations, every, simulator, args.n_null, pool, n_stability=args.stability))
         return None
     table = score(explanations, every, simulator, out=run, n_null=args.n_null, pool=pool, seed=args.seed,
-                  full=True)  # fmt: skip
+                  full=True, n_stability=args.stability)  # fmt: skip
     if nothing_came(table):
         notes = "; ".join(sorted(set(table["note"][table["n_failed"] > 0])))
         raise ValueError(f"{notes}; {run.path / SCORES} is as it was")

@@ -199,6 +199,8 @@ def _details(row: Mapping[str, Any]) -> str:
         parts.append(f"null from {counted(int(row['n_null']), 'explanation')}")
     if n_failed > 0:
         parts.append(f"{counted(int(n_failed), 'simulation')} failed")
+    if (stable := _number(row.get("stability"))) == stable:
+        parts.append(f"the same explanation from {100 * stable:.0f} % of resampled samples")
     if row.get("approximate") in (True, np.True_):
         parts.append("interval approximate: fewer than 40 images")
     if row.get("note") and _number(row.get("r")) == _number(row.get("r")):

@@ -206,7 +206,8 @@ def said_of_sides(
     return {
         (key, side): one.by_side.get(side, "")
         for key, one in explanations.items()
-        if isinstance(one, Explanation) and kind_of(evidence[key]) == "multimodal"
+        if isinstance(one, Explanation)
+        and kind_of(evidence[key]) == "multimodal"
         and one.settings == jobs.asked_of(explainer, evidence[key])
         for side in SIDES
     }
