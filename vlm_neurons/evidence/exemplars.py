@@ -206,9 +206,9 @@ def peaks_of(exemplars: Sequence[Exemplar]) -> Float[np.ndarray, " exemplar"]:
 
 def _largest(values: Float[np.ndarray, " place"], sizes: Sequence[int]) -> Float[np.ndarray, " part"]:
     """The largest value of each of some parts that follow each other; NaN is none, and -inf where there is none."""
-    ends = np.cumsum(sizes)
+    starts = np.cumsum([0, *sizes[:-1]])
     padded = np.append(np.where(np.isnan(values), -np.inf, values), -np.inf)  # an empty part at the end has a place
-    found = np.maximum.reduceat(padded, ends - sizes)
+    found = np.maximum.reduceat(padded, starts)
     return np.where(np.asarray(sizes) > 0, found, -np.inf)
 
 

@@ -147,7 +147,7 @@ def flat(
     """Activations on the 0-10 scale at the places that count, one exemplar after the other; which places these are; and
     how many each stands for."""
     real = _real(evidence, tuple(exemplars), side)
-    sizes = [sum(np.count_nonzero(c) for _, c in own) for own in real.parts]
+    sizes = [sum(int(np.count_nonzero(c)) for _, c in own) for own in real.parts]
     return real.values[real.counts], real.counts, np.repeat([e.weight for e in exemplars], sizes)
 
 
