@@ -45,6 +45,36 @@ def test_shown_activations_are_those_that_were_measured(kept: Path) -> None:
         assert same == (pair.side == "text") and (pair.before.seen.tokens == pair.after.seen.tokens) != same
 
 
+def test_generated_pictures_tell_of_sufficiency_beside_those_of_other_words(tmp_path: Path) -> None:
+    model = vn.HookedVLM.from_pretrained("tiny-llava-scenes")
+    told = {"L2N304": "pink regions", "L3N3": "cyan regions", "L3N4": "the word 'cyan'"}
+    asked: list[str] = []
+
+    def paint(prompt: str) -> Image.Image:
+        asked.append(prompt)
+        image = Image.new("RGB", (64, 64), (60, 60, 60))
+        place = len(prompt) % 30
+        image.paste({"pink": (250, 120, 190), "cyan": (40, 190, 200)}[prompt.split(" regions")[0].split()[-1]],
+                    (place, 10, place + 20, 30))  # fmt: skip
+        return image
+
+    options: dict[str, Any] = {"edits": ["generate"], "n": 12, "progress": False}
+    data = vn.scenes(12, seed=9)
+    found = vn.input_effects(model, data, told, generate=paint, out=tmp_path, **options).set_index("neuron")
+    row = found.loc["L2N304"]
+    assert row.n_images == 10 and row.change > 1 > abs(row.sham_change + row.change) and row.n_sham == 1
+    assert np.isnan(row.necessity) and row.n_necessity == 0 and found.loc["L3N4", "edit"] == ""
+    n = len(asked)
+    assert n == len(set(asked)) == 20
+    (tmp_path / "edits" / "effects.parquet").unlink()
+    vn.input_effects(model, data, told, generate=paint, out=tmp_path, **options)
+    assert len(asked) == n
+    alone = vn.input_effects(model, data, {"L2N304": "pink regions"}, generate=paint, **options).iloc[0]
+    assert alone["note"] == "no other neuron names something else"
+    with pytest.raises(TypeError, match="gave a str: give a function str -> PIL"):
+        vn.input_effects(model, data, told, generate=lambda prompt: prompt, **options)  # type: ignore[arg-type]
+
+
 def test_the_largest_change_a_typical_one_and_the_hard_negative_are_shown() -> None:
     change = seeds.rng().normal(size=21)
     flat = np.ones(21)

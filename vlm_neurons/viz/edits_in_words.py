@@ -16,6 +16,7 @@ MADE = {
     "remove": "the region filled with the mean of the rest", "inpaint": "the region filled in from around it",
     "blur": "the region out of focus",
     "recolour": "the region in another hue", "paste": "the region pasted into other pictures",
+    "generate": "pictures made from its words, and from another neuron's",
     "keep": "the region alone on grey", "replace": "a word replaced", "word": "a word, there or not",
 }  # fmt: skip
 KINDS = {"followed most": "followed most", "typical": "typical", "least active": "least active, the hard negative"}

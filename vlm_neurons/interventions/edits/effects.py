@@ -18,8 +18,9 @@ from vlm_neurons.autointerp.jobs import Explanations, text_of
 from vlm_neurons.autointerp.store import folder
 from vlm_neurons.data import ImageTextData
 from vlm_neurons.interventions.edits.asking import EDITS, asked
-from vlm_neurons.interventions.edits.finding import Finder, find_regions
+from vlm_neurons.interventions.edits.finding import Finder, find_regions, pictured
 from vlm_neurons.interventions.edits.gallery import keep_shown
+from vlm_neurons.interventions.edits.generated import EDIT, Generate, name_of, wanted_for
 from vlm_neurons.interventions.edits.keeping import FOLDER, Kept
 from vlm_neurons.interventions.edits.measures import MEASURES, Followed, Levels, measured, plain
 from vlm_neurons.interventions.edits.photographs import SLOW
@@ -56,6 +57,7 @@ def input_effects(
     edits: Sequence[str] | None = None,
     boxes: Mapping[str, Mapping[int, Sequence[Box]]] | None = None,
     regions: Finder | None = None,
+    generate: Generate | None = None,
     n: int = 100,
     seed: int = 0,
     batch_size: int = 32,
@@ -73,9 +75,10 @@ def input_effects(
     and `"object"`: it is added, or removed. Of any pictures, where regions are given or found: `"remove"` (filled with
     the mean of the rest), `"inpaint"` (filled in from around it, by scikit-image; slow, and so only where it is asked
     for), `"blur"`, `"recolour"` (in Lab; lightness stays), `"paste"` into samples without a region (three places and
-    three sizes in turn, with feathered edges), `"keep"` (alone on grey). Of texts (any data): `"replace"` a word by one
-    of the same class and as nearly as possible the same length, and `"word"`: it is inserted, or removed; pictures
-    stay.
+    three sizes in turn, with feathered edges), `"keep"` (alone on grey). With a function that makes pictures:
+    `"generate"`, pictures of what is named beside those of other neurons' words. Of texts (any data): `"replace"` a
+    word by one of the same class and as nearly as possible the same length, and `"word"`: it is inserted, or removed;
+    pictures stay.
 
     Args:
         model: the model.
@@ -91,6 +94,9 @@ def input_effects(
             of such dicts: arrays [height, width], run-length encodings or lists of polygons, as COCO writes them. Or a
             function (image, words) -> boxes, a mask, or several masks. Up to five times n samples are looked at, until
             n have one; the same anew in every call. Pictures that cannot be drawn anew need boxes or regions.
+        generate: a function from a prompt to a picture (PIL), such as a diffusion model; ten prompts of each
+            alternative. It tells of sufficiency, not of necessity. It is known by its name: `out=` keeps its pictures,
+            so choose another directory for another function of that name.
         n: samples, drawn from the data, or all if there are fewer; at least 10. With regions: as many drawn from all
             say what the neuron does as it is, up to n with a region are edited, up to n without are pasted into.
         seed: of all that is drawn.
@@ -136,7 +142,7 @@ def input_effects(
         ImportError: `"inpaint"` without scikit-image.
         ValueError: explanations that are no mapping from ids to words, an unknown edit, boxes or regions that are none,
             outside the picture, or of a sample without an image, or fewer than 10 samples.
-        TypeError: data of another kind, or regions that nothing can be found by.
+        TypeError: data of another kind, regions that nothing can be found by, or a function that gives no picture.
 
     >>> found = vn.input_effects(
     ...     model, vn.scenes(40, seed=9), {"L2N304": "pink regions"}, edits=["repaint"], n=20, progress=False
@@ -148,7 +154,7 @@ def input_effects(
     check_seed(seed)
     n, batch_size = whole_number("n", n, LEAST), whole_number("batch_size", batch_size)
     places = dict(checked_boxes(data, {} if boxes is None else boxes, neurons))
-    known = [*(edit for side in SIDES for edit in EDITS[side]), SLOW]
+    known = [*(edit for side in SIDES for edit in EDITS[side]), SLOW, *([EDIT] if generate else [])]
     if unknown := [str(edit) for edit in edits or () if edit not in known]:
         raise ValueError(f"edits={', '.join(unknown)}: choose from {', '.join(known)}")
     if SLOW in (edits or ()):
@@ -162,17 +168,28 @@ def input_effects(
     kept, done = None, None
     if out is not None:
         # the order of neurons is that of columns, and numbers inputs
-        told = [list(texts_of.items()), None if edits is None else list(edits), places, lacking, n, seed, batch_size]
+        told: list[Any] = [
+            list(texts_of.items()),
+            None if edits is None else list(edits),
+            places,
+            lacking,
+            n,
+            seed,
+            batch_size,
+        ]
+        told.append(None if generate is None else name_of(generate))
         kept = Kept(folder(out) / FOLDER, identity(model, data, [*neurons.values()], told))
         if (done := kept.table()) is not None and pictures is None:
             return done
     wanted, notes = {}, {}
     for key, text in texts_of.items():
         each, note = asked(text, key if key in places else None)
+        if generate is not None and (prompts := list(pictured(text))):
+            each = [*each, wanted_for(prompts)]
         notes[key] = "; ".join(filter(None, (note, lacking.get(key))))
         wanted[key] = [w for w in each if (w.edit != SLOW if edits is None else w.edit in edits)]
     console = Console(stderr=True, quiet=not progress, soft_wrap=True, markup=False)
-    plans = {side: plan(model, data, side, wanted, places, n, seed) for side in SIDES}
+    plans = {side: plan(model, data, side, wanted, places, n, seed, generate) for side in SIDES}
     if kept is not None:
         plans["picture"].inputs.folder = kept.folder / "images"
     if pictures is not None:
@@ -272,7 +289,8 @@ def _row(
     counts = {"n_images": n, "n_left_out": sheet.left_out, "n_unchanged": sheet.unchanged, "n_sham": len(shams)}
     row: dict[str, Any] = {"edit": wanted.edit, "named": named, **counts}
     if not n or not levels.sd > 0:
-        why = "no sample can be edited so" if not n else "the neuron does the same on every sample as it is"
+        nothing = "no other neuron names something else" if wanted.edit == EDIT else "no sample can be edited so"
+        why = nothing if not n else "the neuron does the same on every sample as it is"
         return row | {"note": "; ".join(filter(None, (why, note)))}
     followed = Followed.of(sheet, acts, levels)
     tried = [plain(Followed.of(sham, acts, levels)) for sham in shams]
@@ -281,4 +299,7 @@ def _row(
     row |= {f"sham_{name}": float(np.nanmean(values)) for name in MEASURES
             if np.isfinite(values := np.array([one[name] for one in tried], float)).any()}  # fmt: skip
     strong, brought = int(followed.strong.sum()), int(followed.brought.sum())
+    if wanted.edit == EDIT:  # the picture without is another one, from which nothing was taken
+        strong, n = 0, 0
+        row |= {name: float("nan") for name in row if name.startswith(("necessity", "sham_necessity"))}
     return row | {"n_sufficiency": brought, "n_necessity": strong, "n_weak": n - strong, "note": note}

@@ -52,7 +52,7 @@ def find_regions(
         TypeError: the finder is none.
         ValueError: what it finds is neither boxes nor a mask of the picture.
     """
-    parts = {key: list(dict.fromkeys(_pictured(text))) for key, text in words.items()}
+    parts = {key: list(dict.fromkeys(pictured(text))) for key, text in words.items()}
     parts = {key: mine for key, mine in parts.items() if mine}
     some = order[: SOUGHT * n]
     if isinstance(finder, ConceptBank):
@@ -70,7 +70,7 @@ def find_regions(
     return found, notes
 
 
-def _pictured(explanation: str) -> Iterator[str]:
+def pictured(explanation: str) -> Iterator[str]:
     """Parts of an explanation that name regions."""
     if says_nothing(explanation):
         return

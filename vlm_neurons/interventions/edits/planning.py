@@ -12,7 +12,8 @@ from rich.console import Console
 from tqdm import tqdm
 
 from vlm_neurons.data import ImageTextData
-from vlm_neurons.interventions.edits import photographs, rendered, texts
+from vlm_neurons.interventions.edits import generated, photographs, rendered, texts
+from vlm_neurons.interventions.edits.generated import Generate
 from vlm_neurons.interventions.edits.keeping import Kept
 from vlm_neurons.interventions.edits.regions import Regions
 from vlm_neurons.interventions.edits.running import peaks
@@ -55,7 +56,7 @@ def order_of(data: ImageTextData, side: Side, seed: int) -> list[int]:
 
 def plan(
     model: HookedVLM, data: ImageTextData, side: Side, wanted: Mapping[str, list[Wanted]],
-    regions: Mapping[str, Regions], n: int, seed: int,
+    regions: Mapping[str, Regions], n: int, seed: int, generate: Generate | None,
 ) -> Plan:  # fmt: skip
     """The inputs of all edits of one side; none where nobody asks, or the data cannot be edited."""
     every = list(dict.fromkeys(w for mine in wanted.values() for w in mine if w.side == side))
@@ -65,18 +66,19 @@ def plan(
     if not order:
         return Plan(lacking=f"{side}s are not edited: no sample in this data has one")
     if side == "picture" and not (isinstance(data, Scenes) and data.asked[0] != "text"):
-        every = [w for w in every if w.edit in photographs.REGIONAL]
+        every = [w for w in every if w.edit in (*photographs.REGIONAL, generated.EDIT)]
     if not every:
         return Plan(lacking=UNDRAWN)
     if len(order) < LEAST:
         raise ValueError(f"{len(order)} samples have a {side} that can be edited: give at least {LEAST}")
-    return (_of_pictures(data, every, regions, order, n, seed) if side == "picture"
+    return (_of_pictures(data, every, regions, order, n, seed, generate) if side == "picture"
             else _of_texts(model, data, every, sorted(order[:n]), seed))  # fmt: skip
 
 
 def _of_pictures(
-    data: ImageTextData, every: list[Wanted], regions: Mapping[str, Regions], order: list[int], n: int, seed: int
-) -> Plan:
+    data: ImageTextData, every: list[Wanted], regions: Mapping[str, Regions], order: list[int], n: int, seed: int,
+    generate: Generate | None,
+) -> Plan:  # fmt: skip
     """Levels are those of the first n samples of a random order, whether they have boxes or not."""
     made, samples = Plan(lacking=UNDRAWN), sorted(order[:n])
     if isinstance(data, Scenes):
@@ -89,6 +91,10 @@ def _of_pictures(
             having, lacking = ([i for i in order if bool(mine.get(i)) == yes][:n] for yes in (True, False))
             found: list[Trial] = photographs.trials(data, sorted(having), sorted(lacking), w, mine, made.inputs, seed)
             made.sheets[w] = Sheet.of(found, len(lacking if w.edit == "paste" else having))
+        elif w.edit == generated.EDIT:
+            if generate is not None:
+                pictures = generated.trials(generate, every, w, made.inputs, seed)
+                made.sheets[w] = Sheet.of(pictures, len(pictures))
         elif isinstance(data, Scenes):
             made.sheets[w] = Sheet.of(rendered.trials(data, samples, w, made.inputs, seed), len(samples))
     return made
