@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from vlm_neurons.classification.tables import neuron_rows, no_classes
-from vlm_neurons.classification.thresholds import Thresholds, most_common, sample_classes
+from vlm_neurons.classification.counting import Counter, most_common
+from vlm_neurons.classification.tables import labels_in_words, neuron_table, no_classes
+from vlm_neurons.classification.thresholds import Thresholds
 from vlm_neurons.scanning import Run, TopSamples
 from vlm_neurons.scanning.always_on import with_controls
 from vlm_neurons.scanning.dictionary_fits import with_poor
-from vlm_neurons.tokens import MODALITIES, NOT_APPLICABLE
+from vlm_neurons.tokens import MODALITIES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,39 +79,45 @@ def classify(
     >>> bool((stricter.label == "visual").sum() < (table.label == "visual").sum())
     True
     """
-    import pandas as pd
-
     run = Run.load(run)
     rule = Thresholds(t_visual, n_visual, t_text, n_text).check(run)
     if peak not in get_args(Peak):
         raise ValueError(f"peak={peak!r}: choose from {', '.join(map(repr, get_args(Peak)))}")
     top_n = int(run.info["parameters"].get("top_n", 0))
-    states = ((column, *run.states(column["hook"], column["pole"])) for column in run.info["columns"])
-    parts = [_rows(column, state, rows, rule, top_n, peak) for column, state, rows in states]
-    table = with_poor(run, with_controls(run, pd.concat(parts, ignore_index=True)))
+    columns = run.info["columns"]
+    states = ((column, *run.states(column["hook"], column["pole"])) for column in columns)
+    found = [_found(column, state, rows, rule, top_n, peak) for column, state, rows in states]
+    table = with_poor(run, with_controls(run, neuron_table(columns, found)))
     table.attrs["parameters"] = {"method": "thresholds", **asdict(rule), "peak": peak}
     if why := no_classes(table):
         warnings.warn(why, stacklevel=2)
     return table
 
 
-def _rows(
+def _found(
     column: dict[str, Any], state: TopSamples, rows: np.ndarray | slice, rule: Thresholds, top_n: int, peak: Peak
-) -> pd.DataFrame:
-    """Rows of the table for one hook and pole; a class that rests on fewer than `top_n` samples is not confident."""
+) -> dict[str, Any]:
+    """What the table says of one hook and pole; a class that rests on fewer than `top_n` samples is not confident."""
     d = len(state.sample_ids)
-    n_samples = (state.sample_ids >= 0).sum(1).numpy()
-    shares, labels = np.full((d, 4), np.nan), np.full(d, NOT_APPLICABLE, dtype=object)
+    counter = Counter(state, state.peak_all if peak == "all" else None)
+    n_samples = counter.n_samples
+    shares, labels = np.full((4, d), np.nan), np.full(d, len(MODALITIES))
     confident, tie = np.zeros(d, dtype=bool), np.zeros(d, dtype=bool)
     if column["indexed_by"] == "row":
-        counts = sample_classes(state, rule, state.peak_all if peak == "all" else None).sum(1).numpy()
-        shares = counts / np.where(n_samples > 0, n_samples, np.nan)[:, None]
-        labels = np.array(MODALITIES, dtype=object)[most_common(counts)]
-        confident = (shares.max(1) > CONFIDENT) & (n_samples >= top_n)
-        tie = ((counts == counts.max(1, keepdims=True)).sum(1) > 1) & (n_samples > 0)
+        counts = counter.counts(rule)
+        shares = counts / np.where(n_samples > 0, n_samples, np.nan)
+        labels = most_common(counts)
+        confident = (shares.max(0) > CONFIDENT) & (n_samples >= top_n)
+        tie = ((counts == counts.max(0)).sum(0) > 1) & (n_samples > 0)
     found = {
-        **{f"p_{name}": shares[:, i] for i, name in enumerate(MODALITIES)},
-        "label": labels, "confident": confident, "tie": tie, "peak": state.peak.float().numpy(),
-        "peak_all_tokens": state.peak_all.float().numpy(), "n_samples": n_samples,
-    }  # fmt: skip
-    return neuron_rows(column, **{name: values[rows] for name, values in found.items()})
+        **{f"p_{name}": share for name, share in zip(MODALITIES, shares, strict=True)},
+        "label": labels,
+        "confident": confident,
+        "tie": tie,
+        "peak": state.peak.float().numpy(),
+        "peak_all_tokens": state.peak_all.float().numpy(),
+        "n_samples": n_samples.astype(np.int64),
+    }
+    # copies: what is kept of a tensor of the file would keep all of the file in memory
+    every = {name: values[rows].copy() for name, values in found.items()}
+    return every | {"label": labels_in_words(every["label"])}

@@ -30,12 +30,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from vlm_neurons.classification.tables import neuron_rows, no_classes
+from vlm_neurons.classification.tables import labels_in_words, neuron_table, no_classes
 from vlm_neurons.scanning import Run
 from vlm_neurons.scanning.always_on import with_controls
 from vlm_neurons.scanning.dictionary_fits import with_poor
 from vlm_neurons.stats import false_discovery
-from vlm_neurons.tokens import MODALITIES, NOT_APPLICABLE
+from vlm_neurons.tokens import MODALITIES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,6 +49,8 @@ CLASSES = MODALITIES[:3]  # what can be shown; the fourth is unknown
 MIN_ACTIVE = 100  # images in which some modality has to be active
 MIN_BOTH = 20  # ... and each of them for "multimodal"
 CONFIDENT_Q = 0.001
+REASONS = ("", "undecided", "inactive")
+PIECE = 2048  # neurons whose numbers stay in the cache
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,8 @@ def compare_modalities(
     above = [stats.t.sf(np.minimum(*t), n - 1) for t in (visual, text)]
     below = [stats.t.cdf(np.maximum(*t), n - 1) for t in (visual, text)]
     p_classes = np.stack([*above, np.maximum(*below)], 1)
-    low, high = _interval(means, n, index, stats.t.ppf(0.5 + level / 2, n - 1))
+    sizes, which = np.unique(n, return_inverse=True)  # few: looking a quantile up for every neuron takes longer
+    low, high = _interval(means, n, index, stats.t.ppf(0.5 + level / 2, sizes - 1)[which.reshape(np.shape(n))])
     low, high, p_classes = np.where(few, -1.0, low), np.where(few, 1.0, high), np.where(few[:, None], 1.0, p_classes)
     return Tested(index, low, high, p_classes, np.minimum(1, 2 * p_classes.min(1)))
 
@@ -126,32 +129,41 @@ def _interval(means: Array, n: int | Array, index: Array, critical: float | Arra
 
     Where the sum of V and T is not clearly above 0 all of -1 ... 1 is possible.
     """
-    silent = np.isnan(index)
+    n, critical = np.broadcast_to(n, len(index)), np.broadcast_to(critical, len(index))
+    found = np.full((2, len(index)), [[-1.0], [1.0]])
+    for first in range(0, len(index), PIECE):
+        here = slice(first, first + PIECE)
+        for ends, outer in zip(found, (-1.0, 1.0), strict=True):
+            ends[here] = _end(means[:, here], n[here], index[here], critical[here], outer)
+    return found[0], found[1]
 
-    def end(outer: float) -> Array:
-        inside, outside = np.where(silent, outer, index), np.full(len(index), outer)
 
-        def rejected(m: Array) -> Array:
-            plain, corrected = t_values(means, n, 1 - m, -1 - m)  # the mean falls as m rises
-            return np.minimum(-outer * plain, -outer * corrected) > critical
+def _end(means: Array, n: Array, index: Array, critical: Array, outer: float) -> Array:
+    """One end of the interval, between the index and -1 or 1."""
 
-        outside = np.where(rejected(outside), outside, np.nan)
-        for _ in range(30):  # 2 / 2^30 is far below what matters
-            middle = (inside + outside) / 2
-            no = rejected(middle)
-            inside, outside = np.where(no, inside, middle), np.where(no, middle, outside)
-        return np.where(np.isnan(outside), outer, inside)
+    def rejected(means: Array, n: Array, critical: Array, m: Array | float) -> Array:
+        plain, corrected = t_values(means, n, 1 - m, -1 - m)  # the mean falls as m rises
+        return np.minimum(-outer * plain, -outer * corrected) > critical
 
-    return end(-1.0), end(1.0)
+    found = np.full(len(index), outer)
+    inner = np.flatnonzero(rejected(means, n, critical, outer) & ~np.isnan(index))
+    means, n, critical = np.ascontiguousarray(means[:, inner]), n[inner], critical[inner]
+    inside, outside = index[inner], found[inner]
+    for _ in range(30):  # 2 / 2^30 is far below what matters
+        middle = (inside + outside) / 2
+        no = rejected(means, n, critical, middle)
+        inside, outside = np.where(no, inside, middle), np.where(no, middle, outside)
+    found[inner] = inside
+    return found
 
 
 def labels_of(moments: Moments, tested: Tested, q: Float[Array, "d"], fdr: float) -> tuple[Array, Array]:
-    """Label and, for the unknown, the reason (`"inactive"` or `"undecided"`)."""
+    """Numbers of the label in `MODALITIES` and, for the unknown, of the reason in `REASONS`."""
     active = moments.active.numpy()
     best = tested.p_classes.argmin(1)
     decided = (q <= fdr) & ((best != 2) | (active.min(1) >= MIN_BOTH))
-    label = np.where(decided, np.array(CLASSES, dtype=object)[best], "unknown")
-    reason = np.where(decided, "", np.where(eligible(moments), "undecided", "inactive"))
+    label = np.where(decided, best, MODALITIES.index("unknown"))
+    reason = np.where(decided, 0, np.where(eligible(moments), 1, 2))
     return label, reason
 
 
@@ -191,8 +203,6 @@ def modality_test(
     >>> tested.loc[["L0N357", "L2N304"], ["label", "reason"]].to_numpy().tolist()  # a test may abstain
     [['text', ''], ['unknown', 'undecided']]
     """
-    import pandas as pd
-
     run = Run.load(run)
     for name, value in (("delta", delta), ("fdr", fdr)):
         if not isinstance(value, Real) or not 0 < value < 1:
@@ -212,8 +222,8 @@ def modality_test(
             here = eligible(m)
             q_here[here] = q[used : used + here.sum()]
             used += int(here.sum())
-        parts.append(_rows(column, m, t, q_here, fdr))
-    table = with_poor(run, with_controls(run, pd.concat(parts, ignore_index=True)))
+        parts.append(_found(column["d"], m, t, q_here, fdr))
+    table = with_poor(run, with_controls(run, neuron_table(columns, parts)))
     settings = {"fdr": float(fdr), "delta": float(delta), "correction": correction}
     table.attrs["parameters"] = {"method": "modality-test", **settings}
     if why := no_classes(table):
@@ -221,27 +231,28 @@ def modality_test(
     return table
 
 
-def _rows(column: dict[str, Any], moments: Moments | None, tested: Tested | None, q: Array, fdr: float) -> pd.DataFrame:
-    d = column["d"]
+def _found(d: int, moments: Moments | None, tested: Tested | None, q: Array, fdr: float) -> dict[str, Any]:
+    """What the table says of one hook and pole."""
+    import pandas as pd
+
     if moments is None or tested is None:
         nan = np.full(d, np.nan)
         p_classes, found = np.full((d, 3), np.nan), [nan, nan, nan, nan]
-        label, reason = np.full(d, NOT_APPLICABLE, dtype=object), np.full(d, "", dtype=object)
+        label, reason = np.full(d, len(MODALITIES)), np.zeros(d, dtype=int)
         active, n_images = np.zeros((d, 2), dtype=int), np.zeros(d, dtype=int)
     else:
         p_classes, found = tested.p_classes, [tested.index, tested.low, tested.high, tested.p]
         label, reason = labels_of(moments, tested, q, fdr)
-        active, n_images = moments.active.numpy(), moments.n_images.numpy()
-    return neuron_rows(
-        column,
+        active, n_images = moments.active.numpy().copy(), moments.n_images.numpy().copy()
+    return {
         **dict(zip(("modality_index", "index_low", "index_high", "p"), found, strict=True)),
-        q=q,
+        "q": q,
         **{f"pvalue_{name}": p_classes[:, i] for i, name in enumerate(CLASSES)},
-        label=label,
-        reason=reason,
-        confident=np.isin(label, CLASSES) & (q <= CONFIDENT_Q),
-        tie=False,
-        active_visual=active[:, 0],
-        active_text=active[:, 1],
-        n_images=n_images,
-    )
+        "label": labels_in_words(label),
+        "reason": pd.Series(REASONS).take(reason).array,
+        "confident": (label < len(CLASSES)) & (q <= CONFIDENT_Q),
+        "tie": np.zeros(d, dtype=bool),
+        "active_visual": active[:, 0],
+        "active_text": active[:, 1],
+        "n_images": n_images,
+    }

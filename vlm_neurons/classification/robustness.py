@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, astuple, fields
+from dataclasses import asdict, fields
 from itertools import product
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from jaxtyping import Int
 
 from vlm_neurons._checks import check_columns
-from vlm_neurons.classification.thresholds import Thresholds, most_common, normalise, sample_classes
-from vlm_neurons.scanning import Run, TopSamples
+from vlm_neurons.classification.counting import Counter, most_common
+from vlm_neurons.classification.thresholds import Thresholds
+from vlm_neurons.scanning import Run
 from vlm_neurons.tokens import MODALITIES, NOT_APPLICABLE
 
 if TYPE_CHECKING:
@@ -68,10 +69,11 @@ def sweep(
     kept = run.info["parameters"]
     with_paper = kept["n_visual"] >= _PAPER.n_visual and kept["n_text"] >= _PAPER.n_text
     labels = _labels(run, [*combinations, _PAPER] if with_paper else combinations)
+    grid = np.arange(len(combinations)).reshape([len(axis) for axis in axes])
     rows = []
     for number, one in enumerate(combinations):
-        near = [labels[i] for i, other in enumerate(combinations) if _adjacent(one, other, axes)]
-        shares = np.bincount(labels[number], minlength=4) / max(len(labels[number]), 1)
+        near = [labels[i] for i in _adjacent(grid, np.argwhere(grid == number)[0])]
+        shares = np.bincount(labels[number], minlength=4) / max(labels.shape[1], 1)
         rows.append(
             asdict(one)
             | dict(zip(MODALITIES, shares.tolist(), strict=True))
@@ -90,31 +92,23 @@ def _axis(name: str, values: Any) -> list[Any]:
     return sorted(set(found))
 
 
-def _adjacent(one: Thresholds, other: Thresholds, axes: Sequence[Sequence[float]]) -> bool:
-    pairs = zip(axes, astuple(one), astuple(other), strict=True)
-    steps = [abs(axis.index(a) - axis.index(b)) for axis, a, b in pairs]
-    return sum(steps) == 1
+def _adjacent(grid: Int[np.ndarray, "a b c d"], place: Int[np.ndarray, "4"]) -> list[int]:
+    """What is one step away in one direction, in the order of the grid."""
+    steps = [place + sign * step for step in np.eye(grid.ndim, dtype=int) for sign in (-1, 1)]
+    return sorted(int(grid[tuple(s)]) for s in steps if all(0 <= k < n for k, n in zip(s, grid.shape, strict=True)))
 
 
-def _labels(run: Run, combinations: Sequence[Thresholds]) -> list[np.ndarray]:
+def _labels(run: Run, combinations: Sequence[Thresholds]) -> Int[np.ndarray, "combination neuron"]:
     """Class numbers of all neurons that see both modalities, for every combination."""
-    found: list[list[np.ndarray]] = [[] for _ in combinations]
-    for column in run.info["columns"]:
-        if column["indexed_by"] != "row":
-            continue
+    columns = [column for column in run.info["columns"] if column["indexed_by"] == "row"]
+    found = np.empty((len(combinations), sum(column["d"] for column in columns)), np.int8)
+    end = 0
+    for column in columns:
         state, rows = run.states(column["hook"], column["pole"])
-        there = state.sample_ids >= 0
-        sees = {(t, n): _exceeds(state, "visual", t, n) for t, n in {(c.t_visual, c.n_visual) for c in combinations}}
-        reads = {(t, n): _exceeds(state, "text", t, n) for t, n in {(c.t_text, c.n_text) for c in combinations}}
+        counter, end = Counter(state), end + column["d"]
         for labels, rule in zip(found, combinations, strict=True):
-            s, r = sees[rule.t_visual, rule.n_visual], reads[rule.t_text, rule.n_text]
-            counts = torch.stack([(x & there).sum(1) for x in (s & ~r, r & ~s, s & r, ~s & ~r)], 1)
-            labels.append(most_common(counts.numpy())[rows])
-    return [np.concatenate([np.zeros(0, int), *labels]) for labels in found]
-
-
-def _exceeds(state: TopSamples, kind: str, threshold: float, n: int) -> Tensor:
-    return normalise(getattr(state, kind)[..., n - 1], state.peak) > threshold
+            labels[end - column["d"] : end] = most_common(counter.counts(rule))[rows]
+    return found
 
 
 def sensitivity(
@@ -157,6 +151,7 @@ def sensitivity(
         if column["indexed_by"] != "row":
             continue
         state, row_of = run.states(column["hook"], column["pole"])
+        counter = Counter(state)
         peaks = {
             "default": state.peak,
             "maximum over all tokens": state.peak_all,
@@ -165,8 +160,8 @@ def sensitivity(
         }
         for choice, peak in peaks.items():
             peak = torch.where(peak > 0, peak, state.peak)
-            here = most_common(sample_classes(state, rule, peak).sum(1).numpy())
-            labels.setdefault((column["site"], column["pole"], choice), {})[column["layer"]] = here[row_of]
+            here = most_common(counter.by(peak).counts(rule))[row_of]
+            labels.setdefault((column["site"], column["pole"], choice), {})[column["layer"]] = here
     for site, other in (("gate", "post"), ("post", "gate")):
         mine, theirs = labels.get((site, "+", "default"), {}), labels.get((other, "+", "default"), {})
         if mine and mine.keys() == theirs.keys():

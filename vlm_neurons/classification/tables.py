@@ -7,6 +7,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Int
 
 from vlm_neurons._checks import check_columns
 from vlm_neurons.sites import at
@@ -17,14 +18,41 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def neuron_rows(column: dict[str, Any], **found: Any) -> pd.DataFrame:
-    """The rows of one hook and pole: which neurons they are, then what was found, a value or one for every neuron."""
+def neuron_table(columns: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """A row for every neuron of some hooks and poles, in their order: which it is, then what was found.
+
+    Args:
+        columns: entries of `columns` of a run.
+        found: of each of them name -> a value for every neuron.
+    """
     import pandas as pd
 
-    d = column["d"]
-    ids = at(column["hook"])[0].ids(column["hook"], column["pole"], d)
-    named = {"neuron": ids, **{k: column[k] for k in ("site", "hook", "layer")}}
-    return pd.DataFrame(named | {"index": np.arange(d), "pole": column["pole"]} | found)
+    widths = [column["d"] for column in columns]
+    ids = (at(c["hook"])[0].ids(c["hook"], c["pole"], c["d"]) for c in columns)
+    table: dict[str, Any] = {"neuron": [one for own in ids for one in own]}
+    for name in ("site", "hook", "layer"):
+        table[name] = _repeated([column[name] for column in columns], widths)
+    table["index"] = np.concatenate([np.arange(0), *(np.arange(d) for d in widths)])
+    table["pole"] = _repeated([column["pole"] for column in columns], widths)
+    for name in found[0] if found else ():
+        table[name] = pd.concat([pd.Series(one[name]) for one in found], ignore_index=True)
+    return pd.DataFrame(table)
+
+
+def _repeated(values: Sequence[Any], widths: Sequence[int]) -> Any:
+    """Each value so many times; words as one array of words and numbers of them, until pandas has them."""
+    import pandas as pd
+
+    known = list(dict.fromkeys(values))
+    codes = np.repeat([known.index(value) for value in values], widths)
+    return pd.Series(known).take(codes).array
+
+
+def labels_in_words(numbers: Int[np.ndarray, "d"]) -> Any:
+    """Names of classes in the order of `Modality`; the number behind the last says that there is none."""
+    import pandas as pd
+
+    return pd.Series([*MODALITIES, NOT_APPLICABLE]).take(numbers).array
 
 
 def statistics(table: pd.DataFrame) -> pd.DataFrame:
@@ -93,10 +121,10 @@ def no_classes(table: pd.DataFrame) -> str:
     >>> vn.classification.tables.no_classes(table)
     ''
     """
-    if set(table["label"]) != {NOT_APPLICABLE}:
+    if set(table["label"].unique()) != {NOT_APPLICABLE}:
         return ""
     return (
-        f"no classes: units of {', '.join(dict.fromkeys(table['site']))} see images only, and classes tell whether a "
+        f"no classes: units of {', '.join(table['site'].unique())} see images only, and classes tell whether a "
         "neuron answers to images or to text; scan gate or post for classes"
     )
 

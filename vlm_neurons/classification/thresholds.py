@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vlm_neurons._checks import is_whole
-from vlm_neurons.tokens import MODALITIES
 
 if TYPE_CHECKING:
     from vlm_neurons.scanning import Run, TopSamples
@@ -86,12 +84,3 @@ def sample_classes(
     reads = normalise(state.text[..., rule.n_text - 1], peak) > rule.t_text
     classes = torch.stack([sees & ~reads, reads & ~sees, sees & reads, ~sees & ~reads], -1)
     return classes & (state.sample_ids >= 0)[..., None]
-
-
-def most_common(counts: Int[np.ndarray, "d 4"]) -> Int[np.ndarray, "d"]:
-    """Number of the class that most samples are, the first of equals; unknown for a neuron without samples.
-
-    >>> most_common(np.array([[1, 2, 2, 0], [0, 0, 0, 0]])).tolist()
-    [1, 3]
-    """
-    return np.where(counts.any(1), counts.argmax(1), MODALITIES.index("unknown"))

@@ -24,6 +24,16 @@ EXPLANATIONS, SIMULATIONS, SCORES = "explanations.jsonl", "simulations", "scores
 TABLE_FORMAT = b"4"
 
 
+def has_rows_of(table: pd.DataFrame, columns: Sequence[dict[str, Any]]) -> bool:
+    """Whether a table has the neurons of these columns of a run, in their order; not looked at row by row."""
+    end = 0
+    for column in columns:
+        own, end = table.iloc[end : end + column["d"]], end + column["d"]
+        if len(own) != column["d"] or not all((own[name] == column[name]).all() for name in ("hook", "pole")):
+            return False
+    return end == len(table)
+
+
 def columns_in_words(columns: Sequence[tuple[str, Pole]]) -> str:
     """Hooks and poles by site.
 

@@ -20,7 +20,7 @@ from vlm_neurons.scanning.concept_table import MIN_IMAGES, concept_table
 from vlm_neurons.scanning.fired import Fired, rows_of
 from vlm_neurons.scanning.identity import identity_of
 from vlm_neurons.scanning.moments import Moments
-from vlm_neurons.scanning.results import columns_in_words, load_explanations, load_scores
+from vlm_neurons.scanning.results import columns_in_words, has_rows_of, load_explanations, load_scores
 from vlm_neurons.scanning.state import TopSamples
 from vlm_neurons.synthetic import open_data
 from vlm_neurons.units import Pole
@@ -198,10 +198,10 @@ class Run:
         method = table.attrs.get("parameters", {}).get("method")
         if method not in _TABLES:
             raise ValueError(f"table= does not say how it was made (method {method!r}): pass the table of classify")
-        known = [(c["hook"], c["pole"]) for c in self.info["columns"] for _ in range(c["d"])]
-        if list(zip(table["hook"], table["pole"], strict=True)) != known:
+        if not has_rows_of(table, self.info["columns"]):
+            n = sum(column["d"] for column in self.info["columns"])
             raise ValueError(
-                f"table= has {len(table):,} neurons, {self.path} has {len(known):,}, or they are in another order: "
+                f"table= has {len(table):,} neurons, {self.path} has {n:,}, or they are in another order: "
                 "save the whole table of classify for this run"
             )
         write_atomic(path := self.path / _TABLES[method], lambda temporary: table.to_parquet(temporary, index=False))

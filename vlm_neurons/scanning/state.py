@@ -82,7 +82,7 @@ class TopSamples:
     @property
     def peak(self) -> Float[Tensor, "d"]:
         """The largest value at any visual or text token of any sample."""
-        return self.scores[:, 0]
+        return torch.maximum(self.visual[:, 0, 0], self.text[:, 0, 0])
 
     @property
     def nbytes(self) -> int:
