@@ -39,6 +39,7 @@ _EXPORTS = {
     "Evidence": "evidence",
     "explain": "autointerp",
     "Explanation": "autointerp",
+    "SteeringExplainer": "autointerp",
     "VocabularyExplainer": "autointerp",
     "simulate": "autointerp",
     "Simulation": "autointerp",
@@ -97,6 +98,7 @@ if TYPE_CHECKING:
     from vlm_neurons import viz as viz
     from vlm_neurons.autointerp import Explanation as Explanation
     from vlm_neurons.autointerp import Simulation as Simulation
+    from vlm_neurons.autointerp import SteeringExplainer as SteeringExplainer
     from vlm_neurons.autointerp import VocabularyExplainer as VocabularyExplainer
     from vlm_neurons.autointerp import explain as explain
     from vlm_neurons.autointerp import explainers as explainers

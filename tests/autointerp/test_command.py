@@ -57,7 +57,7 @@ def test_from_a_run_directory_to_explanations(tmp_path: Path, capsys: pytest.Cap
 
 def test_a_model_explains_its_own_neurons_by_what_they_write(where: str, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["explain", where, "--neurons", "L3N3,L3N33", "--explainer", "vocabulary"]
-    assert main([*asked, "--dry-run"]) == 0 and "no calls, no cost; 2 neurons" in capsys.readouterr().err
+    assert main([*asked, "--dry-run"]) == 0 and "no calls, no cost; vocabulary: 2 neurons" in capsys.readouterr().err
     assert main(asked) == 0
     found = read_explanations(where)
     assert {e.explainer for e in found.values()} == {"vocabulary"}

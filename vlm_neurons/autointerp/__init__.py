@@ -2,6 +2,7 @@
 
 from vlm_neurons.autointerp.comparing import compare, detect, score_statistics
 from vlm_neurons.autointerp.explainers.joined import joined
+from vlm_neurons.autointerp.explainers.steering import SteeringExplainer
 from vlm_neurons.autointerp.explainers.vocabulary import VocabularyExplainer
 from vlm_neurons.autointerp.explaining import explain, summary
 from vlm_neurons.autointerp.explanation import NO_PATTERN, Explanation, Failure
@@ -22,6 +23,7 @@ __all__ = [
     "Judge",
     "Simulation",
     "Simulator",
+    "SteeringExplainer",
     "VocabularyExplainer",
     "by_activation",
     "causes",

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from rich.console import Console
 from tqdm import tqdm
 
 from vlm_neurons.autointerp.explainers.requests import WRITTEN
@@ -45,7 +46,7 @@ def explain(
             are not asked for again; those that failed are. A failure does not take the place of an explanation.
         redo: ask for them all again; what comes takes the place of what is there. (The cache still answers what it has;
             `attempt=` asks anew.)
-        progress: show a bar.
+        progress: say on stderr what takes long, and show a bar.
         min_images: of a run: concepts that fewer images of a half of the data have are not chosen.
 
     Returns:
@@ -78,6 +79,8 @@ def explain(
     known = {} if out is None or redo else read_explanations(folder(out))
     found = answered(known, settings)
     todo = {key: one for key, one in evidence.items() if key not in found}
+    if progress and todo and (effort := chosen.effort(todo)):
+        Console(stderr=True, soft_wrap=True, markup=False).print(effort)
     with tqdm(total=len(todo), desc=chosen.name, unit="neuron", disable=not progress or not todo) as bar:
         for key, explanation in chosen.explain(todo) if todo else ():
             found[key] = replace(explanation, settings=settings[key])

@@ -149,6 +149,10 @@ class Explainer(_Named):
         """What `explain` would send and cost; None where nobody is asked."""
         return None
 
+    def effort(self, evidence: Mapping[str, Evidence]) -> str:
+        """What takes long and costs nothing, said before it starts; `""` for what takes seconds."""
+        return ""
+
     def with_cache(self, file: Path) -> Self:
         """The same with a file of replies, if it keeps replies and has none."""
         return self

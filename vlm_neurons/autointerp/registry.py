@@ -47,6 +47,7 @@ EXPLAINERS = {
                     "is any OpenAI-compatible server, its key in OPENAI_API_KEY", "server", True),
     "local": Entry("explainers.chat", "LocalExplainer", "is a model of transformers", "weights", True),
     "vocabulary": Entry("explainers.vocabulary", "VocabularyExplainer", "reads output weights as words", "model"),
+    "steering": Entry("explainers.steering", "SteeringExplainer", "clamps neurons and asks the model", "model"),
 }  # fmt: skip
 SIMULATORS = {
     "concepts": Entry("simulators.concepts", "ConceptSimulator", "needs no key"),

@@ -127,7 +127,8 @@ def explain_run(args: argparse.Namespace, model: Callable[..., Any]) -> None:
     evidence = evidence_of(run, _chosen(args, run), opened, data, args.seed)
     if args.dry_run:
         plan = explainer.plan(evidence)
-        say(f"{args.explainer}: no calls, no cost; {len(evidence)} neurons" if plan is None else str(plan))
+        free = explainer.effort(evidence) or f"{args.explainer}: {len(evidence)} neurons"
+        say(f"no calls, no cost; {free}" if plan is None else str(plan))
         return
     before = read_explanations(run.path)
     explanations = explain(evidence, explainer, out=run)

@@ -3,6 +3,7 @@
 from vlm_neurons.autointerp.explainers.chat import LocalExplainer, OpenAIExplainer, Prompting
 from vlm_neurons.autointerp.explainers.dissection import DissectionExplainer
 from vlm_neurons.autointerp.explainers.joined import JoinedExplainer
+from vlm_neurons.autointerp.explainers.steering import SteeringExplainer
 from vlm_neurons.autointerp.explainers.vocabulary import VocabularyExplainer
 from vlm_neurons.autointerp.protocols import Explainer
 
@@ -13,5 +14,6 @@ __all__ = [
     "LocalExplainer",
     "OpenAIExplainer",
     "Prompting",
+    "SteeringExplainer",
     "VocabularyExplainer",
 ]

@@ -53,6 +53,10 @@ class JoinedExplainer(Explainer):
         """All that decides its answers, as one string."""
         return json.dumps(["joined", *(one.settings() for one in self._both)])
 
+    def effort(self, evidence: Mapping[str, Evidence]) -> str:
+        """What both take."""
+        return "\n".join(filter(None, (one.effort(evidence) for one in self._both)))
+
     def with_cache(self, file: Path) -> JoinedExplainer:
         """The same, with a file of replies for those that keep some."""
         return JoinedExplainer(*(one.with_cache(file) for one in self._both))

@@ -1,0 +1,147 @@
+"""What a model says of a blank picture, or of none, while one of its units is held at a value."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+
+from vlm_neurons._checks import amount, check_seed, of_kind, whole
+from vlm_neurons.concepts.lexical import pieces_of
+from vlm_neurons.hooks import ablate
+from vlm_neurons.sites import at
+from vlm_neurons.units import Neuron
+
+if TYPE_CHECKING:
+    from vlm_neurons.models import HookedVLM
+
+SHADES = (0, 85, 170, 255)  # of blank pictures, so that what the model says of one of them is not all there is
+SIDE = 224  # pixels; processors resize
+PROMPT = "Describe the image."
+WITHOUT = "What do you see?"  # where there is no image
+
+
+@dataclass(frozen=True, eq=False)
+class Asking:
+    """How a model is asked what it sees.
+
+    Attributes:
+        model: the model.
+        blank: blank pictures, of four shades by turns; False for none.
+        prompt: what it is asked; in a few words of its own if None.
+        n: answers at every value, and as many again without any.
+        max_new_tokens: of an answer.
+        temperature: of the draw.
+        seed: of the draw.
+        batch_size: answers at once.
+
+    >>> asking = Asking(model, n=4, max_new_tokens=6)
+    >>> len(asking.answers()), len(asking.answers(vn.Neuron.parse("post:L2N7"), 12.0))
+    (4, 4)
+    """
+
+    model: HookedVLM = field(repr=False)
+    blank: bool = True
+    prompt: str | None = None
+    n: int = 32
+    max_new_tokens: int = 24
+    temperature: float = 1.0
+    seed: int = 0
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        whole(1, n=self.n, max_new_tokens=self.max_new_tokens, batch_size=self.batch_size)
+        amount(temperature=self.temperature)
+        check_seed(self.seed)
+        of_kind("blank", self.blank, bool, "give True for blank pictures, False for none")
+        if self.prompt is not None:
+            of_kind("prompt", self.prompt, str, "give a question, or None")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """All that decides its answers but the unit, as one string."""
+        own = [self.blank, self._prompt, self.n, self.max_new_tokens, self.temperature, self.seed, self.batch_size]
+        return json.dumps(["asked 1", self.model.fingerprint(), *own])
+
+    @property
+    def _prompt(self) -> str:
+        return self.prompt if self.prompt is not None else PROMPT if self.blank else WITHOUT
+
+    @cached_property
+    def _pictures(self) -> list[Image.Image | None]:
+        blanks = [Image.new("RGB", (SIDE, SIDE), (shade,) * 3) for shade in SHADES]
+        return [blanks[i % len(blanks)] if self.blank else None for i in range(self.n)]
+
+    def answers(self, neuron: Neuron | None = None, value: float = 0.0, draw: int = 0) -> list[str]:
+        """What it says while a unit has a value at every position, or as it is.
+
+        Args:
+            neuron: the unit, on its own pole.
+            value: what it is held at.
+            draw: another number draws anew.
+
+        Raises:
+            ValueError: the unit is of pictures, and there is none.
+            IndexError: there is no such unit.
+        """
+        if neuron is not None and not self.blank and at(neuron.hook)[0].indexed_by == "image":
+            raise ValueError(f"{neuron.id} is a unit of pictures, and blank=False shows none")
+        found: list[str] = []
+        for start in range(0, self.n, self.batch_size):
+            pictures = self._pictures[start : start + self.batch_size]
+            seed = int(np.random.default_rng([self.seed, draw, start]).integers(2**31))
+            held = nullcontext() if neuron is None else self.model.hooks(ablate(neuron, to=float(value)))
+            with held:
+                found += self.model.generate(
+                    pictures, [self._prompt] * len(pictures), self.max_new_tokens,
+                    temperature=self.temperature, seed=seed,
+                )  # fmt: skip
+        return found
+
+    @torch.no_grad()
+    def surprise(self, answers: Sequence[str]) -> Float[np.ndarray, "answer"]:
+        """Mean negative log probability of the tokens of every answer, by the model as it is and to the same pictures
+        (the logarithm of its perplexity); NaN of one without tokens."""
+        found = np.full(len(answers), np.nan)
+        said = [i for i, answer in enumerate(answers) if answer.strip()]
+        for start in range(0, len(said), self.batch_size):
+            some = said[start : start + self.batch_size]
+            batch = self.model.prepare(
+                [self._pictures[i % self.n] for i in some], [self._prompt] * len(some), [answers[i] for i in some],
+                end=True, padding_side="right",
+            )  # fmt: skip
+            logits = self.model(batch)[:, :-1].float()
+            text, ids = batch.mask("text")[:, 1:], batch.input_ids[:, 1:].to(logits.device)
+            told = logits.gather(2, ids[..., None])[..., 0] - logits.logsumexp(-1)
+            text = text.to(told.device)
+            found[some] = (-(told * text).sum(1) / text.sum(1)).cpu().numpy()
+        return found
+
+    def limit(self, answers: Sequence[str], way: float) -> float:
+        """How surprising text is that is between unclamped answers and the same ones with their words in another order.
+
+        Args:
+            answers: without any clamp.
+            way: 0 is the median of the answers, 1 that of their words in another order.
+        """
+        rng = np.random.default_rng([self.seed, 9])
+        mixed = [" ".join(rng.permutation(answer.split())) for answer in answers]
+        low, high = (float(np.nanmedian(self.surprise(texts))) for texts in (answers, mixed))
+        return low + way * (high - low)
+
+
+def words_of(answer: str) -> frozenset[str]:
+    """The words of an answer, in lower case.
+
+    >>> sorted(words_of("A red ring. The ring's red!"))
+    ['a', 'red', 'ring', "ring's", 'the']
+    """
+    return frozenset(piece.lower() for piece in pieces_of([answer])[0] if piece[0].isalnum())
