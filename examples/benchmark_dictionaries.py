@@ -66,8 +66,8 @@ def measured(bench: Bench, site: SAE, args: argparse.Namespace) -> tuple[list[fl
     return encoding, scanning
 
 
-def memory(latents: int) -> None:
-    """Bytes on disk and in memory of a scan of the embedded model."""
+def memory(latents: int, concepts: bool) -> None:
+    """Bytes on disk and in memory of a scan of the embedded model, and seconds of it; with 154 concepts or without."""
     model, data, hook = (
         vn.HookedVLM.from_pretrained("tiny-llava-scenes"),
         vn.scenes(120, seed=0),
@@ -83,11 +83,18 @@ def memory(latents: int) -> None:
     site.read_sparse({hook: torch.randn(8, 128, 128, generator=generator)})
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with tempfile.TemporaryDirectory() as out:
-        run = vn.scan(model, data, site, block_size=40, out=out, progress=False)
-        sizes = [file.stat().st_size / 2**20 for file in sorted(Path(out, "blocks").glob("*.safetensors"))]
+        bank, began = vn.concepts.Pixels() + vn.concepts.Words() if concepts else None, time.process_time()
+        run = vn.scan(model, data, site, block_size=40, concepts=bank, null_directions=0, out=out, progress=False)
+        took = time.process_time() - began
+        blocks, sums = (
+            [file.stat().st_size / 2**20 for file in Path(out, folder).glob("*")] for folder in ("blocks", "concepts")
+        )
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
         fired = int((vn.classify(run).peak > 0).sum())
-    print(f"{latents:,} latents, {fired:,} fired: blocks of {max(sizes):,.1f} MiB, {grown:,.0f} MiB of memory more")
+    print(
+        f"{latents:,} latents, {fired:,} fired: blocks of {max(blocks):,.1f} MiB, {sum(sums):,.1f} MiB of sums of concepts, "
+        f"{grown:,.0f} MiB of memory more, {took:.1f} s"
+    )
 
 
 def main() -> None:
@@ -100,9 +107,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batches", type=int, default=4)
     parser.add_argument("--memory", action="store_true", help="bytes of states instead of seconds")
+    parser.add_argument("--concepts", action="store_true", help="with --memory: sums of concepts too")
     args = parser.parse_args()
     if args.memory:
-        memory(args.latents)
+        memory(args.latents, args.concepts)
         return
     gpu = args.device == "cuda"
     shape, dtype = SHAPES[args.shape or ("llava-7b" if gpu else "512")], torch.bfloat16 if gpu else torch.float32

@@ -7,7 +7,8 @@ import pytest
 import seeds
 import torch
 
-from vlm_neurons.scanning.concept_recorder import SHORT, ConceptRecorder, places_at
+from vlm_neurons.scanning.concept_places import SHORT, places_at
+from vlm_neurons.scanning.concept_recorder import ConceptRecorder
 from vlm_neurons.scanning.concept_sums import ConceptSums, UnitSums
 
 LONG = [(3, 3 + SHORT), (300, 330), (400, 1000)]  # runs of neighbours, on average longer than SHORT

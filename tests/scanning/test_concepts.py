@@ -26,6 +26,7 @@ from vlm_neurons.scanning.concept_moments import FoldSums
 from vlm_neurons.scanning.concept_table import Summed
 from vlm_neurons.scanning.nulls import random_units
 from vlm_neurons.scanning.viewing import views_of
+from vlm_neurons.sites.coder import Coder
 
 RESIDUAL = "blocks.1.hook_resid_post"
 SITES = ["gate", "post", "projector", "vision", RESIDUAL, Halves()]
@@ -174,6 +175,52 @@ def test_concepts_and_units_far_from_0_are_as_exact(model, data, kept, tmp_path)
     for side in SIDES:
         r = fold_sums(run, RESIDUAL, side).over(range(FOLDS)).r()[0].numpy()
         np.testing.assert_allclose(r, reference(kept, RESIDUAL, side, Offset(), range(N)), atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def few():
+    """A dictionary of which some latents fire, few of them at a time, and most nowhere."""
+    rng = seeds.rng()
+    rows = torch.tensor(rng.normal(size=(300, 32)), dtype=torch.float32)
+    rows = rows / rows.norm(dim=1, keepdim=True)
+    coder = Coder(rows.T.contiguous(), torch.zeros(300), rows, torch.zeros(32), "jumprelu", torch.full((300,), 2.2),
+                  norm="layer_norm")  # fmt: skip
+    yield vn.sites.register(vn.sites.SAE(coder, "blocks.0.hook_resid_post", "few", "blocks.0.hook_resid_post"))
+    vn.sites.forget("few")
+
+
+@pytest.fixture(scope="module")
+def kept_few(model, data, few):
+    return all_kept(model, data, [few])
+
+
+@pytest.fixture(scope="module")
+def once_few(model, data, few, tmp_path_factory):
+    return scanned(model, data, tmp_path_factory.mktemp("few") / "run", site=few, batch_size=8)
+
+
+def test_latents_of_which_few_fire_equal_all_activations_kept_and_fired_ones_alone_have_sums(
+    model, data, few, kept_few, once_few, tmp_path
+):
+    assert_equal_to_all_kept(once_few, kept_few, data, Means(), least=2000)
+    blocks = scanned(model, data, tmp_path, site=few, batch_size=3, block_size=7)
+    assert_equal_to_all_kept(blocks, kept_few, data, Means(), least=2000)
+    assert_same_table(blocks, once_few)
+    for run in (blocks, once_few):
+        for fold in (run.path / "concepts").glob("fold*"):
+            sums = load_file(fold)
+            for side in SIDES:
+                units = sums[f"few:L0/{side}/units"]
+                assert 3 < len(units) < 200 and (units.diff() > 0).all()
+                assert {len(sums[f"few:L0/{side}/{name}"]) for name in ("a", "aa", "ac")} == {1 + len(units)}
+
+
+def test_latents_of_two_processes_change_nothing(model, data, few, once_few, tmp_path, monkeypatch):
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        scanned(model, data, tmp_path / rank, site=few, block_size=5, batch_size=2)
+    assert_same_table(merge([tmp_path / "0", tmp_path / "1"], tmp_path / "both", data), once_few)
 
 
 class Stops(Means):

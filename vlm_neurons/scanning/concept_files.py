@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from vlm_neurons._files import locked, write_atomic
+from vlm_neurons.scanning.concept_listed import aligned
 from vlm_neurons.scanning.concept_sums import add_up
 
 if TYPE_CHECKING:
@@ -139,7 +140,8 @@ def _join(path: Path, run: str, fold: int, blocks: Sequence[int]) -> None:
     if len(chosen) > 1:
         total: dict[str, torch.Tensor] = {}
         for file, _ in sorted(chosen, key=lambda one: min(one[1])):
-            add_up(total, read_part(file))
+            total, more = aligned(total, read_part(file))
+            add_up(total, more)
         write_part(path, run, fold, blocks, total)
     for file in _files(path, fold):
         if file != target and {*_blocks_of(file, run)} <= {*blocks}:

@@ -107,7 +107,7 @@ class ConceptJob:
     Attributes:
         asked: what it is asked.
         random: random units.
-        sizes: units of every place, random ones too.
+        sizes: units of every place, random ones too; 1 where those that fire get rows as they do.
         shifts: see `ConceptRecorder`.
         of_concepts: see `ConceptRecorder`.
     """
@@ -138,7 +138,7 @@ class ConceptJob:
         maps = asked.maps(views, model.device)
         of_concepts = {side: _mean(torch.from_numpy(getattr(maps[0], side))) for side in SIDES}
         places = list(dict.fromkeys(c.hook for c in columns))
-        sizes = {c.hook: c.d for c in columns} | {r.place: r.gate.shape[1] for r in random}
+        sizes = {c.hook: c.rows for c in columns} | {r.place: r.gate.shape[1] for r in random}
         return cls(asked, random, sizes, shifts_of(model, places, first, fast), of_concepts)
 
     def of_run(self, path: Path, run: str) -> ConceptJob:
@@ -195,7 +195,8 @@ class ConceptJob:
             f"{sum(self.sizes.values()):,} units, {n_random:,} of them random, in {self.asked.folds} folds: {per:,.1f} "
             "MiB of memory for the sums of a fold, three times that while they are added up, and "
             f"{self.disk / 2**20:,.1f} MiB of disk for those of a block of {block_size:,} samples (the unit of "
-            f"resuming; {blocks} to do) and of the blocks before it; more where samples are not annotated."
+            f"resuming; {blocks} to do) and of the blocks before it; more where samples are not annotated, and for "
+            "every latent of a dictionary that fires."
         )
 
     @property
@@ -244,5 +245,6 @@ def shifts_of(model: HookedVLM, places: Sequence[str], first: Batch, fast: bool)
             if bool((mean.abs() > FAR * spread).any()) and bool(mean.isfinite().all()):
                 found[place, side] = mean.cpu()
 
-    model.observe(first, readers(places, see), fast=fast)
+    # sums of what is listed are float64, and need none
+    model.observe(first, readers(places, see, listed=lambda place, values: None), fast=fast)
     return found

@@ -11,7 +11,9 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import stdtrit
 from torch import Tensor
 
+from vlm_neurons.scanning.concept_listed import row_of
 from vlm_neurons.scanning.concept_sums import PAIRS
+from vlm_neurons.scanning.fired import UNITS
 
 FLAT = 1e-8  # a variance so small beside the mean square is rounding
 MAX_Z = 0.999999
@@ -42,19 +44,22 @@ class FoldSums:
             k: concepts.
             units: those that are wanted: a few hundred at a time stay in a processor's cache.
         """
-        some = len(range(*units.indices(d)))
+        wanted = torch.arange(*units.indices(d))
+        some, own = (
+            len(wanted),
+            [(row_of(f[UNITS], wanted), 1 + len(f[UNITS])) if UNITS in f else (units, d) for f in folds],
+        )
         rows, columns = {"a", "aa", "ac"}, {"c", "cc", "ac"}
         pairs, found = any("pairs/n" in f for f in folds), []
         for name in PAIRS:
-            shape = (d if name in rows else 1, k if name in columns else 1)
-            of = units if name in rows else slice(None)
-            both = (some, k) if pairs else (some if name in rows else 1, shape[1])
+            columns_of = k if name in columns else 1
+            both = (some, k) if pairs else (some if name in rows else 1, columns_of)
             found.append(torch.zeros(len(folds), *both, dtype=torch.float64))
-            for into, fold in zip(found[-1], folds, strict=True):
+            for into, fold, (of, n) in zip(found[-1], folds, own, strict=True):
                 if name in fold:
-                    into.copy_(fold[name].view(shape)[of])
+                    into.copy_(fold[name].view(n, columns_of)[of] if name in rows else fold[name].view(1, columns_of))
                 if "pairs/n" in fold:
-                    into.add_(fold[f"pairs/{name}"][units])
+                    into.add_(fold[f"pairs/{name}"][of])
         return cls(*found)
 
     def over(self, folds: Sequence[int]) -> FoldSums:

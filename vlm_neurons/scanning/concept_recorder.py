@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from vlm_neurons.protocols import SIDES, Maps, Side
+from vlm_neurons.scanning.concept_listed import ListedSums
+from vlm_neurons.scanning.concept_places import Places, places_at
 from vlm_neurons.scanning.concept_sums import ConceptSums, UnitSums
 from vlm_neurons.sites import at as at_place
+from vlm_neurons.sites.sparse import Sparse
 from vlm_neurons.tokens import TokenKind
 
 if TYPE_CHECKING:
@@ -23,75 +24,6 @@ if TYPE_CHECKING:
 
 FAR = 3.0  # a mean so many standard deviations from 0 is taken off before anything is summed up
 ROWS = ":rows"  # no name of a site; of all sites that have one value a position the places are the same
-SHORT = 256  # places that follow each other; below, they are copied to where they do
-Where = slice | Tensor
-
-
-@dataclass(frozen=True)
-class Places:
-    """Places of one side in a batch: those where every concept is known, or those where some are not.
-
-    Attributes:
-        at: where they are in the flattened tensor of a site, in pieces that follow each other.
-        concepts: values, shifted; 0 where not known. In the order that products with units are quick in.
-        known: where they are known; None: everywhere.
-    """
-
-    at: list[Where]
-    concepts: Float[Tensor, "k n"]
-    known: Bool[Tensor, "k n"] | None = None
-    _on: dict[torch.device, Places] = field(default_factory=dict, repr=False)
-
-    @cached_property
-    def sums(self) -> tuple[Float[Tensor, "k"], Float[Tensor, "k"]]:
-        """S_c and S_cc, the same for all units."""
-        c = self.concepts.double()
-        return c.sum(1), (c * c).sum(1)
-
-    def on(self, device: torch.device) -> Places:
-        """On a device; a batch's are copied to each once, not for every layer."""
-        if self.concepts.device == device:
-            return self
-        if device not in self._on:
-            known = None if self.known is None else self.known.to(device)
-            self._on[device] = Places(self.at, self.concepts.to(device), known)
-        return self._on[device]
-
-    def pieces(self) -> Iterator[tuple[Where, slice]]:
-        """Where they are, and which of `concepts` that is."""
-        first = 0
-        for at in self.at:
-            last = first + (at.stop - at.start if isinstance(at, slice) else len(at))
-            yield at, slice(first, last)
-            first = last
-
-
-def places_at(at: Int[Tensor, "n"], values: Float[Tensor, "n k"], shift: Float[Tensor, "k"]) -> list[Places]:
-    """Places at some numbers of a flattened tensor, in order, with what a bank says of them (NaN: not known)."""
-    if not values.numel():
-        return []
-    concepts = (values - shift).T.contiguous()
-    known = ~concepts.isnan()
-    whole = known.all(0)
-    if bool(whole.all()):
-        return [Places(runs(at), concepts)]
-    some, found = ~whole, []
-    if bool(whole.any()):
-        found.append(Places(runs(at[whole]), concepts[:, whole]))
-    return [*found, Places(runs(at[some]), concepts[:, some].nan_to_num(0.0), known[:, some])]
-
-
-def runs(at: Int[Tensor, "n"]) -> list[Where]:
-    """Numbers as runs of neighbours, that need no copy; as they are where runs are so short that many small products
-    would take longer than a copy and one large product.
-
-    >>> runs(torch.arange(3, 1000)), runs(torch.tensor([3, 4, 8]))
-    ([slice(3, 1000, None)], [tensor([3, 4, 8])])
-    """
-    cuts = [0, *((at.diff() != 1).nonzero().flatten() + 1).tolist(), len(at)]
-    if len(cuts) > 2 and len(at) < SHORT * (len(cuts) - 1):
-        return [at]
-    return [slice(int(at[i]), int(at[j - 1]) + 1) for i, j in pairwise(cuts)]
 
 
 @dataclass
@@ -108,6 +40,7 @@ class ConceptRecorder:
     shifts: dict[tuple[str, Side], Tensor]
     of_concepts: dict[Side, Float[Tensor, "k"]]
     units: dict[tuple[str, Side], UnitSums] = field(default_factory=dict)
+    listed: dict[tuple[str, Side], ListedSums] = field(default_factory=dict)
     concepts: dict[tuple[str, Side], ConceptSums] = field(default_factory=dict)
     _batch: dict[Side, list[Places]] = field(default_factory=dict)
     _by_image: dict[str, tuple[Tensor, list[Places]]] = field(default_factory=dict)
@@ -163,6 +96,15 @@ class ConceptRecorder:
         elif self._patches is not None:
             self._add(place, "picture", flat, there, self._at_patches(at_place(place)[0].name, patch.cpu()))
 
+    def take_in_listed(self, place: str, values: Sparse) -> None:
+        """The same of units that are 0 nearly everywhere."""
+        device = values.value.device
+        for side in SIDES:
+            for places in (one.on(device) for one in self._batch[side]):
+                if (place, side) not in self.listed:
+                    self.listed[place, side] = ListedSums.empty(values.shape[-1], len(places.concepts), device)
+                self.listed[place, side].add(values, places)
+
     def _at_patches(self, site: str, patch: Int[Tensor, "n"]) -> list[Places]:
         """The places of a site's layers in the batch, which are the same; what is known of them is summed up once."""
         assert self._patches is not None
@@ -198,10 +140,13 @@ class ConceptRecorder:
     def flush(self) -> dict[str, Tensor]:
         """All sums of the fold by name, such as `blocks.0.mlp.hook_act/text/ac`, and a new start."""
         found: dict[str, Tensor] = {}
-        parts: list[tuple[tuple[str, Side], UnitSums | ConceptSums]] = [*self.units.items()]
+        parts: list[tuple[tuple[str, Side], UnitSums | ListedSums | ConceptSums]] = [
+            *self.units.items(), *self.listed.items()
+        ]  # fmt: skip
         parts += [((f"concepts/{kind}", side), sums) for (kind, side), sums in self.concepts.items()]
         for (name, side), sums in parts:
             found |= {f"{name}/{side}/{key}": tensor for key, tensor in sums.tensors().items()}
         self.units.clear()
+        self.listed.clear()
         self.concepts.clear()
         return found

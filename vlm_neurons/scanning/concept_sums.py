@@ -74,8 +74,8 @@ class UnitSums:
         everywhere."""
         if self.pairs is None:
             self.pairs = {name: torch.zeros_like(self.ac) for name in PAIRS}  # in the order of `ac`
-        d = torch.ones_like(values) if defined is None else defined.float()
-        m = torch.ones_like(concepts) if known is None else known.float()
+        d = torch.ones_like(values) if defined is None else defined.to(values)
+        m = torch.ones_like(concepts) if known is None else known.to(concepts)
         for name, left, right in (
             ("n", d, m), ("a", values, m), ("aa", values * values, m),
             ("c", d, concepts), ("cc", d, concepts * concepts), ("ac", values, concepts),

@@ -128,11 +128,11 @@ class Recorder:
 
         def take_in(place: str, values: Tensor, defined: Tensor | None) -> None:
             read = of_tokens(self.model, batch, place, values, defined)
+            if (place, "+") in self.rows:
+                return take_listed(place, Sparse.of(values))
             if self.sums is not None:
                 self.sums.take_in(place, *read)
-            if (place, "+") in self.rows:
-                take_listed(place, Sparse.of(values))
-            elif self.by_image[place]:
+            if self.by_image[place]:
                 rows = rows_by_image(batch.row_of_patches[read[2]], len(batch))
                 broken[place] = self._update(place, read, rows, sample_ids, None)
             else:
@@ -147,10 +147,13 @@ class Recorder:
             self.fitting.see(place, tensors, values, batch.kinds)
 
         def take_listed(place: str, values: Sparse) -> None:
+            if self.sums is not None:
+                if (place, "+") not in self.rows:  # its sums have a row for every unit
+                    return take_in(place, values.dense(), None)
+                self.sums.take_in_listed(place, values)
             broken[place] = self._update_listed(place, values, batch.kinds, by_kind, sample_ids)
 
-        listed = take_listed if self.sums is None else None  # concepts are summed up over all values
-        looks = {hook: [fn] for hook, fn in readers(places, take_in, fit, listed).items()}
+        looks = {hook: [fn] for hook, fn in readers(places, take_in, fit, take_listed).items()}
         if self.concepts is not None and self.sums is not None and told is not None:
             self.sums.begin(batch, self.concepts.asked.maps(told, self.model.device))
             for hook, fns in self.concepts.observers(self.sums).items():
