@@ -51,6 +51,7 @@ _EXPORTS = {
     "to_circuitsvis": "viz",
     "causal_effects": "interventions",
     "input_effects": "interventions",
+    "faithfulness": "interventions",
     "patch_neurons": "interventions",
     "attribute_neurons": "interventions",
     "trust": "interventions",
@@ -118,6 +119,7 @@ if TYPE_CHECKING:
     from vlm_neurons.evidence import gather_evidence as gather_evidence
     from vlm_neurons.interventions import attribute_neurons as attribute_neurons
     from vlm_neurons.interventions import causal_effects as causal_effects
+    from vlm_neurons.interventions import faithfulness as faithfulness
     from vlm_neurons.interventions import input_effects as input_effects
     from vlm_neurons.interventions import patch_neurons as patch_neurons
     from vlm_neurons.interventions import trust as trust

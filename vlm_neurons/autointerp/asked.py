@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 
-from vlm_neurons._checks import amount, check_seed, of_kind, whole
+from vlm_neurons._checks import amount, check_seed, of_kind, short, whole
 from vlm_neurons.concepts.lexical import pieces_of
 from vlm_neurons.hooks import ablate
 from vlm_neurons.sites import at
@@ -27,6 +27,8 @@ SHADES = (0, 85, 170, 255)  # of blank pictures, so that what the model says of 
 SIDE = 224  # pixels; processors resize
 PROMPT = "Describe the image."
 WITHOUT = "What do you see?"  # where there is no image
+STRENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
+BROKEN = 0.5  # share of the way from unclamped answers to their words in another order, from which text is broken
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +127,34 @@ class Asking:
             found[some] = (-(told * text).sum(1) / text.sum(1)).cpu().numpy()
         return found
 
+    def unclamped(self, draw: int) -> tuple[list[str], float]:
+        """Twice as many answers as at every value, and how surprising text is that is broken."""
+        answers = [*self.answers(draw=draw), *self.answers(draw=draw + 1)]
+        return answers, self.limit(answers, BROKEN)
+
+    def while_held(
+        self, neuron: Neuron, peak: float, strengths: Sequence[float], limit: float, draw: int = 3
+    ) -> tuple[dict[float, list[str]], list[float]]:
+        """Answers by strength, the weakest first, up to the first one at which text breaks down; and the strengths from
+        there on.
+
+        Args:
+            neuron: the unit.
+            peak: what the strengths are shares of.
+            strengths: of the clamp.
+            limit: how surprising text is that is broken.
+            draw: of the weakest; the next has the next.
+        """
+        found: dict[float, list[str]] = {}
+        rising = sorted(float(s) for s in strengths)
+        for number, strength in enumerate(rising, draw):
+            said = self.answers(neuron, strength * peak, number)
+            surprise = self.surprise(said)
+            if np.isnan(surprise).mean() > 0.5 or float(np.nanmedian(surprise)) > limit:
+                break  # what is stronger breaks it too
+            found[strength] = said
+        return found, rising[len(found) :]
+
     def limit(self, answers: Sequence[str], way: float) -> float:
         """How surprising text is that is between unclamped answers and the same ones with their words in another order.
 
@@ -145,3 +175,19 @@ def words_of(answer: str) -> frozenset[str]:
     ['a', 'red', 'ring', "ring's", 'the']
     """
     return frozenset(piece.lower() for piece in pieces_of([answer])[0] if piece[0].isalnum())
+
+
+def check_strengths(strengths: object) -> None:
+    """Refuse what are no numbers above 0, or none.
+
+    >>> check_strengths(())
+    Traceback (most recent call last):
+    ValueError: strengths=a tuple: give some numbers above 0, in units of the neuron's peak, each once
+    """
+    told = f"strengths={short(strengths)}: give some numbers above 0, in units of the neuron's peak, each once"
+    if not isinstance(strengths, Sequence) or isinstance(strengths, str) or not strengths:
+        raise ValueError(told)
+    for strength in strengths:
+        amount(strengths=strength)
+    if 0 in strengths or len({float(s) for s in strengths}) < len(strengths):
+        raise ValueError(told)

@@ -5,6 +5,7 @@ from vlm_neurons.interventions.caches import images_of_row, row_cache, take_rows
 from vlm_neurons.interventions.edits.effects import input_effects
 from vlm_neurons.interventions.edits.gallery import EditGallery, EditPair, edit_gallery
 from vlm_neurons.interventions.effects import causal_effects, class_groups, compare_effects
+from vlm_neurons.interventions.faithful import faithfulness
 from vlm_neurons.interventions.measures import Task, measure, prepare_tasks
 from vlm_neurons.interventions.patching import attribute_neurons, patch_neurons
 from vlm_neurons.interventions.pruning import pruning_curve
@@ -23,6 +24,7 @@ __all__ = [
     "controls",
     "direct_logit_attribution",
     "edit_gallery",
+    "faithfulness",
     "images_of_row",
     "input_effects",
     "measure",

@@ -11,22 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.stats import hypergeom
 
-from vlm_neurons._checks import amount, on_scale, whole
-from vlm_neurons.autointerp.asked import Asking, words_of
+from vlm_neurons._checks import on_scale, whole
+from vlm_neurons.autointerp.asked import STRENGTHS, Asking, check_strengths, words_of
 from vlm_neurons.autointerp.explainers.output import Output, output_of
 from vlm_neurons.autointerp.explanation import NO_PATTERN, Explanation, Failure
 from vlm_neurons.autointerp.protocols import Explainer
-from vlm_neurons.concepts.lexical import CLASSES
+from vlm_neurons.autointerp.spoken import GRAMMAR
 
 if TYPE_CHECKING:
     from vlm_neurons.evidence import Evidence
     from vlm_neurons.models import HookedVLM
 
-STRENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
-BROKEN = 0.5  # share of the way from unclamped answers to their words in another order, from which text is broken
 NEAR = 0.8  # words are named that rise at least this share of what the first one does
-OF_GRAMMAR = ("articles", "prepositions", "conjunctions", "pronouns", "forms of to be")
-GRAMMAR = frozenset().union(*(CLASSES[name] for name in OF_GRAMMAR))
 
 
 @dataclass(frozen=True)
@@ -152,9 +148,7 @@ class SteeringExplainer(Explainer):
 
     @cached_property
     def _before(self) -> tuple[list[str], float]:
-        """Unclamped answers, and how surprising text is that is broken."""
-        answers = [*self._asking.answers(draw=1), *self._asking.answers(draw=2)]
-        return answers, self._asking.limit(answers, BROKEN)
+        return self._asking.unclamped(draw=1)
 
     def settings(self) -> str:
         """All that decides its answers, as one string."""
@@ -183,15 +177,7 @@ class SteeringExplainer(Explainer):
             return Explanation(text=NO_PATTERN, description="It is never active, so that there is nothing to clamp it "
                                "at; nothing was asked.", **common)  # fmt: skip
         before, limit = self._before
-        answers: dict[float, list[str]] = {}
-        rising = sorted(float(s) for s in self.strengths)
-        for draw, strength in enumerate(rising, 3):
-            said = self._asking.answers(output.neuron, strength * output.peak, draw)
-            surprise = self._asking.surprise(said)
-            if np.isnan(surprise).mean() > 0.5 or float(np.nanmedian(surprise)) > limit:
-                break  # what is stronger breaks it too
-            answers[strength] = said
-        left_out = rising[len(answers) :]
+        answers, left_out = self._asking.while_held(output.neuron, output.peak, self.strengths, limit)
         rise, fall = moved(answers, before, self.level)
         first = [w for w in rise if w.word not in GRAMMAR]
         named = [w.word for w in first if w.change >= NEAR * first[0].change][: self.words]
@@ -209,24 +195,6 @@ class SteeringExplainer(Explainer):
             ),
             **common,
         )  # fmt: skip
-
-
-def check_strengths(strengths: object) -> None:
-    """Refuse what are no numbers above 0, or none.
-
-    >>> check_strengths(())
-    Traceback (most recent call last):
-    ValueError: strengths=a tuple: give some numbers above 0, in units of the neuron's peak, each once
-    """
-    from vlm_neurons._checks import short
-
-    told = f"strengths={short(strengths)}: give some numbers above 0, in units of the neuron's peak, each once"
-    if not isinstance(strengths, Sequence) or isinstance(strengths, str) or not strengths:
-        raise ValueError(told)
-    for strength in strengths:
-        amount(strengths=strength)
-    if 0 in strengths or len({float(s) for s in strengths}) < len(strengths):
-        raise ValueError(told)
 
 
 def _description(rise: list[Moved], fall: list[Moved], kept: list[float], left_out: list[float]) -> str:

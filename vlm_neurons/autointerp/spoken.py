@@ -1,0 +1,78 @@
+"""Whether an answer says what an explanation names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+
+from vlm_neurons.autointerp.explanation import says_nothing
+from vlm_neurons.concepts.concept import Concept
+from vlm_neurons.concepts.lexical import CLASSES, words
+from vlm_neurons.concepts.naming import TOGETHER, Alternative, named
+
+OF_GRAMMAR = ("articles", "prepositions", "conjunctions", "pronouns", "forms of to be")
+GRAMMAR = frozenset().union(*(CLASSES[name] for name in OF_GRAMMAR))
+FILLERS = words(
+    "region regions area areas patch patches part parts thing things image images picture pictures photo photos "
+    "presence word words less strongly weakly"
+)
+SPOKEN = ("color", "shape", "size", "place", "brightness", "word")  # kinds of concepts whose name is what says them
+Ways = tuple[tuple[frozenset[str], ...], ...]
+
+
+def ways_to_say(explanation: str) -> Ways:
+    """What an answer has to say: any of some alternatives; of each, a word of every group. Concepts that no single word
+    says (edges, words before others, "anything but") are left out, and an alternative with one; of words that no bank
+    has, all of a phrase count.
+
+    >>> [[sorted(group) for group in one] for one in ways_to_say("red circles; the word 'pink'; edges")]
+    [[['red', 'reds'], ['circle', 'circles']], [['pink', 'pinks']]]
+    >>> [[sorted(group) for group in one] for one in ways_to_say("dogs in the snow")]
+    [[['dog', 'dogs'], ['snow', 'snows']]]
+    """
+    if says_nothing(explanation):
+        return ()
+    found = []
+    for part in explanation.replace(TOGETHER, ";").split(";"):
+        read = named(part)
+        if read.unknown:
+            content = [w.lower() for w in re.findall(r"\w+", part) if w.lower() not in GRAMMAR | FILLERS]
+            found.append(tuple(_forms(word) for word in content))
+        else:
+            found += [_groups(one) for one in (*read.visual, *read.text)]
+    return tuple(dict.fromkeys(one for one in found if one))
+
+
+def _groups(alternative: Alternative) -> tuple[frozenset[str], ...]:
+    """Groups of words of an alternative; none where it cannot be said."""
+    if alternative.negated or any(c.kind not in (*SPOKEN, "class") for c in alternative.concepts):
+        return ()
+    return tuple(group for c in alternative.concepts for group in _of_concept(c))
+
+
+def _of_concept(concept: Concept) -> list[frozenset[str]]:
+    if concept.kind == "class":
+        return [CLASSES[concept.value]]
+    return [_forms(word) for word in concept.value.lower().split()]
+
+
+def _forms(word: str) -> frozenset[str]:
+    """A word in the singular and the plural, as far as English spells it simply."""
+    bare = word[:-2] if re.search(r"(s|x|z|ch|sh)es$", word) else word.removesuffix("s") if len(word) > 3 else word
+    bare = word if word.endswith("ss") else bare
+    return frozenset({word, bare, bare + ("es" if re.search(r"(s|x|z|ch|sh)$", bare) else "s")})
+
+
+def says(said: Collection[str], ways: Ways) -> bool:
+    """Whether words, in lower case, say one of the alternatives.
+
+    >>> says({"a", "red", "circle"}, ways_to_say("red circles")), says({"red", "ring"}, ways_to_say("red circles"))
+    (True, False)
+    """
+    return any(all(not group.isdisjoint(said) for group in one) for one in ways)
+
+
+def shared(first: Ways, second: Ways) -> bool:
+    """Whether two explanations have a word in common."""
+    every: Sequence[frozenset[str]] = [frozenset().union(*(g for one in ways for g in one)) for ways in (first, second)]
+    return not every[0].isdisjoint(every[1])
