@@ -259,3 +259,19 @@ def test_ctrl_c_leaves_a_run_that_the_same_command_finishes_with_the_same_result
     resumed, whole = load_file(out / "scan.safetensors"), load_file(tmp_path / "whole" / "scan.safetensors")
     assert resumed.keys() == whole.keys()
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+@pytest.mark.parametrize(("setting", "threads"), [(None, 1), ("2", 2)])
+def test_commands_use_one_thread_for_small_work_unless_the_user_said_how_many(tmp_path, monkeypatch, setting, threads):
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    if setting:
+        monkeypatch.setenv("OMP_NUM_THREADS", setting)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)  # as torch does by itself
+    try:
+        assert main([*SCAN, "--data", "scenes:n=2,seed=3", "--out", str(tmp_path / "run")]) == 0
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert json.loads((tmp_path / "run/scan.json").read_text())["threads"] == threads

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vlm_neurons.cli.output import say
+from vlm_neurons.cli.threads import for_model
 from vlm_neurons.zoo import find
 
 if TYPE_CHECKING:
@@ -41,7 +42,9 @@ def model_of(args: argparse.Namespace, name: str | None = None) -> HookedVLM:
     from vlm_neurons.models import HookedVLM
 
     dtype = getattr(torch, args.dtype) if args.dtype else None
-    return HookedVLM.from_pretrained(name or args.model, device=args.device, dtype=dtype)
+    model = HookedVLM.from_pretrained(name or args.model, device=args.device, dtype=dtype)
+    for_model(model)
+    return model
 
 
 def model_and_data(args: argparse.Namespace) -> tuple[HookedVLM, ImageTextData]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vlm_neurons.cli.inputs import find_model, model_and_data, model_of
 from vlm_neurons.cli.options import AFTER_CTRL_C, command, data_options, model_options, names, positive
 from vlm_neurons.cli.output import console, safe, say
+from vlm_neurons.cli.threads import one_thread
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = [word.partition("=")[0] for word in given if word.startswith("--")]  # abbreviations are refused
         if twice := [one for one in options if options.count(one) > 1]:
             parser.error(f"{twice[0]} is given twice: give it once, a list with commas")
-        parsed.command(parsed)
+        with one_thread():
+            parsed.command(parsed)
     except KeyboardInterrupt:
         say(f"\ninterrupted; {AFTER_CTRL_C.get(parsed.name, 'nothing was begun')}")
         return 130
