@@ -7,6 +7,7 @@ import math
 from collections import defaultdict
 
 import numpy as np
+import pandas as pd
 import pytest
 import tiny
 import torch
@@ -61,6 +62,27 @@ def test_shares_and_focus_are_those_of_transformers_patterns() -> None:
         np.testing.assert_allclose(one.token_acts, words, rtol=1e-4, atol=1e-6)
     table = vn.evidence.where_heads_look(model, data, batch_size=2, progress=False).set_index("neuron")
     assert set(table.index) == set(found) and set(table.n_samples) == {3}
+    classes = ["visual", "text", "visual", "unknown", "multimodal", "visual", "multimodal", "visual"]
+    labels = pd.DataFrame({"neuron": [*found, "L0N3"], "label": [*classes, "text"]})  # in the order of layers and heads
+    by_class = vn.evidence.heads_by_class(table.reset_index(), labels).set_index(["layer", "label"])
+    assert list(by_class.index) == [
+        (0, "visual"), (0, "text"), (0, "unknown"), (1, "visual"), (1, "multimodal"),
+        ("all", "visual"), ("all", "text"), ("all", "multimodal"), ("all", "unknown"),
+    ]  # fmt: skip
+    for (layer, label), row in by_class.iterrows():
+        own = [
+            np.mean(samples, axis=0)
+            for (neuron, samples), mine in zip(found.items(), classes, strict=True)
+            if mine == label and layer in ("all", int(neuron[1]))
+        ]
+        assert row.n_heads == len(own) > 0
+        expected = np.mean(own, axis=0).tolist()
+        assert row[[*SHARES, "focus"]].tolist() == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    html = vn.viz.show_heads(by_class.reset_index()).fragment.html
+    share = round(100 * by_class.to_image[1, "visual"])
+    assert f"layer 1, visual: {share} % of attention to the image (2 heads)" in html
+    with pytest.raises(ValueError, match="no label of L1H2 and 1 other heads: give the labels of a scan with"):
+        vn.evidence.heads_by_class(table.reset_index(), labels[:6])
     for neuron, samples in found.items():
         expected = np.mean(samples, axis=0)
         assert table.loc[neuron, [*SHARES, "focus"]].tolist() == pytest.approx(expected.tolist(), rel=1e-4, abs=1e-6)

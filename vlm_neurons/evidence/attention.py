@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vlm_neurons._checks import whole
+from vlm_neurons._checks import check_columns, whole
 from vlm_neurons.data import DEFAULT_PROMPT
 from vlm_neurons.evidence.evidence import Evidence
 from vlm_neurons.sites import named
-from vlm_neurons.tokens import TokenKind
+from vlm_neurons.tokens import MODALITIES, NOT_APPLICABLE, TokenKind
 from vlm_neurons.units import Neuron, parse_neurons
 
 if TYPE_CHECKING:
@@ -64,6 +64,50 @@ def where_heads_look(
         for layer, pattern in patterns.items():
             seen[layer].append(torch.stack([_looks(one, batch.kinds[row]) for row, one in enumerate(pattern)]))
     return _table(seen)
+
+
+def heads_by_class(looks: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """Where heads of every class look, by layer. A head's class says what it writes most at, which is another question
+    than where it looks.
+
+    Args:
+        looks: what `where_heads_look` returned.
+        table: labels of a scan of the site `"heads"` of the same model, as `vn.classify` or `vn.modality_test` returns
+            them; rows of other sites are not read.
+
+    Returns:
+        One row per layer and class that has heads there, and at the end one per class over all layers (layer `"all"`):
+        `layer`, `label`, `n_heads`, and of these the means of the shares and of `focus` (NaN where none has one), all
+        heads the same.
+
+    Raises:
+        ValueError: a column is missing, or a head of `looks` has no label.
+
+    >>> looks = vn.evidence.where_heads_look(model, data, progress=False)
+    >>> found = vn.scan(model, data, "heads", top_n=4, out="heads", progress=False)
+    >>> by_class = vn.evidence.heads_by_class(looks, vn.classify(found))
+    >>> int(by_class[by_class.layer == "all"].n_heads.sum())
+    16
+    """
+    import pandas as pd
+
+    told = [*SHARES, "focus"]
+    check_columns("looks", looks, "neuron", "layer", *told)
+    check_columns("table", table, "neuron", "label")
+    labels = dict(zip(table["neuron"], table["label"], strict=True))
+    if lacking := [one for one in looks["neuron"] if one not in labels]:
+        raise ValueError(
+            f"table has no label of {lacking[0]} and {len(lacking) - 1} other heads: give the labels of a scan with "
+            'site="heads" of the same model'
+        )
+    heads = looks.assign(label=pd.Categorical(looks["neuron"].map(labels), [*MODALITIES, NOT_APPLICABLE]))
+    groups = [(layer, own) for layer, own in heads.groupby("layer")] + [("all", heads)]
+    rows = [
+        {"layer": layer, "label": label, "n_heads": len(own), **own[told].mean().to_dict()}
+        for layer, part in groups
+        for label, own in part.groupby("label", observed=True)
+    ]
+    return pd.DataFrame(rows, columns=["layer", "label", "n_heads", *told])
 
 
 def attention_evidence(

@@ -6,6 +6,7 @@ from vlm_neurons.viz.class_counts import layer_tables
 from vlm_neurons.viz.figure_views import (
     show_concepts,
     show_distribution,
+    show_heads,
     show_layers,
     show_scores,
     show_top_neurons,
@@ -20,6 +21,7 @@ __all__ = [
     "layer_tables",
     "show_concepts",
     "show_distribution",
+    "show_heads",
     "show_layers",
     "show_neuron",
     "show_scores",

@@ -73,6 +73,31 @@ def show_concepts(table: pd.DataFrame) -> View:
     return _view("Which concept lives in which layer", partial(concept_figure, concept_maps(table)))
 
 
+def show_heads(by_class: pd.DataFrame) -> View:
+    """Where attention heads of every class look, layer by layer: shares of the attention of the responses' words, the
+    number of heads, and their focus (0: all patches the same, 1: one patch alone).
+
+    Args:
+        by_class: what `vn.evidence.heads_by_class` returns.
+
+    Raises:
+        TypeError: it is no table.
+        ValueError: a column is missing.
+
+    >>> import pandas as pd
+    >>> shares = {"to_image": 0.5, "to_first": 0.2, "to_itself": 0.1, "to_text": 0.1, "to_template": 0.1}
+    >>> view = vn.viz.show_heads(pd.DataFrame([{"layer": 0, "label": "visual", "n_heads": 3, "focus": 0.4} | shares]))
+    >>> "layer 0, visual: 50 % of attention to the image (3 heads)" in view.fragment.html
+    True
+    """
+    import pandas as pd
+
+    from vlm_neurons.viz.heads_figure import heads_figure
+
+    of_kind("by_class", by_class, pd.DataFrame, "give the table that vn.evidence.heads_by_class returns")
+    return _view("Where heads look, by class", partial(heads_figure, by_class))
+
+
 def show_top_neurons(batch: Batch, table: pd.DataFrame, row: int = 0) -> View:
     """The neurons that stand out on one sample, layer by layer with class and concept, beside the patches and the words
     where each has its largest activation. Words that read the same are marked alike.
