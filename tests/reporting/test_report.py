@@ -127,11 +127,16 @@ def test_other_thresholds_are_told_or_left_out(made: Made, tmp_path: Path) -> No
     assert told or ("thresholds that the classes come from are not recorded" in page and " sample: " not in page)
 
 
+def test_a_model_and_data_in_memory_need_not_be_given_again(made: Made, tmp_path: Path) -> None:
+    again = report(made.run, out=tmp_path / "a.html").read_bytes()
+    assert again == report(made.run.path, tmp_path / "a.html", made.model, made.data).read_bytes()
+
+
 def test_what_cannot_be_found_again_is_asked_for_by_name(made: Made, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="pass model="):
-        report(made.run, out=tmp_path / "x.html", data=made.data)
+        report(made.run.path, out=tmp_path / "x.html", data=made.data)
     with pytest.raises(ValueError, match="pass data="):
-        report(made.run, out=tmp_path / "x.html", model=made.model)
+        report(made.run.path, out=tmp_path / "x.html", model=made.model)
     other = HookedVLM(tiny.llava(made.model.tokenizer), made.model.processor)
     with pytest.raises(ValueError, match="not the model"):
         report(made.run, out=tmp_path / "x.html", model=other, data=made.data)

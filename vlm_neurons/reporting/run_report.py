@@ -48,9 +48,10 @@ def report(
         run: a finished scan, or its directory; classified with the defaults if it is not yet. Explanations,
             simulations, scores and evidence are taken from the directory.
         out: the page, such as `"page.html"`; or a run or a directory, to have `report.html` in it.
-        model: the model that was scanned, for neurons without stored evidence; by default loaded again by the name that
+        model: the model that was scanned, for neurons without stored evidence; by default the one that `scan` was given
+            to make `run`, else loaded again by the name that the run recorded.
+        data: the data that was scanned, for the same; by default that of `scan`, else opened again from the source that
             the run recorded.
-        data: the data that was scanned, for the same; by default opened again from the source that the run recorded.
         n_neurons: the clearest neurons per site, pole and class (`classification.clearest` says which). With 0
             only those with an explanation or a score are shown.
 
@@ -116,7 +117,7 @@ def _model(run: Run, model: HookedVLM | None) -> HookedVLM:
     from vlm_neurons.models import HookedVLM
 
     recorded = run.info["model"]
-    if model is None:
+    if model is None and (model := run.memory.get("model")) is None:
         try:
             model = HookedVLM.from_pretrained(recorded["name"], dtype=getattr(torch, recorded["dtype"]))
         except (OSError, ValueError) as error:
@@ -130,7 +131,7 @@ def _model(run: Run, model: HookedVLM | None) -> HookedVLM:
 
 
 def _data(run: Run, data: ImageTextData | None) -> ImageTextData:
-    if data is None:
+    if data is None and (data := run.memory.get("data")) is None:
         try:
             return run.open_data()
         except (OSError, ValueError) as error:

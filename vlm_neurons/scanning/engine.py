@@ -151,6 +151,7 @@ def scan(
             _scan_share(job, first, rank, world, console, progress)
         if controls and job.run.complete:
             write_controls(model, data, job.run, progress)
+    job.run.memory.update(model=model, data=data)
     console.print(_done(job.run) if job.run.complete else "Done here; other processes go on.")
     return job.run
 

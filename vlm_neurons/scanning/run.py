@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakValueDictionary
 
 import torch
 
@@ -39,8 +40,8 @@ class Run:
     """A run directory.
 
     Attributes:
-        path: the directory.
-        info: the content of `scan.json`.
+        path, info: the directory, and the content of `scan.json`.
+        memory: `model` and `data` that `scan` was given, while somebody has them.
 
     >>> run.complete, run.n_blocks, len(run.samples), run.skipped
     (True, 1, 120, [])
@@ -50,6 +51,7 @@ class Run:
 
     path: Path
     info: dict[str, Any] = field(repr=False)
+    memory: WeakValueDictionary[str, Any] = field(default_factory=WeakValueDictionary, init=False, repr=False)
     _told: dict[int, pd.DataFrame] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
