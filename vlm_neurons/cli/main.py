@@ -24,6 +24,8 @@ DEMO_MODEL = "tiny-llava-scenes"
 DEMO_SITES = ["gate", "post", "projector"]
 DEMO_SCENES = 1000
 DEMO_NEURONS = 20  # of each class
+DEMO_EDITED, DEMO_TRIALS = 5, 10  # of each class, those whose words are edited, and in how many scenes
+DEMO_EDITS = ("repaint", "reshape", "replace")
 DEMO_CONCEPTS, DEMO_RANDOM = "pixels+truth+words", 64  # banks; random units a layer
 OPTIONS_OF = {  # of the methods of `classify`
     "thresholds": ("t_visual", "n_visual", "t_text", "n_text", "peak"),
@@ -66,13 +68,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def demo(args: argparse.Namespace) -> None:
-    """Scan with concepts, classify, explain, simulate, score and report the embedded model on its own world."""
+    """Scan with concepts, classify, explain, simulate, score, edit and report the embedded model on its own world."""
     from vlm_neurons.autointerp.explaining import explain as explain_neurons
     from vlm_neurons.autointerp.scoring import score as score_explanations
     from vlm_neurons.classification import classify as label
     from vlm_neurons.cli.concepts_command import bank_of, of_all
+    from vlm_neurons.cli.edits_command import show as show_edits
     from vlm_neurons.cli.explain_command import clearest_of_classes, evidence_of
     from vlm_neurons.cli.score_command import show as show_scores
+    from vlm_neurons.interventions.edits.effects import input_effects
     from vlm_neurons.reporting import report as write
     from vlm_neurons.synthetic import scenes
 
@@ -86,6 +90,8 @@ def demo(args: argparse.Namespace) -> None:
     evidence = evidence_of(run, clearest_of_classes(run, DEMO_NEURONS), lambda: model, data, seed=0)
     explanations = explain_neurons(evidence, out=run)
     show_scores(score_explanations(explanations, evidence, out=run, full=True))
+    edited = {n: explanations[n] for n in clearest_of_classes(run, DEMO_EDITED) if not explanations[n].failed}
+    show_edits(input_effects(model, scenes(DEMO_TRIALS, seed=1), edited, DEMO_EDITS, n=DEMO_TRIALS, out=run))
     say(f"run directory: {run.path}\nreport: {write(run, out=run, model=model)}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vlm_neurons.interventions.edits.keeping import FOLDER, TABLE, read
-from vlm_neurons.viz.wording import decimals, visible
+from vlm_neurons.viz.wording import decimals, small, visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +33,7 @@ def rows_of(effects: pd.DataFrame) -> list[dict[str, Any]]:
          "change": f"{_said(r['change'])} ({_said(r['change_low'])} to {_said(r['change_high'])})",
          "specificity": _said(r["specificity"]), "other": visible(r["other"]), "necessity": _said(r["necessity"]),
          "sufficiency": _said(r["sufficiency"]), "control": _said(r["control"]), "sham": _said(r["sham_change"]),
-         "q": _said(r["q"])}
+         "q": small(r["q"]) if r["q"] == r["q"] else "–"}
         for r in there.head(MOST).to_dict("records")
     ]  # fmt: skip
 

@@ -44,6 +44,8 @@ def asked(explanation: str, boxed: str | None = None) -> tuple[list[Wanted], str
     wanted = [*_seen(read), *_said(read)]
     untested = [f"no concept for {', '.join(read.unknown)}"] if read.unknown else []
     untested += [f"not edited: {name}" for name in dict.fromkeys(_untested(read))]
+    if any(c.kind == "before" for one in read.text for c in one.concepts):
+        untested.append("what stands before a word does not see it")
     if read.together and wanted:
         untested.append("one side is edited while the other stays")
     return wanted, "; ".join(untested)
