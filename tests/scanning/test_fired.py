@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -16,7 +17,9 @@ from scanning.test_sparse_scan import HOOK, Dense, N, made, model
 
 import vlm_neurons as vn
 from vlm_neurons import sites
+from vlm_neurons.interventions.effects import activation_sizes
 from vlm_neurons.scanning import merge, poorly_explained
+from vlm_neurons.scanning.always_on import read_controls
 from vlm_neurons.scanning.state import TENSORS
 
 Runs = tuple[vn.Run, vn.Run]
@@ -86,6 +89,32 @@ def test_parts_of_two_processes_give_one_run_to_the_last_bit(
     together = merge(parts, tmp_path / "merged", data)
     found, expected = (load_file(run.path / "scan.safetensors") for run in (together, runs[0]))
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+
+
+def test_controls_evidence_and_sizes_are_those_of_all_values(
+    coder: Any, data: vn.ImageTextData, tmp_path: Path
+) -> None:
+    found = []
+    for kind in (sites.SAE, Dense):
+        site = sites.register(kind(coder, HOOK, "d", HOOK))
+        out = tmp_path / kind.__name__
+        run = vn.scan(model(), data, site, 4, batch_size=4, out=out, controls=True, progress=False)  # type: ignore[arg-type]
+        strongest = vn.classify(run).nlargest(2, "peak").neuron.tolist()
+        ids = [*strongest, "d:L1F0"]
+        evidence = vn.gather_evidence(model(), data, run, ids, n_top=3, progress=False)
+        some = [data[i] for i in range(4)]
+        batch = model().prepare([one.load_images() for one in some], ["Hi"] * 4, [one.response for one in some])
+        sizes = [activation_sizes(model(), [batch], ["d:L1"], where)["d:L1"] for where in ("visual", None)]
+        shown = [one for i in ids if i in evidence for one in evidence[i].exemplars]
+        acts = [np.concatenate([np.ravel(x) for x in (*one.patch_acts, one.token_acts)]) for one in shown]
+        found.append(([*sizes, *acts], read_controls(run)))
+        sites.forget("d")
+    (numbers, controls), (expected, all_controls) = found
+    assert len(numbers) == len(expected) >= 5 and max(np.nanmax(one) for one in numbers) > 1
+    for one, other in zip(numbers, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    assert controls is not None and all_controls is not None and (controls.natural > 0).sum() > 20
+    pd.testing.assert_frame_equal(controls, all_controls, rtol=1e-4, atol=1e-5)
 
 
 def test_a_run_of_the_format_before_is_read(runs: Runs, tmp_path: Path) -> None:

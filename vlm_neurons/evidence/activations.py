@@ -12,6 +12,7 @@ import torch
 from vlm_neurons.evidence.exemplars import Seen
 from vlm_neurons.models.reading import hooks_of, of_tokens, readers
 from vlm_neurons.sites import at
+from vlm_neurons.sites.sparse import Sparse
 from vlm_neurons.tokens import Patch, TokenKind
 from vlm_neurons.units import Neuron
 
@@ -85,8 +86,12 @@ def look(model: HookedVLM, samples: Sequence[Look], source: str = "") -> list[tu
                 shown = [batch.patches[number] for number in patch.tolist()]
                 patches_of[place] = np.array([(one.image, one.row, one.column) for one in shown]).reshape(-1, 3).T
 
+    def keep_listed(place: str, values: Sparse) -> None:
+        units, which = torch.tensor([n.index for n in columns[place]]).unique(return_inverse=True)
+        kept[place] = values.some(units)[..., which].float().cpu()
+
     read = [*columns, last]
-    model.observe(batch, readers(read, keep), fast=hooks_of(read) <= model.fast_hooks)
+    model.observe(batch, readers(read, keep, listed=keep_listed), fast=hooks_of(read) <= model.fast_hooks)
     found = []
     for row, sample in enumerate(samples):
         images = [i for i, home in enumerate(batch.image_rows.tolist()) if home == row]

@@ -18,6 +18,7 @@ from vlm_neurons.hooks.positions import real_positions
 from vlm_neurons.hooks.selecting import select
 from vlm_neurons.interventions.measures import Scores, Task, measure, prepare_tasks
 from vlm_neurons.models.reading import readers
+from vlm_neurons.sites.sparse import Sparse
 from vlm_neurons.stats import bootstrap_means
 from vlm_neurons.units import Neuron
 
@@ -252,8 +253,16 @@ def activation_sizes(model: HookedVLM, batches: Sequence[Batch], places: Sequenc
         totals[place] = totals.get(place, 0) + chosen.pow(2).sum(0).cpu()
         counts[place] = counts.get(place, 0) + (len(chosen) if defined is None else defined[mask].sum(0).cpu())
 
+    def add_listed(place: str, values: Sparse) -> None:
+        mask = real_positions(where, values.value.new_empty(*values.shape[:-1], 0), None, "activation_sizes")
+        own = mask.flatten()[values.position]
+        total = torch.zeros(values.shape[-1], dtype=torch.float64, device=own.device)
+        total.index_add_(0, values.unit[own], values.value[own].double().pow(2))
+        totals[place] = totals.get(place, 0) + total.cpu()
+        counts[place] = counts.get(place, 0) + int(mask.sum())
+
     for batch in batches:
-        model.observe(batch, readers(places, add))
+        model.observe(batch, readers(places, add, listed=add_listed))
     return {place: (totals[place] / torch.as_tensor(counts[place]).clamp(min=1)).sqrt().numpy() for place in places}
 
 

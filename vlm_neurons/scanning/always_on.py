@@ -16,6 +16,7 @@ from vlm_neurons._files import write_atomic
 from vlm_neurons.models.reading import hooks_of, of_tokens, readers
 from vlm_neurons.scanning.summarise import Positions, rows_by_image, rows_by_kind, take
 from vlm_neurons.sites import at
+from vlm_neurons.sites.sparse import Sparse
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,21 +71,22 @@ class _Sums:
     def empty(cls, d: int) -> _Sums:
         return cls(*(torch.zeros(d, dtype=torch.float64) for _ in range(6)))
 
-    def add(self, acts: Tensor, there: Tensor) -> None:
+    def add(self, acts: Tensor, there: Tensor, units: Tensor | slice = slice(None)) -> None:
         """One sample.
 
         Args:
             acts: [patch, unit].
             there: where they are defined, of the same shape.
+            units: which they are, if they are not all. The others are 0 everywhere.
         """
         x, n = torch.where(there, acts, 0).double().cpu(), there.sum(0).double().cpu()
         total = x.sum(0)
-        self.n += n
-        self.total += total
-        self.squares += x.square().sum(0)
-        self.between += total.square() / n.clamp(min=1)
-        self.positive += x.clamp(min=0).sum(0)
-        self.negative += (-x).clamp(min=0).sum(0)
+        self.n += n if isinstance(units, slice) else len(acts)
+        self.total[units] += total
+        self.squares[units] += x.square().sum(0)
+        self.between[units] += total.square() / n.clamp(min=1)
+        self.positive[units] += x.clamp(min=0).sum(0)
+        self.negative[units] += (-x).clamp(min=0).sum(0)
 
     @property
     def between_images(self) -> Tensor:
@@ -170,8 +172,17 @@ def _look(model: HookedVLM, batch: Batch, run: Run, sums: dict[str, _Sums]) -> N
             if _any(row.visual):
                 own.add(take(flat, row.visual), take(known, row.visual))
 
+    def see_listed(place: str, values: Sparse) -> None:
+        units = values.unit.unique()
+        flat = values.some(units).flatten(0, -2)
+        own = sums.setdefault(place, _Sums.empty(values.shape[-1]))
+        for row in rows_by_kind(batch.kinds):
+            if _any(row.visual):
+                acts = take(flat, row.visual)
+                own.add(acts, torch.ones_like(acts, dtype=torch.bool), units.cpu())
+
     places = [place for place in run.info["parameters"]["hooks"] if at(place)[0].indexed_by in ("row", "image")]
-    model.observe(batch, readers(places, see), fast=hooks_of(places) <= model.fast_hooks)
+    model.observe(batch, readers(places, see, listed=see_listed), fast=hooks_of(places) <= model.fast_hooks)
 
 
 def _any(where: Positions) -> bool:

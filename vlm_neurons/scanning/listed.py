@@ -73,7 +73,7 @@ class Listed:
         tokens = max(1, len(rows) and self.values.shape[0] * self.values.shape[1])
         for part in place.split(max(1, CACHED // tokens)):
             some = columns[part]
-            one = entering(self._of(some, tokens), rows, enters[:, some], n_visual, n_text)
+            one = entering(self.values.some(some).flatten(0, -2), rows, enters[:, some], n_visual, n_text)
             visual[part], text[part] = one.visual, one.text
         return Summary(visual, text, columns)
 
@@ -86,13 +86,3 @@ class Listed:
         few = torch.arange(n, device=enters.device) < self.n[:, kind, None]
         there = enters.T[..., None] & few
         return torch.where(there, 0.0, -torch.inf).to(self.value)
-
-    def _of(self, columns: Int[Tensor, "column"], tokens: int) -> Float[Tensor, "token column"]:
-        """All values of some units."""
-        number = torch.full((self.values.shape[-1],), -1, device=columns.device)
-        number[columns] = torch.arange(len(columns), device=columns.device)
-        place = number[self.values.unit]
-        wanted = place >= 0
-        found = self.value.new_zeros(tokens, len(columns))
-        found[self.values.position[wanted], place[wanted]] = self.values.value[wanted]
-        return found

@@ -67,6 +67,21 @@ class Sparse:
         flat[self.position, self.unit] = self.value
         return flat.view(self.shape)
 
+    def some(self, units: Int[Tensor, "some"]) -> Float[Tensor, "*batch_pos some"]:
+        """The values of some units, each once.
+
+        >>> Sparse.of(torch.eye(3)).some(torch.tensor([2, 0])).tolist()
+        [[0.0, 1.0], [0.0, 0.0], [1.0, 0.0]]
+        """
+        units = units.to(self.unit.device)
+        number = self.unit.new_full((self.shape[-1],), -1)
+        number[units] = torch.arange(len(units), device=units.device)
+        place = number[self.unit]
+        wanted = place >= 0
+        found = self.value.new_zeros(prod(self.shape[:-1]), len(units))
+        found[self.position[wanted], place[wanted]] = self.value[wanted]
+        return found.view(*self.shape[:-1], len(units))
+
     def times(self, rows: Float[Tensor, "unit d"]) -> Float[Tensor, "*batch_pos d"]:
         """The tensor multiplied by a matrix.
 
