@@ -146,6 +146,30 @@ def gemma(out: Path, loaders: Any, generator: torch.Generator) -> None:
         sae = JumpReLUSAE(JumpReLUSAEConfig(d_in=D_IN, d_sae=D_SAE, apply_b_dec_to_input=cfg["apply_b_dec_to_input"]))
         sae.load_state_dict(state)
         keep(sae, folder, generator)
+    gemma_transcoder(out / "gemma_scope_2" / "transcoder" / "layer_1_width_16k_l0_small_affine", loaders)
+
+
+def gemma_transcoder(folder: Path, loaders: Any) -> None:
+    """A transcoder of Gemma Scope 2 with a linear path beside its latents."""
+    from sae_lens.saes.transcoder import JumpReLUSkipTranscoder, JumpReLUSkipTranscoderConfig
+
+    generator = torch.Generator().manual_seed(17)
+    shapes = {"w_enc": (D_IN, D_SAE), "w_dec": (D_SAE, D_IN), "b_enc": (D_SAE,), "b_dec": (D_IN,), "threshold": (D_SAE,),
+              "affine_skip_connection": (D_IN, D_IN)}  # fmt: skip
+    weights = {name: torch.randn(shape, generator=generator) / 4 for name, shape in shapes.items()}
+    weights["threshold"].abs_()
+    folder.mkdir(parents=True)
+    save_file(weights, folder / "params.safetensors")
+    hooks = (f"model.layers.1.{where}_feedforward_layernorm.output" for where in ("pre", "post"))
+    facts = {"architecture": "jump_relu", "model_name": "gemma-3-4b-it", "affine_connection": True,
+             **dict(zip(("hf_hook_point_in", "hf_hook_point_out"), hooks, strict=True))}  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(facts))
+    said, state, _ = loaders.gemma_3_sae_huggingface_loader("google/gemma-scope-2-4b-it", f"transcoder/{folder.name}")
+    assert said["architecture"] == "jumprelu_skip_transcoder"
+    sizes = {"d_in": D_IN, "d_sae": D_SAE, "d_out": D_IN}
+    sae = JumpReLUSkipTranscoder(JumpReLUSkipTranscoderConfig(**sizes, apply_b_dec_to_input=False))
+    sae.load_state_dict(state)
+    keep(sae, folder, generator)
 
 
 def qwen(out: Path, loaders: Any) -> None:

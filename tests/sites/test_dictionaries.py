@@ -42,7 +42,7 @@ def test_it_encodes_and_decodes_as_the_library_that_wrote_it(name: str) -> None:
         0.0 if coder.skip is None else expected["x"] @ coder.skip
     )  # of a linear path, which decode leaves out there
     close(coder.decode(expected["x"], encoded), expected["decoded"] + beside)
-    assert (coder.skip is None) == ("skip" not in name and name != "sparsify/layers.1.mlp")
+    assert (coder.skip is None) == ("skip" not in name and "affine" not in name and name != "sparsify/layers.1.mlp")
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name not in OF_MLPS])
