@@ -36,8 +36,8 @@ LAYER = 2  # of planted neurons: what they read is there, and what they write is
 FIT, SCAN, EDITED = 200, 400, 60  # scenes that probes are fitted on; that are scanned; that are edited
 TRIALS = 30  # of every edit
 EDITS = ("repaint", "reshape", "resize", "move", "object")
-ANSWERS = 24  # at every strength
-EACH = 12  # neurons of a class, or pairs of a kind
+ANSWERS, TOKENS = 24, 12  # at every strength; of each
+EACH, COLOURS = 8, 5  # neurons of a class, or pairs of a kind
 CLASSES = ("visual", "multimodal")
 TESTS = ("r", "sufficiency", "necessity", "faithfulness")
 
@@ -51,10 +51,12 @@ class Pair:
 
 
 def pairs(seed: int) -> dict[str, list[Pair]]:
-    """Pairs that agree, and pairs that do not, of eight colours and four shapes."""
+    """Pairs that agree, and pairs that do not, of some colours and shapes."""
     rng = np.random.default_rng(seed)
-    concepts = [Concept("color", c) for c in OF_THINGS["color"]]
-    concepts += [Concept("shape", str(s)) for s in rng.permutation(OF_THINGS["shape"])[: EACH - len(concepts)]]
+    sizes = {"color": COLOURS, "shape": EACH - COLOURS}
+    concepts = [
+        Concept(kind, str(value)) for kind, n in sizes.items() for value in rng.permutation(OF_THINGS[kind])[:n]
+    ]
     return {
         "the same": [Pair(c, c.value) for c in concepts],
         "another": [Pair(c, str(rng.choice([v for v in OF_THINGS[c.kind] if v != c.value]))) for c in concepts],
@@ -90,7 +92,9 @@ def explained(
     """Explanations of every explainer, and of two together."""
     found = {
         "dissection": vn.explain(evidence, out=out / "dissection"),
-        "steering": vn.explain(evidence, vn.SteeringExplainer(model, n=ANSWERS), out=out / "steering"),
+        "steering": vn.explain(
+            evidence, vn.SteeringExplainer(model, n=ANSWERS, max_new_tokens=TOKENS), out=out / "steering"
+        ),
         "vocabulary": vn.explain(evidence, vn.VocabularyExplainer(model), out=out / "vocabulary"),
     }
     for second in ("vocabulary", "steering"):
@@ -112,7 +116,7 @@ def tested(model: vn.HookedVLM, data: vn.ImageTextData, evidence: Mapping[str, v
             edits = edits.groupby("neuron")[["sufficiency", "necessity"]].mean().reset_index()
             table = table.merge(edits, how="left", on="neuron")
         said = vn.faithfulness(
-            model, explanations, evidence, n=ANSWERS, out=out / "answers", progress=explainer == "dissection"
+            model, explanations, evidence, n=ANSWERS, max_new_tokens=TOKENS, out=out / "answers", progress=False
         )
         table = table.merge(said[["neuron", "faithfulness", "null"]], how="left", on="neuron")
         parts.append(table.assign(explainer=explainer, named=~table["text"].map(says_nothing)))

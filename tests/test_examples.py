@@ -39,6 +39,7 @@ def test_what_a_notebook_pays_for_is_kept_for_the_next_time() -> None:
         ("pictures/make.py", [], "the following arguments are required: run, neuron"),
         ("trust.py", ["judge", "--n", "-1"], "--n: -1: a whole number from 1 on"),
         ("trust.py", ["judge", "--n", "0"], "--n: 0: a whole number from 1 on"),
+        ("outside.py", ["all"], "invalid choice: 'all'"),
     ],
 )
 def test_an_example_refuses_what_it_cannot_do_with_its_usage(

@@ -105,15 +105,16 @@ def test_rising_words_are_counted_as_by_a_brute_force_reference() -> None:
 
 
 @torch.no_grad()
-def test_surprise_is_the_mean_negative_log_probability_of_the_tokens(model: vn.HookedVLM) -> None:
+def test_surprise_is_the_mean_negative_log_probability_of_all_tokens_but_the_first(model: vn.HookedVLM) -> None:
     asking = Asking(model, n=3, batch_size=2)
-    texts = ["a small red ring.", "", "red ring cross small red red"]
+    texts = ["a small red ring.", "red", "red ring cross small red red"]
     found = asking.surprise(texts)
     for i in (0, 2):
         batch = model.prepare([asking._pictures[i]], ["Describe the image."], [texts[i]])
         logits, ids = model(batch)[0], batch.input_ids[0]
-        told = [float(logits[at - 1].log_softmax(-1)[ids[at]]) for at in batch.mask("text")[0].nonzero()[:, 0]]
+        told = [float(logits[at - 1].log_softmax(-1)[ids[at]]) for at in batch.mask("text")[0].nonzero()[1:, 0]]
         assert found[i] == pytest.approx(-np.mean(told), rel=1e-4)
+    assert asking.limit(["ring", "cross", "a"], 0.5) == np.inf and np.isnan(asking.surprise([""])).all()
     assert np.isnan(found[1]) and found[2] > asking.limit(["a small red ring."] * 3, 0.3) > found[0]
 
 
@@ -127,12 +128,17 @@ def test_the_same_seed_says_the_same_and_pictures_may_be_left_out(model: vn.Hook
 
 def test_what_cannot_be_clamped_or_asked_is_told(model: vn.HookedVLM) -> None:
     blind = vn.SteeringExplainer(model, strengths=(2,), n=2, max_new_tokens=2, blank=False)
-    every = evidence_of("P0N3") | evidence_of("a probe") | evidence_of("L0N999") | evidence_of("post:L2N9", peak=0.0)
+    every = evidence_of("P0N3") | evidence_of("a probe") | evidence_of("L0N999") | evidence_of("L9N1")
+    every |= evidence_of("post:L2N9", peak=0.0)
     found = vn.explain(every, blind, progress=False)
     silent = found.pop("post:L2N9")
     assert silent.text == NO_PATTERN and "never active" in silent.description
     assert {e.failure.kind for e in found.values()} == {"capability"}
-    assert "0 to 383" in found["L0N999"].failure.detail and "blank=False shows none" in found["P0N3"].failure.detail
+    assert (
+        "blocks.9" in found["L9N1"].failure.detail
+        and "0 to 383" in found["L0N999"].failure.detail
+        and "blank=False shows none" in found["P0N3"].failure.detail
+    )
     for wrong, said in (({"strengths": ()}, "some numbers above 0"), ({"strengths": (0, 1)}, "some numbers above 0"),
                         ({"strengths": (1, 1)}, "each once"), ({"strengths": "12"}, "some numbers above 0"),
                         ({"n": 0}, "n=0"), ({"temperature": -1}, "temperature=-1"), ({"level": 3}, "level=3"),

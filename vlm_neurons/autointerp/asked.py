@@ -110,8 +110,10 @@ class Asking:
 
     @torch.no_grad()
     def surprise(self, answers: Sequence[str]) -> Float[np.ndarray, "answer"]:
-        """Mean negative log probability of the tokens of every answer, by the model as it is and to the same pictures
-        (the logarithm of its perplexity); NaN of one without tokens."""
+        """Mean negative log probability of the tokens of every answer from its second one on, by the model as it is and
+        to the same pictures (the logarithm of its perplexity); NaN where there are none. The first one may have been
+        another token where the model wrote it, with or without a blank.
+        """
         found = np.full(len(answers), np.nan)
         said = [i for i, answer in enumerate(answers) if answer.strip()]
         for start in range(0, len(said), self.batch_size):
@@ -122,9 +124,10 @@ class Asking:
             )  # fmt: skip
             logits = self.model(batch)[:, :-1].float()
             text, ids = batch.mask("text")[:, 1:], batch.input_ids[:, 1:].to(logits.device)
+            text = text & (text.cumsum(1) > 1)
             told = logits.gather(2, ids[..., None])[..., 0] - logits.logsumexp(-1)
             text = text.to(told.device)
-            found[some] = (-(told * text).sum(1) / text.sum(1)).cpu().numpy()
+            found[some] = (-(told * text).sum(1) / text.sum(1)).cpu().numpy()  # 0 / 0 of single tokens
         return found
 
     def unclamped(self, draw: int) -> tuple[list[str], float]:
@@ -150,13 +153,16 @@ class Asking:
         for number, strength in enumerate(rising, draw):
             said = self.answers(neuron, strength * peak, number)
             surprise = self.surprise(said)
-            if np.isnan(surprise).mean() > 0.5 or float(np.nanmedian(surprise)) > limit:
+            told = surprise[~np.isnan(surprise)]
+            if not "".join(said) or (len(told) and float(np.median(told)) > limit):
                 break  # what is stronger breaks it too
             found[strength] = said
         return found, rising[len(found) :]
 
     def limit(self, answers: Sequence[str], way: float) -> float:
-        """How surprising text is that is between unclamped answers and the same ones with their words in another order.
+        """How surprising broken text is: between unclamped answers and the same ones with their words in another
+        order, and more so than any of the answers, since two words have hardly an order; infinitely so where all are
+        single tokens.
 
         Args:
             answers: without any clamp.
@@ -164,8 +170,11 @@ class Asking:
         """
         rng = np.random.default_rng([self.seed, 9])
         mixed = [" ".join(rng.permutation(answer.split())) for answer in answers]
-        low, high = (float(np.nanmedian(self.surprise(texts))) for texts in (answers, mixed))
-        return low + way * (high - low)
+        own, other = self.surprise(answers), self.surprise(mixed)
+        if np.isnan(own).all() or np.isnan(other).all():
+            return float("inf")
+        low, high = float(np.nanmedian(own)), float(np.nanmedian(other))
+        return max(low + way * (high - low), float(np.nanmax(own)))
 
 
 def words_of(answer: str) -> frozenset[str]:

@@ -21,7 +21,8 @@ class Failure:
     Attributes:
         kind: `"refusal"`, `"length"` (the answer was cut off), `"filter"`, `"schema"` (not what was asked for),
             `"network"`, `"server"` (429 or 5xx until the last try), `"request"` (4xx), `"capability"` (the model takes
-            no images) or `"cost"` (`max_cost` would have been passed; nothing was sent).
+            no images; the unit writes no words, or cannot be clamped) or `"cost"` (`max_cost` would have been passed;
+            nothing was sent).
         detail: what was said, without keys.
     """
 
@@ -44,7 +45,8 @@ class Explanation:
             was sent activations as numbers with what can be measured of the pixels.
         exemplars: ids of the samples that it was shown, all of the split `"explain"`.
         seed: of the evidence.
-        support: what speaks for it: of the dissection explainer the concepts with their correlations.
+        support: what speaks for it: of the dissection explainer the concepts with their correlations; of explainers of
+            what a unit does the words that it raises and, in an entry of their own, those that it lowers.
         tokens_in: of all its requests; 0 where there was none.
         tokens_out: the same.
         cost: in US dollars; 0 for what the cache answered.

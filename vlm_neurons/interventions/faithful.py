@@ -218,8 +218,8 @@ def _said(asking: Asking, evidence: Evidence, strengths: Sequence[float], limit:
         if not output.peak > 0:
             raise ValueError(f"{evidence.neuron} is never active, so that there is nothing to clamp it at")
         found = Said(*asking.while_held(output.neuron, output.peak, strengths, limit, FIRST_DRAW + 2))
-    except (ValueError, IndexError) as error:
-        found = Said({}, [], str(error))
+    except (ValueError, LookupError) as error:
+        found = Said({}, [], str(error.args[0]))
     if file is not None:
         text = json.dumps({"neuron": evidence.neuron, **asdict(found)}, ensure_ascii=False)
         write_atomic(file, lambda path: path.write_text(text, encoding="utf-8"))

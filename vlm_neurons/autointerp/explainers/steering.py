@@ -166,9 +166,9 @@ class SteeringExplainer(Explainer):
         for key, one in evidence.items():
             try:
                 yield key, self._one(one, output_of(self.model, one))
-            except (ValueError, IndexError) as error:
+            except (ValueError, LookupError) as error:
                 yield key, Explanation(one.neuron, "", explainer=self.name, seed=one.seed,
-                                       failure=Failure("capability", str(error)))  # fmt: skip
+                                       failure=Failure("capability", str(error.args[0])))  # fmt: skip
 
     def _one(self, evidence: Evidence, output: Output) -> Explanation:
         common: dict[str, Any] = {"neuron": evidence.neuron, "explainer": self.name, "model": self.model.name,

@@ -81,9 +81,9 @@ class VocabularyExplainer(Explainer):
             try:
                 output = output_of(self.model, one)
                 written = output_weights(self.model, [output.neuron]).float()
-            except (ValueError, IndexError) as error:
+            except (ValueError, LookupError) as error:
                 yield key, Explanation(one.neuron, "", explainer=self.name, seed=one.seed,
-                                       failure=Failure("capability", str(error)))  # fmt: skip
+                                       failure=Failure("capability", str(error.args[0])))  # fmt: skip
                 continue
             hook = output.neuron.hook
             if hook not in nulls:
