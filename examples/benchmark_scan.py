@@ -25,6 +25,7 @@ from concept_costs import all_costs
 from vlm_neurons.models import Batch, HookedVLM
 from vlm_neurons.models.adapters import module_at
 from vlm_neurons.models.fused import inputs_of
+from vlm_neurons.scanning.fired import Fired
 from vlm_neurons.scanning.fused import Fused, choose
 from vlm_neurons.scanning.planning import state_bytes
 from vlm_neurons.scanning.recorder import Recorder, measure_columns
@@ -68,7 +69,8 @@ class Bench:
         # Of n samples as many have to get in as of 23,000: the floor is a neuron's best or second best sample.
         n, generator = self.rows * len(self.batches), torch.Generator().manual_seed(0)
         self.before = {}
-        for column, state in self.full.states.items():
+        for column, kept in self.full.kept[0].items():
+            state = kept.part if isinstance(kept, Fired) else kept
             expected = torch.full((len(state.sample_ids),), n * ENTER / 100)
             place = (expected.floor() + torch.bernoulli(expected % 1, generator=generator)).long().to(self.model.device)
             floor = state.empty_like()
@@ -76,7 +78,7 @@ class Bench:
                 values = getattr(state, name)
                 at = values[torch.arange(len(values), device=values.device), place.clamp(max=min(n, self.top_n) - 1)]
                 getattr(floor, name).copy_(at[:, None].expand_as(values))
-            self.before[column] = floor
+            self.before[column] = Fired(kept.d, kept.units, floor) if isinstance(kept, Fired) else floor
 
     def recorder(self, before: bool = False, fused: Fused | None = None) -> Recorder:
         """An empty state; with `before`, one that lets in as many samples as a scan of 23,000 does on average."""
