@@ -7,6 +7,7 @@
     python examples/trust.py rare [--n 12]                  # which scores see too broad and too narrow, by frequency
     python examples/trust.py nulls [--n 5000]               # how often p is small where a simulation knows nothing
     python examples/trust.py sums [--n 60] [--model M]      # explanations of several weighted concepts against one
+    python examples/trust.py circularity [--n 10] [--api-model M]       # explainers x simulators of different families
     python examples/trust.py trained [--n 60] [--model M] [--out DIR]   # which tell a trained model from random gates
 
 judge: every planted neuron has a true explanation, a near miss, one too broad, one too narrow, a wrong one and the empty
@@ -24,6 +25,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import circularity
 import null_rates
 import numpy as np
 import rare_concepts
@@ -56,6 +58,7 @@ DEFAULTS = {
     "rare": 12,
     "nulls": 5000,
     "sums": 60,
+    "circularity": 10,
     "trained": 60,
 }  # neurons of each kind, or draws
 FALSE = ("near_miss", "too_broad", "too_narrow", "wrong", "empty")
@@ -246,16 +249,18 @@ def main() -> None:
     parser.add_argument(
         "--n",
         type=at_least_one,
-        help="neurons of each kind (default: 30; coverage: 300; rare: 12; nulls: 5000; sums, trained: 60)",
+        help="neurons of each kind (default: 30; coverage: 300; rare: 12; nulls: 5000; circularity: 10; sums, trained: 60)",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="tiny-llava-scenes", help="of sums and trained")
+    parser.add_argument("--api-model", default="", help="of circularity: such as gpt-4o (needs OPENAI_API_KEY)")
     parser.add_argument(
         "--out", type=Path, default=Path("runs/trust"), help="of trained: the run, which can be resumed"
     )
     args = parser.parse_args()
     functions = {"judge": judge, "baselines": baselines, "coverage": coverage, "failures": failures, "rare": rare,
                  "nulls": null_rates.judge, "sums": partial(weighted_sums.judge, name=args.model),
+                 "circularity": partial(circularity.judge, api_model=args.api_model),
                  "trained": partial(trained, name=args.model, out=args.out)}  # fmt: skip
     functions[args.what](args.n or DEFAULTS[args.what], args.seed)
 
