@@ -49,12 +49,26 @@ def auroc(values: Float[np.ndarray, "n"], on: Bool[np.ndarray, "n"]) -> float:
     >>> auroc(np.array([3.0, 1.0, 2.0]), np.array([True, False, False]))
     1.0
     """
-    from scipy.stats import rankdata
+    return auroc_of_ranks(ranks(values), on)
 
+
+def auroc_of_ranks(ranked: Float[np.ndarray, "n"], on: Bool[np.ndarray, "n"]) -> float:
+    """`auroc` of values that were ranked before."""
     n_on, n_off = int(on.sum()), int((~on).sum())
     if not n_on or not n_off:
         return float("nan")
-    return float((rankdata(values)[on].sum() - n_on * (n_on + 1) / 2) / (n_on * n_off))
+    return float((ranked[on].sum() - n_on * (n_on + 1) / 2) / (n_on * n_off))
+
+
+def ranks(values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+    """Ranks from 1; equal values have their mean rank.
+
+    >>> ranks(np.array([5.0, 2.0, 5.0])).tolist()
+    [2.5, 1.0, 2.5]
+    """
+    from scipy.stats import rankdata
+
+    return np.asarray(rankdata(values), float)
 
 
 def auroc_interval(on: Float[np.ndarray, "n"], off: Float[np.ndarray, "m"], z: float = 1.959964) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from PIL import Image
 import vlm_neurons as vn
 from vlm_neurons.concepts import Concept, pixel_bank, visual_bank
 from vlm_neurons.evidence import SPLITS, activations, load, save
-from vlm_neurons.evidence.exemplars import Seen
+from vlm_neurons.evidence.exemplars import Seen, peaks_of
 from vlm_neurons.units import Neuron
 
 NEURONS = ["L0N3", "L1N7", "post:L1N5", "post:L1N5-", "P0N2", "V1N6"]
@@ -334,3 +334,13 @@ def test_evidence_of_rows_of_a_table_has_their_labels_and_is_written_only_where_
     assert load(tmp_path)["L0N3"].label == "visual"
     with pytest.raises(ValueError, match="neurons= is DataFrame without label"):
         vn.gather_evidence(model, data, run, rows[["neuron"]], progress=False)
+
+
+def test_peaks_of_many_exemplars_are_those_of_each(made: tuple[vn.HookedVLM, vn.ImageTextData, vn.Run]) -> None:
+    evidence = vn.gather_evidence(*made, ["L0N3"], n_top=8, n_spare=6, progress=False)
+    exemplars = [*evidence["L0N3"].exemplars]  # some with two images, one with none
+    blind = replace(exemplars[0], patch_acts=tuple(np.full_like(p, np.nan) for p in exemplars[0].patch_acts))
+    silent = replace(blind, token_acts=np.full_like(blind.token_acts, np.nan))
+    several = [silent, *exemplars[:3], blind, *exemplars[3:], silent]
+    assert peaks_of(several).tolist() == [e.peak for e in several] and peaks_of([silent]).tolist() == [-np.inf]
+    assert peaks_of([]).tolist() == []

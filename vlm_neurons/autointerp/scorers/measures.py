@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy import special
 
 from vlm_neurons import stats
-from vlm_neurons.autointerp.scorers.aligned import Piece
+from vlm_neurons.autointerp.scorers.aligned import Piece, resolved
+
+if TYPE_CHECKING:
+    from vlm_neurons.autointerp.protocols import Resolution
 
 NAN = float("nan")
 N_BOOTSTRAP = 2000
@@ -48,6 +51,14 @@ def weighted(pieces: Sequence[Piece]) -> float:
     The headline: it falls for an explanation that is too broad, and for one that is too narrow.
     """
     return float(r_of_sums(np.array([p.weight for p in pieces]) @ [p.sums for p in pieces])) if pieces else NAN
+
+
+def ceiling(pieces: Sequence[Piece], resolution: Resolution) -> float:
+    """`weighted` of the truth itself, as finely as a simulator could have said it."""
+    if resolution.grid is not None:  # cells are of whole maps
+        return weighted(resolved(pieces, resolution))
+    x, weights = _flat(pieces)[0], np.repeat([p.weight for p in pieces], [len(p.pair[0]) for p in pieces])
+    return float(r_of_many(x, weights, resolution.of_values(x)[None])[0])
 
 
 def r_of_many(
@@ -171,8 +182,7 @@ def _slope(total: Float[np.ndarray, "6"]) -> Float[np.ndarray, "6"]:
 
 def auroc(pieces: Sequence[Piece]) -> float:
     """Chance that an active place (above the paper's thresholds) has a larger prediction than one that is not."""
-    on, values = _active(pieces)
-    return stats.auroc(values, on)
+    return stats.auroc_of_ranks(_ranked(tuple(pieces)), _active(pieces)) if pieces else NAN
 
 
 def detection(pieces: Sequence[Piece]) -> float:
@@ -207,12 +217,10 @@ def iou(pieces: Sequence[Piece], share: float = 0.05) -> float:
 
 def spearman(pieces: Sequence[Piece]) -> float:
     """Rank correlation over all places."""
-    from scipy.stats import rankdata
-
     x, y = _flat(pieces)
     if len(x) < 3 or x.min() == x.max() or y.min() == y.max():
         return NAN
-    return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
+    return float(np.corrcoef(stats.ranks(x), _ranked(tuple(pieces)))[0, 1])
 
 
 SCORERS: dict[str, Callable[[Sequence[Piece]], float]] = {
@@ -235,6 +243,10 @@ def _all_of(pieces: tuple[Piece, ...]) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(x), np.concatenate(y)
 
 
-def _active(pieces: Sequence[Piece]) -> tuple[np.ndarray, np.ndarray]:
-    on = [p.pair[0] > ACTIVE[p.side] for p in pieces]
-    return (np.concatenate(on) if on else np.zeros(0, bool)), _flat(pieces)[1]
+@lru_cache(maxsize=1)
+def _ranked(pieces: tuple[Piece, ...]) -> np.ndarray:
+    return stats.ranks(_all_of(pieces)[1])
+
+
+def _active(pieces: Sequence[Piece]) -> Bool[np.ndarray, "n"]:
+    return np.concatenate([p.pair[0] > ACTIVE[p.side] for p in pieces])

@@ -11,7 +11,7 @@ from vlm_neurons.autointerp import jobs
 from vlm_neurons.autointerp.explanation import Explanation
 from vlm_neurons.autointerp.sampling import STRATA_IN_WORDS
 from vlm_neurons.autointerp.scorers import measures, permutations
-from vlm_neurons.autointerp.scorers.aligned import Piece, pieces_of, resolved, unheard
+from vlm_neurons.autointerp.scorers.aligned import Piece, pieces_of, unheard
 from vlm_neurons.autointerp.simulation import writable
 from vlm_neurons.units import Neuron
 
@@ -65,7 +65,7 @@ def _numbers(pieces: Sequence[Piece], simulator: Simulator, chance: Chance) -> d
         "p_within": permutations.p_places(plain, chance.n_permutations, chance.seed),
     }  # fmt: skip
     if pieces:
-        found["ceiling"] = measures.weighted(resolved(pieces, simulator.resolution_on(pieces[0].side)))
+        found["ceiling"] = measures.ceiling(pieces, simulator.resolution_on(pieces[0].side))
     return found
 
 
