@@ -50,7 +50,6 @@ MIN_ACTIVE = 100  # images in which some modality has to be active
 MIN_BOTH = 20  # ... and each of them for "multimodal"
 CONFIDENT_Q = 0.001
 REASONS = ("", "undecided", "inactive")
-PIECE = 2048  # neurons whose numbers stay in the cache
 
 
 @dataclass(frozen=True)
@@ -111,17 +110,18 @@ def t_values(means: Float[Array, "9 d"], n: int | Array, a: float | Array, b: fl
     """
     v, t, vv, tt, vt, vvv, vvt, vtt, ttt = means
     mean, aa, ab, bb = a * v + b * t, a * a, a * b, b * b
-    square = aa * vv + 2 * ab * vt + bb * tt
-    third = a * (aa * vvv + 3 * ab * vvt) + b * (3 * ab * vtt + bb * ttt) + mean * (2 * mean * mean - 3 * square)
+    first, last, thrice = aa * vv, bb * tt, 3 * ab
+    square = first + 2 * ab * vt + last
+    third = a * (aa * vvv + thrice * vvt) + b * (thrice * vtt + bb * ttt) + mean * (2 * mean * mean - 3 * square)
     variance = np.maximum(square - mean * mean, 0) * (n / (n - 1))
-    varies = variance > 1e-8 * (aa * vv + bb * tt)  # below it the third moment is rounding
+    varies = variance > 1e-8 * (first + last)  # below it the third moment is rounding
     with np.errstate(divide="ignore", invalid="ignore"):
         deviation = np.sqrt(variance)
         s = mean / deviation
         skewness = third / (variance * deviation)
         bend = skewness * (s * s * (1 / 3 + skewness * s / 27) + 1 / (6 * n))
-    s = np.where(np.isnan(s), 0.0, s)
-    return np.sqrt(n) * s, np.sqrt(n) * (s + np.where(varies, bend, 0.0))
+    s, root = np.where(np.isnan(s), 0.0, s), np.sqrt(n)
+    return root * s, root * (s + np.where(varies, bend, 0.0))
 
 
 def _interval(means: Array, n: int | Array, index: Array, critical: float | Array) -> tuple[Array, Array]:
@@ -130,12 +130,7 @@ def _interval(means: Array, n: int | Array, index: Array, critical: float | Arra
     Where the sum of V and T is not clearly above 0 all of -1 ... 1 is possible.
     """
     n, critical = np.broadcast_to(n, len(index)), np.broadcast_to(critical, len(index))
-    found = np.full((2, len(index)), [[-1.0], [1.0]])
-    for first in range(0, len(index), PIECE):
-        here = slice(first, first + PIECE)
-        for ends, outer in zip(found, (-1.0, 1.0), strict=True):
-            ends[here] = _end(means[:, here], n[here], index[here], critical[here], outer)
-    return found[0], found[1]
+    return _end(means, n, index, critical, -1.0), _end(means, n, index, critical, 1.0)
 
 
 def _end(means: Array, n: Array, index: Array, critical: Array, outer: float) -> Array:
@@ -148,6 +143,8 @@ def _end(means: Array, n: Array, index: Array, critical: Array, outer: float) ->
     found = np.full(len(index), outer)
     inner = np.flatnonzero(rejected(means, n, critical, outer) & ~np.isnan(index))
     means, n, critical = np.ascontiguousarray(means[:, inner]), n[inner], critical[inner]
+    if len(n) and (n == n[0]).all():  # as nearly always: numbers, not arrays
+        n, critical = n[0], critical[0]
     inside, outside = index[inner], found[inner]
     for _ in range(30):  # 2 / 2^30 is far below what matters
         middle = (inside + outside) / 2
