@@ -84,6 +84,9 @@ def statistics(table: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     check_columns("table", table, "site", "pole", "layer", "label", "confident")
+    table = table[["site", "pole", "layer", "confident"]].assign(
+        label=table["label"].astype("category")
+    )  # compared as numbers, not as words
     rows = []
     for (site, pole), part in table.groupby(["site", "pole"], sort=False):
         layers = [(int(layer), here) for layer, here in part.groupby("layer")]  # type: ignore[call-overload]

@@ -1,0 +1,37 @@
+"""Counting classes sample by sample and neuron by neuron gives what looking at each sample alone gives."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import seeds
+import torch
+
+from vlm_neurons.classification.counting import Counter, most_common
+from vlm_neurons.classification.thresholds import Thresholds, sample_classes
+from vlm_neurons.scanning.state import TopSamples
+
+
+def a_state(d: int, top_n: int, dtype: torch.dtype = torch.float32) -> TopSamples:
+    """Random values, equal ones among them, and neurons with fewer samples, and with none."""
+    rng = torch.Generator().manual_seed(seeds.number())
+    visual, text = (
+        torch.randn(d, top_n, n, generator=rng).mul(3).round(decimals=1).sort(descending=True).values.to(dtype)
+        for n in (4, 2)
+    )
+    ids = torch.arange(top_n).repeat(d, 1).int()
+    ids[torch.arange(top_n) >= torch.randint(0, top_n + 1, (d, 1), generator=rng)] = -1
+    return TopSamples(ids, visual, text, torch.full((d,), 9.0, dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("top_n", [1, 7, 300])
+def test_counts_are_those_of_every_sample_looked_at_alone(dtype, top_n):
+    state = a_state(40, top_n, dtype)
+    for peak in (None, state.peak_all):
+        counter = Counter(state) if peak is None else Counter(state).by(peak)
+        for rule in (Thresholds(), Thresholds(1.0, 1, 5.0, 1), Thresholds(0.0, 4, 0.0, 2)):
+            expected = sample_classes(state, rule, peak).sum(1).numpy()
+            assert (expected == counter.counts(rule).T).all()
+            labels = np.where(expected.any(1), expected.argmax(1), 3)  # the first of equals; unknown without samples
+            assert (most_common(counter.counts(rule)) == labels).all()
