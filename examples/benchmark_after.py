@@ -85,8 +85,10 @@ def today(work: Path, threads: int) -> None:
     """What the baseline has not, or does by rewriting all."""
     at, python = work / "today", sys.executable
     run = made(python, at)
-    step(python, threads, "evidence", at / "small", at / "model", 40)
     line("today", "CPU s", "")
+    for n in (40, 1_000):
+        found = step(python, threads, "evidence", at / "small", at / "model", n)
+        line(f"evidence of {n:,} neurons", found["cpu"], f"{found['ratio']:.2f} of the bare forward pass")
     for n in STORED:
         found = step(python, threads, "stored", at / "small", n)
         line(f"one neuron more beside {n:,}", found["cpu"], f"{found['bytes'] / 1024:.0f} kB written")

@@ -89,7 +89,7 @@ def labelled(evidence: Mapping[str, Evidence], run: Run) -> dict[str, Evidence]:
     """With the classes that the run's table has now: it may have been classified anew since."""
     from vlm_neurons.evidence.gathering import labels_of
 
-    labels = labels_of(run)
+    labels = labels_of(run, [*evidence])
     return {n: replace(e, label=labels.get(n, e.label)) for n, e in evidence.items()}
 
 

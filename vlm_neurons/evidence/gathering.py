@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from vlm_neurons._checks import check_columns, whole
 from vlm_neurons.evidence.activations import Activations, Look, look
@@ -79,7 +80,9 @@ def gather_evidence(
     whole(0, n_spare=n_spare, n_pool=n_pool, seed=seed)
     neurons = _rows(neurons)
     chosen = list(dict.fromkeys(parse_neurons(neurons)))
-    labels = labels_of(run) | {row["neuron"]: row["label"] for row in neurons if isinstance(row, dict)}
+    labels = labels_of(run, [neuron.id for neuron in chosen]) | {
+        row["neuron"]: row["label"] for row in neurons if isinstance(row, dict)
+    }
     tops, others, pools = _chosen_samples(run, chosen, n_top, n_spare, n_pool, seed)
     wanted: dict[int, list[Neuron]] = {}
     for neuron in chosen:
@@ -154,9 +157,10 @@ def _top(run: Run, neuron: Neuron, n: int) -> tuple[list[int], list[float], floa
     if not 0 <= neuron.index < len(row_of):
         raise KeyError(f"{neuron.id}: {neuron.hook} has {len(row_of)} neurons, numbered from 0")
     row = int(row_of[neuron.index])
-    ids, scores = best.sample_ids[row, :n].tolist(), best.scores[row, :n].float().tolist()
-    kept = [(i, s) for i, s in zip(ids, scores, strict=True) if i >= 0]
-    return [i for i, _ in kept], [s for _, s in kept], float(best.peak[row])
+    # of this neuron alone: the scores of a whole layer for each of a thousand neurons take seconds
+    values = torch.maximum(best.visual[row, :, 0], best.text[row, :, 0]).float().tolist()
+    kept = [(i, s) for i, s in zip(best.sample_ids[row, :n].tolist(), values[:n], strict=True) if i >= 0]
+    return [i for i, _ in kept], [s for _, s in kept], values[0]
 
 
 def _look_at(
@@ -207,12 +211,13 @@ def _check(exemplar: Exemplar, neuron: Neuron, stored: float, run: Run) -> None:
         )
 
 
-def labels_of(run: Run) -> dict[str, Any]:
-    """id -> class of every neuron of a run; empty if it is not classified."""
+def labels_of(run: Run, neurons: Sequence[str] | None = None) -> dict[str, Any]:
+    """id -> class of some neurons of a run, or of every neuron; empty if it is not classified."""
     import pandas as pd
 
     file = run.path / "neurons.parquet"
     if not file.is_file():
         return {}
-    table = pd.read_parquet(file, columns=["neuron", "label"])
+    only = None if neurons is None else [("neuron", "in", list(neurons))]
+    table = pd.read_parquet(file, columns=["neuron", "label"], filters=only)
     return dict(zip(table["neuron"], np.asarray(table["label"], dtype=object), strict=True))
