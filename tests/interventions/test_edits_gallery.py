@@ -18,14 +18,14 @@ from vlm_neurons.interventions.edits.measures import Followed, Levels
 from vlm_neurons.interventions.edits.saving import put
 
 TOLD = {"L2N304": "pink regions; the word 'cyan'", "L3N3": "cyan regions; the word 'pink'"}
-OPTIONS: dict[str, Any] = {"edits": ["repaint", "replace"], "n": 14, "progress": False}
+OPTIONS: dict[str, Any] = {"edits": ["repaint", "replace"], "n": 10, "progress": False}
 
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("edits")
     model = vn.HookedVLM.from_pretrained("tiny-llava-scenes")
-    vn.input_effects(model, vn.scenes(14, seed=9), TOLD, out=home, save_images=home / "pictures", **OPTIONS)
+    vn.input_effects(model, vn.scenes(10, seed=9), TOLD, out=home, save_images=home / "pictures", **OPTIONS)
     return home
 
 

@@ -56,7 +56,7 @@ def order_of(data: ImageTextData, side: Side, seed: int) -> list[int]:
 
 def plan(
     model: HookedVLM, data: ImageTextData, side: Side, wanted: Mapping[str, list[Wanted]],
-    regions: Mapping[str, Regions], n: int, seed: int, generate: Generate | None,
+    regions: Mapping[str, Regions], n: int, seed: int, generate: Generate | None = None,
 ) -> Plan:  # fmt: skip
     """The inputs of all edits of one side; none where nobody asks, or the data cannot be edited."""
     every = list(dict.fromkeys(w for mine in wanted.values() for w in mine if w.side == side))
