@@ -3,13 +3,13 @@
     python examples/outside.py planted [--model DIR] [--out runs/outside]     # neurons whose two sides are known
     python examples/outside.py trained [--model DIR] [--out runs/outside]     # trained neurons against random gates
 
-planted: neurons of one layer that read a colour or shape and write a word, the same one or another. Right: the share
-whose explanation is, in pictures, what it reads; and says the word that it writes, and no other of that kind.
+planted: neurons of one layer that read a colour or shape and write a word, the same one or another; the shares whose
+explanation names what they read, as regions of pictures, and the word that they write.
 trained: the clearest visual and multi-modal neurons of the model, and of random gates; AUROC is of the two.
 
 Tests: `r` over the data; sufficiency and necessity (mean over edits of pictures); faithfulness, and its null from other
-units. A word stands for the regions of it, as in the concept simulator. What says nothing, or cannot be tested, counts
-as 0; named is the share that says something.
+units. A word stands for the regions of it, unless regions are named beside it, as in the concept simulator. What says
+nothing, or cannot be tested, counts as 0 (in the null it is left out); named is the share that says something.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import vlm_neurons as vn
 from vlm_neurons import planted, stats
 from vlm_neurons.autointerp import joined
 from vlm_neurons.autointerp.explanation import says_nothing
+from vlm_neurons.autointerp.spoken import says, ways_to_say
 from vlm_neurons.concepts.concept import Concept, phrase
 from vlm_neurons.concepts.naming import named
 from vlm_neurons.synthetic.editing import OF_THINGS
@@ -121,7 +122,7 @@ def tested(model: vn.HookedVLM, data: vn.ImageTextData, evidence: Mapping[str, v
         table = table.merge(said[["neuron", "faithfulness", "null"]], how="left", on="neuron")
         parts.append(table.assign(explainer=explainer, named=~table["text"].map(says_nothing)))
     found = pd.concat(parts, ignore_index=True)
-    return found.fillna({name: 0.0 for name in (*TESTS, "null") if name in found})
+    return found.fillna({name: 0.0 for name in TESTS if name in found})
 
 
 def evidence_of(model: vn.HookedVLM, out: Path, neurons: list[str] | None, seed: int) -> dict[str, vn.Evidence]:
@@ -143,7 +144,8 @@ def planted_tables(model: vn.HookedVLM, out: Path, seed: int) -> str:
     found["kind"] = found["neuron"].map(lambda n: sides[n][0])
     found["reads"] = [phrase([sides[n][1].reads]) in pictured(t).split("; ")
                       for n, t in zip(found["neuron"], found["text"], strict=True)]  # fmt: skip
-    found["writes"] = [f"'{sides[n][1].writes}'" in t for n, t in zip(found["neuron"], found["text"], strict=True)]
+    found["writes"] = [says([sides[n][1].writes], ways_to_say(t))
+                       for n, t in zip(found["neuron"], found["text"], strict=True)]  # fmt: skip
     return "\n".join(markdown(summary(rows, f"writes {kind}")) for kind, rows in found.groupby("kind", sort=False))
 
 

@@ -52,8 +52,11 @@ def test_a_neuron_is_faithful_to_the_word_that_it_writes_and_others_are_not(
         assert row.faithfulness > 0.8 > row.null + 0.3 and row.low > 0.5 and row.low <= row.faithfulness <= row.high
         assert row.strength == 1 and row.n_strengths == 1 and row.note == "text breaks down at 60"
     assert by.loc["post:L2N9"].faithfulness < 0.3 and by.loc["post:L2N10"].faithfulness < 0.3
-    assert by.loc["post:L2N7"].n_null == 2  # not that which is explained as red too
-    assert by.loc["post:L2N7"].p == pytest.approx(1 / 3)
+    assert by.loc["post:L2N7"].n_null == 3 and by.loc["post:L2N7"].p == pytest.approx(1 / 4)
+    common = vn.faithfulness(model, {"post:L2N7": "small"}, evidence, **SMALL, out=tmp_path, progress=False).iloc[0]
+    each = [{"post:L2N7": evidence["post:L2N7"], key: evidence[key]} for key in evidence if key != "post:L2N7"]
+    alone = [vn.faithfulness(model, {"post:L2N7": "small"}, two, **SMALL, out=tmp_path, progress=False) for two in each]
+    assert common.null == pytest.approx(np.median([one["null"][0] for one in alone]))
     kept = sorted((tmp_path / "faithfulness").glob("*.json"))
     assert len(kept) == 4
     kept[0].unlink()  # as after a kill

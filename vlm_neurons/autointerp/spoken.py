@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 from vlm_neurons.autointerp.explanation import says_nothing
 from vlm_neurons.concepts.concept import Concept
@@ -70,9 +70,3 @@ def says(said: Collection[str], ways: Ways) -> bool:
     (True, False)
     """
     return any(all(not group.isdisjoint(said) for group in one) for one in ways)
-
-
-def shared(first: Ways, second: Ways) -> bool:
-    """Whether two explanations have a word in common."""
-    every: Sequence[frozenset[str]] = [frozenset().union(*(g for one in ways for g in one)) for ways in (first, second)]
-    return not every[0].isdisjoint(every[1])

@@ -21,7 +21,7 @@ from vlm_neurons.autointerp.asked import STRENGTHS, Asking, check_strengths, wor
 from vlm_neurons.autointerp.explainers.output import output_of
 from vlm_neurons.autointerp.explanation import says_nothing
 from vlm_neurons.autointerp.jobs import Explanations, check_evidence, check_explanations, text_of
-from vlm_neurons.autointerp.spoken import Ways, says, shared, ways_to_say
+from vlm_neurons.autointerp.spoken import Ways, says, ways_to_say
 from vlm_neurons.autointerp.store import folder
 from vlm_neurons.models.fused import hooked
 
@@ -95,11 +95,12 @@ def faithfulness(
         progress: say on stderr what it takes, and show a bar.
 
     Returns:
-        One row an explanation: `faithfulness` with `low` and `high` (95 %, bootstrap over answers); `null`: the median
-        of the same words' faithfulness to other units (up to 20 of the evidence whose explanation has none of them);
-        `p`: the share of these, itself counted, to which they are as faithful; `before` s(0); `share` and `strength`
-        of the maximum; `n_null`; `n_strengths` that are not left out; `note`. The largest of several shares is too
-        large by chance, and so is the null's: read them together.
+        One row an explanation: `faithfulness` with `low` and `high` (95 %, bootstrap over answers); `null`: the
+        median of the same words' faithfulness to other units, up to 20 of the evidence, whatever explains them:
+        words that any clamp makes the model say have a large one; `p`: the share of these, itself counted, to
+        which they are as faithful; `before` s(0); `share` and `strength` of the maximum; `n_null`;
+        `n_strengths` that are not left out; `note`. The largest of several shares is too large by chance, and
+        so is the null's: read them together.
 
         NaN, noted, where s(0) is 1 (the model says it anyway), where the explanation names nothing that can be said,
         where text breaks down at every strength, and where the unit cannot be clamped.
@@ -169,7 +170,7 @@ def _row(
     rng = np.random.default_rng([seed, 7, zlib.crc32(key.encode())])
     true = _fade([*shares.values()], s0)
     low, high = _interval([*shares.values()], len(next(iter(mine.answers.values()))), s0, len(before), rng)
-    null = _null(key, own, ways, said, s0, rng)
+    null = _null(key, own, said, s0, rng)
     p = (1 + sum(value >= true for value in null)) / (1 + len(null)) if null else float("nan")
     return row | {
         "faithfulness": true, "low": low, "high": high, "null": float(np.median(null)) if null else float("nan"),
@@ -177,11 +178,9 @@ def _row(
     }  # fmt: skip
 
 
-def _null(
-    key: str, own: Ways, ways: Mapping[str, Ways], said: Mapping[str, Said], s0: float, rng: np.random.Generator
-) -> list[float]:
-    """Faithfulness of the same words to other units that are not explained by any of them."""
-    others = [k for k, one in said.items() if k != key and one.answers and not shared(own, ways.get(k, ()))]
+def _null(key: str, own: Ways, said: Mapping[str, Said], s0: float, rng: np.random.Generator) -> list[float]:
+    """Faithfulness of the same words to other units."""
+    others = [k for k, one in said.items() if k != key and one.answers]
     chosen = [others[i] for i in rng.permutation(len(others))[:OTHERS]]
     shares = ([_share(answers, own) for answers in said[k].answers.values()] for k in chosen)
     return [_fade([*one], s0) for one in shares]
