@@ -152,12 +152,13 @@ def stored(run: str, n: str) -> dict[str, float]:
         have = [f"x{k}" for k in every if f"x{k}" not in kept]
         save({name: replace(kept[names[int(name[1:]) % len(names)]], neuron=name) for name in have}, place)
     more = {"one": replace(kept[names[0]], neuron="one")}
+    before = {file: file.stat().st_mtime_ns for file in place.iterdir()}
     told = measured(lambda: save(more, place))
-    bytes_of = {file: file.stat().st_size for file in place.iterdir() if file.stat().st_mtime > time.time() - 60}
+    written = [file for file in place.iterdir() if before.get(file) != file.stat().st_mtime_ns]
     read = measured(lambda: load(run)["one"])
     again = load(run)
     one = measured(lambda: again[names[-1]])
-    return {**told, "open": read["cpu"], "read": one["cpu"], "bytes": max(bytes_of.values(), default=0)}
+    return {**told, "open": read["cpu"], "read": one["cpu"], "bytes": sum(file.stat().st_size for file in written)}
 
 
 def make_model(folder: str) -> dict[str, float]:
