@@ -97,8 +97,9 @@ def input_effects(
         generate: a function from a prompt to a picture (PIL), such as a diffusion model; ten prompts of each
             alternative. It tells of sufficiency, not of necessity. It is known by its name: `out=` keeps its pictures,
             so choose another directory for another function of that name.
-        n: samples, drawn from the data, or all if there are fewer; at least 10. With regions: as many drawn from all
-            say what the neuron does as it is, up to n with a region are edited, up to n without are pasted into.
+        n: samples that are edited, drawn from the data, or all if there are fewer; at least 10. Up to five times as
+            many say what the neuron does on samples as they are. With regions: up to n with one are edited, up to n
+            without are pasted into.
         seed: of all that is drawn.
         batch_size: inputs per forward pass.
         out: a run or a directory, whose `edits/` keeps the table and trials to look at (`edit_gallery`), and until
@@ -239,7 +240,7 @@ def _table(
 def identity(model: HookedVLM, data: ImageTextData, neurons: list[Neuron], told: list[Any]) -> str:
     """SHA-256 of all that decides the numbers; another one every time while hooks are on the model."""
     sites = {n.site: at(n.hook)[0].fingerprint() for n in neurons}
-    what = ["edits 5", model.fingerprint(), str(model.dtype), hooked(model.bridge), sites, data.fingerprint(), told]
+    what = ["edits 6", model.fingerprint(), str(model.dtype), hooked(model.bridge), sites, data.fingerprint(), told]
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 PART = 10  # batches that are kept together
 TIMED = 2  # batches that the printed time is told from
 UNDRAWN = "pictures are not edited: those in this data cannot be drawn anew, and this neuron has no boxes or regions"
+AS_IT_IS = 5  # times the samples that are edited say what a neuron does: a rare concept is in few, and one run is cheap
 LEAST = 10  # samples; of fewer a 95th percentile is their largest
 
 
@@ -72,19 +73,19 @@ def plan(
     if len(order) < LEAST:
         raise ValueError(f"{len(order)} samples have a {side} that can be edited: give at least {LEAST}")
     return (_of_pictures(data, every, regions, order, n, seed, generate) if side == "picture"
-            else _of_texts(model, data, every, sorted(order[:n]), seed))  # fmt: skip
+            else _of_texts(model, data, every, order, n, seed))  # fmt: skip
 
 
 def _of_pictures(
     data: ImageTextData, every: list[Wanted], regions: Mapping[str, Regions], order: list[int], n: int, seed: int,
     generate: Generate | None,
 ) -> Plan:  # fmt: skip
-    """Levels are those of the first n samples of a random order, whether they have boxes or not."""
-    made, samples = Plan(lacking=UNDRAWN), sorted(order[:n])
+    """Levels are of samples in a random order, whether they have boxes or not."""
+    made, samples, levels = Plan(lacking=UNDRAWN), sorted(order[:n]), sorted(order[: AS_IT_IS * n])
     if isinstance(data, Scenes):
-        made.natural = rendered.natural(data, samples, made.inputs)
+        made.natural = rendered.natural(data, levels, made.inputs)
     else:
-        made.natural = photographs.natural(data, samples, made.inputs)
+        made.natural = photographs.natural(data, levels, made.inputs)
     for w in every:
         if w.edit in photographs.REGIONAL:
             mine = regions[dict(w.named[0])["region"]]
@@ -100,12 +101,12 @@ def _of_pictures(
     return made
 
 
-def _of_texts(model: HookedVLM, data: ImageTextData, every: list[Wanted], samples: list[int], seed: int) -> Plan:
-    made = Plan()
+def _of_texts(model: HookedVLM, data: ImageTextData, every: list[Wanted], order: list[int], n: int, seed: int) -> Plan:
+    made, samples, levels = Plan(), sorted(order[:n]), sorted(order[: AS_IT_IS * n])
     more = {word for w in every for one in w.named for pair in one for word in texts.surface(*pair)}
     said = [data[i].response or "" for i in samples]
     words = texts.Vocabulary.of(said, more, model.tokenizer, isinstance(data, Scenes))
-    made.natural = texts.natural(data, samples, made.inputs, words)
+    made.natural = texts.natural(data, levels, made.inputs, words)
     for w in every:
         made.sheets[w] = Sheet.of(texts.trials(data, samples, w, made.inputs, seed, words), len(samples))
     return made
@@ -123,8 +124,9 @@ def run(
             peaks(model, first, neurons, side, batch_size, lambda done: None)
             seconds = (time.perf_counter() - began) / len(first)
             console.print(
-                f"{len(one.sheets)} edits of {side}s on {len(one.natural)} samples for {len(neurons):,} neurons: "
-                f"{len(one.inputs.made):,} inputs, each once, about {seconds * len(one.inputs.made) / 60:.1f} min."
+                f"{len(one.sheets)} edits of {side}s, beside {len(one.natural)} samples as they are, for "
+                f"{len(neurons):,} neurons: {len(one.inputs.made):,} inputs, each once, "
+                f"about {seconds * len(one.inputs.made) / 60:.1f} min."
             )
     found: dict[Side, np.ndarray] = {}
     with tqdm(total=sum(len(p.inputs.made) for p in plans.values()), desc="edits", disable=not bar) as shown:
