@@ -275,3 +275,20 @@ def test_commands_use_one_thread_for_small_work_unless_the_user_said_how_many(tm
     finally:
         torch.set_num_threads(before)
     assert json.loads((tmp_path / "run/scan.json").read_text())["threads"] == threads
+
+
+def test_a_command_goes_on_with_a_run_that_was_begun_on_more_threads(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    command = [*SCAN, "--data", "scenes:n=4,seed=3", "--block-size", "2", "--out", str(tmp_path / "run")]
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert main(command) == 0
+        for name in ("scan.safetensors", "blocks/000001.safetensors"):
+            (tmp_path / "run" / name).unlink()
+        torch.set_num_threads(1)
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+            monkeypatch.delenv(name, raising=False)
+        assert main(command) == 0 and vn.Run.load(tmp_path / "run").complete
+    finally:
+        torch.set_num_threads(before)

@@ -27,6 +27,14 @@ def test_from_a_run_directory_to_scores(tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["explain", where, "--top", "3"]) == 0
     capsys.readouterr()
     assert main(["score", where, "--dry-run"]) == 0
+    assert "no cost" in capsys.readouterr().err
+    made = (run.path / "explanations.jsonl").read_text()
+    (run.path / "explanations.jsonl").write_text(made.replace('"explainer": "dissection"', '"explainer": "me"'))
+    assert (
+        main(["score", where, "--stability", "2"]) == 1 and "--stability explains again by" in capsys.readouterr().err
+    )
+    (run.path / "explanations.jsonl").write_text(made)
+    assert main(["score", where, "--dry-run", "--stability", "2"]) == 0
     assert "no cost" in capsys.readouterr().err and not (run.path / "scores").exists()
     assert main(["score", where]) == 0
     out = capsys.readouterr().out

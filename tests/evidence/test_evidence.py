@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -344,3 +345,10 @@ def test_peaks_of_many_exemplars_are_those_of_each(made: tuple[vn.HookedVLM, vn.
     several = [silent, *exemplars[:3], blind, *exemplars[3:], silent]
     assert peaks_of(several).tolist() == [e.peak for e in several] and peaks_of([silent]).tolist() == [-np.inf]
     assert peaks_of([]).tolist() == []
+
+
+def test_of_no_neurons_there_is_no_evidence(made: tuple[vn.HookedVLM, vn.ImageTextData, vn.Run]) -> None:
+    made[2].save(vn.classify(made[2]))
+    assert vn.gather_evidence(*made, [], progress=False) == {}
+    again = pickle.loads(pickle.dumps(made[2]))  # noqa: S301 - our own, as to another process
+    assert again.identity == made[2].identity

@@ -18,6 +18,7 @@ from vlm_neurons.data import ImageTextData
 from vlm_neurons.models import HookedVLM
 from vlm_neurons.reporting import report
 from vlm_neurons.scanning import scan
+from vlm_neurons.synthetic import scenes
 from vlm_neurons.tokens import MODALITIES
 
 
@@ -130,6 +131,14 @@ def test_other_thresholds_are_told_or_left_out(made: Made, tmp_path: Path) -> No
 def test_a_model_and_data_in_memory_need_not_be_given_again(made: Made, tmp_path: Path) -> None:
     again = report(made.run, out=tmp_path / "a.html").read_bytes()
     assert again == report(made.run.path, tmp_path / "a.html", made.model, made.data).read_bytes()
+
+
+def test_data_in_memory_whose_responses_the_model_wrote_need_not_be_given_again(tmp_path: Path) -> None:
+    model = HookedVLM.from_pretrained("tiny-llava-scenes")
+    told = ImageTextData.from_samples([{"image": s.images[0]} for s in scenes(3, seed=1)])
+    run = scan(model, told, out=tmp_path / "run", progress=False)
+    run.save(classify(run))
+    assert "red" in report(run, out=tmp_path / "a.html", n_neurons=1).read_text(encoding="utf-8")
 
 
 def test_what_cannot_be_found_again_is_asked_for_by_name(made: Made, tmp_path: Path) -> None:

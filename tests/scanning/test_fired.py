@@ -91,6 +91,16 @@ def test_parts_of_two_processes_give_one_run_to_the_last_bit(
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
 
 
+def test_a_run_of_an_earlier_format_is_read_and_not_gone_on_with(
+    coder: Any, data: vn.ImageTextData, tmp_path: Path
+) -> None:
+    run = scan(data, sites.SAE(coder, HOOK, "d", HOOK), tmp_path)
+    file = run.path / "scan.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "format": 5}))
+    with pytest.raises(ValueError, match=r"earlier version of this package \(format 5, now 6\).*another directory"):
+        scan(data, sites.SAE(coder, HOOK, "d", HOOK), tmp_path)
+
+
 def test_controls_evidence_and_sizes_are_those_of_all_values(
     coder: Any, data: vn.ImageTextData, tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vlm_neurons.autointerp.registry import EXPLAINERS, explainer_of, in_words
 from vlm_neurons.cli.options import names, positive
 from vlm_neurons.cli.output import cell, console, say
+from vlm_neurons.cli.threads import all_threads
 
 if TYPE_CHECKING:
     from vlm_neurons.autointerp.explanation import Explanation
@@ -261,6 +262,7 @@ def _opened(args: argparse.Namespace) -> tuple[Any, Any]:
 
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = getattr(torch, args.dtype) if args.dtype else torch.bfloat16 if device.type == "cuda" else torch.float32
+    all_threads()
     return open_model("AutoModelForImageTextToText", args.explainer_model, device, dtype)
 
 

@@ -6,12 +6,13 @@ import argparse
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlm_neurons.cli.inputs import find_model, model_and_data, model_of
 from vlm_neurons.cli.options import AFTER_CTRL_C, command, data_options, model_options, names, positive
 from vlm_neurons.cli.output import console, safe, say
-from vlm_neurons.cli.threads import one_thread
+from vlm_neurons.cli.threads import as_begun, one_thread
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,6 +117,7 @@ def scan(args: argparse.Namespace) -> None:
 
     bank = bank_of(args.concepts) if args.concepts else None
     model, data = model_and_data(args)
+    as_begun(Path(args.out))
     _scan(model, data, args, site=args.site, batch_size=args.batch_size, block_size=args.block_size,
           top_n=args.top_n, prompt=args.prompt, workers=args.workers, concepts=bank,
           controls=args.controls)  # fmt: skip

@@ -11,6 +11,7 @@ from vlm_neurons.autointerp.registry import SIMULATORS, in_words
 from vlm_neurons.cli.explain_command import SERVER, add_server_options, named, refuse_unused, server_options
 from vlm_neurons.cli.options import device, positive
 from vlm_neurons.cli.output import cell, console, say
+from vlm_neurons.cli.threads import all_threads
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,6 +52,7 @@ def add_options(p: argparse.ArgumentParser) -> None:
 
 def score_run(args: argparse.Namespace) -> pd.DataFrame | None:
     """Simulate and score every explanation of a run, and print tables."""
+    from vlm_neurons.autointerp.scorers.other_explanations import all_by
     from vlm_neurons.autointerp.scoring import cost_of, nothing_came, score
     from vlm_neurons.autointerp.store import read_explanations
     from vlm_neurons.evidence import load
@@ -71,6 +73,11 @@ def score_run(args: argparse.Namespace) -> pd.DataFrame | None:
         explanations = {n: explanations[n] for n in wanted}
     if lost := [n for n in explanations if n not in every]:
         raise ValueError(f"{run.path}/evidence has nothing of {', '.join(lost[:5])}; run vlm-neurons explain again")
+    if args.stability and not all_by(explanations, "dissection"):
+        raise ValueError(
+            "--stability explains again by dissection, and not all of these explanations are its own; from Python "
+            "vn.score(..., n_stability=, explainer=) asks any explainer"
+        )
     simulator = _simulator(args, run)
     if args.dry_run:
         say(cost_of(explanations, every, simulator, args.n_null, pool, n_stability=args.stability))
@@ -115,6 +122,7 @@ def _simulator(args: argparse.Namespace, run: Run) -> str | Simulator:
     if args.simulator in LOGPROBS:
         options["prompt_logprobs"] = args.prompt_logprobs or 0
     named = [args.simulator_model] if args.simulator_model else []
+    all_threads()
     found: Simulator = kind.from_pretrained(*named, **options)
     return found
 

@@ -7,9 +7,11 @@ narrow model.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,8 +27,8 @@ def one_thread() -> Iterator[None]:
     import torch
 
     before = torch.get_num_threads()
-    if not any(name in os.environ for name in SETTINGS):
-        torch.set_num_threads(1)
+    if not _set_by_user():
+        _use(1)
     try:
         yield
     finally:
@@ -35,7 +37,29 @@ def one_thread() -> Iterator[None]:
 
 def for_model(model: HookedVLM) -> None:
     """As many threads as a command's model is worth: all that the process may use, if it is wide."""
+    if model.cfg.d_model >= NARROW:
+        all_threads()
+
+
+def all_threads() -> None:
+    """All that the process may use, unless the user has set a number: for models that explain or simulate too."""
+    if not _set_by_user():
+        _use(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def as_begun(run: Path) -> None:
+    """As many as the run that is there was begun with, which decide last digits, unless the user has set a number."""
+    with suppress(OSError, ValueError, KeyError, TypeError):  # none yet, or none that can be gone on with
+        info = json.loads((run / "scan.json").read_text(encoding="utf-8"))
+        if info["model"]["device"] == "cpu" and not _set_by_user():
+            _use(int(info["threads"]))
+
+
+def _set_by_user() -> bool:
+    return any(name in os.environ for name in SETTINGS)
+
+
+def _use(n: int) -> None:
     import torch
 
-    if model.cfg.d_model >= NARROW and not any(name in os.environ for name in SETTINGS):
-        torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    torch.set_num_threads(n)

@@ -216,7 +216,7 @@ def labels_of(run: Run, neurons: Sequence[str] | None = None) -> dict[str, Any]:
     import pandas as pd
 
     file = run.path / "neurons.parquet"
-    if not file.is_file():
+    if not file.is_file() or (neurons is not None and not len(neurons)):
         return {}
     only = None if neurons is None else [("neuron", "in", list(neurons))]
     table = pd.read_parquet(file, columns=["neuron", "label"], filters=only)

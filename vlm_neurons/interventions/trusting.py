@@ -162,8 +162,7 @@ def _as_scanned(run: Run, data: ImageTextData) -> ImageTextData:
     check_length(run, data)
     scanned = run.info["data"]["fingerprint"]
     if data.fingerprint() != scanned:
-        said = dict(zip(run.samples["id"], run.samples["response"], strict=True))
-        data = data.with_responses([said.get(sample.id, sample.response) for sample in data])
+        data = run.with_scanned_responses(data)
     if data.fingerprint() != scanned:
         raise ValueError(f"data= is not what {run.path} was made with (its fingerprint differs): pass that data")
     return data

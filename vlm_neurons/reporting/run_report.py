@@ -137,4 +137,4 @@ def _data(run: Run, data: ImageTextData | None) -> ImageTextData:
         except (OSError, ValueError) as error:
             raise ValueError(f"the data of {run.path} cannot be opened again; pass data= ({error})") from error
     check_length(run, data)
-    return data
+    return run.with_scanned_responses(data)

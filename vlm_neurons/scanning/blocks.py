@@ -43,8 +43,8 @@ class ColumnInfo:
         indexed_by: `"row"`, or `"image"`: all its tokens are visual.
         d: neurons.
         dtype: of the activations, and of the values that are kept.
-        listed: whether few of them fire, so that only those that did have rows in a state. Not in `scan.json`: it
-            decides no number.
+        listed: whether few of them fire, so that only those that did have rows in a state. Not in `scan.json`: of
+            numbers it decides last digits of concept sums alone.
     """
 
     hook: str
@@ -115,6 +115,32 @@ def check_place(path: Path) -> None:
             f"{path} holds other files ({shown}) and no scan: choose a new or empty directory for the run, such as "
             f"{path / 'run'}. Nothing was changed"
         )
+
+
+def read_info(path: Path) -> dict[str, Any]:
+    """What `scan.json` of a run directory says.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is none of this package, or of a format that this version does not know.
+    """
+    file = path / "scan.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"{path} is no run directory (no scan.json in it); make one with vlm_neurons.scan")
+    try:
+        info: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        found, keys = info["format"], set(info)
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is no scan.json of this package: {error!r}") from None
+    if found not in READ:
+        writer = info.get("versions", {}).get("vlm_neurons", "unknown")
+        raise ValueError(
+            f"{file} has format {found!r}, this version reads {' and '.join(map(str, READ))}: use the vlm_neurons "
+            f"that wrote it ({writer}), or scan again into another directory"
+        )
+    if lacking := [key for key in ("model", "data", "parameters", "columns") if key not in keys]:
+        raise ValueError(f"{file} is no scan.json of this package: it lacks {', '.join(lacking)}")
+    return info
 
 
 def tensor_name(column: Column, name: str) -> str:

@@ -135,7 +135,7 @@ def scan(
     sites, places = places_of(model, site)
     folds, null_directions = whole_number("folds", folds, 4), whole_number("null_directions", null_directions, 0)
     console = Console(stderr=True, quiet=not progress, soft_wrap=True, markup=False)
-    data = data if isinstance(data, ImageTextData) else open_data(data)
+    data = given = data if isinstance(data, ImageTextData) else open_data(data)
     check_prompt_asked(prompt, data, console.print)
     parameters = {
         "sites": sites, "hooks": places, "top_n": top_n, "n_visual": n_visual, "n_text": n_text,
@@ -151,7 +151,7 @@ def scan(
             _scan_share(job, first, rank, world, console, progress)
         if controls and job.run.complete:
             write_controls(model, data, job.run, progress)
-    job.run.memory.update(model=model, data=data)
+    job.run.memory.update(model=model, data=given)
     console.print(_done(job.run) if job.run.complete else "Done here; other processes go on.")
     return job.run
 
@@ -263,7 +263,12 @@ def _say_cost(console: Console, job: Job, mine: list[int], first: Loaded) -> Non
         f"{seconds:.2g} s a sample {n * seconds / 60:.1f} min. About {cost.state / 2**20:.1f} MiB of memory for the "
         f"state of a block and as much for those before it, and {cost.disk / 2**20:.1f} MiB of disk for all that is "
         f"written ({cost.free / 2**20:,.0f} MiB are free)."
-        + (f" To each come up to {cost.latents / 2**20:,.1f} MiB of latents that fire." if cost.latents else "")
+        + (
+            f" Latents that fire come to it: up to {cost.latents / 2**20:,.1f} MiB for each state, and "
+            f"{cost.latents * (len(run.missing_blocks()) + 1) / 2**20:,.1f} MiB of disk."
+            if cost.latents
+            else ""
+        )
     )
     if job.concepts is not None:
         console.print(job.concepts.cost(len(run.missing_blocks()), run.info["parameters"]["block_size"]))

@@ -90,6 +90,13 @@ def check_memory(
             f"({COPIES} of {state / 2**30:,.1f}), {free / 2**30:,.1f} GiB are free on {device}: choose a smaller top_n "
             "(the paper: 50), or fewer sites"
         )
+    most = state_bytes([replace(c, listed=False) for c in columns], min(top_n, n), parameters["n_visual"],
+                       parameters["n_text"])  # fmt: skip
+    if free is not None and COPIES * most > free:
+        say(
+            f"If all latents of dictionaries fire, the states need {COPIES * most / 2**30:,.1f} GiB of memory "
+            f"({free / 2**30:,.1f} GiB are free on {device}); the scan can be stopped, and begun with a smaller top_n."
+        )
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -16,7 +16,7 @@ import torch
 from vlm_neurons._checks import check_columns, of_kind, whole
 from vlm_neurons._files import write_atomic
 from vlm_neurons.data.sources import read_records
-from vlm_neurons.scanning.blocks import READ, Column, moments_of, open_result, state_of
+from vlm_neurons.scanning.blocks import Column, moments_of, open_result, read_info, state_of
 from vlm_neurons.scanning.concept_table import MIN_IMAGES, concept_table
 from vlm_neurons.scanning.fired import Fired, rows_of
 from vlm_neurons.scanning.identity import identity_of
@@ -54,6 +54,9 @@ class Run:
     memory: WeakValueDictionary[str, Any] = field(default_factory=WeakValueDictionary, init=False, repr=False)
     _told: dict[int, pd.DataFrame] = field(default_factory=dict, init=False, repr=False)
 
+    def __reduce__(self) -> tuple[Any, ...]:  # to another process: what others have in memory stays here
+        return Run, (self.path, self.info)
+
     @classmethod
     def load(cls, path: str | Path | Run) -> Run:
         """Open a run directory; a run is returned as it is.
@@ -67,23 +70,7 @@ class Run:
         if isinstance(path, Run):
             return path
         of_kind("run", path, str | Path, "give a run, or its directory")
-        file = (path := Path(path)) / "scan.json"
-        if not file.is_file():
-            raise FileNotFoundError(f"{path} is no run directory (no scan.json in it); make one with vlm_neurons.scan")
-        try:
-            info = json.loads(file.read_text(encoding="utf-8"))
-            found, keys = info["format"], set(info)
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{file} is no scan.json of this package: {error!r}") from None
-        if found not in READ:
-            writer = info.get("versions", {}).get("vlm_neurons", "unknown")
-            raise ValueError(
-                f"{file} has format {found!r}, this version reads {' and '.join(map(str, READ))}: use the vlm_neurons "
-                f"that wrote it ({writer}), or scan again into another directory"
-            )
-        if lacking := [key for key in ("model", "data", "parameters", "columns") if key not in keys]:
-            raise ValueError(f"{file} is no scan.json of this package: it lacks {', '.join(lacking)}")
-        return cls(path, info)
+        return cls(Path(path), read_info(Path(path)))
 
     @property
     def columns(self) -> list[Column]:
@@ -284,6 +271,10 @@ class Run:
         data = self.open_source()
         if len(data) != self.info["data"]["n"]:
             raise ValueError(f"{data.source} had {self.info['data']['n']} samples when it was scanned, now {len(data)}")
+        return self.with_scanned_responses(data)
+
+    def with_scanned_responses(self, data: ImageTextData) -> ImageTextData:
+        """The data of the scan with the responses that were scanned."""
         scanned = dict(zip(self.samples["id"], self.samples["response"], strict=True))
         return data.with_responses([scanned.get(s.id, s.response) for s in data])
 

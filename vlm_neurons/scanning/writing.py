@@ -51,10 +51,17 @@ def start(path: Path, info: dict[str, Any]) -> Run:
         text = to_json(info, indent=1) + "\n"
         write_atomic(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     run = Run.load(path)
-    if found := differences(run.info, info, "there", "here"):
+    if run.info["format"] != info["format"]:
         raise ValueError(
-            f"{path} holds another scan; {found}. Make these the same to go on with it, or choose another directory. "
+            f"{path} was begun by an earlier version of this package (format {run.info['format']}, now "
+            f"{info['format']}): its results can be read, but it cannot be gone on with; choose another directory. "
             "Nothing was changed."
+        )
+    if found := differences(run.info, info, "there", "here"):
+        how = f" (torch.set_num_threads({run.info['threads']}) before the call)" if "threads: " in found else ""
+        raise ValueError(
+            f"{path} holds another scan; {found}. Make these the same{how} to go on with it, or choose another "
+            "directory. Nothing was changed."
         )
     if found := noteworthy(run.info, info):
         warnings.warn(f"{path} was begun with other {found}. Its blocks say which they were made with", stacklevel=3)
