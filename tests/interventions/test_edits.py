@@ -19,7 +19,7 @@ from vlm_neurons.interventions.edits import effects, rendered, texts
 from vlm_neurons.interventions.edits.asking import asked
 from vlm_neurons.interventions.edits.keeping import Kept
 from vlm_neurons.interventions.edits.measures import Followed, Levels, measured
-from vlm_neurons.interventions.edits.regions import Part
+from vlm_neurons.interventions.edits.regions import Part, whole
 from vlm_neurons.interventions.edits.running import peaks
 from vlm_neurons.interventions.edits.sharing import shared
 from vlm_neurons.interventions.edits.trials import MISSING, Inputs, Row, Sheet, Trial, Wanted
@@ -40,12 +40,15 @@ def test_peaks_are_the_largest_positive_activations_of_each_input(model: vn.Hook
         for neuron, act in zip(neurons, acts, strict=True):
             values = cache[neuron.hook][..., neuron.index] * (-1 if neuron.pole == "-" else 1)
             if neuron.site in ("gate", "post"):
-                values = values[batch.mask("visual" if side == "picture" else "text")]
+                first = (batch.patch_index >= 0) & (batch.patch_index < batch.patch_counts[0])
+                values = values[first if side == "picture" else batch.mask("text")]
             elif side == "text":
                 assert np.isnan(act)
                 continue
             elif neuron.site == "vision":
-                values = values.reshape(-1, values.shape[-1])[:, 1:]  # without the class token
+                values = values.reshape(-1, values.shape[-1])[:1, 1:]  # without the class token
+            elif neuron.site == "projector":
+                values = values.reshape(-1, batch.patch_counts[0])[:1]
             assert act == pytest.approx(max(0.0, float(values.max())), abs=1e-5), neuron.id
 
 
@@ -226,6 +229,11 @@ def test_bad_arguments_are_refused_by_name(model: vn.HookedVLM) -> None:
     data = vn.scenes(12)
     with pytest.raises(ValueError, match="edits=paint: choose from repaint"):
         vn.input_effects(model, data, {"L0N1": "red regions"}, edits=["paint"])
+    for odd in (5, "remove"):
+        with pytest.raises(ValueError, match=rf"edits={odd!r}: give a list, such as \['repaint'\], of repaint"):
+            vn.input_effects(model, data, {"L0N1": "red regions"}, edits=odd)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"generate=5: give a function from a prompt to a picture"):
+        vn.input_effects(model, data, {"L0N1": "red regions"}, generate=5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="give a dict from ids"):
         vn.input_effects(model, data, ["red"])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="5 samples have a picture"):
@@ -288,6 +296,32 @@ def test_a_change_that_was_tried_once_is_not_the_largest() -> None:
     few = Followed(flat, tried[1:], np.array([False]), flat, flat, flat, flat, yes, yes)
     alone = measured(few, ("words: rare",), seeds.rng())
     assert alone["other_change"] == 9 and "tried on 1" in str(alone["note"])
+
+
+@pytest.mark.parametrize("n_control", [0, 1, 9, 10, 24])
+def test_p_rests_on_all_trials_where_few_have_a_control(n_control: int) -> None:
+    n, yes = 24, np.ones(24, bool)
+    change, control = np.full(n, 2.0), np.full(n, np.nan)
+    control[:n_control] = 3.0  # where something is compared, the control moves it more
+    followed = Followed(change, np.zeros((0, n)), np.zeros(0, bool), control, *[np.ones(n)] * 3, yes, yes)
+    found = measured(followed, (), seeds.rng())
+    assert found["n_control"] == n_control and (found["p"] < 0.01) == (n_control < 10)  # type: ignore[operator]
+    assert bool(found.get("note")) == (n_control in (1, 9))
+    few = Followed(
+        change[:5], np.zeros((0, 5)), np.zeros(0, bool), np.full(5, 3.0), *[np.ones(5)] * 3, yes[:5], yes[:5]
+    )
+    assert measured(few, (), seeds.rng())["p"] == 1  # of few trials, all with a control
+
+
+def test_shams_are_no_regions_or_prompts_of_the_same_words() -> None:
+    one, other, third = (Wanted("picture", "remove", ((("region", key),),)) for key in ("L0N1", "L0N2", "L0N3"))
+    told = {"L0N1": "cups", "L0N2": "a blue cup; spoons", "L0N3": "dogs"}
+    bits = whole(np.eye(8, dtype=bool)), whole(np.eye(8, dtype=bool)[::-1])
+    regions = {"L0N1": {0: bits[0]}, "L0N2": {1: bits[0]}, "L0N3": {0: bits[1], 1: []}}
+    assert shared(one, other, regions, told) and not shared(one, third, regions, told)  # boxes overlap, pixels do not
+    assert shared(one, third, {**regions, "L0N3": {0: [Part(3, 3, 5, 5)]}}, told)
+    asked_for = [Wanted("picture", "generate", ((("prompt", words),),)) for words in ("cups", "A cup", "dogs")]
+    assert shared(*asked_for[:2], {}) and not shared(asked_for[0], asked_for[2], {})
 
 
 def test_shams_name_nothing_that_the_words_name() -> None:

@@ -69,6 +69,15 @@ def test_generated_pictures_tell_of_sufficiency_beside_those_of_other_words(tmp_
     (tmp_path / "edits" / "effects.parquet").unlink()
     vn.input_effects(model, data, told, generate=paint, out=tmp_path, **options)
     assert len(asked) == n
+    asked.clear()
+    shades = iter(range(1000))  # without a directory too a picture is made once, even of one that differs every time
+
+    def paint_anew(prompt: str) -> Image.Image:
+        shade = 5 * next(shades)
+        return paint(prompt).point(lambda value: value - shade)
+
+    odd = vn.input_effects(model, data, told, generate=paint_anew, **options)
+    assert len(asked) == 20 and odd["reencoded"].max() < 0.5
     alone = vn.input_effects(model, data, {"L2N304": "pink regions"}, generate=paint, **options).iloc[0]
     assert alone["note"] == "no other neuron names something else"
     with pytest.raises(TypeError, match="gave a str: give a function str -> PIL"):

@@ -16,14 +16,16 @@ from skimage import data as photographs
 
 import vlm_neurons as vn
 from vlm_neurons.interventions.edits import pixels
+from vlm_neurons.interventions.edits.asking import asked
 from vlm_neurons.interventions.edits.photographs import EDITS, SLOW, trials
 from vlm_neurons.interventions.edits.planning import plan
-from vlm_neurons.interventions.edits.regions import Part, checked_boxes, elsewhere, mask_of, parts_of
-from vlm_neurons.interventions.edits.trials import Inputs, Wanted
+from vlm_neurons.interventions.edits.regions import Part, checked_boxes, elsewhere, looked_at, mask_of, whole
+from vlm_neurons.interventions.edits.trials import MISSING, Inputs, Wanted
+from vlm_neurons.synthetic.scene import COLORS
 
 BOXES = {0: [Part(20, 12, 50, 45)], 1: [Part(5, 5, 25, 30), Part(60, 10, 80, 30)]}
 DISC = np.hypot(*(np.indices((72, 96)) - np.array([30, 40])[:, None, None])) < 14
-SHAPES = {0: parts_of(DISC), 1: parts_of(DISC | (np.indices((72, 96))[1] > 88))}
+SHAPES = {0: whole(DISC), 1: whole(DISC | (np.indices((72, 96))[1] > 88))}
 
 
 @pytest.fixture(scope="module")
@@ -138,11 +140,76 @@ def test_boxes_given_by_hand_make_rows_with_controls_and_shams(model: vn.HookedV
     assert (first["n_sham"] == 1).all() and first["control"].notna().all() and first["reencoded"].notna().all()
 
 
+def test_a_mask_of_many_parts_is_edited_in_all_of_them() -> None:
+    """With the largest eight alone, a ninth pink square stayed, and the neuron with it."""
+    model = vn.HookedVLM.from_pretrained("tiny-llava-scenes")
+    mask = np.zeros((64, 64), bool)
+    for k in range(9):
+        row, column = divmod(k, 3)
+        mask[4 + 20 * row : 16 + 20 * row, 4 + 20 * column : 16 + 20 * column] = True
+    mask[0, 62] = True  # one pixel is the user's word too
+    rows = []
+    for i in range(12):
+        pixel = np.full((64, 64, 3), 200 - i, np.uint8)
+        pixel[mask] = COLORS["pink" if i % 2 else "green"]
+        rows.append({"image": Image.fromarray(pixel), "prompt": "Hi"})
+    masks = {i: {"pink": mask} for i in range(1, 12, 2)}
+    options: dict[str, Any] = {"regions": masks, "edits": ["remove", "paste"], "n": 12, "progress": False}
+    found = vn.input_effects(
+        model, vn.ImageTextData.from_samples(rows), {"L2N304": "pink regions"}, **options
+    ).set_index("edit")
+    assert found.loc["remove", "necessity"] == pytest.approx(1, abs=0.05) and found.loc["remove", "n_images"] == 6
+    assert found.loc["paste", "n_images"] == 6
+    assert found.loc["paste", "n_control"] == 0  # between the squares there is no room for one of them
+
+
+def test_what_is_pasted_as_a_control_holds_nothing_that_is_named(photos: vn.ImageTextData) -> None:
+    named = [Part(0, 0, 48, 72), Part(48, 0, 96, 40), Part(80, 40, 96, 72)]  # all but a part for which there is no room
+    found = shown(photos, "paste", {0: named, 1: named})[1]
+    assert found and all(one.control == MISSING for one in found)
+    rng = seeds.rng()
+    there = elsewhere([Part(0, 0, 8, 8)], 32, 32, rng, clear=[Part(8, 0, 32, 24), Part(0, 8, 8, 32)])
+    assert there is not None and there[0].top == 24 and there[0].left >= 8
+
+
+@pytest.mark.parametrize("n", [1, 7, 8])
+def test_what_is_recoloured_gets_no_colour_that_is_named(photos: vn.ImageTextData, n: int) -> None:
+    named = [*COLORS][:n]
+    words = "; ".join(f"{color} regions" for color in named)
+    (wanted,) = (one for one in asked(words, "L0N1")[0] if one.edit == "recolour")
+    inputs, regions = Inputs(), {i: [Part(20, 12, 50, 45)] for i in range(10)}
+    found = trials(photos, range(10), [], wanted, regions, inputs, seeds.number(1000))
+    assert len(found) == (10 if n < len(COLORS) else 0)
+    for one in found:
+        after = np.asarray(inputs.made[one.absent]().images[0])[12:45, 20:50].reshape(-1, 3)
+        before = np.asarray(inputs.made[one.present]().images[0])
+        mask = mask_of([Part(20, 12, 50, 45)], 72, 96)
+        made = {name: pixels.recoloured(before, mask, rgb)[mask] for name, rgb in COLORS.items()}
+        assert any((after == made[name]).all() for name in made if name not in named)
+        assert not any((after == made[name]).all() for name in named)
+
+
+def test_of_several_images_the_edited_one_is_read(model: vn.HookedVLM) -> None:
+    first, same = ([tiny.image() for _ in range(10)] for _ in range(2))
+    pair: Any = {"edits": ["remove"], "boxes": {"L0N1": {i: [(0, 0, 20, 30)] for i in range(10)}}, "n": 10,
+                 "progress": False}  # fmt: skip
+    alone, with_others = (
+        vn.input_effects(
+            model, vn.ImageTextData.from_samples([{"image": one, "prompt": "Hi"} for one in given]),
+            {"L0N1": "red regions"}, **pair,
+        )
+        for given in (first, [[one, two] for one, two in zip(first, same, strict=True)])
+    )  # fmt: skip
+    numbers = ["change", "necessity", "sufficiency", "control", "reencoded"]
+    np.testing.assert_allclose(alone[numbers].to_numpy(float), with_others[numbers].to_numpy(float), atol=1e-4)
+
+
 def test_levels_are_of_samples_drawn_from_all_data_whether_they_have_boxes_or_not(model: vn.HookedVLM) -> None:
     data = vn.ImageTextData.from_samples([{"image": tiny.image(), "prompt": "Hi"} for _ in range(80)])
-    boxes = {"L0N1": {i: [Part(2, 2, 6, 6)] for i in range(25)}}
+    boxes = {"L0N1": looked_at({i: [Part(2, 2, 6, 6)] for i in range(25)}, range(80), 80)}
     wanted = {"L0N1": [Wanted("picture", edit, ((("region", "L0N1"),),)) for edit in ("remove", "paste")]}
     with_boxes, without = (plan(model, data, "picture", wanted, given, 12, 5) for given in (boxes, {"L0N1": {}}))
+    assert not len(without.sheets[wanted["L0N1"][1]].present)  # nobody looked at any
     drawn = [[key[0] for key in [*one.inputs._numbers][:60]] for one in (with_boxes, without)]
     assert drawn[0] == drawn[1] and 10 < sum(i < 25 for i in drawn[0]) < 25 and len(with_boxes.natural) == 60
     remove, paste = (with_boxes.sheets[one] for one in wanted["L0N1"])
@@ -158,6 +225,8 @@ def test_levels_are_of_samples_drawn_from_all_data_whether_they_have_boxes_or_no
         ({"L0N1": {0: [(5, 0, 1, 1)]}}, "left < right"),
         ({"L0N1": {0: [(96, 0, 99, 9)]}}, r"'L0N1'\]\[0\]: \(96, 0, 99, 9\) has no pixel of the picture, 96 x 72"),
         ({"L0N1": {0: [(5.1, 0, 5.4, 9)]}}, "has no pixel"),
+        ({"L0N1": {0: 5}}, r"'L0N1'\]\[0\]=5: give a list of"),
+        ({"L0N1": {0: None}}, "=None: give a list of"),
     ],
 )
 def test_what_is_no_box_is_refused_by_name(

@@ -2,19 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from typing import Any
 
+from vlm_neurons._checks import short
 from vlm_neurons.autointerp.explanation import says_nothing
 from vlm_neurons.concepts.concept import Concept
 from vlm_neurons.concepts.naming import Alternative, Named, named
-from vlm_neurons.interventions.edits import photographs
+from vlm_neurons.interventions.edits import generated, photographs
+from vlm_neurons.interventions.edits.pixels import check_inpainting
 from vlm_neurons.interventions.edits.rendered import KIND_OF
 from vlm_neurons.interventions.edits.trials import Wanted
-from vlm_neurons.protocols import Side
+from vlm_neurons.protocols import SIDES, Side
 from vlm_neurons.synthetic.editing import OF_THINGS
 
 WORDS = ("word", "class", "after", "before")  # kinds of lexical concepts that words can be exchanged for
 EDITS: dict[Side, tuple[str, ...]] = {"picture": (*KIND_OF, "object", *photographs.EDITS), "text": ("replace", "word")}
+
+
+def check_edits(edits: Any, generate: Any) -> None:
+    """Refuse kinds of edits that are none, or cannot be made.
+
+    Args:
+        edits: as `vn.input_effects` is given them.
+        generate: likewise.
+
+    Raises:
+        ImportError: `"inpaint"` without scikit-image.
+        TypeError: `generate` is no function.
+        ValueError: `edits` is no list of kinds of edits.
+    """
+    if generate is not None and not callable(generate):
+        raise TypeError(f"generate={short(generate)}: give a function from a prompt to a picture (PIL)")
+    known = [
+        *(edit for side in SIDES for edit in EDITS[side]),
+        photographs.SLOW,
+        *([generated.EDIT] if generate is not None else []),
+    ]
+    if isinstance(edits, str) or not isinstance(edits, Collection | None):
+        raise ValueError(f"edits={short(edits)}: give a list, such as {known[:1]}, of {', '.join(known)}")
+    if unknown := [str(edit) for edit in edits or () if edit not in known]:
+        raise ValueError(f"edits={', '.join(unknown)}: choose from {', '.join(known)}")
+    if photographs.SLOW in (edits or ()):
+        check_inpainting()
 
 
 def asked(explanation: str, boxed: str | None = None) -> tuple[list[Wanted], str]:
@@ -36,7 +66,7 @@ def asked(explanation: str, boxed: str | None = None) -> tuple[list[Wanted], str
     read = named(explanation)
     if boxed is not None:
         colors = [(c.kind, c.value) for one in read.visual for c in one.concepts if c.kind == "color" and _drawn(c)]
-        region = (("region", boxed), *colors[:1])
+        region = (("region", boxed), *dict.fromkeys(colors))
         return [
             *(Wanted("picture", edit, (region,)) for edit in (*photographs.EDITS, photographs.SLOW)),
             *_said(read),

@@ -17,16 +17,15 @@ from vlm_neurons._checks import check_seed, of_kind, short, whole_number
 from vlm_neurons.autointerp.jobs import Explanations, text_of
 from vlm_neurons.autointerp.store import folder
 from vlm_neurons.data import ImageTextData
-from vlm_neurons.interventions.edits.asking import EDITS, asked
+from vlm_neurons.interventions.edits.asking import asked, check_edits
 from vlm_neurons.interventions.edits.finding import Finder, find_regions, pictured
 from vlm_neurons.interventions.edits.gallery import keep_shown
 from vlm_neurons.interventions.edits.generated import EDIT, Generate, name_of, wanted_for
 from vlm_neurons.interventions.edits.keeping import FOLDER, Kept
 from vlm_neurons.interventions.edits.measures import MEASURES, Followed, Levels, measured, plain
 from vlm_neurons.interventions.edits.photographs import SLOW
-from vlm_neurons.interventions.edits.pixels import check_inpainting
 from vlm_neurons.interventions.edits.planning import LEAST, Plan, order_of, plan, run
-from vlm_neurons.interventions.edits.regions import Box, Regions, checked_boxes
+from vlm_neurons.interventions.edits.regions import Box, Regions, checked_boxes, looked_at
 from vlm_neurons.interventions.edits.saving import folder_for, save_pictures
 from vlm_neurons.interventions.edits.sharing import shared
 from vlm_neurons.interventions.edits.trials import Sheet, Wanted
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
 SHAMS = 5  # explanations of other neurons tried on each
 ENDS = ("", "_low", "_high")
 FIRST = ["neuron", "side", "explanation", "edit", "named", *(f"{m}{end}" for m in MEASURES for end in ENDS), "other",
-         "other_change", "control", "reencoded", *(f"sham_{m}" for m in MEASURES), "p", "q", "n_images",
+         "other_change", "control", "reencoded", *(f"sham_{m}" for m in MEASURES), "p", "q", "n_images", "n_control",
          "n_sufficiency", "n_necessity", "n_weak", "n_left_out", "n_unchanged", "n_sham", "note"]  # fmt: skip
 NUMBERS = [name for name in FIRST if name not in ("neuron", "side", "explanation", "edit", "named", "other", "note")]
 
@@ -69,7 +68,8 @@ def input_effects(
 
     A correlation says where a neuron fires; an edit says why. Every trial is one sample with what is named and the same
     without it; whichever the sample is not is made. A neuron's activation in it is the largest positive one over the
-    picture's patches, or over the tokens of the text. Inputs are shared by all neurons: each is run once.
+    patches of the picture (the sample's first one: others are neither edited nor read), or over the tokens of the text.
+    Inputs are shared by all neurons: each is run once.
 
     Edits of pictures (`vn.scenes`, which can be drawn anew): `"repaint"`, `"reshape"`, `"resize"`, `"move"` one object,
     and `"object"`: it is added, or removed. Of any pictures, where regions are given or found: `"remove"` (filled with
@@ -87,16 +87,17 @@ def input_effects(
         edits: only these kinds; all that the words ask for if None.
         boxes: neuron -> {sample id: boxes (left, top, right, bottom)} around what its words name, in pixels of the
             sample's first image; they are rounded, and cut at its edges. Pictures of these neurons are
-            edited there.
+            edited there; samples without boxes count as samples without what is named.
         regions: finds what the words name in the first images of samples, for neurons without boxes. A bank of concepts
             (such as `Pixels()`, or the one that a run was scanned with): where all concepts of an alternative have at
             least half of the most that they have in the pictures looked at. Masks, {sample id: {name: mask}} or a list
             of such dicts: arrays [height, width], run-length encodings or lists of polygons, as COCO writes them. Or a
-            function (image, words) -> boxes, a mask, or several masks. Up to five times n samples are looked at, until
-            n have one; the same anew in every call. Pictures that cannot be drawn anew need boxes or regions.
+            function (image, words) -> boxes, a mask, or several masks. Up to five times n samples are looked at (of
+            masks all, one that is not there being empty), until n have one and, for `"paste"`, n have none; the same
+            anew in every call. Pictures that cannot be drawn anew need boxes or regions.
         generate: a function from a prompt to a picture (PIL), such as a diffusion model; ten prompts of each
-            alternative. It tells of sufficiency, not of necessity. It is known by its name: `out=` keeps its pictures,
-            so choose another directory for another function of that name.
+            alternative, each made once. It tells of sufficiency, not of necessity. It is known by its name: `out=`
+            keeps its pictures, so choose another directory for another function of that name.
         n: samples that are edited, drawn from the data, or all if there are fewer; at least 10. Up to five times as
             many say what the neuron does on samples as they are. With regions: up to n with one are edited, up to n
             without are pasted into.
@@ -106,7 +107,7 @@ def input_effects(
             those are there what was run: the same call goes on after an interruption, and of a finished one reads the
             table; not while hooks are on the model.
         save_images: a folder for the edited pictures, as PNG named after their pixels; `edits.jsonl` there says which
-            they are, a line a trial.
+            they are, a line a trial, with `changed` false where the edit leaves the picture as it is.
         progress: say on stderr what it costs, and show a bar.
 
     Returns:
@@ -130,10 +131,12 @@ def input_effects(
           elsewhere); `reencoded`, mean size of the change by encoding the picture with what is named as JPEG, or
           running the text in another batch; `sham_change`, `sham_specificity` ..., means of the same measures with the
           words of up to five other neurons;
-        - `p`: that `change` is above the `control` (above 0, where there is none), one-sided, by sign-flips over
-          samples; `q`: after Benjamini-Hochberg over the neurons of this edit;
-        - counts: `n_images` (trials), `n_sufficiency`, `n_necessity`, `n_weak`, `n_left_out` (no trial: another object
-          is what is named too, there is no room, no such word), `n_unchanged` (the edit changes nothing), `n_sham`;
+        - `p`: that `change` is above the `control`, over the trials that have one, one-sided, by sign-flips over
+          samples; above 0, over all trials, where fewer than 10 have one (of fewer trials: not all); `q`: after
+          Benjamini-Hochberg over the neurons of this edit;
+        - counts: `n_images` (trials), `n_control` (those with a control), `n_sufficiency`, `n_necessity`, `n_weak`,
+          `n_left_out` (no trial: another object is what is named too, there is no room, no such word, or no other
+          colour), `n_unchanged` (the edit changes nothing), `n_sham`;
         - `note`: what of the words was not tested and why, what rests on few trials. A neuron whose words ask for no
           edit has one row without numbers.
 
@@ -143,7 +146,8 @@ def input_effects(
         ImportError: `"inpaint"` without scikit-image.
         ValueError: explanations that are no mapping from ids to words, an unknown edit, boxes or regions that are none,
             outside the picture, or of a sample without an image, or fewer than 10 samples.
-        TypeError: data of another kind, regions that nothing can be found by, or a function that gives no picture.
+        TypeError: data of another kind, regions that nothing can be found by, or `generate` that is no function or
+            gives no picture.
 
     >>> found = vn.input_effects(
     ...     model, vn.scenes(40, seed=9), {"L2N304": "pink regions"}, edits=["repaint"], n=20, progress=False
@@ -155,15 +159,14 @@ def input_effects(
     check_seed(seed)
     n, batch_size = whole_number("n", n, LEAST), whole_number("batch_size", batch_size)
     places = dict(checked_boxes(data, {} if boxes is None else boxes, neurons))
-    known = [*(edit for side in SIDES for edit in EDITS[side]), SLOW, *([EDIT] if generate else [])]
-    if unknown := [str(edit) for edit in edits or () if edit not in known]:
-        raise ValueError(f"edits={', '.join(unknown)}: choose from {', '.join(known)}")
-    if SLOW in (edits or ()):
-        check_inpainting()
+    check_edits(edits, generate)
     lacking: dict[str, str] = {}
+    order = order_of(data, "picture", seed) if places or regions is not None else []
+    places = {key: looked_at(own, order, n) for key, own in places.items()}
     if regions is not None:
-        order, rest = order_of(data, "picture", seed), {k: text for k, text in texts_of.items() if k not in places}
-        found, lacking = find_regions(regions, data, order, rest, n, model.device)
+        rest = {k: text for k, text in texts_of.items() if k not in places}
+        pasting = edits is None or "paste" in edits
+        found, lacking = find_regions(regions, data, order, rest, n, model.device, pasting)
         places |= {key: one for key, one in found.items() if any(one.values())}
     pictures = None if save_images is None else folder_for(save_images)
     kept, done = None, None
@@ -225,7 +228,7 @@ def _table(
             if sheet is None or not _sees(neurons[key], one.side):
                 continue
             own, rng = acts[one.side][:, column], np.random.default_rng([seed, zlib.crc32(key.encode())])
-            shams = _shams(one, plans[one.side].sheets, regions, rng)
+            shams = _shams(one, plans[one.side].sheets, regions, texts_of, rng)
             done.append({"side": one.side, **_row(one, sheet, own, plans[one.side], shams, seed, note)})
         lacking = [{"note": note or "its words ask for none of these edits"}]
         rows += [{"neuron": key, "explanation": texts_of[key], **row} for row in done or lacking]
@@ -240,7 +243,7 @@ def _table(
 def identity(model: HookedVLM, data: ImageTextData, neurons: list[Neuron], told: list[Any]) -> str:
     """SHA-256 of all that decides the numbers; another one every time while hooks are on the model."""
     sites = {n.site: at(n.hook)[0].fingerprint() for n in neurons}
-    what = ["edits 6", model.fingerprint(), str(model.dtype), hooked(model.bridge), sites, data.fingerprint(), told]
+    what = ["edits 7", model.fingerprint(), str(model.dtype), hooked(model.bridge), sites, data.fingerprint(), told]
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -269,12 +272,13 @@ def _checked(data: Any, explanations: Any) -> tuple[dict[str, str], dict[str, Ne
 
 
 def _shams(
-    own: Wanted, sheets: Mapping[Wanted, Sheet], regions: Mapping[str, Regions], rng: np.random.Generator
-) -> list[Sheet]:
+    own: Wanted, sheets: Mapping[Wanted, Sheet], regions: Mapping[str, Regions], texts_of: Mapping[str, str],
+    rng: np.random.Generator,
+) -> list[Sheet]:  # fmt: skip
     """Trials of other explanations with the same kind of edit, that name nothing that this one names."""
     others = [
         sheet for w, sheet in sheets.items()
-        if w.edit == own.edit and len(sheet.present) and not shared(own, w, regions)
+        if w.edit == own.edit and len(sheet.present) and not shared(own, w, regions, texts_of)
     ]  # fmt: skip
     return [others[i] for i in rng.permutation(len(others))[:SHAMS]]
 

@@ -17,7 +17,7 @@ from vlm_neurons.autointerp.explanation import says_nothing
 from vlm_neurons.concepts.coco import decoded
 from vlm_neurons.concepts.naming import named, strength_of
 from vlm_neurons.data import ImageTextData
-from vlm_neurons.interventions.edits.regions import Part, Regions, inside, parts_of
+from vlm_neurons.interventions.edits.regions import Part, Regions, inside, whole, without_specks
 from vlm_neurons.protocols import Concept, ConceptBank, View
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ Find: TypeAlias = Callable[[Image.Image, str], Any]
 Finder: TypeAlias = ConceptBank | Mapping[int, Mapping[str, Any]] | Sequence[Mapping[str, Any] | None] | Find
 CELLS = 48  # of the longer side of a picture, in which a bank says where its concepts are
 HALF = 0.5  # of the most that a concept has anywhere: where there is less, it is not
-SOUGHT = 5  # times n samples are looked at
+SOUGHT = 5  # times n samples are looked at, where that takes time
 BATCH = 16  # pictures that a bank is asked of together
 HOW = (
     "give a bank of vn.concepts, masks as {sample id: {name: array, RLE or polygons}}, or a function "
@@ -37,16 +37,20 @@ HOW = (
 
 def find_regions(
     finder: Finder, data: ImageTextData, order: Sequence[int], words: Mapping[str, str], n: int, at: device | str,
+    lacking: bool = True,
 ) -> tuple[dict[str, Regions], dict[str, str]]:  # fmt: skip
-    """Regions of the samples' first images, by neuron; and what is to be said of them.
+    """Regions of the samples' first images, by neuron; and what is to be said of them. Samples that were looked at and
+    have none are there too, with an empty list.
 
     Args:
         finder: that finds them.
         data: the samples.
-        order: in which samples are looked at, until n have a region of a neuron; at most `SOUGHT` times n.
+        order: in which samples are looked at, until n have a region of a neuron, and n have none; at most `SOUGHT`
+            times n, of masks all.
         words: neuron -> explanation.
         n: samples.
         at: device for banks that are models.
+        lacking: samples without a region are sought too.
 
     Raises:
         TypeError: the finder is none.
@@ -54,13 +58,14 @@ def find_regions(
     """
     parts = {key: list(dict.fromkeys(pictured(text))) for key, text in words.items()}
     parts = {key: mine for key, mine in parts.items() if mine}
-    some = order[: SOUGHT * n]
+    masks = isinstance(finder, Mapping | Sequence) and not isinstance(finder, str | ConceptBank)
+    some = order if masks else order[: SOUGHT * n]
     if isinstance(finder, ConceptBank):
         found, notes = _by_bank(finder, data, some, parts, at)
-    elif isinstance(finder, Mapping | Sequence) and not isinstance(finder, str):
-        found, notes = _in_masks(finder, data, some, parts)
+    elif masks:
+        found, notes = _in_masks(finder, data, some, parts, n)
     elif callable(finder):
-        found, notes = _by_function(finder, data, some, parts, n), {}
+        found, notes = _by_function(finder, data, some, parts, n, lacking), {}
     else:
         raise TypeError(f"regions={short(finder)}: {HOW}")
     for key in parts:
@@ -81,20 +86,25 @@ def pictured(explanation: str) -> Iterator[str]:
             yield text
 
 
+def _enough(found: Regions, n: int, lacking: bool = True) -> bool:
+    """Whether n samples have a region, and n have none."""
+    having = sum(map(bool, found.values()))
+    return having >= n and (not lacking or len(found) - having >= n)
+
+
 def _by_function(
-    find: Find, data: ImageTextData, order: Sequence[int], parts: Mapping[str, list[str]], n: int
+    find: Find, data: ImageTextData, order: Sequence[int], parts: Mapping[str, list[str]], n: int, lacking: bool
 ) -> dict[str, Regions]:
     found: dict[str, dict[int, list[Part]]] = {key: {} for key in parts}
     for i in order:
-        open_for = [key for key in parts if len(found[key]) < n]
+        open_for = [key for key in parts if not _enough(found[key], n, lacking)]
         if not open_for:
             break
         image = data[i].load_images()[0]
         said = {words: _read(find(image, words), image, f"regions({words!r}) of sample {i}")
                 for words in dict.fromkeys(w for key in open_for for w in parts[key])}  # fmt: skip
         for key in open_for:
-            if mine := [part for words in parts[key] for part in said[words]]:
-                found[key][i] = mine
+            found[key][i] = [part for words in parts[key] for part in said[words]]
     return found  # type: ignore[return-value]
 
 
@@ -103,11 +113,17 @@ def _read(given: Any, image: Image.Image, told: str) -> list[Part]:
     if given is None:
         return []
     width, height = image.size
-    values = np.asarray(given)
+    try:
+        values = np.asarray(given)
+    except ValueError as error:  # a list whose members have several shapes
+        raise ValueError(
+            f"{told} gave a list of unlike shapes: give boxes (left, top, right, bottom), or masks that are all "
+            f"[{height}, {width}]"
+        ) from error
     if values.size == 0:
         return []
     if values.shape[-2:] == (height, width) and values.ndim in (2, 3) and np.isin(values, (0, 1)).all():
-        return parts_of(np.asarray(values.reshape(-1, height, width).any(0), bool))
+        return whole(np.asarray(values.reshape(-1, height, width).any(0), bool))
     if values.ndim == 2 and values.shape[1] == 4 and values.dtype.kind in "iuf":
         return inside(values.tolist(), width, height, told)
     raise ValueError(
@@ -117,7 +133,7 @@ def _read(given: Any, image: Image.Image, told: str) -> list[Part]:
 
 
 def _in_masks(
-    masks: Any, data: ImageTextData, order: Sequence[int], parts: Mapping[str, list[str]]
+    masks: Any, data: ImageTextData, order: Sequence[int], parts: Mapping[str, list[str]], n: int
 ) -> tuple[dict[str, Regions], dict[str, str]]:
     every = masks if isinstance(masks, Mapping) else dict(enumerate(masks))
     if odd := [i for i, one in every.items() if i not in range(len(data)) or not isinstance(one, Mapping | None)]:
@@ -127,14 +143,15 @@ def _in_masks(
     found: dict[str, dict[int, list[Part]]] = {key: {} for key in parts}
     for i in order:
         own = every.get(i) or {}
-        wanted = {name for mine in chosen.values() for name in mine if name in own}
-        if wanted:
-            image = data[i].load_images()[0]
-            there = {name: _drawn(own[name], image, f"regions[{i}][{name!r}]") for name in wanted}
-            for key, mine in chosen.items():
-                if any(name in there for name in mine):
-                    whole = np.any([there[name] for name in mine if name in there], axis=0)
-                    found[key][i] = parts_of(whole)
+        open_for = {key: mine for key, mine in chosen.items() if not _enough(found[key], n)}
+        if not open_for:
+            break
+        wanted = {name for mine in open_for.values() for name in mine if name in own}
+        image = data[i].load_images()[0] if wanted else None
+        there = {name: _drawn(own[name], image, f"regions[{i}][{name!r}]") for name in wanted if image is not None}
+        for key, mine in open_for.items():
+            masked = [there[name] for name in mine if name in there]
+            found[key][i] = whole(np.any(masked, axis=0)) if masked else []
     return found, notes  # type: ignore[return-value]
 
 
@@ -142,8 +159,8 @@ def _drawn(given: Any, image: Image.Image, told: str) -> Bool[np.ndarray, "y x"]
     """An array, a run-length encoding, or polygons, as COCO writes them."""
     width, height = image.size
     if isinstance(given, Mapping | list):
-        one = given if isinstance(given, Mapping) else [np.asarray(polygon, float) for polygon in given]
         try:
+            one = given if isinstance(given, Mapping) else [np.asarray(polygon, float) for polygon in given]
             return decoded([one], height, width)
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{told} cannot be read ({error}): {HOW}") from error
@@ -177,8 +194,8 @@ def _by_bank(
         for i, shares in where.items():
             has = (shares > 0) & (shares >= HALF * most)
             cells = np.any([has[..., [columns.index(c) for c in each]].all(-1) for each in mine], axis=0)
-            if cells.any() and (there := parts_of(_pixels(cells, data[i].load_images()[0].size))):
-                found[key][i] = there
+            seen = without_specks(_pixels(cells, data[i].load_images()[0].size)) if cells.any() else cells
+            found[key][i] = whole(seen)
     return found, notes  # type: ignore[return-value]
 
 
@@ -231,30 +248,30 @@ def _concepts(
 
 def _matched(parts: Mapping[str, list[str]], names: Sequence[str]) -> tuple[dict[str, list[str]], dict[str, str]]:
     """Of every neuron the names that its parts hold: of each part the longest, of those the first."""
-    plain = {name: _plain(name) for name in names}
+    known = {name: plain(name) for name in names}
     found: dict[str, list[str]] = {}
     notes: dict[str, str] = {}
     for key, mine in parts.items():
         told = []
         for part in mine:
-            text = _plain(part)
-            there = [name for name, own in plain.items() if own and f" {own} " in f" {text} "]
+            text = plain(part)
+            there = [name for name, own in known.items() if own and f" {own} " in f" {text} "]
             if not there:
                 told.append(f"nothing that regions= knows is named by “{part}”")
                 continue
-            best = min(there, key=lambda name: (-len(plain[name]), text.index(plain[name])))
+            best = min(there, key=lambda name: (-len(known[name]), text.index(known[name])))
             found.setdefault(key, []).append(best)
-            if plain[best] != text:
+            if known[best] != text:
                 told.append(f"regions of “{best}” stand for “{part}”")
         if told:
             notes[key] = "; ".join(told)
     return found, notes
 
 
-def _plain(words: str) -> str:
+def plain(words: str) -> str:
     """Words in small letters, singular, without articles and what says that they are regions.
 
-    >>> _plain("The red Dogs"), _plain("pink regions"), _plain("a glass of water")
+    >>> plain("The red Dogs"), plain("pink regions"), plain("a glass of water")
     ('red dog', 'pink', 'glass of water')
     """
     kept = [w for w in re.findall(r"\w+", words.lower()) if w not in ("a", "an", "the", "regions", "region")]

@@ -141,5 +141,10 @@ def measured(followed: Followed, names: tuple[str, ...], rng: np.random.Generato
             f"no other change was tried on {LEAST} samples, `other` is of those tried on {most}" if most < LEAST else ""
         )
         found |= {"other": names[int(sizes.argmax())], "other_change": float(sizes.max()), "note": few}
-    paired = followed.change - (0 if np.isnan(control) else followed.control)
-    return found | {"p": sign_flip(paired[np.isfinite(paired)], rng)}
+    n_control = int(np.isfinite(followed.control).sum())
+    compared = n_control >= min(LEAST, n)  # a p of few trials tells of those few alone
+    if n_control > 0 and not compared:
+        few = f"p is against 0: {n_control} of {n} trials {'has' if n_control == 1 else 'have'} a control"
+        found["note"] = "; ".join(filter(None, (str(found.get("note", "")), few)))
+    paired = followed.change - (followed.control if compared else 0)
+    return found | {"n_control": n_control, "p": sign_flip(paired[np.isfinite(paired)], rng)}

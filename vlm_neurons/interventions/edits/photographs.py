@@ -11,7 +11,7 @@ from PIL import Image
 
 from vlm_neurons.data import DEFAULT_PROMPT, ImageTextData
 from vlm_neurons.interventions.edits.pixels import alone, blurred, filled, inpainted, pasted, recoloured
-from vlm_neurons.interventions.edits.regions import Part, Regions, elsewhere, mask_of
+from vlm_neurons.interventions.edits.regions import Part, Regions, elsewhere, mask_of, pieces
 from vlm_neurons.interventions.edits.trials import MISSING, Inputs, Pair, Row, Trial, Wanted
 from vlm_neurons.synthetic.scene import COLORS
 
@@ -81,20 +81,28 @@ def trials(
     """One trial a sample with a region (`named`); what is pasted, into each without (`silent`)."""
     if wanted.edit == "paste":
         return _pasted(data, named, silent, regions, inputs, seed)
-    color = dict(wanted.named[0]).get("color")
-    found = [_edited(Photograph(data, i, inputs), regions[i], wanted.edit, color, (seed, i)) for i in named]
-    return [one for one in found if one is not None]
+    colors = tuple(value for kind, value in wanted.named[0] if kind == "color")
+    if wanted.edit == "recolour" and not {*COLORS} - {*colors}:
+        return []
+    found = [_edited(Photograph(data, i, inputs), regions[i], wanted.edit, colors, (seed, i)) for i in named]
+    return found
 
 
-def _edited(one: Photograph, parts: Sequence[Part], edit: str, color: str | None, seed: tuple[int, ...]) -> Trial:
+def _edited(one: Photograph, parts: Sequence[Part], edit: str, colors: tuple[str, ...], seed: tuple[int, ...]) -> Trial:
     """The named region removed, recoloured or kept alone, and another of its size."""
     here, (height, width) = tuple(parts), one.pixels().shape[:2]
     there = elsewhere(here, height, width, np.random.default_rng(seed))
     change: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    change = {"remove": filled, "inpaint": inpainted, "blur": blurred, "keep": alone}.get(edit) or _painter(color, seed)
+    change = {"remove": filled, "inpaint": inpainted, "blur": blurred, "keep": alone}.get(edit) or _painter(
+        colors, seed
+    )
 
     def done(there: tuple[Part, ...], again: bool = False) -> int:
-        return one.number((edit, color, there), lambda pixels: change(pixels, mask_of(there, *pixels.shape[:2])), again)
+        return one.number(
+            (edit, colors if edit == "recolour" else (), there),
+            lambda pixels: change(pixels, mask_of(there, *pixels.shape[:2])),
+            again,
+        )
 
     base = (
         one.number(("grey",), lambda pixels: alone(pixels, np.zeros(pixels.shape[:2], bool)))
@@ -108,9 +116,9 @@ def _edited(one: Photograph, parts: Sequence[Part], edit: str, color: str | None
     return Trial(one.sample, base, done(here), False, others, control, one.plain(again=True))
 
 
-def _painter(color: str | None, seed: tuple[int, ...]) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Another colour than the one that is named."""
-    names = [name for name in COLORS if name != color]
+def _painter(colors: tuple[str, ...], seed: tuple[int, ...]) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Another colour than those that are named."""
+    names = [name for name in COLORS if name not in colors]
     new = COLORS[names[int(np.random.default_rng([*seed, 1]).integers(len(names)))]]
     return lambda pixels, mask: recoloured(pixels, mask, new)
 
@@ -124,9 +132,10 @@ def _pasted(
     order = np.random.default_rng([seed, 3]).permutation(PLACES * len(SIZES)).tolist()
     for turn, i in enumerate(silent if named else ()):
         source, target = Photograph(data, named[turn % len(named)], inputs), Photograph(data, i, inputs)
-        part = max(regions[source.sample], key=lambda one: int(one.shape.sum()))
+        named_there = regions[source.sample]
+        part = max(pieces(named_there), key=lambda one: int(one.shape.sum()))
         height, width = source.pixels().shape[:2]
-        other = elsewhere([part], height, width, np.random.default_rng([seed, i]))
+        other = elsewhere([part], height, width, np.random.default_rng([seed, i]), clear=named_there)
         size, place = divmod(order[turn % len(order)], PLACES)
 
         def number(

@@ -89,7 +89,7 @@ def _of_pictures(
     for w in every:
         if w.edit in photographs.REGIONAL:
             mine = regions[dict(w.named[0])["region"]]
-            having, lacking = ([i for i in order if bool(mine.get(i)) == yes][:n] for yes in (True, False))
+            having, lacking = ([i for i in order if i in mine and bool(mine[i]) == yes][:n] for yes in (True, False))
             found: list[Trial] = photographs.trials(data, sorted(having), sorted(lacking), w, mine, made.inputs, seed)
             made.sheets[w] = Sheet.of(found, len(lacking if w.edit == "paste" else having))
         elif w.edit == generated.EDIT:

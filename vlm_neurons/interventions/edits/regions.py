@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,12 +16,12 @@ from vlm_neurons.data import ImageTextData
 from vlm_neurons.units import Neuron
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
-MOST_PARTS, LEAST_SHARE = 8, 0.001  # of a mask: so many, the largest ones; smaller ones, of the picture, are specks
+LEAST_SHARE = 0.001  # of a picture: parts that are smaller are specks
 TRIES = 200  # of finding an equally large region elsewhere
 
 
 class Part(NamedTuple):
-    """A connected part of a picture.
+    """Pixels of a picture: of a box, or of a mask, connected or not.
 
     Attributes:
         left: first column of its box.
@@ -49,7 +50,9 @@ class Part(NamedTuple):
         return Part(left, top, left + self.right - self.left, top + self.bottom - self.top, self.bits)
 
 
-Regions = Mapping[int, Sequence[Part]]  # sample -> what is named in its first image
+# sample -> what is named in its first image; empty where it was looked for and is not: samples that were not looked at
+# are not there
+Regions = Mapping[int, Sequence[Part]]
 
 
 def mask_of(parts: Sequence[Part], height: int, width: int) -> Bool[np.ndarray, "y x"]:
@@ -64,8 +67,34 @@ def mask_of(parts: Sequence[Part], height: int, width: int) -> Bool[np.ndarray, 
     return mask
 
 
+def whole(mask: Bool[np.ndarray, "y x"]) -> list[Part]:
+    """All pixels of a mask as one part; nothing of an empty one.
+
+    >>> whole(np.array([[0, 1, 0, 0], [0, 1, 0, 1]], bool))
+    [Part(left=1, top=0, right=4, bottom=2, bits=b'\x94')]
+    """
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    if not len(rows):
+        return []
+    top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+    return [_cut(mask[top:bottom, left:right], left, top)]
+
+
+def _cut(own: Bool[np.ndarray, "h w"], left: int, top: int) -> Part:
+    height, width = own.shape
+    return Part(left, top, left + width, top + height, b"" if own.all() else np.packbits(own).tobytes())
+
+
+def without_specks(mask: Bool[np.ndarray, "y x"]) -> Bool[np.ndarray, "y x"]:
+    """A mask without connected parts that are too small to have been meant, where it was found cell by cell."""
+    labels, n = ndimage.label(mask, np.ones((3, 3)))
+    large = np.bincount(labels.ravel(), minlength=n + 1) >= LEAST_SHARE * mask.size
+    large[0] = False
+    return np.asarray(large[labels])
+
+
 def parts_of(mask: Bool[np.ndarray, "y x"]) -> list[Part]:
-    """The largest connected parts of a mask (corners connect), without specks.
+    """The connected parts of a mask (corners connect), the largest first.
 
     >>> parts_of(np.array([[1, 1, 0, 0], [1, 1, 0, 1]], bool))
     [Part(left=0, top=0, right=2, bottom=2, bits=b''), Part(left=3, top=1, right=4, bottom=2, bits=b'')]
@@ -74,23 +103,31 @@ def parts_of(mask: Bool[np.ndarray, "y x"]) -> list[Part]:
     sizes = np.bincount(labels.ravel(), minlength=n + 1)[1:]
     boxes = ndimage.find_objects(labels)
     found = []
-    for i in np.argsort(-sizes, kind="stable")[:MOST_PARTS].tolist():
-        if sizes[i] >= LEAST_SHARE * mask.size:
-            rows, columns = boxes[i]
-            own = labels[rows, columns] == i + 1
-            bits = b"" if own.all() else np.packbits(own).tobytes()
-            found.append(Part(columns.start, rows.start, columns.stop, rows.stop, bits))
+    for i in np.argsort(-sizes, kind="stable").tolist():
+        rows, columns = boxes[i]
+        found.append(_cut(labels[rows, columns] == i + 1, columns.start, rows.start))
     return found
 
 
-def elsewhere(parts: Sequence[Part], height: int, width: int, rng: np.random.Generator) -> tuple[Part, ...] | None:
-    """The parts moved to where none is; None where there is no room.
+def pieces(parts: Iterable[Part]) -> list[Part]:
+    """What can be moved alone: boxes as they are, of masks their connected parts."""
+    return [
+        one.at(part.left + one.left, part.top + one.top) if part.bits else one
+        for part in parts
+        for one in (parts_of(part.shape) if part.bits else (part,))
+    ]
+
+
+def elsewhere(
+    parts: Sequence[Part], height: int, width: int, rng: np.random.Generator, clear: Sequence[Part] = ()
+) -> tuple[Part, ...] | None:
+    """The parts moved, each piece for itself, to where none is, and none of `clear`; None where there is no room.
 
     >>> elsewhere([Part(0, 0, 4, 4)], 4, 8, np.random.default_rng(0))
     (Part(left=4, top=0, right=8, bottom=4, bits=b''),)
     """
-    taken, found = mask_of(parts, height, width), []
-    for part in parts:
+    taken, found = mask_of([*parts, *clear], height, width), []
+    for part in pieces(parts):
         w, h, shape = part.right - part.left, part.bottom - part.top, part.shape
         for _ in range(TRIES if (w, h) != (width, height) else 0):
             x, y = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
@@ -101,6 +138,11 @@ def elsewhere(parts: Sequence[Part], height: int, width: int, rng: np.random.Gen
         else:
             return None
     return tuple(found)
+
+
+def looked_at(regions: Regions, order: Iterable[int], n: int) -> Regions:
+    """Boxes that somebody gave, who looked at all samples: the first n without any are known to have none."""
+    return {**regions, **dict.fromkeys(islice((i for i in order if not regions.get(i)), n), ())}
 
 
 def checked_boxes(data: ImageTextData, boxes: Any, neurons: Mapping[str, Neuron]) -> dict[str, Regions]:
@@ -125,8 +167,11 @@ def checked_boxes(data: ImageTextData, boxes: Any, neurons: Mapping[str, Neuron]
                 raise ValueError(
                     f"boxes[{key!r}]: sample {sample!r} is none of the data's {len(data)}, or has no image"
                 )
+            told = f"boxes[{key!r}][{sample}]"
+            if isinstance(each, str) or not isinstance(each, Sequence | np.ndarray):
+                raise ValueError(f"{told}={short(each)}: give a list of (left, top, right, bottom), empty for none")
             width, height = data[sample].load_images()[0].size if len(each) else (0, 0)
-            own[int(sample)] = inside(each, width, height, f"boxes[{key!r}][{sample}]")
+            own[int(sample)] = inside(each, width, height, told)
         found[neuron] = own
     return found
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vlm_neurons.interventions.edits.trials import Row
@@ -31,14 +31,15 @@ def peaks(
     batch_size: int,
     tick: Callable[[int], object],
 ) -> Float[np.ndarray, "input neuron"]:
-    """The largest positive activation of every neuron over the patches of every input, or over the tokens of its text;
-    0 where it is nowhere positive, NaN where its site does not see that side.
+    """The largest positive activation of every neuron over the patches of every input's first image, which is the one
+    that is edited, or over the tokens of its text; 0 where it is nowhere positive, NaN where its site does not see that
+    side.
 
     Args:
         model: any.
         made: functions that make the inputs.
         neurons: of any sites; negative poles are negated.
-        side: patches, or tokens of the text.
+        side: patches of the first image, or tokens of the text.
         batch_size: inputs per forward pass.
         tick: is told how many inputs are done.
     """
@@ -76,12 +77,22 @@ def _largest(
     acts = acts[..., index].float() * sign.to(acts.device)
     if there is not None:
         acts = acts.masked_fill(~there[..., index], 0)
+    edited = _of_first_images(batch).to(acts.device)
     if at(place)[0].indexed_by != "image":
         mask = batch.mask(KINDS[side]).to(acts.device)
+        if side == "picture":
+            mask = mask & edited[batch.patch_index.to(acts.device).clamp(min=0)]
         return acts.masked_fill(~mask[..., None], 0).amax(1).clamp(min=0)
     if side == "text" or patch is None:
         return None
-    image = torch.tensor([one.image for one in batch.patches], device=acts.device)[patch.to(acts.device)]
-    home = batch.image_rows.to(acts.device)[image]
+    patch = patch.to(acts.device)
+    home, seen = batch.row_of_patches.to(acts.device)[patch], acts[0] * edited[patch][:, None]
     best = torch.zeros(len(batch), acts.shape[-1], device=acts.device)
-    return best.scatter_reduce(0, home[:, None].expand_as(acts[0]), acts[0], "amax")
+    return best.scatter_reduce(0, home[:, None].expand_as(seen), seen, "amax")
+
+
+def _of_first_images(batch: Batch) -> Bool[Tensor, " patch"]:
+    """Which patches are of the first image of their row."""
+    rows = batch.image_rows.tolist()
+    first = torch.tensor([rows.index(row) == i for i, row in enumerate(rows)], dtype=torch.bool)
+    return first.repeat_interleave(torch.tensor(batch.patch_counts, dtype=torch.long))

@@ -34,7 +34,8 @@ def folder_for(path: str | Path) -> Path:
 
 
 def save_pictures(home: Path, plan: Plan) -> None:
-    """Write the pictures of all trials as PNG, and what they are to `edits.jsonl`: a line a trial."""
+    """Write the pictures of all trials as PNG, and what they are to `edits.jsonl`: a line a trial, with `changed` false
+    where the edit leaves the picture as it is, which is no trial of the table."""
     names: dict[int, str] = {}
 
     def name(number: int) -> str | None:
@@ -46,9 +47,10 @@ def save_pictures(home: Path, plan: Plan) -> None:
         for wanted, sheet in plan.sheets.items():
             for i, sample in enumerate(sheet.sample.tolist()):
                 before, after = sheet.control[i].tolist()
+                ends = name(int(sheet.present[i])), name(int(sheet.absent[i]))
                 yield {"edit": wanted.edit, "named": [dict(one) for one in wanted.named], "sample": sample,
-                       "made": "with" if sheet.brought[i] else "without", "with": name(int(sheet.present[i])),
-                       "without": name(int(sheet.absent[i])),
+                       "made": "with" if sheet.brought[i] else "without", "changed": ends[0] != ends[1],
+                       "with": ends[0], "without": ends[1],
                        "control": None if before < 0 else [name(before), name(after)]}  # fmt: skip
 
     text = "".join(f"{json.dumps(line)}\n" for line in lines())

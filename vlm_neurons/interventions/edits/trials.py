@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import tempfile
+import weakref
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -39,7 +42,7 @@ class Inputs:
 
     Attributes:
         made: of each a function that makes it.
-        folder: where pictures are kept that are slow to make; None: nowhere.
+        folder: where pictures are kept that are slow to make, or are another one every time; None: for this call.
     """
 
     made: list[Callable[[], Row]] = field(default_factory=list)
@@ -60,7 +63,8 @@ class Inputs:
             ValueError: the file is damaged.
         """
         if self.folder is None:
-            return draw()
+            self.folder = Path(tempfile.mkdtemp(prefix="vlm_neurons-"))
+            weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         file = self.folder / f"{hashlib.sha256(repr(key).encode('utf-8', 'surrogatepass')).hexdigest()}.png"
         if not file.is_file():
             image = draw().convert("RGB")
