@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import seeds
 import torch
 
 import vlm_neurons as vn
 from vlm_neurons import planted
-from vlm_neurons.autointerp.explanation import NO_PATTERN
+from vlm_neurons.autointerp.explainers.output import output_of
+from vlm_neurons.autointerp.explanation import NO_PATTERN, Failure
 from vlm_neurons.concepts import Concept
+from vlm_neurons.evidence.activations import Look, look
 from vlm_neurons.planted.weights import measured, rows_of, writing
 
 
@@ -112,6 +116,51 @@ def test_a_gate_writes_with_the_sign_that_its_up_has_where_it_is_active(
     assert told[1]["words"] == told[-1]["words"] and told[1]["words"][0] == "red"
     assert [told[s]["direction"] for s in (1, -1)] == ["raised", "lowered"]
     assert [told[s]["unit"] for s in (1, -1)] == ["post:L2N7", "post:L2N7-"] and told[1]["one_sided"] > 0.9
+
+
+def test_a_gate_is_read_under_the_questions_of_its_own_samples(model: vn.HookedVLM, tmp_path: Path) -> None:
+    data = vn.scenes(16, task="question")
+    run = vn.scan(model, data, ["gate"], out=tmp_path, batch_size=16, progress=False)
+    evidence = vn.gather_evidence(model, data, run, ["L3N46", "L3N47", "L3N3"], n_spare=0, n_pool=0, out=run,
+                                  progress=False)  # fmt: skip
+    stored = vn.evidence.load(run)
+    for key, one in evidence.items():
+        units, places = [vn.Neuron.parse(key), vn.Neuron.parse(f"post:{key}")], []
+        shown = [e.seen.sample for e in one.split("explain") if e.group == "top"]
+        for sample in (data[i] for i in shown):
+            images = sample.load_images()
+            ((_, found),) = look(model, [Look(0, "", images, sample.prompt, sample.response, units)])
+            places += [
+                np.stack([np.concatenate([*(m.ravel() for m in found[u.id][0]), found[u.id][1]]) for u in units])
+            ]
+        gate, post = np.concatenate(places, 1)
+        mean = post[gate >= gate.max() / 2].mean()
+        output = output_of(model, stored[key])
+        assert output == output_of(model, one) and output.neuron.pole == "-+"[int(mean > 0)]
+        assert output.peak == pytest.approx(abs(mean) / gate[gate >= gate.max() / 2].mean() * one.peak, rel=1e-3)
+    unsaid = replace(one, exemplars=tuple(replace(e, seen=replace(e.seen, prompt=None)) for e in one.exemplars))
+    with pytest.raises(ValueError, match=r"L3N3 reaches .* does not say what was asked .* gather it again"):
+        output_of(model, unsaid)
+    told = vn.explain({"L3N3": unsaid}, vn.VocabularyExplainer(model, n_null=9), progress=False)["L3N3"]
+    assert told.failure is not None and "gather it again" in told.failure.detail
+
+
+def test_joined_explanations_keep_the_sides_of_both_and_the_question_of_neither() -> None:
+    sided = vn.Explanation("L0N1", "red regions; the word 'red'", confidence=0.9, settings="S", tokens_in=2,
+                           by_side={"picture": "red regions", "text": "the word 'red'"})  # fmt: skip
+    other = vn.Explanation(
+        "L0N1", "cups; red regions", settings="T", tokens_in=3, by_side={"picture": "cups; red regions"}
+    )
+    quiet = vn.Explanation("L0N1", NO_PATTERN, settings="Q")
+    for one in (vn.autointerp.joined(quiet, sided), vn.autointerp.joined(sided, quiet)):
+        assert one.text == sided.text and one.by_side == sided.by_side and one.settings == ""
+    both = vn.autointerp.joined(sided, other)
+    assert both.by_side == {"picture": "red regions; cups", "text": "the word 'red'"}
+    assert both.text == "red regions; the word 'red'; cups" and np.isnan(both.confidence) and both.settings == ""
+    assert vn.autointerp.joined(sided, vn.Explanation("L0N1", "the word 'x'")).by_side == {}
+    failed = vn.autointerp.joined(sided, replace(other, text="", failure=Failure("network", "gone")))
+    assert failed.failed and failed.settings == "" and failed.tokens_in == 5
+    assert not vn.explainers.JoinedExplainer("dissection", "dissection").sides_apart
 
 
 def test_joined_explanations_say_both_and_what_both_say_once(vocabulary: vn.VocabularyExplainer) -> None:

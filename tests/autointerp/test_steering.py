@@ -126,6 +126,12 @@ def test_the_same_seed_says_the_same_and_pictures_may_be_left_out(model: vn.Hook
     assert a.fingerprint == b.fingerprint != c.fingerprint
 
 
+def test_answers_that_only_repeat_are_counted_once_and_show_nothing(model: vn.HookedVLM) -> None:
+    cold = vn.SteeringExplainer(model, strengths=(2,), n=16, max_new_tokens=6, temperature=0.01)
+    found = vn.explain(evidence_of(WRITER), cold, progress=False)[WRITER]
+    assert found.text == NO_PATTERN and "each different one was counted once" in found.description
+
+
 def test_what_cannot_be_clamped_or_asked_is_told(model: vn.HookedVLM) -> None:
     blind = vn.SteeringExplainer(model, strengths=(2,), n=2, max_new_tokens=2, blank=False)
     every = evidence_of("P0N3") | evidence_of("a probe") | evidence_of("L0N999") | evidence_of("L9N1")
@@ -141,7 +147,8 @@ def test_what_cannot_be_clamped_or_asked_is_told(model: vn.HookedVLM) -> None:
     )
     for wrong, said in (({"strengths": ()}, "some numbers above 0"), ({"strengths": (0, 1)}, "some numbers above 0"),
                         ({"strengths": (1, 1)}, "each once"), ({"strengths": "12"}, "some numbers above 0"),
-                        ({"n": 0}, "n=0"), ({"temperature": -1}, "temperature=-1"), ({"level": 3}, "level=3"),
+                        ({"n": 0}, "n=0"), ({"temperature": -1}, "temperature=-1"),
+                        ({"temperature": 0}, "temperature=0: give a temperature above 0"), ({"level": 3}, "level=3"),
                         ({"blank": "white"}, "blank='white'"), ({"seed": -1}, "seed=-1")):  # fmt: skip
         with pytest.raises((ValueError, TypeError), match=said):
             vn.SteeringExplainer(model, **wrong)

@@ -18,9 +18,14 @@ from test_family_scan import observed, some_data
 from torch import Tensor
 
 import vlm_neurons as vn
-from vlm_neurons.evidence import load
+from vlm_neurons.autointerp.asked import Asking
+from vlm_neurons.autointerp.explainers.output import output_of
+from vlm_neurons.evidence import Exemplar, load
+from vlm_neurons.evidence.activations import Look, look
 from vlm_neurons.hooks import record, scale
 from vlm_neurons.models import Batch
+from vlm_neurons.models.lens import output_weights
+from vlm_neurons.models.readout import written_by
 from vlm_neurons.scanning.nulls import random_units
 from vlm_neurons.scanning.viewing import views_of
 
@@ -175,3 +180,28 @@ def test_random_units_of_an_expert_are_at_the_tokens_that_chose_it(family: build
     n_places = sum(hook.startswith("blocks.1.") for hook in model.site_hooks("gate"))
     counted = {(one["site"], one["layer"], one["pole"], one["side"]): one["n"] for one in table.attrs["random"]}
     assert len(counted) == len(table.attrs["random"]) and counted["gate", 1, "+", "picture"] == n * n_places
+
+
+@torch.no_grad()
+def test_an_experts_neuron_acts_as_its_own_post_with_the_experts_weights() -> None:
+    model = builders.made("qwen3_vl_moe").model
+    units = [vn.Neuron.parse(f"{site}L1E{e}N0") for e in range(4) for site in ("", "post:")]
+    image = vn.scenes(1)[0].load_images()
+    ((seen, acts),) = look(model, [Look(0, "one", image, "What?", "dogs", units)])
+    chosen = next(u for u in units if np.nanmax(acts[u.id][1], initial=0) > 0)
+    expert = chosen.id.partition("N")[0].partition("E")[2]
+    for key in (f"L1E{expert}N0", f"post:L1E{expert}N0"):
+        one = vn.Evidence(key, 2.0, (Exemplar(seen, "top", "explain", 0, *acts[key]),))
+        output = output_of(model, one)
+        assert output.neuron.id.rstrip("-") == f"post:L1E{expert}N0"
+        if not key.startswith("post"):
+            gate, post = (np.concatenate([*(m.ravel() for m in maps), tokens])
+                          for maps, tokens in (acts[key], acts[f"post:{key}"]))  # fmt: skip
+            strong = gate >= np.nanmax(gate) / 2
+            assert (output.neuron.pole == "-") == (post[strong].mean() < 0)
+        column = written_by(model, f"experts.{expert}", 1)[:, 0] * (-1 if output.neuron.pole == "-" else 1)
+        assert torch.equal(output_weights(model, [output.neuron])[0], column)
+        found = vn.explain({key: one}, vn.VocabularyExplainer(model, n_null=9), progress=False)[key]
+        assert not found.failed, found.failure
+    asking = Asking(model, n=1, max_new_tokens=2)
+    assert len(asking.answers(output.neuron, output.peak)) == 1

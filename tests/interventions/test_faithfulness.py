@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,6 +66,23 @@ def test_a_neuron_is_faithful_to_the_word_that_it_writes_and_others_are_not(
     kept[1].write_text("{")
     with pytest.raises(ValueError, match=r"cannot be read.*Move it away; vn.faithfulness"):
         vn.faithfulness(model, words, evidence, **SMALL, out=tmp_path, progress=False)
+
+
+def test_a_unit_is_not_its_own_null_and_one_edited_by_hand_is_asked_again(
+    model: vn.HookedVLM, evidence: dict[str, vn.Evidence], tmp_path: Path
+) -> None:
+    poles = {f"{key}{pole}": vn.Evidence(f"{key}{pole}", 12.0, ()) for key in [*WORDS][:2] for pole in ("", "-")}
+    small: dict[str, Any] = {"strengths": (1,), "n": 4, "max_new_tokens": 4, "progress": False, "out": tmp_path}
+    found = vn.faithfulness(model, {"post:L2N7": "red"}, poles, **small).iloc[0]
+    assert found.n_null == 1 and found.faithfulness > 0.5  # the other unit, once
+    out, mark = rows_of(model, "post", 2, 7)["out"], model.fingerprint()
+    out.mul_(-1)
+    try:
+        assert model.fingerprint() == mark  # which looks at some of all weights
+        again = vn.faithfulness(model, {"post:L2N7": "red"}, poles, **small).iloc[0]
+    finally:
+        out.mul_(-1)
+    assert again.share < found.share
 
 
 def test_the_numbers_are_those_of_the_answers_counted_one_by_one(
@@ -131,3 +149,11 @@ def test_an_answer_says_what_an_explanation_names_if_it_has_all_words_of_one_alt
     ):
         words = answer.replace(",", "").split()
         assert says(words, ways_to_say(explanation)) == expected, (explanation, answer)
+
+
+def test_a_plural_is_said_by_its_singular_and_the_other_way_round() -> None:
+    pairs = ("horse horses, house houses, vase vases, nose noses, maze mazes, axe axes, cache caches, box boxes, "
+             "dress dresses, bus buses, baby babies, pie pies, toy toys, tomato tomatoes, shoe shoes")  # fmt: skip
+    for one, many in (pair.split() for pair in pairs.split(", ")):
+        assert says({one}, ways_to_say(many)) and says({many}, ways_to_say(one)), (one, many)
+    assert not says({"us"}, ways_to_say("uses")) and not says({"to"}, ways_to_say("toes"))

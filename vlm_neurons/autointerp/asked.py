@@ -41,7 +41,7 @@ class Asking:
         prompt: what it is asked; in a few words of its own if None.
         n: answers at every value, and as many again without any.
         max_new_tokens: of an answer.
-        temperature: of the draw.
+        temperature: of the draw, above 0.
         seed: of the draw.
         batch_size: answers at once.
 
@@ -62,6 +62,9 @@ class Asking:
     def __post_init__(self) -> None:
         whole(1, n=self.n, max_new_tokens=self.max_new_tokens, batch_size=self.batch_size)
         amount(temperature=self.temperature)
+        if not self.temperature:
+            raise ValueError("temperature=0: give a temperature above 0; at 0 all answers to one picture are the "
+                             "same one, and counting it several times shows nothing")  # fmt: skip
         check_seed(self.seed)
         of_kind("blank", self.blank, bool, "give True for blank pictures, False for none")
         if self.prompt is not None:

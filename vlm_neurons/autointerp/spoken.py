@@ -57,10 +57,29 @@ def _of_concept(concept: Concept) -> list[frozenset[str]]:
 
 
 def _forms(word: str) -> frozenset[str]:
-    """A word in the singular and the plural, as far as English spells it simply."""
-    bare = word[:-2] if re.search(r"(s|x|z|ch|sh)es$", word) else word.removesuffix("s") if len(word) > 3 else word
-    bare = word if word.endswith("ss") else bare
-    return frozenset({word, bare, bare + ("es" if re.search(r"(s|x|z|ch|sh)$", bare) else "s")})
+    """A word in the singular and the plural, as far as English spells it simply; where only a dictionary tells whether
+    a plural is that of "horse" or of "box", both."""
+    single = {word}
+    if len(word) > 3 and word.endswith("s") and not word.endswith("ss"):
+        single = {word[:-1]}
+        if len(word) > 4 and re.search(r"(s|x|z|ch|sh|o)es$", word):
+            single.add(word[:-2])
+        if re.search(r"..[^aeiou]ies$", word):
+            single.add(word[:-3] + "y")
+    return frozenset({word, *single, *(many for one in single for many in _plurals(one))})
+
+
+def _plurals(word: str) -> tuple[str, ...]:
+    """As far as English spells them simply.
+
+    >>> [_plurals(word) for word in ("horse", "box", "baby", "day", "tomato")]
+    [('horses',), ('boxes',), ('babies',), ('days',), ('tomatos', 'tomatoes')]
+    """
+    if re.search(r"[^aeiou]y$", word):
+        return (word[:-1] + "ies",)
+    if word.endswith("o"):
+        return (word + "s", word + "es")
+    return (word + ("es" if re.search(r"(s|x|z|ch|sh)$", word) else "s"),)
 
 
 def says(said: Collection[str], ways: Ways) -> bool:

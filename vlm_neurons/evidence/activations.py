@@ -151,6 +151,8 @@ def _seen(
         source,
         None if sample.truth is None else sample.truth(),
         tuple(whole[i] * tiled[i] for i in images),
+        sample.prompt,
+        sample.response,
     )
 
 

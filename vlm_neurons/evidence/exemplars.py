@@ -50,6 +50,8 @@ class Seen:
         truth: (kind, word) -> share of every patch that has it, where the data set knows; None where it does not.
         whole_rows: for each image how many rows of its patches are a view of the whole of it, with its tiles below; 0
             where all rows are one view. Places without a patch have no box (NaN).
+        prompt: what the model was asked, to look at the sample again; None where that is not known.
+        answer: the response as it was given, of which `response` has the tokens; None where there is none.
     """
 
     sample: int
@@ -64,6 +66,8 @@ class Seen:
     source: str = ""
     truth: Truth | None = None
     whole_rows: tuple[int, ...] = ()
+    prompt: str | None = None
+    answer: str | None = None
 
     def __repr__(self) -> str:
         return f"<Seen {short(self.name)}: {len(self.images)} images, {len(self.tokens)} tokens>"

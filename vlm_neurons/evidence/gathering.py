@@ -101,7 +101,7 @@ def gather_evidence(
         )
         exemplars = assign(strong, rest)
         source = {"hook": neuron.hook, "index": neuron.index, "pole": neuron.pole, "data": run.info["data"]["source"],
-                  "model": run.info["model"]["name"], "run": run.identity}  # fmt: skip
+                  "model": run.info["model"]["name"], "run": run.identity, "day": run.info["day"]}  # fmt: skip
         label = labels.get(neuron.id)
         found[neuron.id] = Evidence(
             neuron.id, peak, exemplars, label, seed, source, rest_of(exemplars, more), len(run.samples)

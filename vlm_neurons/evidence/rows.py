@@ -27,7 +27,7 @@ def schema() -> pa.Schema:
         [("sample", pa.int64()), ("name", pa.string()), ("images", pa.list_(pa.binary())), ("grids", pa.list_(ints)),
          ("boxes", pa.list_(floats)), ("tokens", pa.list_(pa.string())), ("kinds", ints), ("places", ints),
          ("token_sinks", flags), ("patch_sinks", pa.list_(flags)), ("source", pa.string()), ("truth", pa.list_(truth)),
-         ("whole_rows", ints)]
+         ("whole_rows", ints), ("prompt", pa.string()), ("answer", pa.string())]
     )  # fmt: skip
 
 
@@ -98,6 +98,8 @@ def sample_row(seen: Seen) -> dict[str, Any]:
             for (kind, word), shares in seen.truth.items()
         ],
         "whole_rows": list(seen.whole_rows),
+        "prompt": seen.prompt,
+        "answer": seen.answer,
     }  # fmt: skip
 
 
@@ -121,6 +123,8 @@ def read_sample(row: dict[str, Any]) -> Seen:
             (t["kind"], t["word"]): np.array(t["shares"]).reshape(t["rows"], -1) for t in row["truth"]
         },
         tuple(row["whole_rows"]),
+        row.get("prompt"),  # evidence from before they were kept has no such columns
+        row.get("answer"),
     )  # fmt: skip
 
 

@@ -159,7 +159,7 @@ def is_there(path: Path) -> bool:
 
 def key_of(seen: Seen) -> str:
     """Of all that is stored of a sample."""
-    return _digest([seen.digest, seen.name, seen.whole_rows, [i.mode for i in seen.images]])
+    return _digest([seen.digest, seen.name, seen.whole_rows, [i.mode for i in seen.images], seen.prompt, seen.answer])
 
 
 def _digest(words: Any) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from vlm_neurons.autointerp.jobs import Explanations, check_evidence, check_expl
 from vlm_neurons.autointerp.spoken import Ways, says, ways_to_say
 from vlm_neurons.autointerp.store import folder
 from vlm_neurons.models.fused import hooked
+from vlm_neurons.models.lens import output_weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,11 +49,13 @@ class Said:
     Attributes:
         answers: by strength; those at which text breaks down are left out.
         left_out: they.
+        unit: what was clamped, on its positive pole: a gate and its `post` are one.
         fault: why there are none.
     """
 
     answers: dict[float, list[str]]
     left_out: list[float]
+    unit: str = ""
     fault: str = ""
 
 
@@ -179,8 +182,9 @@ def _row(
 
 
 def _null(key: str, own: Ways, said: Mapping[str, Said], s0: float, rng: np.random.Generator) -> list[float]:
-    """Faithfulness of the same words to other units."""
-    others = [k for k, one in said.items() if k != key and one.answers]
+    """Faithfulness of the same words to other units, each of which counts once, under whatever names it is there."""
+    units = {one.unit: k for k, one in reversed([*said.items()]) if one.answers and one.unit != said[key].unit}
+    others = [k for k in said if units.get(said[k].unit) == k]
     chosen = [others[i] for i in rng.permutation(len(others))[:OTHERS]]
     shares = ([_share(answers, own) for answers in said[k].answers.values()] for k in chosen)
     return [_fade([*one], s0) for one in shares]
@@ -204,21 +208,33 @@ def _share(answers: Sequence[str], ways: Ways) -> float:
     return float(np.mean([says(words_of(answer), ways) for answer in answers]))
 
 
+def _written(model: HookedVLM, neuron: str) -> str:
+    """Digest of a unit's output weights: the model's fingerprint looks at some of all weights, and may miss one that
+    was edited by hand. Empty for what writes nowhere near the backbone."""
+    try:
+        return hashlib.sha256(output_weights(model, neuron).float().cpu().numpy().tobytes()).hexdigest()
+    except (ValueError, LookupError):
+        return ""
+
+
 def _said(asking: Asking, evidence: Evidence, strengths: Sequence[float], limit: float, where: Path | None) -> Said:
     """What the model says while a unit is clamped: read where it is kept, or asked, and kept."""
-    told = [asking.fingerprint, hooked(asking.model.bridge), evidence.digest, [float(s) for s in strengths], FIRST_DRAW]
+    written = _written(asking.model, evidence.neuron)
+    told = [2, asking.fingerprint, hooked(asking.model.bridge), evidence.digest, written, [float(s) for s in strengths],
+            FIRST_DRAW]  # fmt: skip
     file = None if where is None else where / f"{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]}.json"
     if file is not None and file.is_file():
         with readable(file, "vn.faithfulness(..., out=...)"):
             kept = json.loads(file.read_text(encoding="utf-8"))
-            return Said({float(k): list(v) for k, v in kept["answers"].items()}, list(kept["left_out"]), kept["fault"])
+            return Said({float(k): list(v) for k, v in kept["answers"].items()}, list(kept["left_out"]), kept["unit"])
     try:
         output = output_of(asking.model, evidence)
         if not output.peak > 0:
             raise ValueError(f"{evidence.neuron} is never active, so that there is nothing to clamp it at")
-        found = Said(*asking.while_held(output.neuron, output.peak, strengths, limit, FIRST_DRAW + 2))
+        unit = replace(output.neuron, pole="+").id
+        found = Said(*asking.while_held(output.neuron, output.peak, strengths, limit, FIRST_DRAW + 2), unit)
     except (ValueError, LookupError) as error:
-        found = Said({}, [], str(error.args[0]))
+        return Said({}, [], fault=str(error.args[0]))  # not kept: found again at once, unless it is mended
     if file is not None:
         text = json.dumps({"neuron": evidence.neuron, **asdict(found)}, ensure_ascii=False)
         write_atomic(file, lambda path: path.write_text(text, encoding="utf-8"))

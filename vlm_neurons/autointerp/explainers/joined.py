@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vlm_neurons.autointerp.explanation import NO_PATTERN, Explanation, says_nothing
 from vlm_neurons.autointerp.protocols import Explainer
@@ -70,7 +70,8 @@ class JoinedExplainer(Explainer):
 
 
 def joined(first: Explanation, second: Explanation) -> Explanation:
-    """Two explanations of one neuron as alternatives of one; what both say is said once.
+    """Two explanations of one neuron as alternatives of one; what both say is said once. `by_side` has both, unless one
+    of them says something without saying of which side; `settings` is empty, since the question is neither's.
 
     Raises:
         ValueError: they are of two neurons.
@@ -82,17 +83,30 @@ def joined(first: Explanation, second: Explanation) -> Explanation:
     if first.neuron != second.neuron:
         raise ValueError(f"explanations of {first.neuron} and {second.neuron}: only those of one neuron are joined")
     name = f"{first.explainer}+{second.explainer}"
+    counts: dict[str, Any] = {n: getattr(first, n) + getattr(second, n) for n in ("tokens_in", "tokens_out", "cost")}
     failed = first if first.failed else second if second.failed else None
     if failed is not None:
-        return replace(failed, explainer=name, support=(), by_side={})
-    said = [part.strip() for e in (first, second) if not says_nothing(e.text) for part in e.text.split(";")]
+        return replace(failed, explainer=name, support=(), by_side={}, settings="", **counts)
+    speaking = [e for e in (first, second) if not says_nothing(e.text)]
+    apart = all(e.by_side for e in speaking)  # else what one says would be on neither side
+    sides = dict.fromkeys(side for e in speaking for side in e.by_side) if apart else {}
     return replace(
         first,
-        text="; ".join(dict.fromkeys(said)) or NO_PATTERN,
+        text=_alternatives(e.text for e in speaking) or NO_PATTERN,
         description=" ".join(filter(None, (first.description, second.description))),
         explainer=name,
         model="; ".join(dict.fromkeys(filter(None, (first.model, second.model)))),
         exemplars=tuple(dict.fromkeys((*first.exemplars, *second.exemplars))),
         support=(*first.support, *second.support),
-        **{n: getattr(first, n) + getattr(second, n) for n in ("tokens_in", "tokens_out", "cost")},
+        settings="",
+        by_side={side: _alternatives(e.by_side.get(side, "") for e in speaking) for side in sides},
+        confidence=first.confidence if first.confidence == second.confidence else float("nan"),
+        prompt="; ".join(dict.fromkeys(filter(None, (first.prompt, second.prompt)))),
+        **counts,
     )
+
+
+def _alternatives(texts: Iterable[str]) -> str:
+    """What texts say, each alternative once."""
+    parts = (part.strip() for text in texts if not says_nothing(text) for part in text.split(";"))
+    return "; ".join(dict.fromkeys(part for part in parts if part))

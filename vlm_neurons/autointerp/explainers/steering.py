@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import hypergeom
 
 from vlm_neurons._checks import on_scale, whole
-from vlm_neurons.autointerp.asked import STRENGTHS, Asking, check_strengths, words_of
+from vlm_neurons.autointerp.asked import SHADES, STRENGTHS, Asking, check_strengths, words_of
 from vlm_neurons.autointerp.explainers.output import Output, output_of
 from vlm_neurons.autointerp.explanation import NO_PATTERN, Explanation, Failure
 from vlm_neurons.autointerp.protocols import Explainer
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from vlm_neurons.evidence import Evidence
     from vlm_neurons.models import HookedVLM
 
+ONCE = " The answers repeat, at this temperature or length: each different one was counted once."
 NEAR = 0.8  # words are named that rise at least this share of what the first one does
 
 
@@ -104,7 +105,8 @@ class SteeringExplainer(Explainer):
         prompt: what is asked; a plain "describe" if None.
         words: at most so many are named in the text; `support` has all that rise, and apart from them all that fall.
         level: a word counts whose p, corrected for all words and strengths, is below.
-        max_new_tokens, temperature, seed, batch_size: of the answers.
+        max_new_tokens, temperature, seed, batch_size: of the answers. `temperature` is above 0; where the answers
+            without a clamp are hardly more different ones than there are pictures, each different one counts once.
 
     From the first strength on at which text breaks down all are left out, and `support` and `description` say which:
     there the answers surprise the model as it is (by their perplexity) more than half as much as its own answers do
@@ -153,7 +155,7 @@ class SteeringExplainer(Explainer):
     def settings(self) -> str:
         """All that decides its answers, as one string."""
         own = [float(s) for s in self.strengths], self.words, self.level
-        return json.dumps([self.name, 1, self._asking.fingerprint, *own])
+        return json.dumps([self.name, 2, self._asking.fingerprint, *own])
 
     def effort(self, evidence: Mapping[str, Evidence]) -> str:
         """What it takes."""
@@ -178,13 +180,15 @@ class SteeringExplainer(Explainer):
                                "at; nothing was asked.", **common)  # fmt: skip
         before, limit = self._before
         answers, left_out = self._asking.while_held(output.neuron, output.peak, self.strengths, limit)
+        if once := _repeated(before):
+            before, answers = [*dict.fromkeys(before)], {s: [*dict.fromkeys(own)] for s, own in answers.items()}
         rise, fall = moved(answers, before, self.level)
         first = [w for w in rise if w.word not in GRAMMAR]
         named = [w.word for w in first if w.change >= NEAR * first[0].change][: self.words]
         told = {"unit": output.neuron.id, "left_out": left_out}
         return Explanation(
             text="; ".join(f"the word '{word}'" for word in named) or NO_PATTERN,
-            description=_description(rise, fall, [*answers], left_out),
+            description=_description(rise, fall, [*answers], left_out) + (ONCE if once else ""),
             support=tuple(
                 {"direction": direction, "concepts": [f"word:{w}" for w in named] if direction == "raised" else [],
                  "words": [w.word for w in words], "change": [round(w.change, 3) for w in words],
@@ -195,6 +199,11 @@ class SteeringExplainer(Explainer):
             ),
             **common,
         )  # fmt: skip
+
+
+def _repeated(before: Sequence[str]) -> bool:
+    """Whether answers to one picture are nearly always the same one: then they are no draws that could be counted."""
+    return len(set(before)) < 2 * len(SHADES) and 2 * len(set(before)) <= len(before)
 
 
 def _description(rise: list[Moved], fall: list[Moved], kept: list[float], left_out: list[float]) -> str:

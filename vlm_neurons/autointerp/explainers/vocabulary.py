@@ -68,7 +68,7 @@ class VocabularyExplainer(Explainer):
 
     def settings(self) -> str:
         """All that decides its answers, as one string."""
-        return json.dumps([self.name, 1, self._fingerprint, self.words, self.level, self.n_null, self.seed])
+        return json.dumps([self.name, 2, self._fingerprint, self.words, self.level, self.n_null, self.seed])
 
     @cached_property
     def _fingerprint(self) -> str:
