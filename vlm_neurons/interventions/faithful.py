@@ -99,7 +99,8 @@ def faithfulness(
 
     Returns:
         One row an explanation: `faithfulness` with `low` and `high` (95 %, bootstrap over answers); `null`: the
-        median of the same words' faithfulness to other units, up to 20 of the evidence, whatever explains them:
+        median of the same words' faithfulness to other units, up to 20 of the evidence, whatever explains them (a
+        gate and its `post`, or both poles, are one unit):
         words that any clamp makes the model say have a large one; `p`: the share of these, itself counted, to
         which they are as faithful; `before` s(0); `share` and `strength` of the maximum; `n_null`;
         `n_strengths` that are not left out; `note`. The largest of several shares is too large by chance, and
@@ -114,7 +115,7 @@ def faithfulness(
 
     >>> found = vn.faithfulness(model, {"L2N304": "pink regions"}, evidence, strengths=(0.5,), n=16, progress=False)
     >>> found[["before", "share", "faithfulness", "null"]].round(2).iloc[0].tolist()
-    [0.38, 0.75, 0.6, 0.05]
+    [0.38, 0.75, 0.6, 0.1]
     """
     import pandas as pd
 
