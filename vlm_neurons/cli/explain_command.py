@@ -224,7 +224,7 @@ def evidence_of(
             )
         except KeyError as error:  # a neuron that was not scanned: wrong input, not a fault of the program
             raise ValueError(str(error.args[0])) from error
-    labels = labels_of(run, neurons)
+    labels = labels_of(run, [*{*known, *neurons}])
     old = [n for n, x in known.items() if labels.get(n, x["label"]) != x["label"]]
     stale = {n: replace(found[n] if n in found else stored[n], label=labels[n]) for n in old}
     if stale:
