@@ -50,7 +50,7 @@ class Piece:
 
     @cached_property
     def sums(self) -> Float[np.ndarray, "6"]:
-        """n, sum x, sum y, sum xx, sum yy, sum xy of them."""
+        """n, sum x, sum y, sum xx, sum yy, sum xy of them; x real, y simulated."""
         x, y = self.pair
         return np.array([len(x), x.sum(), y.sum(), x @ x, y @ y, x @ y])
 

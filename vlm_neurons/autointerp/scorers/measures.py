@@ -22,13 +22,8 @@ ACTIVE = {"picture": 2.0, "text": 3.0}  # the paper's thresholds (section 3.2), 
 TINY = 1e-10  # a variance below this share of the mean square is rounding
 
 
-def sums_of(piece: Piece) -> Float[np.ndarray, "6"]:
-    """n, sum x, sum y, sum xx, sum yy, sum xy; x real, y simulated."""
-    return piece.sums
-
-
 def r_of_sums(sums: Float[np.ndarray, "*k 6"]) -> Float[np.ndarray, "*k"]:
-    """Pearson's r from the sums of `sums_of`; NaN where one side does not vary."""
+    """Pearson's r from sums such as `Piece.sums` (x real, y simulated); NaN where one side does not vary."""
     return r_of(*np.moveaxis(np.asarray(sums, float), -1, 0))
 
 
@@ -42,7 +37,7 @@ def r_of(n: Any, x: Any, y: Any, xx: Any, yy: Any, xy: Any) -> Any:
 
 def pooled(pieces: Sequence[Piece]) -> float:
     """r over all places of all pieces."""
-    return float(r_of_sums(np.sum([sums_of(p) for p in pieces], axis=0))) if pieces else NAN
+    return float(r_of_sums(np.sum([p.sums for p in pieces], axis=0))) if pieces else NAN
 
 
 def weighted(pieces: Sequence[Piece]) -> float:
@@ -76,7 +71,7 @@ def between(pieces: Sequence[Piece]) -> float:
 
     Means are about that of their side: that words differ from patches says nothing about which of them are meant.
     """
-    sums = np.array([sums_of(p) for p in pieces]).reshape(-1, 6)
+    sums = np.array([p.sums for p in pieces]).reshape(-1, 6)
     if len(sums) < 3:
         return NAN
     means, sides = sums[:, 1:3] / sums[:, :1], np.array([p.side for p in pieces])
@@ -99,7 +94,7 @@ def centred(sums: Float[np.ndarray, "*k 6"]) -> Float[np.ndarray, "*k 6"]:
 
 def within(pieces: Sequence[Piece]) -> float:
     """r after subtracting the mean of each piece: does it know where in an image, or text?"""
-    return float(r_of_sums(centred(np.array([sums_of(p) for p in pieces])).sum(0))) if pieces else NAN
+    return float(r_of_sums(centred(np.array([p.sums for p in pieces])).sum(0))) if pieces else NAN
 
 
 def per_sample(pieces: Sequence[Piece]) -> float:
@@ -107,7 +102,7 @@ def per_sample(pieces: Sequence[Piece]) -> float:
     hand)."""
     sums: dict[int, np.ndarray] = {}
     for p in pieces:
-        sums[p.exemplar] = sums.get(p.exemplar, 0) + sums_of(p)
+        sums[p.exemplar] = sums.get(p.exemplar, 0) + p.sums
     every = r_of_sums(np.array([*sums.values()]).reshape(-1, 6))
     return float(np.nanmean(every)) if np.isfinite(every).any() else NAN
 

@@ -12,10 +12,10 @@ from jaxtyping import Float, Int
 from scipy.sparse import csr_array
 
 from vlm_neurons.autointerp.scorers.aligned import Piece
-from vlm_neurons.autointerp.scorers.measures import centred, r_of, r_of_sums, sums_of
+from vlm_neurons.autointerp.scorers.measures import centred, r_of, r_of_sums
 
 MIN_DISTINCT = 1000  # arrangements that a p-value has to be able to tell apart
-Sums = list[Float[np.ndarray, "_n"]]  # the six of `sums_of`, each of every draw, or one for all
+Sums = list[Float[np.ndarray, "_n"]]  # the six of `Piece.sums`, each of every draw, or one for all
 BIN = 10  # texts of about the same length among which simulations are exchanged
 
 
@@ -30,7 +30,7 @@ def p_images(pieces: Sequence[Piece], n: int, seed: int) -> float:
     Returns:
         p, one-sided; NaN where r does not exist, or fewer than 1,000 arrangements do.
     """
-    real = np.sum([sums_of(p) for p in pieces], axis=0) if pieces else np.zeros(6)
+    real = np.sum([p.sums for p in pieces], axis=0) if pieces else np.zeros(6)
     total, distinct = [np.zeros(1)] * 6, 1
     for number, group in enumerate(_exchangeable(pieces)):
         size = len(group)
@@ -50,7 +50,7 @@ def p_places(pieces: Sequence[Piece], n: int, seed: int) -> float:
     Returns:
         p, one-sided; NaN as for `p_images`.
     """
-    real = centred(np.array([sums_of(p) for p in pieces]).reshape(-1, 6)).sum(0)
+    real = centred(np.array([p.sums for p in pieces]).reshape(-1, 6)).sum(0)
     total, distinct = [np.zeros(1)] * 6, 1
     shapes: dict[Any, list[Piece]] = {}
     for piece in pieces:
