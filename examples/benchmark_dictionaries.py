@@ -86,13 +86,13 @@ def memory(latents: int, concepts: bool) -> None:
         bank, began = vn.concepts.Pixels() + vn.concepts.Words() if concepts else None, time.process_time()
         run = vn.scan(model, data, site, block_size=40, concepts=bank, null_directions=0, out=out, progress=False)
         took = time.process_time() - began
-        blocks, sums = (
-            [file.stat().st_size / 2**20 for file in Path(out, folder).glob("*")] for folder in ("blocks", "concepts")
+        state, *sums = (
+            f.stat().st_size / 2**20 for f in (run.path / "scan.safetensors", *Path(out).glob("concepts/*"))
         )
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
         fired = int((vn.classify(run).peak > 0).sum())
     print(
-        f"{latents:,} latents, {fired:,} fired: blocks of {max(blocks):,.1f} MiB, {sum(sums):,.1f} MiB of sums of concepts, "
+        f"{latents:,} latents, {fired:,} fired: a state of {state:,.1f} MiB, {sum(sums):,.1f} MiB of sums of concepts, "
         f"{grown:,.0f} MiB of memory more, {took:.1f} s"
     )
 

@@ -11,6 +11,7 @@ import fresh
 import pandas as pd
 import pytest
 import torch
+from runs import one_of_two
 from safetensors.torch import load_file
 
 import vlm_neurons as vn
@@ -283,9 +284,8 @@ def test_a_command_goes_on_with_a_run_that_was_begun_on_more_threads(tmp_path, m
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        assert main(command) == 0
-        for name in ("scan.safetensors", "blocks/000001.safetensors"):
-            (tmp_path / "run" / name).unlink()
+        with one_of_two():
+            assert main(command) == 0
         torch.set_num_threads(1)
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
             monkeypatch.delenv(name, raising=False)

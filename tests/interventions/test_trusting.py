@@ -76,11 +76,11 @@ def test_as_many_neurons_of_each_class_are_explained_on_both_sides(told: tuple[A
 
 def test_a_second_call_goes_on_where_the_first_was(model: vn.HookedVLM, told: tuple[Any, ...]) -> None:
     run, data, found = told
-    blocks = sorted((run.path / "trust").rglob("blocks/*.safetensors"))
-    before = [b.stat().st_mtime_ns for b in blocks]
+    results = sorted((run.path / "trust").rglob("scan.safetensors"))
+    before = [file.stat().st_mtime_ns for file in results]
     again = vn.trust(model, data, run, BANK, n=2, draws=1, out=run, progress=False)
     pd.testing.assert_frame_equal(again, found)
-    assert blocks and [b.stat().st_mtime_ns for b in blocks] == before
+    assert results and [file.stat().st_mtime_ns for file in results] == before
 
 
 def test_what_has_no_number_counts_as_lower_than_all_others() -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
+import fresh
 import numpy as np
 import pytest
 import tiny
 import torch
+from runs import one_of_two
 
 from vlm_neurons.classification import classify
 from vlm_neurons.data import ImageTextData
 from vlm_neurons.models import HookedVLM
-from vlm_neurons.scanning import Run, scan
+from vlm_neurons.scanning import Run, scan, writing
 
 N, BLOCK = 20, 4
 SETTINGS = {"site": ["gate", "projector"], "top_n": 5, "batch_size": 3, "block_size": BLOCK}
@@ -95,11 +98,22 @@ def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path, model, data, whole, monkeypa
     assert_same(scan(model, data, **SETTINGS, out=tmp_path, progress=False), whole)
 
 
-def copy_of(whole, tmp_path):
+@pytest.fixture(scope="module")
+def unmerged(model, data, tmp_path_factory):
+    """A run directory with all blocks, of which none is merged: two processes did them, each in its own."""
+    parts = [tmp_path_factory.mktemp("part") for _ in range(2)]
+    for rank, part in enumerate(parts):
+        with one_of_two(rank):
+            scan(model, data, **SETTINGS, out=part, progress=False)
+    shutil.copytree(parts[1] / "blocks", parts[0] / "blocks", dirs_exist_ok=True)
+    return parts[0]
+
+
+def copy_of(unmerged, tmp_path):
+    """As `unmerged`, but for one block that has still to be done."""
     out = tmp_path / "run"
-    shutil.copytree(whole.path, out)
+    shutil.copytree(unmerged, out)
     (out / "blocks" / "000003.safetensors").unlink()
-    (out / "scan.safetensors").unlink()
     return out
 
 
@@ -122,9 +136,9 @@ def assert_refused(message, out, model, data, **changes):
         {"site": "gate"},
     ],
 )
-def test_other_parameters_are_refused_by_name(tmp_path, model, data, whole, changes):
+def test_other_parameters_are_refused_by_name(tmp_path, model, data, unmerged, changes):
     name = {"site": "sites"}.get(next(iter(changes)), next(iter(changes)))
-    assert_refused(rf"parameters\.{name}: .* there, .* here", copy_of(whole, tmp_path), model, data, **changes)
+    assert_refused(rf"parameters\.{name}: .* there, .* here", copy_of(unmerged, tmp_path), model, data, **changes)
 
 
 @pytest.mark.parametrize(
@@ -156,8 +170,8 @@ def test_numbers_of_numpy_are_numbers(tmp_path, model, data, whole):
     assert labels.equals(classify(whole).label)
 
 
-def test_other_sites_are_refused_in_a_few_words_and_a_site_named_twice_is_one(tmp_path, model, data, whole):
-    out = copy_of(whole, tmp_path)
+def test_other_sites_are_refused_in_a_few_words_and_a_site_named_twice_is_one(tmp_path, model, data, whole, unmerged):
+    out = copy_of(unmerged, tmp_path)
     with pytest.raises(ValueError, match=r"parameters\.sites: ") as refused:
         scan(model, data, **{**SETTINGS, "site": "post"}, out=out, progress=False)
     assert "hooks" not in str(refused.value) and "columns" not in str(refused.value)
@@ -166,16 +180,16 @@ def test_other_sites_are_refused_in_a_few_words_and_a_site_named_twice_is_one(tm
     assert again.identity == whole.identity
 
 
-def test_another_model_or_dtype_is_refused(tmp_path, data, whole):
-    out = copy_of(whole, tmp_path)
+def test_another_model_or_dtype_is_refused(tmp_path, data, unmerged):
+    out = copy_of(unmerged, tmp_path)
     assert_refused(r"model\.fingerprint", out, make_model(seed=6), data)
     processor = tiny.processor()
     half = HookedVLM(tiny.llava(processor.tokenizer, seed=5).to(torch.bfloat16), processor)
     assert_refused(r"model\.dtype: 'float32' there, 'bfloat16' here", out, half, data)
 
 
-def test_other_data_is_refused(tmp_path, model, data, whole):
-    out = copy_of(whole, tmp_path)
+def test_other_data_is_refused(tmp_path, model, data, whole, unmerged):
+    out = copy_of(unmerged, tmp_path)
     other = data.with_responses([*[s.response for s in data][:-1], "Another end."])
     assert_refused(r"data\.fingerprint", out, model, other)
     folder = tmp_path / "copy"
@@ -188,24 +202,25 @@ def test_other_data_is_refused(tmp_path, model, data, whole):
     assert torch.equal(run.top(*run.columns[0]).sample_ids, whole.top(*whole.columns[0]).sample_ids)
 
 
-def test_another_number_of_threads_is_refused(tmp_path, model, data, whole):
+def test_another_number_of_threads_is_refused(tmp_path, model, data, unmerged):
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(threads + 1)
-        assert_refused(rf"threads: {threads} there, {threads + 1} here", copy_of(whole, tmp_path), model, data)
+        assert_refused(rf"threads: {threads} there, {threads + 1} here", copy_of(unmerged, tmp_path), model, data)
     finally:
         torch.set_num_threads(threads)
 
 
-def test_a_torn_block_and_one_of_another_run_are_refused(tmp_path, model, data, whole):
-    out = copy_of(whole, tmp_path)
+def test_a_torn_block_and_one_of_another_run_are_refused(tmp_path, model, data, unmerged):
+    out = copy_of(unmerged, tmp_path)
     block = out / "blocks" / "000001.safetensors"
     content = block.read_bytes()
     block.write_bytes(content[: len(content) // 2])
     assert_refused(r"000001\.safetensors cannot be read.*delete it", out, model, data)
     shutil.copy(out / "blocks" / "000002.safetensors", block)
     assert_refused(r"000001\.safetensors: block is '2', this run has '1'", out, model, data)
-    foreign = scan(model, data, **{**SETTINGS, "top_n": 6}, out=tmp_path / "foreign", progress=False)
+    with one_of_two(1):
+        foreign = scan(model, data, **{**SETTINGS, "top_n": 6}, out=tmp_path / "foreign", progress=False)
     shutil.copy(foreign.block_path(1), block)
     assert_refused(r"000001\.safetensors: run is .* another run", out, model, data)
     (out / "scan.json").unlink()
@@ -218,13 +233,60 @@ def test_a_finished_run_is_returned_as_it_is(model, data, whole):
     assert snapshot(whole.path) == before
 
 
-def test_a_finished_run_without_its_blocks_is_returned_as_it_is(tmp_path, model, data, whole):
+def test_a_finished_run_has_one_copy_of_its_result_on_disk(whole, unmerged):
+    assert not list((whole.path / "blocks").glob("*")) and whole.missing_blocks() == []
+    blocks = sum(file.stat().st_size for file in (unmerged / "blocks").glob("*.safetensors"))
+    assert blocks > 4 * (whole.path / "scan.safetensors").stat().st_size  # of five blocks: what would have stayed
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+import torch
+torch.set_num_threads({threads})
+from scanning import test_resume as t
+from vlm_neurons.data import ImageTextData
+from vlm_neurons.scanning import scan
+removed = []
+def watch(event, args):
+    if event == "os.remove" and str(args[0]).endswith(".safetensors"):
+        if len(removed) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        removed.append(args[0])
+sys.addaudithook(watch)
+scan(t.make_model(), ImageTextData.from_jsonl({jsonl!r}), **t.SETTINGS, out={out!r}, progress=False)
+"""
+
+
+def test_a_kill_while_blocks_are_removed_loses_nothing_and_the_next_call_removes_them(
+    tmp_path, model, data, whole, unmerged
+):
     out = tmp_path / "run"
-    shutil.copytree(whole.path, out)
-    shutil.rmtree(out / "blocks")
-    before = snapshot(out)
+    shutil.copytree(unmerged, out)
+    (out / "blocks" / ".000001.safetensors.0a1b2c3d").write_bytes(b"of an earlier kill")
+    code = KILLED.format(tests=str(Path(__file__).parents[1]), threads=torch.get_num_threads(),
+                         jsonl=data.source.removeprefix("jsonl:"), out=str(out))  # fmt: skip
+    assert fresh.run(code).returncode == -signal.SIGKILL
+    assert len(list((out / "blocks").glob("0*.safetensors"))) == 3
+    killed = Run.load(out)
+    assert killed.complete and killed.missing_blocks() == []
+    assert_same(killed, whole)
     assert_same(scan(model, data, **SETTINGS, out=out, progress=False), whole)
+    assert not list((out / "blocks").iterdir())
+
+
+def test_a_process_that_comes_late_to_the_end_leaves_a_finished_run_alone(tmp_path, model, data, whole, unmerged):
+    """It found blocks to merge, and another process merged and removed them meanwhile."""
+    out = tmp_path / "run"
+    shutil.copytree(unmerged, out)
+    scan(model, data, **SETTINGS, out=out, progress=False)
+    before = snapshot(out)
+    writing.finish(Run.load(out), data, "Why?")
     assert snapshot(out) == before
+    (out / "scan.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="000000"):
+        writing.finish(Run.load(out), data, "Why?")
 
 
 def test_a_torn_result_and_one_of_another_run_are_refused_and_can_be_made_anew(tmp_path, model, data, whole):
@@ -233,7 +295,7 @@ def test_a_torn_result_and_one_of_another_run_are_refused_and_can_be_made_anew(t
     result = out / "scan.safetensors"
     foreign = scan(model, data, **{**SETTINGS, "prompt": "Why?"}, out=tmp_path / "foreign", progress=False)
     for content, message in (
-        (result.read_bytes()[:-100], r"scan\.safetensors cannot be read.*delete it, .*merges the blocks"),
+        (result.read_bytes()[:-100], r"scan\.safetensors cannot be read.*delete it, .*scans anew"),
         ((foreign.path / "scan.safetensors").read_bytes(), r"scan\.safetensors: run is .* another run: move it away"),
     ):
         result.write_bytes(content)
@@ -246,8 +308,8 @@ def test_a_torn_result_and_one_of_another_run_are_refused_and_can_be_made_anew(t
 
 
 @pytest.mark.parametrize("format", [1, 2, 3])
-def test_an_earlier_format_is_refused(tmp_path, model, data, whole, format):
-    out = copy_of(whole, tmp_path)
+def test_an_earlier_format_is_refused(tmp_path, model, data, unmerged, format):
+    out = copy_of(unmerged, tmp_path)
     info = json.loads((out / "scan.json").read_text())
     (out / "scan.json").write_text(json.dumps({**info, "format": format}))
     with pytest.raises(ValueError, match=f"format {format}, this version reads 5"):

@@ -228,6 +228,7 @@ def open_block(path: Path, run: str, block: int) -> Any:
     """Open a block (a context manager of safetensors' `safe_open`).
 
     Raises:
+        FileNotFoundError: it is not there, or no more: another process has finished the run.
         ValueError: the file is torn, or is not this block of this run.
     """
     return _open_checked(path, {"run": run, "block": str(block)}, "scan again to make this block anew")
@@ -239,12 +240,14 @@ def open_result(path: Path, run: str) -> Any:
     Raises:
         ValueError: the file is torn, or is that of another run.
     """
-    return _open_checked(path, {"run": run}, "make the same scan call again: it merges the blocks anew")
+    return _open_checked(path, {"run": run}, "make the same call again, which scans anew")
 
 
 def _open_checked(path: Path, expected: dict[str, str], remedy: str) -> Any:
     try:
         file = safe_open(path, framework="pt")
+    except FileNotFoundError:
+        raise
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} cannot be read ({error}); delete it, and {remedy}") from error
     metadata = file.metadata() or {}

@@ -36,7 +36,7 @@ from vlm_neurons.scanning.planning import (
 )
 from vlm_neurons.scanning.recorder import measure_columns
 from vlm_neurons.scanning.run import Run
-from vlm_neurons.scanning.writing import finish, start
+from vlm_neurons.scanning.writing import drop_blocks, finish, start
 from vlm_neurons.synthetic import open_data
 
 if TYPE_CHECKING:
@@ -147,6 +147,7 @@ def scan(
         job, first = _begin(model, data, out, parameters, asked, compiled, workers, console)
         if job.run.complete:
             job.run.open_result()  # refuses what is not this run's
+            drop_blocks(job.run)  # of a process that was killed while it did so, and of earlier versions
         else:
             _scan_share(job, first, rank, world, console, progress)
         if controls and job.run.complete:
@@ -256,21 +257,23 @@ def _say_cost(console: Console, job: Job, mine: list[int], first: Loaded) -> Non
         batches = [one for chunk in few if (one := job.load(chunk)).batch is not None] or batches
     seconds = seconds_per_sample(job.model, job.recorder(), batches) if mine else 0.0
     sums = 0 if job.concepts is None else job.concepts.disk
-    cost = measure(run.path, job.columns, run.info, seconds, len(run.missing_blocks()), sums)
+    n_missing = len(run.missing_blocks())
+    cost = measure(run.path, job.columns, run.info, seconds, n_missing, sums)
     console.print(
         f"{sum(c.d for c in job.columns):,} neurons at {len(run.info['parameters']['hooks'])} hooks, "
         f"{len(job.data):,} samples in {run.n_blocks} blocks; {len(mine)} blocks ({n:,} samples) to do here, at about "
         f"{seconds:.2g} s a sample {n * seconds / 60:.1f} min. About {cost.state / 2**20:.1f} MiB of memory for the "
-        f"state of a block and as much for those before it, and {cost.disk / 2**20:.1f} MiB of disk for all that is "
-        f"written ({cost.free / 2**20:,.0f} MiB are free)."
+        f"state of a block and as much for those before it, and {cost.disk / 2**20:.1f} MiB of disk until all blocks "
+        f"are merged, {(cost.disk - cost.state * n_missing) / 2**20:.1f} MiB then ({cost.free / 2**20:,.0f} MiB are "
+        "free)."
         + (
             f" Latents that fire come to it: up to {cost.latents / 2**20:,.1f} MiB for each state, and "
-            f"{cost.latents * (len(run.missing_blocks()) + 1) / 2**20:,.1f} MiB of disk."
+            f"{cost.latents * (n_missing + 1) / 2**20:,.1f} MiB of disk."
             if cost.latents
             else ""
         )
     )
     if job.concepts is not None:
-        console.print(job.concepts.cost(len(run.missing_blocks()), run.info["parameters"]["block_size"]))
+        console.print(job.concepts.cost(n_missing, run.info["parameters"]["block_size"]))
     if mine:
         cost.check(run.path)

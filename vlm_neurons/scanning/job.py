@@ -45,9 +45,14 @@ class Job:
     def missing(self) -> list[int]:
         """Blocks to do; those that are there are checked to be of this run."""
         missing = self.run.missing_blocks()
-        for block in sorted({*range(self.run.n_blocks)} - {*missing}):
-            with open_block(self.run.block_path(block), self.run.identity, block):
-                pass
+        try:
+            for block in sorted({*range(self.run.n_blocks)} - {*missing}):
+                with open_block(self.run.block_path(block), self.run.identity, block):
+                    pass
+        except FileNotFoundError:
+            if not self.run.complete:  # another process has merged them, else
+                raise
+            return []
         return missing
 
     def ids(self, block: int) -> range:
@@ -60,7 +65,7 @@ class Job:
         with tqdm(total=n, unit="sample", desc="scan", disable=not progress) as bar:
             for block in blocks:
                 with claimed(self.run.block_path(block)) as to_do:
-                    if to_do:
+                    if to_do and not self.run.complete:  # in this order: a run is complete before its blocks go
                         self.scan_block(block, bar)
                         if self.concepts is not None:
                             self.concepts.add_to(self.run.path, self.run.identity, mine, block)

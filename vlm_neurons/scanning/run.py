@@ -92,8 +92,9 @@ class Run:
         return self.path / "blocks" / f"{block:06d}.safetensors"
 
     def missing_blocks(self) -> list[int]:
-        """Blocks that have still to be scanned."""
-        return [block for block in range(self.n_blocks) if not self.block_path(block).exists()]
+        """Blocks that have still to be scanned. Those of a finished run are merged, and their files gone."""
+        lacking = [block for block in range(self.n_blocks) if not self.block_path(block).exists()]
+        return [] if self.complete else lacking  # in this order: another process may finish in between
 
     @property
     def complete(self) -> bool:
@@ -160,7 +161,7 @@ class Run:
     def samples(self) -> pd.DataFrame:
         """Scanned samples: id, name, images (paths, or None), prompt, response, n_visual_tokens, n_text_tokens."""
         self._check_complete()
-        return self._parquet("samples.parquet", "delete scan.safetensors, and the same scan call writes both anew")
+        return self._parquet("samples.parquet", "delete scan.safetensors, and the same call scans anew")
 
     @cached_property
     def skipped(self) -> list[dict[str, Any]]:

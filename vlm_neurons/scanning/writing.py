@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import save_file
 
-from vlm_neurons._files import write_atomic
+from vlm_neurons._files import put_on_disk, write_atomic
 from vlm_neurons._text import to_json
 from vlm_neurons.data import ImageTextData
 from vlm_neurons.scanning.blocks import (
@@ -68,12 +69,40 @@ def start(path: Path, info: dict[str, Any]) -> Run:
     return run
 
 
-def finish(run: Run, data: ImageTextData, prompt: str) -> None:
-    """Merge all blocks into `scan.safetensors`, and write `samples.parquet` and `skipped.jsonl`.
+def finish(run: Run, data: ImageTextData, prompt: str, elsewhere: Mapping[int, Path] | None = None) -> None:
+    """Merge all blocks into `scan.safetensors`, write `samples.parquet` and `skipped.jsonl`, and remove the blocks.
 
-    Several processes may do this at once: each writes the same files whole.
+    Several processes may do this at once: each writes the same files whole. Whoever is killed has removed nothing that
+    is not in `scan.safetensors`, which is written last and makes the run complete.
+
+    Args:
+        run: all of its blocks are done.
+        data: what was scanned.
+        prompt: question for the samples without one of their own.
+        elsewhere: files of blocks that are not in the run directory; they stay.
     """
-    files = [open_block(run.block_path(block), run.identity, block) for block in range(run.n_blocks)]
+    places = [(elsewhere or {}).get(block, run.block_path(block)) for block in range(run.n_blocks)]
+    try:
+        files = [open_block(place, run.identity, block) for block, place in enumerate(places)]
+    except FileNotFoundError:
+        if not run.complete:  # another process was quicker, else
+            raise
+        return
+    _write_result(run, data, prompt, files)
+    files.clear()  # some systems remove no file that is open
+    put_on_disk(run.path)
+    drop_blocks(run)
+
+
+def drop_blocks(run: Run) -> None:
+    """Remove what a complete run has in `blocks/`, torn files of killed processes too. A run that cannot be written to
+    keeps them: its result does not need them."""
+    for file in (run.path / "blocks").glob("*.safetensors*"):
+        with suppress(OSError):
+            file.unlink()
+
+
+def _write_result(run: Run, data: ImageTextData, prompt: str, files: list[Any]) -> None:
     _write_samples(run, data, prompt, files)
     skipped = sorted((s for file in files for s in skipped_of(file)), key=lambda s: s.id)
     lines = "".join(json.dumps(asdict(s), ensure_ascii=False) + "\n" for s in skipped)
@@ -124,7 +153,7 @@ def merge(runs: Sequence[str | Path | Run], out: str | Path, data: ImageTextData
     directories together, and merge. The result is that of one process, tensor for tensor.
 
     Args:
-        runs: the run directories. A block that several have is taken from the first.
+        runs: the run directories. A block that several have is taken from the first; one that is finished has all.
         out: where the whole run goes.
         data: the data that was scanned, or what `synthetic.open_data` takes; by default it is opened from its source.
 
@@ -144,13 +173,10 @@ def _merge(runs: list[Run], out: Path, data: ImageTextData | str | Path | None) 
     for run in runs[1:]:
         if found := differences(first.info, run.info, first.path, run.path):
             raise ValueError(f"{run.path} and {first.path} are not parts of one scan; {found}")
-    sources: dict[int, Path] = {}
-    for run in runs:
-        for block in sorted({*range(run.n_blocks)} - {*run.missing_blocks()}):
-            with open_block(run.block_path(block), run.identity, block):
-                sources.setdefault(block, run.block_path(block))
-    if missing := sorted({*range(first.n_blocks)} - {*sources}):
-        raise ValueError(f"blocks {missing} of {first.n_blocks} are in none of the runs; scan again to make them")
+    if finished := next((run for run in runs if run.complete), None):
+        runs = [finished]
+        finished.open_result()  # refuses a torn one
+    sources = {} if finished else _blocks_in(runs)
     if data is None:
         data = first.open_source()
     elif not isinstance(data, ImageTextData):
@@ -163,18 +189,39 @@ def _merge(runs: list[Run], out: Path, data: ImageTextData | str | Path | None) 
     run = start(out, first.info)
     if shifts is not None:
         write_atomic(run.path / FOLDER / SHIFTS, partial(shutil.copyfile, shifts))
-    for block, source in sources.items():
-        if not run.block_path(block).exists():
-            write_atomic(run.block_path(block), partial(shutil.copyfile, source))
     for part in runs:
         done = {*range(part.n_blocks)} - {*part.missing_blocks()}
         for fold in range(part.info["parameters"].get("folds", 0)):
             for file, _ in parts(part.path, part.identity, fold, done):
-                target = run.path / FOLDER / file.name
-                if not target.exists():
-                    write_atomic(target, partial(shutil.copyfile, file))
-    finish(run, data, first.info["parameters"]["prompt"])
+                _copy_if_new(file, run.path / FOLDER / file.name)
+    if finished is None:
+        finish(run, data, first.info["parameters"]["prompt"], sources)
+        return run
+    for name in ("samples.parquet", "skipped.jsonl", "scan.safetensors"):  # the last one makes the run complete
+        _copy_if_new(finished.path / name, run.path / name)
+    drop_blocks(run)
     return run
+
+
+def _blocks_in(runs: list[Run]) -> dict[int, Path]:
+    """Where every block is.
+
+    Raises:
+        ValueError: one is torn, or in none of the runs.
+    """
+    found: dict[int, Path] = {}
+    for run in runs:
+        for block in sorted({*range(run.n_blocks)} - {*run.missing_blocks()}):
+            with open_block(run.block_path(block), run.identity, block):
+                found.setdefault(block, run.block_path(block))
+    if missing := sorted({*range(runs[0].n_blocks)} - {*found}):
+        raise ValueError(f"blocks {missing} of {runs[0].n_blocks} are in none of the runs; scan again to make them")
+    return found
+
+
+def _copy_if_new(file: Path, target: Path) -> None:
+    if not target.exists():
+        write_atomic(target, partial(shutil.copyfile, file))
 
 
 def check_length(run: Run, data: ImageTextData) -> None:
