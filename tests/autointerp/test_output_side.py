@@ -18,6 +18,7 @@ from vlm_neurons.autointerp.explainers.output import output_of
 from vlm_neurons.autointerp.explanation import NO_PATTERN, Failure
 from vlm_neurons.concepts import Concept
 from vlm_neurons.evidence.activations import Look, look
+from vlm_neurons.models.state import state_of
 from vlm_neurons.planted.weights import measured, rows_of, writing
 
 
@@ -118,6 +119,25 @@ def test_a_gate_writes_with_the_sign_that_its_up_has_where_it_is_active(
     assert [told[s]["unit"] for s in (1, -1)] == ["post:L2N7", "post:L2N7-"] and told[1]["one_sided"] > 0.9
 
 
+def test_weights_edited_by_hand_are_explained_anew(
+    model: vn.HookedVLM, says_red: planted.Plant, vocabulary: vn.VocabularyExplainer, tmp_path: Path
+) -> None:
+    steering = vn.SteeringExplainer(model, strengths=(1,), n=8, max_new_tokens=8)
+    joined = vn.explainers.JoinedExplainer(vocabulary, steering)
+    every = evidence_of("post:L2N7", 20.0)
+    before = vn.explain(every, joined, out=tmp_path, progress=False)
+    out, mark, states = rows_of(model, "post", 2, 7)["out"], model.fingerprint(), []
+    for factor in (-1, -1):
+        out.mul_(factor)
+        assert model.fingerprint() == mark  # which looks at some of all weights
+        found = vn.explain(every, joined, out=tmp_path, progress=False)
+        states.append([found["post:L2N7"].settings, "red" in found["post:L2N7"].text, steering.settings()])
+    settings = before["post:L2N7"].settings
+    assert [said for _, said, _ in states] == [False, True] and states[1][0] == settings != states[0][0]
+    assert states[0][2] != states[1][2] == steering.settings()
+    assert len((tmp_path / "explanations.jsonl").read_text().splitlines()) == 3
+
+
 def test_a_gate_is_read_under_the_questions_of_its_own_samples(model: vn.HookedVLM, tmp_path: Path) -> None:
     data = vn.scenes(16, task="question")
     run = vn.scan(model, data, ["gate"], out=tmp_path, batch_size=16, progress=False)
@@ -135,12 +155,17 @@ def test_a_gate_is_read_under_the_questions_of_its_own_samples(model: vn.HookedV
             ]
         gate, post = np.concatenate(places, 1)
         mean = post[gate >= gate.max() / 2].mean()
-        output = output_of(model, stored[key])
-        assert output == output_of(model, one) and output.neuron.pole == "-+"[int(mean > 0)]
-        assert output.peak == pytest.approx(abs(mean) / gate[gate >= gate.max() / 2].mean() * one.peak, rel=1e-3)
-    unsaid = replace(one, exemplars=tuple(replace(e, seen=replace(e.seen, prompt=None)) for e in one.exemplars))
+        strong = gate[gate >= gate.max() / 2].mean()
+        read = output_of(model, stored[key], state_of(model))
+        again = output_of(model, replace(one, written=None), "")
+        assert read == output_of(model, one, state_of(model)) and again.neuron == read.neuron
+        assert read.neuron.pole == "-+"[int(mean > 0)]
+        assert [read.peak, again.peak] == pytest.approx([abs(mean) / strong * one.peak] * 2, rel=1e-3)
+        assert read.one_sided == pytest.approx(again.one_sided, rel=1e-3)
+    unasked = tuple(replace(e, seen=replace(e.seen, prompt=None)) for e in one.exemplars)
+    unsaid = replace(one, exemplars=unasked, written=None)
     with pytest.raises(ValueError, match=r"L3N3 reaches .* does not say what was asked .* gather it again"):
-        output_of(model, unsaid)
+        output_of(model, unsaid, "")
     told = vn.explain({"L3N3": unsaid}, vn.VocabularyExplainer(model, n_null=9), progress=False)["L3N3"]
     assert told.failure is not None and "gather it again" in told.failure.detail
 

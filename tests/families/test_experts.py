@@ -192,7 +192,7 @@ def test_an_experts_neuron_acts_as_its_own_post_with_the_experts_weights() -> No
     expert = chosen.id.partition("N")[0].partition("E")[2]
     for key in (f"L1E{expert}N0", f"post:L1E{expert}N0"):
         one = vn.Evidence(key, 2.0, (Exemplar(seen, "top", "explain", 0, *acts[key]),))
-        output = output_of(model, one)
+        output = output_of(model, one, "")
         assert output.neuron.id.rstrip("-") == f"post:L1E{expert}N0"
         if not key.startswith("post"):
             gate, post = (np.concatenate([*(m.ravel() for m in maps), tokens])

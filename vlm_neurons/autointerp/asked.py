@@ -70,11 +70,14 @@ class Asking:
         if self.prompt is not None:
             of_kind("prompt", self.prompt, str, "give a question, or None")
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """All that decides its answers but the unit, as one string."""
+    def settings(self, state: str) -> str:
+        """All that decides its answers but the unit, as one string.
+
+        Args:
+            state: of the model, see `vlm_neurons.models.state.state_of`.
+        """
         own = [self.blank, self._prompt, self.n, self.max_new_tokens, self.temperature, self.seed, self.batch_size]
-        return json.dumps(["asked 1", self.model.fingerprint(), *own])
+        return json.dumps(["asked 2", state, *own])
 
     @property
     def _prompt(self) -> str:

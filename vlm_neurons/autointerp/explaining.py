@@ -75,7 +75,8 @@ def explain(
     check_evidence(evidence)
     if out is not None:
         chosen = chosen.with_cache(folder(out) / REPLIES)
-    settings = {key: asked_of(chosen, one) for key, one in evidence.items()}
+    own = chosen.settings()
+    settings = {key: asked_of(own, one) for key, one in evidence.items()}
     known = {} if out is None or redo else read_explanations(folder(out))
     found = answered(known, settings)
     todo = {key: one for key, one in evidence.items() if key not in found}

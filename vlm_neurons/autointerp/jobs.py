@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from vlm_neurons.autointerp.explanation import Explanation, Failure
-from vlm_neurons.autointerp.protocols import Explainer, Job, Prediction, Side, Simulator, fault, sides_of
+from vlm_neurons.autointerp.protocols import Job, Prediction, Side, Simulator, fault, sides_of
 from vlm_neurons.autointerp.simulation import Simulation, mark_of
 from vlm_neurons.evidence import Evidence
 
@@ -87,9 +87,9 @@ def testable(key: str, explanation: Explanation | str, evidence: Evidence) -> st
     return text
 
 
-def asked_of(explainer: Explainer, evidence: Evidence) -> str:
-    """SHA-256 of explainer and evidence: equal for equal questions."""
-    return hashlib.sha256(f"{explainer.settings()}\n{evidence.digest}".encode()).hexdigest()
+def asked_of(settings: str, evidence: Evidence) -> str:
+    """SHA-256 of an explainer's settings and evidence: equal for equal questions."""
+    return hashlib.sha256(f"{settings}\n{evidence.digest}".encode()).hexdigest()
 
 
 def sides_for(evidence: Evidence, simulator: Simulator) -> tuple[Side, ...]:

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from vlm_neurons._checks import short
 from vlm_neurons.evidence.arrays import build
 from vlm_neurons.evidence.exemplars import SPLITS, Exemplar, Split
+from vlm_neurons.evidence.written import Written
 from vlm_neurons.tokens import MODALITIES, NOT_APPLICABLE, Modality
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Evidence:
         source: where it comes from: model, data, hook, run.
         pool: random samples more, of the split `"test"`, from which `score` draws those that an explanation speaks of.
         n_samples: samples of the whole data; None where nobody knows, and then no score speaks of the whole.
+        written: of a gate neuron what the unit behind it does where it is strong; None where that was not read.
 
     Raises:
         ValueError: a sample, or an image, is in two splits.
@@ -54,6 +56,7 @@ class Evidence:
     source: dict[str, Any] = field(default_factory=dict)
     pool: tuple[Exemplar, ...] = ()
     n_samples: int | None = None
+    written: Written | None = None
 
     def __post_init__(self) -> None:
         home: dict[Any, str] = {}

@@ -13,7 +13,9 @@ from vlm_neurons._checks import check_columns, whole
 from vlm_neurons.evidence.activations import Activations, Look, look
 from vlm_neurons.evidence.evidence import Evidence
 from vlm_neurons.evidence.exemplars import Exemplar, Seen, assign, draw, rest_of
+from vlm_neurons.evidence.written import Written, behind, flat, shown, written
 from vlm_neurons.models import on_day
+from vlm_neurons.models.state import state_of
 from vlm_neurons.scanning import Run
 from vlm_neurons.scanning.writing import check_length
 from vlm_neurons.units import Neuron, parse_neurons
@@ -88,8 +90,10 @@ def gather_evidence(
     for neuron in chosen:
         for sample in (*tops[neuron.id][0], *others[neuron.id], *pools[neuron.id]):
             wanted.setdefault(sample, []).append(neuron)
+        for sample in tops[neuron.id][0] if behind(neuron).hook != neuron.hook else ():
+            wanted[sample].append(behind(neuron))
     looked = _look_at(model, data, run, wanted, progress)
-    found = {}
+    found, state = {}, state_of(model)
     for neuron in chosen:
         top, stored, peak = tops[neuron.id]
         strong = [_exemplar(looked[s], neuron) for s in top]
@@ -104,8 +108,9 @@ def gather_evidence(
                   "model": run.info["model"]["name"], "run": run.identity, "day": run.info["day"]}  # fmt: skip
         label = labels.get(neuron.id)
         found[neuron.id] = Evidence(
-            neuron.id, peak, exemplars, label, seed, source, rest_of(exemplars, more), len(run.samples)
-        )
+            neuron.id, peak, exemplars, label, seed, source, rest_of(exemplars, more), len(run.samples),
+            _written(looked, exemplars, neuron, state),
+        )  # fmt: skip
     if out is not None:
         save(found, (out.path if isinstance(out, Run) else Path(out)) / "evidence")
     return found
@@ -198,6 +203,17 @@ def _exemplar(looked: tuple[Seen, dict[str, Activations]], neuron: Neuron) -> Ex
     seen, activations = looked
     patches, values = activations[neuron.id]
     return Exemplar(seen, "top", "explain", 0, patches, values)
+
+
+def _written(
+    looked: Mapping[int, tuple[Seen, dict[str, Activations]]], exemplars: Sequence[Exemplar], neuron: Neuron, state: str
+) -> Written | None:
+    """What the unit that acts behind a gate neuron did in the samples that show it."""
+    unit, strong = behind(neuron), shown(exemplars)
+    if unit.hook == neuron.hook or not strong:
+        return None
+    gates, posts = (np.concatenate([flat(*looked[e.seen.sample][1][n.id]) for e in strong]) for n in (neuron, unit))
+    return written(gates, posts, state)
 
 
 def _check(exemplar: Exemplar, neuron: Neuron, stored: float, run: Run) -> None:

@@ -3,7 +3,7 @@
 A call of `save` adds two files. `samples-{digest}.arrow`: the samples that no other file has, a record batch each (what
 `Seen` says; images as PNG bytes); the metadata of its schema has `keys` of their content (JSON, in the order of the
 batches). `neurons-{time}-{digest}.arrow`: a record batch a neuron, in it a row a sample; the metadata has `neurons`
-(peak, label, seed, source ...). Of a neuron that several files have the newest counts. So what adding a neuron costs
+(peak, seed, `written` ...). Of a neuron that several files have the newest counts. So what adding a neuron costs
 does not grow with the neurons that are there (a little with the number of earlier calls, whose files are opened),
 several processes may save at once, and a kill loses what was being saved and nothing else.
 """
@@ -14,6 +14,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
@@ -22,6 +23,7 @@ from vlm_neurons._files import readable, write_atomic
 from vlm_neurons.evidence.evidence import Evidence
 from vlm_neurons.evidence.exemplars import Exemplar, Seen
 from vlm_neurons.evidence.rows import exemplars_batch, exemplars_schema, read_acts, read_sample, sample_row, schema
+from vlm_neurons.evidence.written import Written
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -54,7 +56,8 @@ def save(evidence: Mapping[str, Evidence], path: str | Path) -> Path:
                 if key not in known and key not in rows:
                     rows[key] = sample_row(e.seen)
         told.append({"name": name, "neuron": one.neuron, "peak": one.peak, "label": one.label, "seed": one.seed,
-                     "source": one.source, "n_samples": one.n_samples})  # fmt: skip
+                     "source": one.source, "n_samples": one.n_samples,
+                     **({} if one.written is None else {"written": asdict(one.written)})})  # fmt: skip
         batches.append(exemplars_batch(every, [keys[id(e.seen)] for e in every]))
     if rows:  # before what names them
         samples = [pa.RecordBatch.from_pylist([row], schema=schema()) for row in rows.values()]
@@ -106,7 +109,7 @@ class Stored(Mapping[str, Evidence]):
             ]  # fmt: skip
         shown, pool = (tuple(e for e in found if (e.group == "pool") is own) for own in (False, True))
         return Evidence(one["neuron"], one["peak"], shown, one["label"], one["seed"], one["source"], pool,
-                        one["n_samples"])  # fmt: skip
+                        one["n_samples"], Written(**one["written"]) if "written" in one else None)  # fmt: skip
 
     def about(self, name: str) -> dict[str, Any]:
         """What is known of a neuron without reading what it did: peak, label, seed, source."""

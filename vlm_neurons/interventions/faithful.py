@@ -23,8 +23,7 @@ from vlm_neurons.autointerp.explanation import says_nothing
 from vlm_neurons.autointerp.jobs import Explanations, check_evidence, check_explanations, text_of
 from vlm_neurons.autointerp.spoken import Ways, says, ways_to_say
 from vlm_neurons.autointerp.store import folder
-from vlm_neurons.models.fused import hooked
-from vlm_neurons.models.lens import output_weights
+from vlm_neurons.models.state import state_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,10 +127,11 @@ def faithfulness(
     console = Console(stderr=True, quiet=not progress, soft_wrap=True, markup=False)
     console.print(f"faithfulness: {len(evidence)} units, {n} answers at each of up to {len(strengths)} strengths and "
                   f"{2 * n} without, of up to {max_new_tokens} tokens")  # fmt: skip
+    state = state_of(model)
     before, limit = asking.unclamped(FIRST_DRAW)
     said = {}
     for key, one in tqdm(evidence.items(), desc="faithfulness", unit="unit", disable=not progress):
-        said[key] = _said(asking, one, strengths, limit, where)
+        said[key] = _said(asking, state, one, strengths, limit, where)
     ways = {key: ways_to_say(text_of(key, one)) for key, one in explanations.items()}
     rows = [
         {"neuron": key, "explanation": text_of(key, one), **_row(key, text_of(key, one), ways, before, said, seed)}
@@ -209,27 +209,18 @@ def _share(answers: Sequence[str], ways: Ways) -> float:
     return float(np.mean([says(words_of(answer), ways) for answer in answers]))
 
 
-def _written(model: HookedVLM, neuron: str) -> str:
-    """Digest of a unit's output weights: the model's fingerprint looks at some of all weights, and may miss one that
-    was edited by hand. Empty for what writes nowhere near the backbone."""
-    try:
-        return hashlib.sha256(output_weights(model, neuron).float().cpu().numpy().tobytes()).hexdigest()
-    except (ValueError, LookupError):
-        return ""
-
-
-def _said(asking: Asking, evidence: Evidence, strengths: Sequence[float], limit: float, where: Path | None) -> Said:
+def _said(
+    asking: Asking, state: str, evidence: Evidence, strengths: Sequence[float], limit: float, where: Path | None
+) -> Said:
     """What the model says while a unit is clamped: read where it is kept, or asked, and kept."""
-    written = _written(asking.model, evidence.neuron)
-    told = [2, asking.fingerprint, hooked(asking.model.bridge), evidence.digest, written, [float(s) for s in strengths],
-            FIRST_DRAW]  # fmt: skip
+    told = [3, asking.settings(state), evidence.digest, [float(s) for s in strengths], FIRST_DRAW]
     file = None if where is None else where / f"{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]}.json"
     if file is not None and file.is_file():
         with readable(file, "vn.faithfulness(..., out=...)"):
             kept = json.loads(file.read_text(encoding="utf-8"))
             return Said({float(k): list(v) for k, v in kept["answers"].items()}, list(kept["left_out"]), kept["unit"])
     try:
-        output = output_of(asking.model, evidence)
+        output = output_of(asking.model, evidence, state)
         if not output.peak > 0:
             raise ValueError(f"{evidence.neuron} is never active, so that there is nothing to clamp it at")
         unit = replace(output.neuron, pole="+").id

@@ -64,9 +64,12 @@ class JoinedExplainer(Explainer):
     def explain(self, evidence: Mapping[str, Evidence]) -> Iterator[tuple[str, Explanation]]:
         """(key, explanation) of every neuron, failures included."""
         first, second = self._both
-        for key, one in evidence.items():
-            ((_, a),), ((_, b),) = first.explain({key: one}), second.explain({key: one})
-            yield key, joined(a, b)
+        ones: dict[str, Explanation] = {}
+        others: dict[str, Explanation] = {}
+        for (i, a), (j, b) in zip(first.explain(evidence), second.explain(evidence), strict=True):
+            ones[i], others[j] = a, b
+            for key in {i, j} & ones.keys() & others.keys():
+                yield key, joined(ones.pop(key), others.pop(key))
 
 
 def joined(first: Explanation, second: Explanation) -> Explanation:

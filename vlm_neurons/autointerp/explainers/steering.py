@@ -17,6 +17,7 @@ from vlm_neurons.autointerp.explainers.output import Output, output_of
 from vlm_neurons.autointerp.explanation import NO_PATTERN, Explanation, Failure
 from vlm_neurons.autointerp.protocols import Explainer
 from vlm_neurons.autointerp.spoken import GRAMMAR
+from vlm_neurons.models.state import state_of
 
 if TYPE_CHECKING:
     from vlm_neurons.evidence import Evidence
@@ -139,7 +140,7 @@ class SteeringExplainer(Explainer):
         whole(1, words=self.words)
         on_scale(0, 1, "give a probability from 0 to 1", level=self.level)
         check_strengths(self.strengths)
-        self._asking.fingerprint  # noqa: B018  # says now what is wrong
+        self._asking  # noqa: B018  # says now what is wrong
 
     @cached_property
     def _asking(self) -> Asking:
@@ -149,13 +150,20 @@ class SteeringExplainer(Explainer):
         )  # fmt: skip
 
     @cached_property
-    def _before(self) -> tuple[list[str], float]:
-        return self._asking.unclamped(draw=1)
+    def _unclamped(self) -> dict[str, tuple[list[str], float]]:
+        return {}
+
+    def _before(self, state: str) -> tuple[list[str], float]:
+        """Answers of the model in the state that it is in: asked once."""
+        if state not in self._unclamped:
+            self._unclamped.clear()
+            self._unclamped[state] = self._asking.unclamped(draw=1)
+        return self._unclamped[state]
 
     def settings(self) -> str:
         """All that decides its answers, as one string."""
         own = [float(s) for s in self.strengths], self.words, self.level
-        return json.dumps([self.name, 2, self._asking.fingerprint, *own])
+        return json.dumps([self.name, 3, self._asking.settings(state_of(self.model)), *own])
 
     def effort(self, evidence: Mapping[str, Evidence]) -> str:
         """What it takes."""
@@ -165,20 +173,21 @@ class SteeringExplainer(Explainer):
 
     def explain(self, evidence: Mapping[str, Evidence]) -> Iterator[tuple[str, Explanation]]:
         """(key, explanation) of every neuron, failures included, as they come."""
+        state = state_of(self.model)
         for key, one in evidence.items():
             try:
-                yield key, self._one(one, output_of(self.model, one))
+                yield key, self._one(one, output_of(self.model, one, state), state)
             except (ValueError, LookupError) as error:
                 yield key, Explanation(one.neuron, "", explainer=self.name, seed=one.seed,
                                        failure=Failure("capability", str(error.args[0])))  # fmt: skip
 
-    def _one(self, evidence: Evidence, output: Output) -> Explanation:
+    def _one(self, evidence: Evidence, output: Output, state: str) -> Explanation:
         common: dict[str, Any] = {"neuron": evidence.neuron, "explainer": self.name, "model": self.model.name,
                                   "seed": evidence.seed}  # fmt: skip
         if not output.peak > 0:
             return Explanation(text=NO_PATTERN, description="It is never active, so that there is nothing to clamp it "
                                "at; nothing was asked.", **common)  # fmt: skip
-        before, limit = self._before
+        before, limit = self._before(state)
         answers, left_out = self._asking.while_held(output.neuron, output.peak, self.strengths, limit)
         if once := _repeated(before):
             before, answers = [*dict.fromkeys(before)], {s: [*dict.fromkeys(own)] for s, own in answers.items()}

@@ -18,6 +18,7 @@ from vlm_neurons.autointerp.explainers.output import Output, output_of
 from vlm_neurons.autointerp.explanation import NO_PATTERN, Explanation, Failure
 from vlm_neurons.autointerp.protocols import Explainer
 from vlm_neurons.models.lens import arriving, output_weights, read_out
+from vlm_neurons.models.state import state_of
 
 if TYPE_CHECKING:
     from vlm_neurons.evidence import Evidence
@@ -68,18 +69,15 @@ class VocabularyExplainer(Explainer):
 
     def settings(self) -> str:
         """All that decides its answers, as one string."""
-        return json.dumps([self.name, 2, self._fingerprint, self.words, self.level, self.n_null, self.seed])
-
-    @cached_property
-    def _fingerprint(self) -> str:
-        return self.model.fingerprint()
+        return json.dumps([self.name, 3, state_of(self.model), self.words, self.level, self.n_null, self.seed])
 
     def explain(self, evidence: Mapping[str, Evidence]) -> Iterator[tuple[str, Explanation]]:
         """(key, explanation) of every neuron, failures included."""
         nulls: dict[str, float] = {}  # of each hook
+        state, lengths = state_of(self.model), self._vocabulary.lengths()
         for key, one in evidence.items():
             try:
-                output = output_of(self.model, one)
+                output = output_of(self.model, one, state)
                 written = output_weights(self.model, [output.neuron]).float()
             except (ValueError, LookupError) as error:
                 yield key, Explanation(one.neuron, "", explainer=self.name, seed=one.seed,
@@ -87,8 +85,8 @@ class VocabularyExplainer(Explainer):
                 continue
             hook = output.neuron.hook
             if hook not in nulls:
-                nulls[hook] = self._null(hook, written.shape[-1])
-            yield key, self._one(one, output, self._vocabulary.cosines(written)[0], nulls[hook])
+                nulls[hook] = self._null(hook, written.shape[-1], lengths)
+            yield key, self._one(one, output, self._vocabulary.cosines(written, lengths)[0], nulls[hook])
 
     def _one(self, evidence: Evidence, output: Output, cosines: Float[np.ndarray, "word"], null: float) -> Explanation:
         common: dict[str, Any] = {"null": round(null, 3), "unit": output.neuron.id}
@@ -122,13 +120,13 @@ class VocabularyExplainer(Explainer):
     def _vocabulary(self) -> _Vocabulary:
         return _Vocabulary(self.model)
 
-    def _null(self, hook: str, width: int) -> float:
+    def _null(self, hook: str, width: int, lengths: Float[Tensor, "token"]) -> float:
         """How near the nearest word is to random directions, in most of them."""
         made = torch.Generator().manual_seed(self.seed)
         most = []
         for start in range(0, self.n_null, CHUNK):
             drawn = torch.randn(min(CHUNK, self.n_null - start), width, generator=made).to(self.model.device)
-            most.append(self._vocabulary.cosines(arriving(self.model, hook, drawn)).max(1))
+            most.append(self._vocabulary.cosines(arriving(self.model, hook, drawn), lengths).max(1))
         return float(np.quantile(np.concatenate(most), self.level))
 
 
@@ -156,8 +154,7 @@ class _Vocabulary:
         self._ids = torch.tensor([i for ids in tokens.values() for i in ids])
         self._home = torch.repeat_interleave(torch.tensor([len(ids) for ids in tokens.values()]))
 
-    @cached_property
-    def _lengths(self) -> Float[Tensor, "token"]:
+    def lengths(self) -> Float[Tensor, "token"]:
         """Of the directions: the squares of what every coordinate does to every token are summed up."""
         width = self.model.cfg.d_model
         total = torch.zeros(len(self._ids))
@@ -171,9 +168,11 @@ class _Vocabulary:
         logits = read_out(self.model, vectors).cpu()[:, self._ids]
         return logits - logits.mean(1, keepdim=True)
 
-    def cosines(self, vectors: Float[Tensor, "n d_model"]) -> Float[np.ndarray, "n word"]:
+    def cosines(
+        self, vectors: Float[Tensor, "n d_model"], lengths: Float[Tensor, "token"]
+    ) -> Float[np.ndarray, "n word"]:
         """Of vectors with what raises each word; the largest in size of a word's tokens."""
-        found = self._moved(vectors) / self._lengths / vectors.norm(dim=1, keepdim=True).cpu().clamp(min=1e-9)
+        found = self._moved(vectors) / lengths / vectors.norm(dim=1, keepdim=True).cpu().clamp(min=1e-9)
         home, none = self._home.expand_as(found), torch.zeros(len(found), len(self.words))
         most, least = (none.scatter_reduce(1, home, found, how, include_self=False) for how in ("amax", "amin"))
         return torch.where(most >= -least, most, least).numpy()

@@ -203,12 +203,13 @@ def said_of_sides(
     """What an explainer would say of each side alone, where it has said it: of the same evidence, in the same way."""
     if explainer is None or not explainer.sides_apart:
         return {}
+    own = explainer.settings()
     return {
         (key, side): one.by_side.get(side, "")
         for key, one in explanations.items()
         if isinstance(one, Explanation)
         and kind_of(evidence[key]) == "multimodal"
-        and one.settings == jobs.asked_of(explainer, evidence[key])
+        and one.settings == jobs.asked_of(own, evidence[key])
         for side in SIDES
     }
 

@@ -29,7 +29,7 @@ from vlm_neurons.interventions.edits.regions import Box, Regions, checked_boxes,
 from vlm_neurons.interventions.edits.saving import folder_for, save_pictures
 from vlm_neurons.interventions.edits.sharing import shared
 from vlm_neurons.interventions.edits.trials import Sheet, Wanted
-from vlm_neurons.models.fused import hooked
+from vlm_neurons.models.state import state_of
 from vlm_neurons.protocols import SIDES, Side
 from vlm_neurons.sites import at
 from vlm_neurons.stats import false_discovery
@@ -243,7 +243,7 @@ def _table(
 def identity(model: HookedVLM, data: ImageTextData, neurons: list[Neuron], told: list[Any]) -> str:
     """SHA-256 of all that decides the numbers; another one every time while hooks are on the model."""
     sites = {n.site: at(n.hook)[0].fingerprint() for n in neurons}
-    what = ["edits 7", model.fingerprint(), str(model.dtype), hooked(model.bridge), sites, data.fingerprint(), told]
+    what = ["edits 8", state_of(model), str(model.dtype), sites, data.fingerprint(), told]
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode("utf-8", "surrogatepass")).hexdigest()
 
 
