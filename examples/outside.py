@@ -8,7 +8,8 @@ explanation names what they read, as regions of pictures, and the word that they
 trained: the clearest visual and multi-modal neurons of the model, and of random gates; AUROC is of the two.
 
 Tests: `r` over the data; sufficiency and necessity (mean over edits of pictures); faithfulness, and its null from other
-units. A word stands for the regions of it, unless regions are named beside it, as in the concept simulator. What says
+units. With `--api-model NAME [--api-url URL]` a model behind OpenAI, or behind a server that speaks as it does, is one
+explainer more, which says what neurons read. A word stands for the regions of it, unless regions are named beside it, as in the concept simulator. What says
 nothing, or cannot be tested, counts as 0 (in the null it is left out); named is the share that says something.
 """
 
@@ -88,9 +89,13 @@ def pictured(text: str) -> str:
 
 
 def explained(
-    model: vn.HookedVLM, evidence: Mapping[str, vn.Evidence], out: Path
+    model: vn.HookedVLM, evidence: Mapping[str, vn.Evidence], out: Path, api: vn.explainers.OpenAIExplainer | None
 ) -> dict[str, dict[str, vn.Explanation]]:
-    """Explanations of every explainer, and of two together."""
+    """Explanations of every explainer, and of two together.
+
+    Raises:
+        RuntimeError: the server gave none of some neuron, which is not that it says nothing.
+    """
     found = {
         "dissection": vn.explain(evidence, out=out / "dissection"),
         "steering": vn.explain(
@@ -101,13 +106,25 @@ def explained(
     for second in ("vocabulary", "steering"):
         both = found["dissection"], found[second]
         found[f"dissection + {second}"] = {key: joined(both[0][key], both[1][key]) for key in evidence}
+    if api is not None:
+        said = vn.explain(evidence, api, out=out / "api")
+        if failed := [one.failure.detail for one in said.values() if one.failure is not None]:
+            raise RuntimeError(f"{api.name}: {len(failed)} of {len(said)} explanations failed ({failed[0]}); the same "
+                               "command asks again for these alone")  # fmt: skip
+        found[api.model] = said
     return found
 
 
-def tested(model: vn.HookedVLM, data: vn.ImageTextData, evidence: Mapping[str, vn.Evidence], out: Path) -> pd.DataFrame:
+def tested(
+    model: vn.HookedVLM,
+    data: vn.ImageTextData,
+    evidence: Mapping[str, vn.Evidence],
+    out: Path,
+    api: vn.explainers.OpenAIExplainer | None = None,
+) -> pd.DataFrame:
     """A row an explainer and neuron."""
     parts = []
-    for explainer, explanations in explained(model, evidence, out).items():
+    for explainer, explanations in explained(model, evidence, out, api).items():
         table = pd.DataFrame({"neuron": list(evidence), "text": [explanations[key].text for key in evidence]})
         seen = {key: words for key, e in explanations.items() if (words := pictured(e.text))}
         if seen:
@@ -136,11 +153,11 @@ def evidence_of(model: vn.HookedVLM, out: Path, neurons: list[str] | None, seed:
     return vn.gather_evidence(model, data, run, neurons, out=run)
 
 
-def planted_tables(model: vn.HookedVLM, out: Path, seed: int) -> str:
+def planted_tables(model: vn.HookedVLM, out: Path, seed: int, api: vn.explainers.OpenAIExplainer | None) -> str:
     """A table a kind of pair."""
     with sown(model, pairs(seed), seed) as sides:
         evidence = evidence_of(model, out, list(sides), seed)
-        found = tested(model, vn.scenes(EDITED, seed=seed + 12), evidence, out)
+        found = tested(model, vn.scenes(EDITED, seed=seed + 12), evidence, out, api)
     found["kind"] = found["neuron"].map(lambda n: sides[n][0])
     found["reads"] = [phrase([sides[n][1].reads]) in pictured(t).split("; ")
                       for n, t in zip(found["neuron"], found["text"], strict=True)]  # fmt: skip
@@ -160,13 +177,13 @@ def summary(found: pd.DataFrame, head: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def trained_table(model: vn.HookedVLM, out: Path, seed: int) -> str:
+def trained_table(model: vn.HookedVLM, out: Path, seed: int, api: vn.explainers.OpenAIExplainer | None) -> str:
     """Means of the model's own neurons / of random gates', and AUROC."""
     parts = []
     for who in ("own", "random"):
         with nullcontext() if who == "own" else vn.interventions.random_gates(model, seed):
             evidence = evidence_of(model, out / who, None, seed)
-            found = tested(model, vn.scenes(EDITED, seed=seed + 12), evidence, out / who)
+            found = tested(model, vn.scenes(EDITED, seed=seed + 12), evidence, out / who, api)
         parts.append(found.assign(who=who))
     found = pd.concat(parts)
     rows = []
@@ -190,9 +207,16 @@ def main() -> None:
     parser.add_argument("--model", default="tiny-llava-scenes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/outside"), help="what is kept, and gone on with")
+    parser.add_argument("--api-model", help="such as gpt-4o (needs OPENAI_API_KEY): a row more")
+    parser.add_argument("--api-url", help="of the server that has it (default: OPENAI_BASE_URL, or OpenAI)")
     args = parser.parse_args()
+    if args.api_url and not args.api_model:
+        parser.error("--api-url: name a model of that server, with --api-model")
+    api = None
+    if args.api_model:
+        api = vn.explainers.OpenAIExplainer(args.api_model, base_url=args.api_url, retry_failures=True)
     tables = {"planted": planted_tables, "trained": trained_table}
-    print(tables[args.what](vn.HookedVLM.from_pretrained(args.model), args.out / args.what, args.seed))
+    print(tables[args.what](vn.HookedVLM.from_pretrained(args.model), args.out / args.what, args.seed, api))
 
 
 if __name__ == "__main__":
