@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from vlm_neurons.evidence.exemplars import Seen
 from vlm_neurons.models.reading import hooks_of, of_tokens, readers
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 # (Sun et al. 2024, Massive Activations in Large Language Models), ordinary positions stay within a factor of a few.
 SINK = 20.0
 Activations = tuple[tuple[np.ndarray, ...], np.ndarray]  # maps [rows, columns] of every image; values [token]
+Take = Callable[[int, Sequence[Neuron], np.ndarray], None]
+OfHook = tuple[list[Neuron], np.ndarray, np.ndarray]  # neurons, their indices, signs of their poles
 
 
 @dataclass(frozen=True)
@@ -66,52 +70,148 @@ def look(model: HookedVLM, samples: Sequence[Look], source: str = "") -> list[tu
         negative pole's are negated. Sites indexed by image are without CLS, and absent from a sample without images;
         where several rows of the vision tower are one patch, its value is the largest of theirs.
     """
+    found: list[dict[Neuron, np.ndarray]] = [{} for _ in samples]
+
+    def take(row: int, neurons: Sequence[Neuron], values: Float[np.ndarray, "neuron place"]) -> None:
+        found[row].update(zip(neurons, values, strict=True))
+
+    return [
+        (seen, {n.id: parts_of(seen, own[n]) for n in sample.neurons if n in own})
+        for sample, own, seen in zip(samples, found, look_into(model, samples, take, source), strict=True)
+    ]
+
+
+def parts_of(seen: Seen, values: Float[np.ndarray, "place"]) -> Activations:
+    """A neuron's values at all places of a sample (patches of every image, row by row, then tokens) as maps and
+    values of tokens."""
+    shapes = [b.shape[:2] for b in seen.boxes]
+    ends = np.cumsum([rows * columns for rows, columns in shapes]).tolist()
+    maps = np.split(values, ends)
+    return tuple(one.reshape(shape).copy() for one, shape in zip(maps, shapes, strict=False)), maps[-1].copy()
+
+
+def look_into(model: HookedVLM, samples: Sequence[Look], take: Take, source: str = "") -> list[Seen]:
+    """`look`, which hands activations on as the layers come, so that no more than a layer's are in memory.
+
+    Args:
+        model: any.
+        samples: a batch of them; those that want the same neurons best share one list.
+        take: is given the place in `samples`, neurons of a layer that the sample wants, and their values at all places
+            of the sample: patches of every image, row by row, then tokens.
+        source: what the data calls itself.
+
+    Returns:
+        For each sample what the model saw.
+    """
     batch = model.prepare([list(s.images) for s in samples], [s.prompt for s in samples], [s.response for s in samples])
-    columns: dict[str, dict[Neuron, int]] = {}  # of each place: neuron -> which of those that are kept
-    for neuron in dict.fromkeys(n for s in samples for n in s.neurons):
-        columns.setdefault(neuron.hook, {})[neuron] = len(columns.get(neuron.hook, ()))
-    kept: dict[str, Tensor] = {}
-    patches_of: dict[str, np.ndarray] = {}  # of places indexed by image: [image, row, column]
+    rows = [_Row.of(batch, row) for row in range(len(samples))]
+    wanted = _by_hook([s.neurons for s in samples])
     norms: list[Tensor] = []
     last = f"blocks.{model.n_layers - 1}.hook_in"
+
+    def hand_on(place: str, units: Tensor, acts: Tensor, patch: Tensor | None) -> None:
+        values = acts.float().cpu().numpy()
+        for row, (layout, of_sample) in enumerate(zip(rows, wanted, strict=True)):
+            if place not in of_sample or (patch is not None and not layout.images):
+                continue
+            neurons, own, signs = of_sample[place]
+            columns = np.searchsorted(units.numpy(), own)
+            taken = values[row if patch is None else 0][:, columns].T * signs[:, None] + 0.0  # no -0.0
+            take(row, neurons, layout.by_token(taken) if patch is None else layout.by_patch(batch, patch, taken))
 
     def keep(place: str, values: Tensor, defined: Tensor | None) -> None:
         if place == last:
             norms.append(values.float().norm(dim=-1).cpu())
-        if place in columns:
+        if place in every:
             acts, there, patch = of_tokens(model, batch, place, values, defined)
-            acts = acts if there is None else acts.masked_fill(~there, torch.nan)
-            kept[place] = acts[..., [n.index for n in columns[place]]].float().cpu()
-            if patch is not None:
-                shown = [batch.patches[number] for number in patch.tolist()]
-                patches_of[place] = np.array([(one.image, one.row, one.column) for one in shown]).reshape(-1, 3).T
+            own = every[place].to(acts.device)
+            some = acts[..., own]
+            hand_on(place, every[place], some if there is None else some.masked_fill(~there[..., own], torch.nan), patch)
 
     def keep_listed(place: str, values: Sparse) -> None:
-        units, which = torch.tensor([n.index for n in columns[place]]).unique(return_inverse=True)
-        kept[place] = values.some(units)[..., which].float().cpu()
+        hand_on(place, every[place], values.some(every[place]), None)
 
-    read = [*columns, last]
+    every: dict[str, Tensor] = {}
+    for hook in dict.fromkeys(hook for of_sample in wanted for hook in of_sample):
+        own = [of_sample[hook][1] for of_sample in wanted if hook in of_sample]
+        every[hook] = torch.from_numpy(np.unique(np.concatenate(own)))
+    read = [*every, last]
     model.observe(batch, readers(read, keep, listed=keep_listed), fast=hooks_of(read) <= model.fast_hooks)
-    found = []
-    for row, sample in enumerate(samples):
+    return [_seen(model, batch, row, rows[row], sample, norms[0][row], source) for row, sample in enumerate(samples)]
+
+
+def _by_hook(wanted: Sequence[Sequence[Neuron]]) -> list[dict[str, OfHook]]:
+    """Of every sample the neurons that it wants, by hook, with their indices and signs."""
+    done: dict[int, dict[str, OfHook]] = {}
+    for neurons in wanted:
+        if id(neurons) in done:
+            continue
+        by_hook: dict[str, list[Neuron]] = {}
+        for neuron in dict.fromkeys(neurons):
+            by_hook.setdefault(neuron.hook, []).append(neuron)
+        done[id(neurons)] = {
+            hook: (own, np.array([n.index for n in own]),
+                   np.array([-1 if n.pole == "-" else 1 for n in own], np.float32))
+            for hook, own in by_hook.items()
+        }  # fmt: skip
+    return [done[id(neurons)] for neurons in wanted]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """Where a sample's patches and words are in its row of a batch."""
+
+    images: list[int]
+    grids: list[tuple[int, int]]
+    patches: list[tuple[int, Patch]]  # position, patch
+    words: np.ndarray
+
+    @classmethod
+    def of(cls, batch: Batch, row: int) -> _Row:
         images = [i for i, home in enumerate(batch.image_rows.tolist()) if home == row]
-        seen = _seen(model, batch, row, images, sample, norms[0][row], source)
-        places, words = list(_patches(batch, row)), _words(batch, row)
-        activations: dict[str, Activations] = {}
-        for neuron in sample.neurons:
-            by_image = at(neuron.hook)[0].indexed_by == "image"
-            if neuron.hook not in kept or (by_image and not images):
-                continue
-            own = (
-                kept[neuron.hook][..., columns[neuron.hook][neuron]].numpy() * (-1 if neuron.pole == "-" else 1) + 0.0
-            )  # no -0.0
-            if by_image:
-                maps = _largest(batch, patches_of[neuron.hook], images, own[0])
-                activations[neuron.id] = maps, np.full(len(words), np.nan, np.float32)
-            else:
-                activations[neuron.id] = _maps(batch, places, images, own[row]), own[row, words]
-        found.append((seen, activations))
-    return found
+        grids = [(int(batch.grids[i][0]), int(batch.grids[i][1])) for i in images]
+        return cls(images, grids, list(_patches(batch, row)), _words(batch, row))
+
+    @cached_property
+    def starts(self) -> dict[int, int]:
+        """Of every image, its first place among those of all maps."""
+        sizes = [rows * columns for rows, columns in self.grids]
+        return dict(zip(self.images, np.cumsum([0, *sizes]).tolist(), strict=False))
+
+    @cached_property
+    def size(self) -> int:
+        """Places of all maps."""
+        return sum(rows * columns for rows, columns in self.grids)
+
+    def place(self, patch: Patch) -> int:
+        """Where a patch is among the places of all maps."""
+        return self.starts[patch.image] + patch.row * self.grids[self.images.index(patch.image)][1] + patch.column
+
+    @cached_property
+    def places(self) -> tuple[np.ndarray, np.ndarray]:
+        """Positions of the patches in the row, and their places among those of all maps."""
+        pairs = [(position, self.place(patch)) for position, patch in self.patches]
+        found = np.array(pairs, np.int64).reshape(-1, 2)
+        return found[:, 0], found[:, 1]
+
+    def by_token(self, values: Float[np.ndarray, "neuron pos"]) -> Float[np.ndarray, "neuron place"]:
+        """Values at positions of the row, at all places of the sample."""
+        found = np.full((len(values), self.size + len(self.words)), np.nan, np.float32)
+        positions, places = self.places
+        found[:, places] = values[:, positions]
+        found[:, self.size :] = values[:, self.words]
+        return found
+
+    def by_patch(
+        self, batch: Batch, patch: Tensor, values: Float[np.ndarray, "neuron patch"]
+    ) -> Float[np.ndarray, "neuron place"]:
+        """Values at patches of the batch, at all places of the sample: the largest of those that share one."""
+        found = np.full((len(values), self.size + len(self.words)), np.nan, np.float32)
+        shown = [(k, batch.patches[number]) for k, number in enumerate(patch.tolist())]
+        pairs = [(k, self.place(one)) for k, one in shown if one.image in self.starts]
+        own, places = np.array(pairs, np.int64).reshape(-1, 2).T
+        np.fmax.at(found.T, places, values[:, own].T)
+        return found
 
 
 def _words(batch: Batch, row: int) -> np.ndarray:
@@ -121,9 +221,9 @@ def _words(batch: Batch, row: int) -> np.ndarray:
 
 
 def _seen(
-    model: HookedVLM, batch: Batch, row: int, images: list[int], sample: Look, norms: Tensor, source: str
+    model: HookedVLM, batch: Batch, row: int, layout: _Row, sample: Look, norms: Tensor, source: str
 ) -> Seen:
-    words, tokens = _words(batch, row), batch.tokens(row)
+    images, words, tokens = layout.images, layout.words, batch.tokens(row)
     real = (batch.kinds[row] != int(TokenKind.PAD)).cpu()
     sinks = norms > SINK * norms[real].median()
     if model.tokenizer.bos_token_id is not None:
@@ -131,7 +231,7 @@ def _seen(
     boxes = {i: np.full((*batch.grids[i], 4), np.nan, np.float32) for i in images}
     patch_sinks = {i: np.zeros(batch.grids[i], bool) for i in images}
     first, whole, tiled = dict.fromkeys(images, 0), dict.fromkeys(images, 0), dict.fromkeys(images, False)
-    for position, patch in reversed(list(_patches(batch, row))):
+    for position, patch in reversed(layout.patches):
         if patch.tile < 0:
             whole[patch.image] = max(whole[patch.image], patch.row + 1)
         tiled[patch.image] |= patch.tile >= 0
@@ -161,22 +261,3 @@ def _patches(batch: Batch, row: int) -> Iterator[tuple[int, Patch]]:
     for position, index in enumerate(batch.patch_index[row].tolist()):
         if index >= 0:
             yield position, batch.patches[index]
-
-
-def _largest(batch: Batch, places: np.ndarray, images: list[int], values: np.ndarray) -> tuple[np.ndarray, ...]:
-    """At the patches of some images the largest of the values of each; `places` are [image, row, column]."""
-    maps = {i: np.full(batch.grids[i], np.nan, np.float32) for i in images}
-    for i, one in maps.items():
-        own = places[0] == i
-        np.fmax.at(one, (places[1, own], places[2, own]), values[own])
-    return tuple(maps.values())
-
-
-def _maps(
-    batch: Batch, places: list[tuple[int, Patch]], images: list[int], values: np.ndarray
-) -> tuple[np.ndarray, ...]:
-    """Values of a row at the patches of each of its images."""
-    maps = {i: np.full(batch.grids[i], np.nan, np.float32) for i in images}
-    for position, patch in places:
-        maps[patch.image][patch.row, patch.column] = values[position]
-    return tuple(maps.values())
