@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -17,9 +18,12 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         OSError: the disk is full or cannot be written to; nothing is left behind.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    created = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)  # with the user's umask
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        created = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)  # with the user's umask
+    except OSError as error:
+        raise unwritten(path, error) from error
     mode = os.fstat(created).st_mode & 0o777
     os.close(created)
     try:
@@ -29,10 +33,7 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
-        raise OSError(
-            f"{path} could not be written ({error}). What was finished before is untouched: make room, and the same "
-            "call goes on from there"
-        ) from error
+        raise unwritten(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -45,6 +46,17 @@ def put_on_disk(folder: Path) -> None:
             os.fsync(opened)
         finally:
             os.close(opened)
+
+
+def unwritten(path: Path, error: Exception) -> OSError:
+    """What to say where a file cannot be written."""
+    may_not = isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+    remedy = (
+        "you may read there, but not write: name another place with out=, or copy the directory to where you may"
+        if may_not
+        else "make room, and the same call goes on from there"
+    )
+    return OSError(f"{path} could not be written ({error}). What was finished before is untouched: {remedy}")
 
 
 @contextmanager
@@ -71,3 +83,21 @@ def locked(path: Path) -> Iterator[None]:
             return
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def held(path: Path) -> Iterator[bool]:
+    """Hold a lock file unless another process does: whether this one does now. Raises FileNotFoundError where its
+    folder has gone."""
+    with path.open("a") as file:
+        try:
+            import fcntl
+        except ImportError:  # not on this system: both do it, and the same comes out
+            yield True
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import pickle
+import signal
+import time
 import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +22,7 @@ from PIL import Image
 
 import vlm_neurons as vn
 from vlm_neurons.concepts import Concept, pixel_bank, visual_bank
-from vlm_neurons.evidence import SPLITS, activations, load, save
+from vlm_neurons.evidence import SPLITS, activations, load, looking, save
 from vlm_neurons.evidence.exemplars import Seen, peaks_of
 from vlm_neurons.units import Neuron
 
@@ -122,6 +128,63 @@ def test_saved_evidence_is_the_same_and_neurons_are_added(
     assert [i.tobytes() for i in one.seen.images] == [i.tobytes() for i in two.seen.images]
     with pytest.raises(FileNotFoundError, match="gather_evidence"):
         load(tmp_path)
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """How many samples go through the model, in all processes together; pieces are of four."""
+    total, look = multiprocessing.get_context("fork").Value("i", 0), looking.look_into
+
+    def count(model: Any, samples: Any, *more: Any) -> Any:
+        with total.get_lock():
+            total.value += len(samples)
+        return look(model, samples, *more)
+
+    monkeypatch.setattr(looking, "SAMPLES", 5)
+    monkeypatch.setattr(looking, "look_into", count)
+    return total
+
+
+def test_killed_again_and_again_it_goes_on_and_the_result_is_the_same(
+    made: tuple[vn.HookedVLM, vn.ImageTextData, vn.Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data, run = made
+    whole = vn.gather_evidence(model, data, run, NEURONS, n_top=6, n_spare=4, progress=False)
+    total, context = counted(monkeypatch), multiprocessing.get_context("fork")
+    call = partial(vn.gather_evidence, model, data, run, NEURONS, n_top=6, n_spare=4, out=tmp_path, progress=False)
+    for n in (1, 3):
+        child = context.Process(target=call)
+        child.start()
+        while len(list(tmp_path.glob("evidence/.looked-*/*.f32"))) < n:
+            time.sleep(0.005)
+        os.kill(child.pid or 0, signal.SIGKILL)
+        child.join()
+    assert not list(tmp_path.glob("evidence/neurons-*")) and (before := total.value) < len(data) + 10
+    found = call()
+    assert {k: (v.digest, v.written) for k, v in found.items()} == {k: (v.digest, v.written) for k, v in whole.items()}
+    assert total.value - before <= len(data) - 15, "three pieces are not looked at again"
+    assert [p.name.split("-")[0] for p in (tmp_path / "evidence").glob("*") if p.name[0] == "."] == []
+    before = total.value
+    assert list(call()) == NEURONS and total.value == before, "what is finished is not gathered again"
+
+
+def test_processes_that_make_the_same_call_share_its_samples_and_each_has_all(
+    made: tuple[vn.HookedVLM, vn.ImageTextData, vn.Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data, run = made
+    total, context = counted(monkeypatch), multiprocessing.get_context("fork")
+    found = context.Queue()
+
+    def work() -> None:
+        one = vn.gather_evidence(model, data, run, NEURONS, n_top=6, n_spare=4, out=tmp_path, progress=False)
+        found.put({k: v.digest for k, v in one.items()})
+
+    both = [context.Process(target=work) for _ in range(2)]
+    for process in both:
+        process.start()
+    told = [found.get(timeout=60) for _ in both]
+    whole = vn.gather_evidence(model, data, run, NEURONS, n_top=6, n_spare=4, progress=False)
+    assert told == [{k: v.digest for k, v in whole.items()}] * 2
+    assert total.value == 2 * len(data), "the samples once by both together, and once for the comparison"
 
 
 def test_another_model_is_noticed(made: tuple[vn.HookedVLM, vn.ImageTextData, vn.Run]) -> None:

@@ -17,13 +17,15 @@ if TYPE_CHECKING:
     from vlm_neurons.autointerp.explanation import Explanation
     from vlm_neurons.autointerp.protocols import Explainer
     from vlm_neurons.data import ImageTextData
-    from vlm_neurons.evidence import Evidence
+    from vlm_neurons.evidence.gathered import Gathered
+    from vlm_neurons.evidence.storing import Stored
     from vlm_neurons.models import HookedVLM
     from vlm_neurons.scanning import Run
 
 CLASSES = ["visual", "text", "multimodal", "unknown", "not_applicable"]
 SEEING = ("visual", "text", "multimodal")
 CONCURRENCY = 8
+AT_ONCE = 50  # neurons whose evidence is in memory together
 DETAIL = 300  # letters shown of what a server said
 SERVER = (
     "base_url",
@@ -202,34 +204,56 @@ def clearest_of_classes(run: Run, n: int, labels: Sequence[str] = SEEING) -> lis
 
 def evidence_of(
     run: Run, neurons: Sequence[str], model: Callable[[], HookedVLM], data: ImageTextData | None, seed: int
-) -> dict[str, Evidence]:
+) -> Gathered:
     """From the run directory, and gathered for those that are not there (only then the model is loaded). Classes are
     those that the run has now."""
-    from vlm_neurons.evidence import gather_evidence, load, save
-    from vlm_neurons.evidence.gathering import labels_of
-    from vlm_neurons.evidence.storing import Stored, is_there
+    from vlm_neurons.evidence import gather_evidence
+    from vlm_neurons.evidence.gathered import Gathered
+    from vlm_neurons.evidence.storing import Stored
     from vlm_neurons.scanning.writing import check_length
 
     if data is not None:
         check_length(run, data)  # also where all evidence is there: data that was named is not ignored
-    stored = load(run.path) if is_there(run.path / "evidence") else Stored(run.path / "evidence")
-    known = {n: stored.about(n) for n in stored}
-    known = {n: x for n, x in known.items() if x["seed"] == seed and x["source"].get("run") == run.identity}
-    found = {n: stored[n] for n in neurons if n in known}
-    missing = [n for n in neurons if n not in known]
-    if missing:
+    stored = _stored(run)
+    known = _of_run(stored, run, seed)
+    if missing := [n for n in neurons if n not in known]:
         try:
-            found |= gather_evidence(
-                model(), run.open_data() if data is None else data, run, missing, seed=seed, out=run
-            )
+            gather_evidence(model(), run.open_data() if data is None else data, run, missing, seed=seed, out=run)
         except KeyError as error:  # a neuron that was not scanned: wrong input, not a fault of the program
             raise ValueError(str(error.args[0])) from error
-    labels = labels_of(run, [*{*known, *neurons}])
-    old = [n for n, x in known.items() if labels.get(n, x["label"]) != x["label"]]
-    stale = {n: replace(found[n] if n in found else stored[n], label=labels[n]) for n in old}
-    if stale:
-        save(stale, run.path / "evidence")
-    return {n: stale.get(n, found[n]) for n in neurons}
+        stored = _stored(run)
+        known = _of_run(stored, run, seed)
+    if _relabelled(run, stored, known):
+        stored = Stored(stored.path)
+    return Gathered.of(stored, neurons)
+
+
+def _stored(run: Run) -> Stored:
+    """What is stored of a run, or nothing."""
+    from vlm_neurons.evidence import load
+    from vlm_neurons.evidence.storing import Stored, is_there
+
+    return load(run.path) if is_there(run.path / "evidence") else Stored(run.path / "evidence")
+
+
+def _of_run(stored: Stored, run: Run, seed: int) -> dict[str, Any]:
+    """Labels of the stored neurons that were gathered from a run as it is, with a seed."""
+    about = {n: stored.about(n) for n in stored}
+    return {
+        n: x["label"] for n, x in about.items() if x["seed"] == seed and x["source"].get("run") == run.identity
+    }  # fmt: skip
+
+
+def _relabelled(run: Run, stored: Stored, known: dict[str, Any]) -> bool:
+    """Write evidence again whose class is another one now; whether there was any."""
+    from vlm_neurons.evidence import save
+    from vlm_neurons.evidence.gathering import labels_of
+
+    labels = labels_of(run, [*known])
+    old = [n for n, label in known.items() if labels.get(n, label) != label]
+    for some in (old[i : i + AT_ONCE] for i in range(0, len(old), AT_ONCE)):
+        save({n: replace(stored[n], label=labels[n]) for n in some}, stored.path)
+    return bool(old)
 
 
 def _explainer(args: argparse.Namespace, run: Run, model: Callable[[], HookedVLM]) -> Explainer:

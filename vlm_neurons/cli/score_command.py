@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vlm_neurons.autointerp.registry import SIMULATORS, in_words
@@ -17,7 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from vlm_neurons.autointerp.protocols import Simulator
-    from vlm_neurons.evidence import Evidence
+    from vlm_neurons.evidence.gathered import Gathered
+    from vlm_neurons.evidence.storing import Stored
     from vlm_neurons.scanning import Run
 
 NAMES = {"visual": "visual", "text": "text", "multimodal": "multi-modal", "unknown": "unknown",
@@ -92,12 +91,12 @@ def score_run(args: argparse.Namespace) -> pd.DataFrame | None:
     return table
 
 
-def labelled(evidence: Mapping[str, Evidence], run: Run) -> dict[str, Evidence]:
+def labelled(evidence: Stored, run: Run) -> Gathered:
     """With the classes that the run's table has now: it may have been classified anew since."""
+    from vlm_neurons.evidence.gathered import Gathered
     from vlm_neurons.evidence.gathering import labels_of
 
-    labels = labels_of(run, [*evidence])
-    return {n: replace(e, label=labels.get(n, e.label)) for n, e in evidence.items()}
+    return Gathered.of(evidence, evidence, labels_of(run, [*evidence]))
 
 
 def _simulator(args: argparse.Namespace, run: Run) -> str | Simulator:

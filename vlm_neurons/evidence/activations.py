@@ -13,7 +13,6 @@ from jaxtyping import Float
 
 from vlm_neurons.evidence.exemplars import Seen
 from vlm_neurons.models.reading import hooks_of, of_tokens, readers
-from vlm_neurons.sites import at
 from vlm_neurons.sites.sparse import Sparse
 from vlm_neurons.tokens import Patch, TokenKind
 from vlm_neurons.units import Neuron
@@ -126,7 +125,9 @@ def look_into(model: HookedVLM, samples: Sequence[Look], take: Take, source: str
             acts, there, patch = of_tokens(model, batch, place, values, defined)
             own = every[place].to(acts.device)
             some = acts[..., own]
-            hand_on(place, every[place], some if there is None else some.masked_fill(~there[..., own], torch.nan), patch)
+            hand_on(
+                place, every[place], some if there is None else some.masked_fill(~there[..., own], torch.nan), patch
+            )
 
     def keep_listed(place: str, values: Sparse) -> None:
         hand_on(place, every[place], values.some(every[place]), None)
@@ -147,7 +148,7 @@ def _by_hook(wanted: Sequence[Sequence[Neuron]]) -> list[dict[str, OfHook]]:
         if id(neurons) in done:
             continue
         by_hook: dict[str, list[Neuron]] = {}
-        for neuron in dict.fromkeys(neurons):
+        for neuron in neurons:
             by_hook.setdefault(neuron.hook, []).append(neuron)
         done[id(neurons)] = {
             hook: (own, np.array([n.index for n in own]),
@@ -220,9 +221,7 @@ def _words(batch: Batch, row: int) -> np.ndarray:
     return np.flatnonzero((kinds != int(TokenKind.PAD)) & (kinds != int(TokenKind.VISUAL)))
 
 
-def _seen(
-    model: HookedVLM, batch: Batch, row: int, layout: _Row, sample: Look, norms: Tensor, source: str
-) -> Seen:
+def _seen(model: HookedVLM, batch: Batch, row: int, layout: _Row, sample: Look, norms: Tensor, source: str) -> Seen:
     images, words, tokens = layout.images, layout.words, batch.tokens(row)
     real = (batch.kinds[row] != int(TokenKind.PAD)).cpu()
     sinks = norms > SINK * norms[real].median()

@@ -11,7 +11,8 @@ import numpy as np
 from vlm_neurons._checks import amount, whole
 from vlm_neurons._images import read_image
 from vlm_neurons._text import not_utf8
-from vlm_neurons.evidence.exemplars import BOS, Exemplar, Seen, assign, readable, rest_of
+from vlm_neurons.evidence.blanks import readable
+from vlm_neurons.evidence.exemplars import BOS, Exemplar, Seen, assign, rest_of
 from vlm_neurons.tokens import TokenKind
 
 if TYPE_CHECKING:

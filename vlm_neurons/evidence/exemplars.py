@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cache, cached_property
-from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -21,6 +19,7 @@ from vlm_neurons.tokens import TokenKind
 if TYPE_CHECKING:
     from PIL import Image
 
+T = TypeVar("T")
 Split = Literal["explain", "select", "test"]
 Group = Literal["top", "quantile", "random", "pool"]
 SPLITS: tuple[Split, ...] = ("explain", "select", "test")
@@ -63,11 +62,11 @@ class Seen:
     places: tuple[int, ...]
     token_sinks: Bool[np.ndarray, "token"]
     patch_sinks: tuple[Bool[np.ndarray, "_rows _columns"], ...]
-    source: str = ""
-    truth: Truth | None = None
-    whole_rows: tuple[int, ...] = ()
-    prompt: str | None = None
-    answer: str | None = None
+    source: str = field(default_factory=str)  # no plain defaults: the class has none of them, see `_Later`
+    truth: Truth | None = field(default_factory=lambda: None)
+    whole_rows: tuple[int, ...] = field(default_factory=tuple)
+    prompt: str | None = field(default_factory=lambda: None)
+    answer: str | None = field(default_factory=lambda: None)
 
     def __repr__(self) -> str:
         return f"<Seen {short(self.name)}: {len(self.images)} images, {len(self.tokens)} tokens>"
@@ -102,6 +101,26 @@ class Seen:
     def is_text(self) -> Bool[np.ndarray, "token"]:
         """Tokens of the response."""
         return self.kinds == int(TokenKind.TEXT)
+
+
+class _Later(Seen):
+    """A sample of which the rest is read when something of it is asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or (read := self.__dict__.get("_read")) is None:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        self.__dict__.update({f.name: getattr(whole, f.name) for whole in (read(),) for f in fields(Seen)})
+        return getattr(self, name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Seen, tuple(getattr(self, f.name) for f in fields(Seen))
+
+
+def later(read: Callable[[], Seen], **known: Any) -> Seen:
+    """A sample of which `known` is known, and the rest read when something of it is asked for."""
+    one = object.__new__(_Later)
+    one.__dict__.update(known, _read=read)
+    return one
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,34 +186,50 @@ def split_of(rank: int) -> Split:
 
 
 def assign(top: Sequence[Exemplar], drawn: Sequence[Exemplar]) -> tuple[Exemplar, ...]:
-    """Put exemplars into splits, disjoint by sample and by image.
+    """Put exemplars into splits, disjoint by sample and by image: see `arrange`."""
+    placed = arrange(top, drawn, _keys, lambda e: e.peak)
+    return tuple(replace(e, group=group, split=split, rank=rank) for e, group, split, rank in placed)
+
+
+def arrange(
+    top: Sequence[T], drawn: Sequence[T], keys: Callable[[T], Iterable[object]], peak: Callable[[T], float]
+) -> list[tuple[T, Group, Split, int]]:
+    """Group, split and rank of what a neuron is shown on.
 
     Args:
         top: the strongest, in order.
         drawn: a random draw, in its order. Its first ones, as many as there are top ones, are the random exemplars, so
             that each split is half top and half random; from the rest, samples at lower quantiles are taken, which go
             to `"explain"`.
-
-    A sample whose sample id or image came before is left out.
+        keys: sample id and images of one: what shares one of them with what came before is left out.
+        peak: the largest activation of one.
     """
     taken: set[object] = set()
-
-    def fresh(exemplars: Sequence[Exemplar]) -> list[Exemplar]:
-        kept = []
-        for e in exemplars:
-            keys = {e.seen.sample, *e.seen.image_digests}
-            if not keys & taken:
-                taken.update(keys)
-                kept.append(e)
-        return kept
-
-    strong = [replace(e, group="top", split=split_of(i), rank=i) for i, e in enumerate(fresh(top))]
-    rest = fresh(drawn)
-    other = [replace(e, group="random", split=split_of(i), rank=i) for i, e in enumerate(rest[: len(strong)])]
-    ordered = sorted(rest[len(strong) :], key=lambda e: e.peak)
+    strong, rest = _fresh(top, taken, keys), _fresh(drawn, taken, keys)
+    ordered = sorted(rest[len(strong) :], key=peak)
     places = dict.fromkeys(round(q * (len(ordered) - 1)) for q in QUANTILES) if ordered else {}
-    lower = [replace(ordered[p], group="quantile", split="explain", rank=i) for i, p in enumerate(places)]
-    return (*strong, *lower, *other)
+    found: list[tuple[T, Group, Split, int]] = [(e, "top", split_of(i), i) for i, e in enumerate(strong)]
+    found += [(ordered[p], "quantile", "explain", i) for i, p in enumerate(places)]
+    return found + [(e, "random", split_of(i), i) for i, e in enumerate(rest[: len(strong)])]
+
+
+def remaining(chosen: Iterable[T], drawn: Iterable[T], keys: Callable[[T], Iterable[object]]) -> list[T]:
+    """Of a random draw, what is not chosen yet: no sample and no image of it comes twice."""
+    return _fresh(drawn, {key for e in chosen for key in keys(e)}, keys)
+
+
+def _fresh(some: Iterable[T], taken: set[object], keys: Callable[[T], Iterable[object]]) -> list[T]:
+    kept = []
+    for e in some:
+        own = keys(e)
+        if taken.isdisjoint(own):
+            taken.update(own)
+            kept.append(e)
+    return kept
+
+
+def _keys(e: Exemplar) -> tuple[object, ...]:
+    return (e.seen.sample, *e.seen.image_digests)
 
 
 def peaks_of(exemplars: Sequence[Exemplar]) -> Float[np.ndarray, " exemplar"]:
@@ -217,81 +252,12 @@ def _largest(values: Float[np.ndarray, " place"], sizes: Sequence[int]) -> Float
 
 
 def rest_of(chosen: Sequence[Exemplar], drawn: Sequence[Exemplar]) -> tuple[Exemplar, ...]:
-    """Of a random draw, what is no exemplar yet: no sample and no image of it comes twice."""
-    taken: set[object] = {key for e in chosen for key in (e.seen.sample, *e.seen.image_digests)}
-    kept: list[Exemplar] = []
-    for e in drawn:
-        keys = {e.seen.sample, *e.seen.image_digests}
-        if not keys & taken:
-            taken.update(keys)
-            kept.append(replace(e, group="pool", split="test", rank=len(kept)))
-    return tuple(kept)
+    """Of a random draw, what is no exemplar yet, as the pool."""
+    left = remaining(chosen, drawn, _keys)
+    return tuple(replace(e, group="pool", split="test", rank=rank) for rank, e in enumerate(left))
 
 
 def draw(n: int, size: int, seed: int) -> list[int]:
     """`size` different places below n in random order; the same arguments give the same, and a larger size only
     appends."""
     return np.random.default_rng([seed, 4]).permutation(n)[:size].tolist()
-
-
-_GLUED = re.compile(r"\w\Z"), re.compile(r"\w")  # a word after a word, with nothing between
-_PIECE = re.compile(r"##\w")
-
-
-def readable(texts: Sequence[Sequence[str]], words: bool | None = None) -> list[tuple[str, ...]]:
-    """Tokens of some texts, blanks included, whatever marks the beginnings of words.
-
-    Args:
-        texts: the tokens of each text, all from one tokenizer: with blanks (`" the"`), with "\u2581" (SentencePiece) or
-            "\u0120" (byte-level BPE; other bytes are decoded too) at the beginning of a word, or with "##" at its
-            continuations (WordPiece).
-        words: True: every token is a word; False: the tokens are pieces of text as it stands, without blanks between
-            them; None: as their signs say.
-
-    Raises:
-        ValueError: words=None, and word follows word without a sign of where one begins.
-
-    >>> readable([["\u2581the", "\u2581dog", "s"]]), readable([["the", "walk", "##ing"]])
-    ([(' the', ' dog', 's')], [('the', ' walk', 'ing')])
-    >>> readable([["the", "dog"]], words=True)
-    [('the', ' dog')]
-    """
-    if words is not None:
-        return [_spaced(tokens, lambda _: words) for tokens in texts]
-    every = [token for tokens in texts for token in tokens]
-    if any(" " in token for token in every):
-        return [tuple(tokens) for tokens in texts]
-    if any(token.startswith("\u2581") for token in every):
-        return [tuple(token.replace("\u2581", " ") for token in tokens) for tokens in texts]
-    if any(token.startswith("\u0120") for token in every):
-        return [tuple(_decoded(token) for token in tokens) for tokens in texts]
-    if any(_PIECE.match(token) for token in every):
-        spaced = (_spaced(tokens, lambda token: not _PIECE.match(token)) for tokens in texts)
-        return [tuple(token[2:] if _PIECE.match(token) else token for token in tokens) for tokens in spaced]
-    for tokens in texts:
-        for one, other in pairwise(tokens):
-            if one not in BOS and _GLUED[0].search(one) and _GLUED[1].match(other):
-                raise ValueError(
-                    f"tokens {one!r}, {other!r}: no blank and no sign (\u2581, \u0120, ##) says whether a word begins; "
-                    "pass words=True if every token is a word, words=False if they are pieces of text as it stands"
-                )
-    return [tuple(tokens) for tokens in texts]
-
-
-def _spaced(tokens: Sequence[str], begins: Callable[[str], bool]) -> tuple[str, ...]:
-    """A blank before every token that begins a word, but the first and those that have one."""
-    return tuple(f" {t}" if i and begins(t) and t[:1].strip() else t for i, t in enumerate(tokens))
-
-
-def _decoded(token: str) -> str:
-    """A token of byte-level BPE as text; as it is where it holds what stands for no byte, as special tokens may."""
-    table = _bytes()
-    return bytes(table[c] for c in token).decode(errors="replace") if all(c in table for c in token) else token
-
-
-@cache
-def _bytes() -> dict[str, int]:
-    """Character -> the byte that it stands for (GPT-2): printable ones stand for themselves, others for 256 and on."""
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in plain]
-    return {chr(byte): byte for byte in plain} | {chr(256 + i): byte for i, byte in enumerate(others)}

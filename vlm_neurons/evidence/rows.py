@@ -44,22 +44,51 @@ def exemplars_schema() -> pa.Schema:
 
 
 def exemplars_batch(exemplars: Sequence[Exemplar], keys: Sequence[str]) -> pa.RecordBatch:
-    """A row each; activations go over as arrays, not as numbers one by one."""
+    """A row each."""
+    return rows_batch(
+        keys,
+        [e.seen.sample for e in exemplars],
+        [(e.group, e.split, e.rank) for e in exemplars],
+        [[p.shape for p in e.patch_acts] for e in exemplars],
+        [np.concatenate([np.zeros(0, np.float32), *(p.ravel() for p in e.patch_acts)]) for e in exemplars],
+        [e.token_acts for e in exemplars],
+    )
+
+
+def rows_batch(
+    keys: Sequence[str],
+    samples: Sequence[int],
+    placed: Sequence[tuple[str, str, int]],
+    grids: Sequence[Sequence[tuple[int, ...]]],
+    patches: Sequence[Float[np.ndarray, "_patch"]],
+    tokens: Sequence[Float[np.ndarray, "_token"]],
+) -> pa.RecordBatch:
+    """Rows of `exemplars_schema`; activations go over as arrays, not as numbers one by one.
+
+    Args:
+        keys: of the samples.
+        samples: their ids.
+        placed: group, split and rank.
+        grids: shapes of the maps of every image.
+        patches: all maps, one after the other.
+        tokens: activations at tokens.
+    """
     import pyarrow as pa
 
-    maps = [p for e in exemplars for p in e.patch_acts]
-    patches = pa.ListArray.from_arrays(_ends([p.size for p in maps]), _flat(maps))
+    shapes = [shape for own in grids for shape in own]
+    images = _ends([len(own) for own in grids])
+    sizes = pa.array(np.array(shapes, np.int32).reshape(-1))
+    groups, splits, ranks = zip(*placed, strict=True) if placed else ((), (), ())
     columns = {
-        "sample_key": list(keys), "sample": [e.seen.sample for e in exemplars], "group": [e.group for e in exemplars],
-        "split": [e.split for e in exemplars], "rank": [e.rank for e in exemplars],
-        "grids": [[list(p.shape) for p in e.patch_acts] for e in exemplars],
-        "patch_acts": pa.ListArray.from_arrays(_ends([len(e.patch_acts) for e in exemplars]), patches),
-        "token_acts": pa.ListArray.from_arrays(_ends([e.token_acts.size for e in exemplars]),
-                                               _flat([e.token_acts for e in exemplars])),
+        "sample_key": list(keys), "sample": list(samples), "group": groups, "split": splits, "rank": ranks,
+        "grids": pa.ListArray.from_arrays(images, pa.ListArray.from_arrays(_ends([2] * len(shapes)), sizes)),
+        "patch_acts": pa.ListArray.from_arrays(
+            images, pa.ListArray.from_arrays(_ends([rows * columns for rows, columns in shapes]), _flat(patches))),
+        "token_acts": pa.ListArray.from_arrays(_ends([len(t) for t in tokens]), _flat(tokens)),
     }  # fmt: skip
     kind = exemplars_schema()
     return pa.RecordBatch.from_arrays(
-        [pa.array(columns[f.name], f.type) if isinstance(columns[f.name], list) else columns[f.name] for f in kind],
+        [columns[f.name] if isinstance(columns[f.name], pa.Array) else pa.array(columns[f.name], f.type) for f in kind],
         schema=kind,
     )
 
@@ -69,13 +98,14 @@ def read_acts(
 ) -> Iterator[tuple[tuple[Float[np.ndarray, "_rows _columns"], ...], Float[np.ndarray, "_token"]]]:
     """Activations at patches and tokens, of every row."""
     patches, tokens = rows["patch_acts"], rows["token_acts"]
-    values, ends = patches.values.values.to_numpy(), patches.values.offsets.to_numpy()
-    said, said_ends = tokens.values.to_numpy(), tokens.offsets.to_numpy()
-    first = patches.offsets.to_numpy()
-    for i, grids in enumerate(rows["grids"].to_pylist()):
+    values, ends = patches.values.values.to_numpy().copy(), patches.values.offsets.to_numpy().tolist()
+    said, said_ends = tokens.values.to_numpy().copy(), tokens.offsets.to_numpy().tolist()
+    shapes = rows["grids"].values.values.to_numpy().reshape(-1, 2).tolist()
+    first = patches.offsets.to_numpy().tolist()
+    for i in range(len(rows)):
         yield (
-            tuple(values[ends[first[i] + k] : ends[first[i] + k + 1]].reshape(g).copy() for k, g in enumerate(grids)),
-            said[said_ends[i] : said_ends[i + 1]].copy(),
+            tuple(values[ends[k] : ends[k + 1]].reshape(shapes[k]) for k in range(first[i], first[i + 1])),
+            said[said_ends[i] : said_ends[i + 1]],
         )
 
 

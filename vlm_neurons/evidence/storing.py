@@ -13,15 +13,18 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from threading import Lock
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
-from vlm_neurons._files import readable, write_atomic
+from vlm_neurons._files import readable, unwritten, write_atomic
 from vlm_neurons.evidence.evidence import Evidence
-from vlm_neurons.evidence.exemplars import Exemplar, Seen
+from vlm_neurons.evidence.exemplars import Exemplar, Seen, later
 from vlm_neurons.evidence.rows import exemplars_batch, exemplars_schema, read_acts, read_sample, sample_row, schema
 from vlm_neurons.evidence.written import Written
 
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMAT = 7
+K = TypeVar("K", bound=Hashable)
+_KEPT = 2**28  # bytes of pictures of samples that were read last
 WRITER = "vn.gather_evidence(model, data, run, ...)"
 
 
@@ -38,33 +43,67 @@ def save(evidence: Mapping[str, Evidence], path: str | Path) -> Path:
     Returns:
         the directory.
     """
-    import pyarrow as pa
-
     path = Path(path)
-    path.mkdir(parents=True, exist_ok=True)
+    with told_where(path):
+        path.mkdir(parents=True, exist_ok=True)
     if not evidence:
         return path
-    known = {key for file in path.glob("samples-*.arrow") for key in _told(file, "keys")}
-    keys: dict[int, str] = {}  # id(seen) -> key
-    rows: dict[str, dict[str, Any]] = {}
-    told, batches = [], []
-    for name, one in evidence.items():
-        every = (*one.exemplars, *one.pool)
-        for e in every:
-            if id(e.seen) not in keys:
-                key = keys[id(e.seen)] = key_of(e.seen)
-                if key not in known and key not in rows:
-                    rows[key] = sample_row(e.seen)
-        told.append({"name": name, "neuron": one.neuron, "peak": one.peak, "label": one.label, "seed": one.seed,
-                     "source": one.source, "n_samples": one.n_samples,
-                     **({} if one.written is None else {"written": asdict(one.written)})})  # fmt: skip
-        batches.append(exemplars_batch(every, [keys[id(e.seen)] for e in every]))
-    if rows:  # before what names them
-        samples = [pa.RecordBatch.from_pylist([row], schema=schema()) for row in rows.values()]
-        _write(path / f"samples-{_digest([*rows])}.arrow", schema(), samples, "keys", [*rows])
-    name = f"neurons-{time.time_ns():020d}-{_digest([told, time.perf_counter_ns()])}.arrow"
-    _write(path / name, exemplars_schema(), batches, "neurons", told)
+    every = {name: (*one.exemplars, *one.pool) for name, one in evidence.items()}
+    keys = save_samples({id(e.seen): e.seen for own in every.values() for e in own}, path, known_samples(path))
+    told = [about(name, one.neuron, one.peak, one.label, one.seed, one.source, one.n_samples, one.written)
+            for name, one in evidence.items()]  # fmt: skip
+    batches = (exemplars_batch(own, [keys[id(e.seen)] for e in own]) for own in every.values())
+    save_neurons(path, told, batches)
     return path
+
+
+def about(
+    name: str, neuron: str, peak: float, label: str | None, seed: int, source: dict[str, Any], n_samples: int | None,
+    written: Written | None,
+) -> dict[str, Any]:  # fmt: skip
+    """What a file says of a neuron beside what it did."""
+    return {"name": name, "neuron": neuron, "peak": peak, "label": label, "seed": seed, "source": source,
+            "n_samples": n_samples, **({} if written is None else {"written": asdict(written)})}  # fmt: skip
+
+
+def known_samples(path: Path) -> set[str]:
+    """Keys of the samples that are in a directory."""
+    return {key for file in path.glob("samples-*.arrow") for key in _told(file, "keys")}
+
+
+def save_samples(samples: Mapping[K, Seen], path: Path, known: set[str]) -> dict[K, str]:
+    """Write those of some samples that are not known yet, and add them to what is.
+
+    Returns:
+        The key of each.
+    """
+    import pyarrow as pa
+
+    keys = {name: key_of(seen) for name, seen in samples.items()}
+    fresh = {keys[name]: seen for name, seen in samples.items() if keys[name] not in known}
+    if fresh:
+        batches = (pa.RecordBatch.from_pylist([sample_row(seen)], schema=schema()) for seen in fresh.values())
+        told = {"keys": [*fresh], "digests": [[seen.digest, seen.image_digests] for seen in fresh.values()]}
+        _write(path / f"samples-{_digest([*fresh])}.arrow", schema(), batches, told)
+        known.update(fresh)
+    return keys
+
+
+def save_neurons(
+    path: Path, told: Sequence[dict[str, Any]], batches: Iterable[pa.RecordBatch], keys: Sequence[str] = ()
+) -> None:
+    """Write what neurons did, a batch each; their samples are there already, with `keys` if these are told."""
+    name = f"neurons-{time.time_ns():020d}-{_digest([told, time.perf_counter_ns()])}.arrow"
+    _write(path / name, exemplars_schema(), batches, {"neurons": told, **({"samples": keys} if keys else {})})
+
+
+@contextmanager
+def told_where(path: Path) -> Iterator[None]:
+    """What cannot be written is told with the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritten(path, error) from error
 
 
 class Stored(Mapping[str, Evidence]):
@@ -77,12 +116,17 @@ class Stored(Mapping[str, Evidence]):
         for file in sorted(path.glob("neurons-*.arrow")):
             for place, one in enumerate(_told(file, "neurons")):
                 self._home[one["name"]] = file, place, one
-        self._samples: dict[str, tuple[Path, int]] = {}
+        self._samples: dict[str, tuple[Path, int, Any]] = {}
         for file in path.glob("samples-*.arrow"):
+            digests = _told(file, "digests")  # nothing in files of before
             for row, key in enumerate(_told(file, "keys")):
-                self._samples[key] = file, row
+                self._samples[key] = file, row, digests[row] if digests else None
         self._seen: WeakValueDictionary[str, Seen] = WeakValueDictionary()
+        self._recent: OrderedDict[str, tuple[Seen, int]] = (
+            OrderedDict()
+        )  # samples that were read last, with their bytes
         self._open: dict[Path, Any] = {}
+        self._lock = Lock()
 
     def __repr__(self) -> str:
         return f"<evidence of {len(self)} neurons in {self.path}>"
@@ -100,13 +144,11 @@ class Stored(Mapping[str, Evidence]):
         file, place, one = self._home[name]
         with readable(file, WRITER):
             rows = self._file(file).get_batch(place)
+            names = [rows[column].to_pylist() for column in ("sample_key", "sample", "group", "split", "rank")]
             found = [
-                Exemplar(self._sample(key), group, split, rank, *acts)
-                for key, group, split, rank, acts in zip(
-                    *(rows[column].to_pylist() for column in ("sample_key", "group", "split", "rank")),
-                    read_acts(rows), strict=True,
-                )
-            ]  # fmt: skip
+                Exemplar(self._sample(key, sample), group, split, rank, *acts)
+                for key, sample, group, split, rank, acts in zip(*names, read_acts(rows), strict=True)
+            ]
         shown, pool = (tuple(e for e in found if (e.group == "pool") is own) for own in (False, True))
         return Evidence(one["neuron"], one["peak"], shown, one["label"], one["seed"], one["source"], pool,
                         one["n_samples"], Written(**one["written"]) if "written" in one else None)  # fmt: skip
@@ -115,13 +157,29 @@ class Stored(Mapping[str, Evidence]):
         """What is known of a neuron without reading what it did: peak, label, seed, source."""
         return dict(self._home[name][2])
 
-    def _sample(self, key: str) -> Seen:
+    def has_samples_of(self, names: Iterable[str]) -> bool:
+        """Whether the samples of some neurons are there, as the files say that have these neurons."""
+        files = {self._home[name][0] for name in names}
+        return all(key in self._samples for file in files for key in _told(file, "samples"))
+
+    def _sample(self, key: str, sample: int) -> Seen:
+        """A sample, of which no more than id and digests is read now."""
         if (seen := self._seen.get(key)) is None:
-            file, row = self._samples[key]
-            with readable(file, WRITER):
-                seen = read_sample(self._file(file).get_batch(row).to_pylist()[0])
-            self._seen[key] = seen
+            digests = self._samples[key][2]
+            known = {} if digests is None else {"digest": digests[0], "image_digests": tuple(digests[1])}
+            seen = self._seen[key] = later(lambda: self._read(key), sample=sample, **known)
         return seen
+
+    def _read(self, key: str) -> Seen:
+        file, row, _ = self._samples[key]
+        with readable(file, WRITER):
+            found = read_sample(self._file(file).get_batch(row).to_pylist()[0])
+        size = sum(3 * image.width * image.height for image in found.images)
+        with self._lock:  # what was read last stays: other neurons are going to have it too
+            self._recent[key] = self._seen[key], size
+            while len(self._recent) > 1 and sum(size for _, size in self._recent.values()) > _KEPT:
+                self._recent.popitem(last=False)
+        return found
 
     def _file(self, file: Path) -> Any:
         if file not in self._open:
@@ -169,11 +227,11 @@ def _digest(words: Any) -> str:
     return hashlib.sha256(repr(words).encode()).hexdigest()[:24]
 
 
-def _write(file: Path, kind: pa.Schema, batches: Sequence[pa.RecordBatch], name: str, told: list[Any]) -> None:
+def _write(file: Path, kind: pa.Schema, batches: Iterable[pa.RecordBatch], told: dict[str, Any]) -> None:
     """One file: its batches, and in the metadata of its schema what each of them is of."""
     import pyarrow as pa
 
-    kind = kind.with_metadata({"format": str(FORMAT), name: json.dumps(told)})
+    kind = kind.with_metadata({"format": str(FORMAT), **{name: json.dumps(value) for name, value in told.items()}})
 
     def write(temporary: Path) -> None:
         options = pa.ipc.IpcWriteOptions(compression="zstd")
@@ -185,8 +243,8 @@ def _write(file: Path, kind: pa.Schema, batches: Sequence[pa.RecordBatch], name:
 
 
 def _told(file: Path, name: str) -> list[Any]:
-    """What the batches of a file are of."""
-    return list(json.loads(_opened(file).schema.metadata[name.encode()]))
+    """What the batches of a file are of; nothing where it does not say."""
+    return list(json.loads(_opened(file).schema.metadata.get(name.encode(), b"[]")))
 
 
 def _opened(file: Path) -> Any:

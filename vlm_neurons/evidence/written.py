@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -15,8 +15,7 @@ from vlm_neurons.units import Neuron
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vlm_neurons.evidence.exemplars import Exemplar
-
+E = TypeVar("E", bound="Strong")
 LOOKED = 8  # strongest samples that count
 STRONG = 0.5  # share of the largest activation there from which on a place counts
 
@@ -51,7 +50,21 @@ def behind(neuron: Neuron) -> Neuron:
     return Neuron(site.written(layer), neuron.index)
 
 
-def shown(exemplars: Sequence[Exemplar]) -> list[Exemplar]:
+class Strong(Protocol):
+    """An exemplar, or what becomes one."""
+
+    @property
+    def split(self) -> str:
+        """See `Exemplar`."""
+        ...
+
+    @property
+    def group(self) -> str:
+        """See `Exemplar`."""
+        ...
+
+
+def shown(exemplars: Sequence[E]) -> list[E]:
     """The strongest samples that an explainer may see."""
     return [e for e in exemplars if e.split == "explain" and e.group == "top"][:LOOKED]
 

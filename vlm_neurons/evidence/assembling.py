@@ -1,0 +1,199 @@
+"""The evidence of neurons, put together from what they did on each sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from vlm_neurons.evidence.activations import parts_of
+from vlm_neurons.evidence.exemplars import Exemplar, Group, Split, arrange, remaining
+from vlm_neurons.evidence.pieces import Met, Shelf
+from vlm_neurons.evidence.rows import rows_batch
+from vlm_neurons.evidence.written import Written, shown, written
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from vlm_neurons.units import Neuron
+
+_BYTES = 2**25  # of values in memory at once
+
+
+@dataclass(frozen=True)
+class Row:
+    """One neuron on one sample.
+
+    Attributes:
+        sample, one: the sample.
+        group, split, rank: see `Exemplar`.
+        values: at all places.
+    """
+
+    sample: int
+    one: Met
+    group: Group
+    split: Split
+    rank: int
+    values: Float[np.ndarray, "place"]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which samples neurons are shown on. Neurons have numbers, those of a hook in a row.
+
+    Attributes:
+        tops: of every neuron, ids of its top samples, the strongest first.
+        drawn: the random draw that all share.
+        n_first: so many of it are to be exemplars, the rest is the pool.
+        n_rest: so many exemplars beside its top samples a neuron has at most.
+        hooks: hook -> the number of its first neuron, and of the first that is not its own.
+        units: of every neuron the unit behind it (see `written`), if that is another one; looked at on its top samples.
+    """
+
+    tops: Sequence[Sequence[int]]
+    drawn: Sequence[int]
+    n_first: int
+    n_rest: int
+    hooks: Mapping[str, tuple[int, int]]
+    units: Sequence[Neuron | None]
+
+    def by_sample(self) -> dict[int, np.ndarray]:
+        """Numbers of the neurons that want a sample, in order; all of them want those that were drawn."""
+        every = np.arange(len(self.tops))
+        own: dict[int, list[int]] = {}
+        shared = set(self.drawn)
+        for number, top in enumerate(self.tops):
+            for sample in top:
+                if sample not in shared:
+                    own.setdefault(sample, []).append(number)
+        return {sample: np.array(own[sample]) if sample in own else every for sample in sorted({*own, *shared})}
+
+    def behind(self, sample: int, hook: str) -> list[int]:
+        """Numbers of the neurons of which a sample is a top one and that have their unit at a hook, in order."""
+        return self._behind.get((sample, hook), [])
+
+    @cached_property
+    def _behind(self) -> dict[tuple[int, str], list[int]]:
+        found: dict[tuple[int, str], list[int]] = {}
+        for number, (top, unit) in enumerate(zip(self.tops, self.units, strict=True)):
+            if unit is not None:
+                for sample in top:
+                    found.setdefault((sample, unit.hook), []).append(number)
+        return found
+
+    def parts(self, n_places: int) -> list[tuple[int, int]]:
+        """Numbers of neurons that are put together at once, from and to: as many as memory has room for."""
+        size = max(1, _BYTES // (4 * n_places * max(1, len(self.drawn))))
+        return [(k, min(k + size, len(self.tops))) for k in range(0, len(self.tops), size)]
+
+    def rest(self, number: int) -> tuple[list[int], list[int]]:
+        """Samples of a neuron beside its top ones: those that may be exemplars, and those of the pool."""
+        own = set(self.tops[number])  # are neither
+        others = [i for i in self.drawn[: self.n_first] if i not in own][: self.n_rest]
+        known = {*own, *others}
+        return others, [i for i in self.drawn if i not in known]
+
+
+def rows_of(
+    wanted: Wanted, samples: Mapping[int, Met], shelf: Shelf, part: tuple[int, int]
+) -> Iterator[tuple[int, list[Row]]]:
+    """Of every neuron of a part its number and its rows: exemplars, then the pool."""
+    for hook, (start, end) in wanted.hooks.items():
+        first, last = max(start, part[0]), min(end, part[1])
+        if first < last:
+            yield from _of_hook(wanted, samples, shelf, hook, first, last)
+
+
+def _of_hook(
+    wanted: Wanted, samples: Mapping[int, Met], shelf: Shelf, hook: str, first: int, last: int
+) -> Iterator[tuple[int, list[Row]]]:
+    start = wanted.hooks[hook][0]
+    there = [i for i in wanted.drawn if hook in samples[i].blocks]
+    values = {i: shelf.values(samples[i], hook, first - start, last - start) for i in there}
+    peaks = {i: peaks_at(samples[i], v) for i, v in values.items()}
+    own = _own(wanted, hook)
+
+    def keys(sample: int) -> tuple[object, ...]:
+        return samples[sample].keys
+
+    for number in range(first, last):
+        others, pool = ([i for i in part if i in values] for part in wanted.rest(number))
+        row = number - first
+        placed = arrange(wanted.tops[number], others, keys, lambda i, row=row: float(peaks[i][row]))  # type: ignore[misc]
+        left = remaining((i for i, *_ in placed), pool, keys)
+        placed += [(i, "pool", "test", rank) for rank, i in enumerate(left)]
+
+        def of(sample: int, number: int = number) -> np.ndarray:
+            if sample in values:
+                return values[sample][number - first]
+            row = int(np.searchsorted(own[sample], number))
+            return shelf.values(samples[sample], hook, row, row + 1)[0]
+
+        yield number, [Row(i, samples[i], group, split, rank, of(i)) for i, group, split, rank in placed]
+
+
+def _own(wanted: Wanted, hook: str) -> dict[int, list[int]]:
+    """Of samples that were not drawn, the neurons of a hook that want them, in order."""
+    found: dict[int, list[int]] = {}
+    shared = set(wanted.drawn)
+    for number in range(*wanted.hooks[hook]):
+        for sample in wanted.tops[number]:
+            if sample not in shared:
+                found.setdefault(sample, []).append(number)
+    return found
+
+
+def written_at(
+    wanted: Wanted, samples: Mapping[int, Met], shelf: Shelf, number: int, rows: Sequence[Row], state: str
+) -> Written | None:
+    """What the unit behind a neuron did in the samples that show it."""
+    unit = wanted.units[number]
+    strong = shown(rows)
+    if unit is None or not strong:
+        return None
+    gates, posts = [], []
+    for row in strong:
+        place = int(np.searchsorted(wanted.behind(row.sample, unit.hook), number))
+        posts.append(shelf.values(row.one, behind_name(unit.hook), place, place + 1)[0])
+        gates.append(row.values)
+    return written(np.concatenate(gates).astype(float), np.concatenate(posts).astype(float), state)
+
+
+def behind_name(hook: str) -> str:
+    """What values of units behind neurons go by, beside those of neurons of the same hook."""
+    return f"behind {hook}"
+
+
+def peaks_at(one: Met, values: Float[np.ndarray, "neuron place"]) -> Float[np.ndarray, "neuron"]:
+    """`Exemplar.peak` of some neurons on a sample."""
+    counted = values[:, one.text]
+    if not counted.shape[1]:
+        return np.full(len(values), -np.inf)
+    return np.fmax(np.fmax.reduce(counted, axis=1), -np.inf)  # NaN where there is none
+
+
+def exemplars_of(rows: Sequence[Row]) -> tuple[Exemplar, ...]:
+    """As exemplars, of samples that are in memory."""
+    found = []
+    for row in rows:
+        assert row.one.seen is not None
+        maps, tokens = parts_of(row.one.seen, row.values)
+        found.append(Exemplar(row.one.seen, row.group, row.split, row.rank, maps, tokens))
+    return tuple(found)
+
+
+def batch_of(rows: Sequence[Row]) -> pa.RecordBatch:
+    """As a batch of a file."""
+    return rows_batch(
+        [row.one.key for row in rows],
+        [row.sample for row in rows],
+        [(row.group, row.split, row.rank) for row in rows],
+        [row.one.grids for row in rows],
+        [row.values[: row.one.n_patches] for row in rows],
+        [row.values[row.one.n_patches :] for row in rows],
+    )

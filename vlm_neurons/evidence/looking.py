@@ -1,0 +1,273 @@
+"""One call of `gather_evidence`: every sample once through the model, then every neuron's evidence put together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from vlm_neurons.evidence.activations import Look, look_into
+from vlm_neurons.evidence.assembling import Wanted, batch_of, behind_name, exemplars_of, peaks_at, rows_of, written_at
+from vlm_neurons.evidence.evidence import Evidence
+from vlm_neurons.evidence.pieces import Files, Memory, Met, Piece, met, read_piece, share
+from vlm_neurons.evidence.storing import Stored, about, key_of, known_samples, save_neurons, save_samples, told_where
+from vlm_neurons.evidence.written import Written
+from vlm_neurons.models import on_day
+from vlm_neurons.models.state import state_of
+from vlm_neurons.units import Neuron
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from vlm_neurons.data import ImageTextData, Sample
+    from vlm_neurons.models import HookedVLM
+    from vlm_neurons.scanning import Run
+
+SAMPLES = 32  # of a piece: what a kill can cost
+
+
+@dataclass
+class Call:
+    """What was asked for.
+
+    Attributes:
+        model, data, run, labels, seed, progress: see `gather_evidence`.
+        chosen: the neurons, those of a hook in a row, of a pole in a row.
+        wanted: what they are looked at on.
+        stored: of every neuron what the scan stored of its top samples.
+        peaks: of every neuron.
+    """
+
+    model: HookedVLM
+    data: ImageTextData
+    run: Run
+    chosen: list[Neuron]
+    labels: dict[str, Any]
+    seed: int
+    progress: bool
+    wanted: Wanted = field(init=False)
+    stored: Sequence[Sequence[float]] = field(init=False)
+    peaks: Sequence[float] = field(init=False)
+
+    def __post_init__(self) -> None:
+        hooks = list(dict.fromkeys(n.hook for n in self.chosen))
+        self.chosen = sorted(self.chosen, key=lambda n: (hooks.index(n.hook), n.pole))
+
+    def expect(self, wanted: Wanted, stored: Sequence[Sequence[float]], peaks: Sequence[float]) -> None:
+        """Samples, and what the scan stored."""
+        self.wanted, self.stored, self.peaks = wanted, stored, peaks
+
+    def in_memory(self) -> dict[str, Evidence]:
+        """Gather, and keep all in memory."""
+        shelf, samples = Memory(), dict[int, Met]()
+        with self._bar() as bar, on_day(self.model, self.run.info["day"]):
+            for chunk in self._chunks:
+                samples |= self._look(chunk, shelf)
+                bar.update(len(chunk))
+        found = {}
+        for part in self.wanted.parts(_longest(samples)):
+            for number, rows in rows_of(self.wanted, samples, shelf, part):
+                every, told = exemplars_of(rows), self._about(number)
+                told["written"] = written_at(self.wanted, samples, shelf, number, rows, self._state)
+                shown, pool = (tuple(e for e in every if (e.group == "pool") is own) for own in (False, True))
+                name = told.pop("name")
+                found[name] = Evidence(**told, exemplars=shown, pool=pool)
+        return found
+
+    def on_disk(self, path: Path) -> Stored:
+        """Gather into a directory, or go on with it; nothing to do where all of it is there."""
+        if (there := self._finished(path)) is not None:
+            return there
+        folder = path / f".looked-{self._key[:24]}"
+        with told_where(path):
+            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._share(path, folder)
+            gone = folder.with_name(f".gone-{secrets.token_hex(4)}")
+            folder.rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
+        except FileNotFoundError:  # another process has finished it, and removed the pieces
+            if (there := self._finished(path)) is None:
+                raise
+            return there
+        return Stored(path)
+
+    def _share(self, path: Path, folder: Path) -> None:
+        size = max(1, SAMPLES // max(1, len(self._chunks[0]))) if self._chunks else 1
+        pieces = [self._chunks[i : i + size] for i in range(0, len(self._chunks), size)]
+        files = [folder / f"{number:06d}.f32" for number in range(len(pieces))]
+        known, counted = known_samples(path), set[int]()
+        with self._bar() as bar, on_day(self.model, self.run.info["day"]):
+
+            def done(number: int) -> bool:
+                if (there := files[number].exists()) and number not in counted:
+                    counted.add(number)
+                    bar.update(sum(map(len, pieces[number])))
+                return there
+
+            share(len(pieces), folder, "piece", done, lambda k: self._piece(path, files[k], pieces[k], known))
+            all(map(done, range(len(pieces))))
+        samples = {sample: one for file in files for sample, one in read_piece(file).items()}
+        parts = self.wanted.parts(_longest(samples))
+        marks = [folder / f"part-{number}" for number in range(len(parts))]
+
+        def put_together(number: int) -> None:
+            every = list(rows_of(self.wanted, samples, Files(), parts[number]))
+            told = [
+                {**self._about(k, written_at(self.wanted, samples, Files(), k, rows, self._state)), "asked": self._key}
+                for k, rows in every
+            ]
+            used = {*self.wanted.drawn, *(i for k in range(*parts[number]) for i in self.wanted.tops[k])}
+            keys = sorted({samples[i].key for i in used})
+            save_neurons(path, told, (batch_of(rows) for _, rows in every), keys)
+            marks[number].touch()
+
+        share(len(parts), folder, "part", lambda k: marks[k].exists(), put_together)
+
+    def _piece(self, path: Path, file: Path, chunks: Sequence[Sequence[int]], known: set[str]) -> None:
+        with Piece(file) as piece:
+            found: dict[int, Met] = {}
+            for chunk in chunks:
+                found |= self._look(chunk, piece)
+            seen = {sample: one.seen for sample, one in found.items() if one.seen is not None}
+            save_samples(seen, path, known)  # before what names them
+            piece.finish(found)
+
+    def _look(self, chunk: Sequence[int], shelf: Memory | Piece) -> dict[int, Met]:
+        """A batch through the model."""
+        rows, expected = self._rows, self._expected
+        held: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]] = []
+
+        def take(row: int, neurons: Sequence[Neuron], values: np.ndarray) -> None:
+            sample, hook = chunk[row], neurons[0].hook
+            first, last = self.wanted.hooks.get(hook, (0, 0))
+            there = self._by_sample[sample]
+            there = there[np.searchsorted(there, first) : np.searchsorted(there, last)]
+            if len(there) < len(values):
+                shelf.put(sample, behind_name(hook), values[len(there) :])
+            if not len(there):
+                return
+            shelf.put(sample, hook, values[: len(there)])
+            numbers, stored = expected.get(sample, (there[:0], np.zeros(0)))
+            own = slice(*np.searchsorted(numbers, (first, last)))
+            held.append((row, numbers[own], stored[own], values[np.searchsorted(there, numbers[own])]))
+
+        looks = []
+        for i in chunk:
+            one, told = self.data[i], rows.loc[i]
+            looks.append(Look(i, str(told["name"]), _pictures(one, self.run), told["prompt"], told["response"],
+                              self._neurons_of(i), one.truth))  # fmt: skip
+        seen = look_into(self.model, looks, take, self.run.info["data"]["source"])
+        found = {
+            sample: met(one, key_of(one), shelf.blocks.get(sample, {})) for sample, one in zip(chunk, seen, strict=True)
+        }
+        for row, numbers, stored, values in held:
+            self._check(found[chunk[row]], numbers, stored, values)
+        return found
+
+    def _check(self, one: Met, numbers: np.ndarray, stored: np.ndarray, values: np.ndarray) -> None:
+        """The largest activation has to be what the scan stored, but for what another batch may change."""
+        assert one.seen is not None
+        peaks = peaks_at(one, values)
+        tolerance = 1e-3 if self.run.info["model"]["dtype"] == "float32" else 0.1
+        good = np.abs(peaks - stored) <= tolerance * np.maximum(1.0, np.abs(stored))
+        if not good.all():
+            k = int(np.flatnonzero(~good)[0])
+            raise ValueError(
+                f"{self.chosen[numbers[k]].id} reaches {peaks[k]:.4g} on sample {one.seen.sample} ({one.seen.name}), "
+                f"the scan stored {stored[k]:.4g}: this is another model or other data than {self.run.path} was made "
+                "with; pass the model= and data= of the scan"
+            )
+
+    @cached_property
+    def _by_sample(self) -> dict[int, np.ndarray]:
+        return self.wanted.by_sample()
+
+    @cached_property
+    def _expected(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """Of every sample the neurons of which it is a top one, and what the scan stored of them."""
+        found: dict[int, tuple[list[int], list[float]]] = {}
+        for number, (top, values) in enumerate(zip(self.wanted.tops, self.stored, strict=True)):
+            for sample, value in zip(top, values, strict=True):
+                numbers, stored = found.setdefault(sample, ([], []))
+                numbers.append(number)
+                stored.append(value)
+        return {sample: (np.array(numbers), np.array(stored)) for sample, (numbers, stored) in found.items()}
+
+    def _neurons_of(self, sample: int) -> Sequence[Neuron]:
+        """The neurons that want a sample, and the units behind those of which it is a top one."""
+        numbers, _ = self._expected.get(sample, (np.zeros(0, int), None))
+        units = [self.wanted.units[k] for k in numbers.tolist()]
+        return [*(self.chosen[k] for k in self._by_sample[sample].tolist()), *(u for u in units if u is not None)]
+
+    @cached_property
+    def _rows(self) -> Any:
+        return self.run.samples.set_index("id")
+
+    @cached_property
+    def _chunks(self) -> list[list[int]]:
+        """Samples of each batch."""
+        ids, size = list(self._by_sample), int(self.run.info["parameters"]["batch_size"])
+        return [ids[i : i + size] for i in range(0, len(ids), size)]
+
+    @cached_property
+    def _key(self) -> str:
+        """SHA-256 of all that decides the numbers."""
+        model = [
+            self.model.fingerprint(),
+            self._state,
+            str(self.model.device),
+            str(self.model.dtype),
+            torch.__version__,
+        ]
+        wanted = [self.wanted.tops, self.wanted.drawn, self.wanted.n_first, self.wanted.n_rest]
+        asked = [[n.id for n in self.chosen], self.seed, self._chunks, wanted]
+        return hashlib.sha256(json.dumps([self.run.identity, model, asked]).encode()).hexdigest()
+
+    @cached_property
+    def _state(self) -> str:
+        return state_of(self.model)
+
+    def _about(self, number: int, written: Written | None = None) -> dict[str, Any]:
+        neuron, run = self.chosen[number], self.run
+        source = {"hook": neuron.hook, "index": neuron.index, "pole": neuron.pole, "data": run.info["data"]["source"],
+                  "model": run.info["model"]["name"], "run": run.identity, "day": run.info["day"]}  # fmt: skip
+        name, label = neuron.id, self.labels.get(neuron.id)
+        return about(name, name, self.peaks[number], label, self.seed, source, len(self._rows), written)
+
+    def _finished(self, path: Path) -> Stored | None:
+        """What is stored, if all of this call is."""
+        there = Stored(path)
+        names = [n.id for n in self.chosen]
+        if not all(n in there and there.about(n).get("asked") == self._key for n in names):
+            return None
+        right = all(there.about(n)["label"] == self.labels.get(n) for n in names)
+        return there if right and there.has_samples_of(names) else None
+
+    def _bar(self) -> tqdm[Any]:
+        return tqdm(total=len(self._by_sample), desc="evidence", unit="sample", disable=not self.progress)
+
+
+def _longest(samples: dict[int, Met]) -> int:
+    """Places of the sample that has the most."""
+    return max((len(one.text) for one in samples.values()), default=1)
+
+
+def _pictures(sample: Sample, run: Run) -> list[Image]:
+    try:
+        return sample.load_images()
+    except OSError as error:
+        raise OSError(
+            f"{error}. It could be read when {run.path} was scanned: if the data was moved, say where it is now, with "
+            "data= or on the command line --data"
+        ) from error
