@@ -34,6 +34,7 @@ def test_edits_of_a_run_are_kept_printed_and_reported(
     assert main([*given, "--neurons", "L9N9"]) == 1 and "no explanation of L9N9" in capsys.readouterr().err
     page = vn.report(run, out=run, data=vn.scenes(60, seed=4), n_neurons=0)
     html, numbers = page.read_text(encoding="utf-8"), json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
+    assert "Does the model say" not in html and numbers["faithfulness"] == []  # nobody measured that
     assert "Does the neuron follow?" in html and "of 2 edits change their neuron more" in html
     assert [row["neuron"] for row in numbers["edits"]] == ["L2N304", "L3N3", "L0N1"]
     assert html.count("What <bdi>“") == 3 and "an object in another colour" in html and "followed most: what" in html

@@ -220,6 +220,7 @@ def _parser() -> argparse.ArgumentParser:
     from vlm_neurons import __version__
     from vlm_neurons.cli.concepts_command import add_command as add_concepts
     from vlm_neurons.cli.edits_command import add_command as add_edits
+    from vlm_neurons.cli.faithfulness_command import add_command as add_faithfulness
 
     parser = argparse.ArgumentParser(
         prog="vlm-neurons", description="What single neurons of a vision-language model do.",
@@ -233,7 +234,7 @@ def _parser() -> argparse.ArgumentParser:
     model_options(p, model=False)
     command(commands, "families", families, "list the families of models that work", "vlm-neurons families")
     for add in (_describe_options, _scan_options, _classify_options, add_concepts, _explain_options,
-                _score_options, add_edits, _report_options):  # fmt: skip
+                _score_options, add_edits, add_faithfulness, _report_options):  # fmt: skip
         add(commands)
     return parser
 

@@ -14,6 +14,7 @@ AFTER_CTRL_C = {  # what is true of a command that was stopped anywhere
     "explain": "explanations that came stay; the same command asks for the others",
     "score": "simulations that came stay; the same command makes the others",
     "edits": "what was run stays; the same command goes on from there",
+    "faithfulness": "what the model said of finished neurons stays; the same command asks for the others",
     "report": "the run is as it was; the same command writes the page anew",
     "families": "the same command lists them",
 }

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from vlm_neurons.models import HookedVLM
     from vlm_neurons.scanning import Run
 
-FOLDER = "faithfulness"
+FOLDER, TABLE = "faithfulness", "table.parquet"
 FIRST_DRAW = 1000  # explainers by steering have others: nothing is judged on the answers that it was made from
 OTHERS = 20  # units that the null is of, at most
 DRAWS = 1000  # of the bootstrap
@@ -140,7 +140,7 @@ def faithfulness(
     table = pd.DataFrame(rows).reindex(columns=COLUMNS)
     table = table.astype({name: object if name in WORDS else float for name in COLUMNS}).fillna({"note": ""})
     if where is not None:
-        write_atomic(where / "table.parquet", lambda path: table.to_parquet(path, index=False))
+        write_atomic(where / TABLE, lambda path: table.to_parquet(path, index=False))
     return table
 
 

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from vlm_neurons._files import write_atomic
 from vlm_neurons.classification.thresholds import Thresholds
 from vlm_neurons.reporting import edits_in_words as edits
+from vlm_neurons.reporting import faithful_in_words as faithful
 from vlm_neurons.reporting import run_facts as told
 from vlm_neurons.reporting.neuron_list import Shown, file_name, line, verdict
 from vlm_neurons.reporting.run_facts import dumps
@@ -70,6 +71,7 @@ class Story:
         trusted: what `vn.trust` kept.
         effects: what `vn.input_effects` kept.
         galleries: the same by neuron, to look at.
+        faithful: what `vn.faithfulness` kept.
     """
 
     run: Run
@@ -83,6 +85,7 @@ class Story:
     trusted: pd.DataFrame | None = None
     effects: pd.DataFrame | None = None
     galleries: Mapping[str, EditGallery] = field(default_factory=dict)
+    faithful: pd.DataFrame | None = None
 
     @cached_property
     def cards(self) -> list[Fragment]:
@@ -176,6 +179,8 @@ def _about(story: Story) -> dict[str, Any]:
         "trusted_figures": [{**one, "svg": Markup(one["svg"])} for one in figures],
         "edits": edits.rows_of(story.effects) if story.effects is not None else [],
         "edits_summary": edits.summary_of(story.effects) if story.effects is not None else "",
+        "faithful": faithful.rows_of(story.faithful) if story.faithful is not None else [],
+        "faithful_summary": faithful.summary_of(story.faithful) if story.faithful is not None else "",
         "scores": [_in_words(s) for s in story.numbers["scores"]],
         "scores_svg": Markup(_scores_svg(story)),
         "provenance": list(told.provenance(run)),

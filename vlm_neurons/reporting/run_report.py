@@ -12,6 +12,7 @@ from vlm_neurons.evidence import gather_evidence
 from vlm_neurons.interventions.edits.gallery import edit_gallery
 from vlm_neurons.interventions.trusting import summary
 from vlm_neurons.reporting.edits_in_words import effects_of
+from vlm_neurons.reporting.faithful_in_words import faithfulness_of
 from vlm_neurons.reporting.neuron_list import Shown, choose, record, with_evidence
 from vlm_neurons.reporting.page_files import Story, write
 from vlm_neurons.reporting.run_facts import Dependence, document, score_summary
@@ -99,9 +100,11 @@ def story(run: Run, table: pd.DataFrame, results: Results, shown: list[Shown]) -
     numbers["trained_or_random"] = [] if trusted is None else summary(trusted).to_dict("records")
     effects = effects_of(run)
     numbers["edits"] = [] if effects is None else effects.to_dict("records")
+    faithful = faithfulness_of(run)
+    numbers["faithfulness"] = [] if faithful is None else faithful.to_dict("records")
     galleries = {} if effects is None else edit_gallery(run)
     maps, lacking = results.maps, results.no_concepts
-    return Story(run, table, rule, thresholds, shown, numbers, maps, lacking, trusted, effects, galleries)
+    return Story(run, table, rule, thresholds, shown, numbers, maps, lacking, trusted, effects, galleries, faithful)
 
 
 def _rule(table: pd.DataFrame) -> Thresholds | None:

@@ -1,0 +1,47 @@
+"""Faithfulness on the command line, and what the report makes of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import runs
+
+import vlm_neurons as vn
+from vlm_neurons.autointerp import Explanation
+from vlm_neurons.autointerp.store import append_explanations
+from vlm_neurons.cli.main import main
+from vlm_neurons.interventions.faithful import FOLDER, TABLE
+from vlm_neurons.reporting.faithful_in_words import faithfulness_of
+
+
+def test_faithfulness_of_a_run_is_kept_printed_and_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    run = runs.small(tmp_path / "run")
+    asked = ["faithfulness", str(run.path), "--n", "4", "--max-new-tokens", "6"]
+    assert main(asked) == 1 and "no explanations with evidence; run vlm-neurons explain" in capsys.readouterr().err
+    told = {"L2N304": "pink regions", "L3N3": "no clear pattern", "L0N1": "the word 'dogs'"}
+    append_explanations(run.path, [Explanation(neuron, text, explainer="mine") for neuron, text in told.items()])
+    model, data = vn.HookedVLM.from_pretrained("tiny-llava-scenes"), vn.scenes(60, seed=4)
+    vn.gather_evidence(model, data, run, ["L2N304", "L3N3", "L1N4"], n_top=8, n_spare=0, n_pool=0, out=run,
+                       progress=False)  # fmt: skip
+    assert main([*asked, "--neurons", "L0N1,L2N304"]) == 1
+    assert "no explanation with evidence of L0N1;" in capsys.readouterr().err
+    assert main(asked) == 0
+    said = capsys.readouterr()
+    assert "1 of 1 explanations, the most faithful first" in said.out and "pink regions" in said.out
+    assert "1 rows have no number" in said.out and TABLE in said.err and "3 units, 4 answers at each" in said.err
+    page = vn.report(run, out=run, data=data, n_neurons=0)
+    html, numbers = page.read_text(encoding="utf-8"), json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
+    kept = pd.read_parquet(run.path / FOLDER / TABLE).set_index("neuron")
+    row = numbers["faithfulness"][0]
+    assert row["neuron"] == "L2N304" and row["faithfulness"] == kept["faithfulness"]["L2N304"]
+    assert "Does the model say what the neuron is for?" in html and "of 1 explanations are more faithful than" in html
+    assert "Of 1 there is no number." in html and kept["note"]["L3N3"] == "the explanation names nothing"
+    (run.path / FOLDER / TABLE).write_bytes(b"no table")
+    with pytest.raises(ValueError, match=r"table\.parquet cannot be read.*vlm-neurons faithfulness RUN"):
+        faithfulness_of(run)
