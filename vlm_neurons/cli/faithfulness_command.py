@@ -48,9 +48,10 @@ def faithfulness_run(args: argparse.Namespace) -> None:
         what = f"no explanation with evidence of {', '.join(missing)}" if missing else "no explanations with evidence"
         raise ValueError(f"{run.path}: {what}; run vlm-neurons explain {run.path} --neurons ... first")
     others = [n for n in evidence if n not in wanted][: max(0, OTHERS + 1 - len(wanted))]
+    clamped = {n: evidence[n] for n in [*wanted, *others]}
     model = model_of(args, args.model or run.info["model"]["name"])
     table = faithfulness(
-        model, {n: explanations[n] for n in wanted}, {n: evidence[n] for n in [*wanted, *others]}, n=args.n, seed=args.seed,
+        model, {n: explanations[n] for n in wanted}, clamped, n=args.n, seed=args.seed,
         max_new_tokens=args.max_new_tokens, batch_size=args.batch_size, out=run,
     )  # fmt: skip
     show(table)
