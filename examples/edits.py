@@ -5,8 +5,9 @@
 
 planted: n neurons of every kind and seed are edited into the embedded model, every second one so that it acts on what
 comes after, and explained in true words. Probes that do not find their own rule (`refused`) are drawn anew. First:
-nothing else moves the neuron as much as what is named (specificity above 0), in every row of the neuron. Interval
-reaches 0: nothing else is shown to move it more. Neurons with the same rule, layer and seed are the same and count once.
+nothing else moves the neuron as much as what is named (specificity above 0), in every row of the neuron. Most necessary:
+nothing else takes away as much of its activation (necessity_margin above 0), in every row. Interval reaches 0: nothing
+else is shown to move it more. Neurons with the same rule, layer and seed are the same and count once.
 Sham: the same with the words of other planted neurons.
 trained: neurons of the model and of random gates, each with the best specific concept of a scan.
 """
@@ -110,17 +111,22 @@ def summary(kind: str, rows: pd.DataFrame) -> dict[str, str]:
     each = rows.groupby(["seed", "neuron"])
     first = each["specificity"].min() > 0  # one that is never active on the scenes as they are has no number
     low, high = stats.wilson(int(first.sum()), len(first))
+    needed = each["necessity_margin"].agg(lambda rows: rows.min(skipna=False)) > 0
+    least, most = stats.wilson(int(needed.sum()), len(needed))
     acting = first[each["acts"].first()]
     not_below = each["specificity_high"].min() >= 0
     sham = (rows["sham_specificity"] > 0).mean()
     return {
         "rule": kind, "distinct": f"{len(first)}", "never active": f"{int(each['specificity'].count().eq(0).sum())}",
         "first, %": f"{100 * first.mean():.1f} ({100 * low:.1f} - {100 * high:.1f})",
+        "most necessary, %": f"{100 * needed.mean():.1f} ({100 * least:.1f} - {100 * most:.1f})",
         "of those that act": f"{100 * acting.mean():.1f}", "interval reaches 0, %": f"{100 * not_below.mean():.1f}",
         "refused": f"{rows['refused'].iloc[0]}",
         "change": f"{rows['change'].median():.2f}", "largest other": f"{rows['other_change'].median():.2f}",
         "control": f"{rows['control'].median():.2f}", "sham": f"{rows['sham_change'].median():.2f}",
-        "sham first, %": f"{100 * sham:.1f}", "necessity": f"{rows['necessity'].median():.2f}",
+        "sham first, %": f"{100 * sham:.1f}",
+        "sham most necessary, %": f"{100 * (rows['sham_necessity_margin'] > 0).mean():.1f}",
+        "necessity": f"{rows['necessity'].median():.2f}",
         "q < .05, %": f"{100 * (rows['q'] < 0.05).mean():.1f}",
     }  # fmt: skip
 

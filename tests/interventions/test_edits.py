@@ -53,13 +53,15 @@ def test_peaks_are_the_largest_positive_activations_of_each_input(model: vn.Hook
 
 
 def random_sheet(rng: np.random.Generator, n: int, inputs: int) -> Sheet:
-    """Trials of random inputs, some without others and controls."""
+    """Trials of random inputs, some without others and controls; most others start from what is named."""
 
-    def pair() -> Any:
-        return MISSING if rng.random() < 0.3 else tuple(int(x) for x in rng.integers(inputs, size=2))
+    def pair(first: int | None = None) -> Any:
+        one, two = (int(x) for x in rng.integers(inputs, size=2))
+        one = one if first is None or rng.random() < 0.3 else first
+        return MISSING if rng.random() < 0.3 else (one, two)
 
     trials = [
-        Trial(i, 2 * i, 2 * i + 1, bool(rng.random() < 0.5), {k: pair() for k in ("shape", "shade")}, pair(), i)
+        Trial(i, 2 * i, 2 * i + 1, bool(rng.random() < 0.5), {k: pair(2 * i) for k in ("shape", "shade")}, pair(), i)
         for i in range(n)
     ]
     return Sheet.of(trials, n + 3)
@@ -67,8 +69,8 @@ def random_sheet(rng: np.random.Generator, n: int, inputs: int) -> Sheet:
 
 def test_measures_are_those_of_a_plain_loop() -> None:
     rng = seeds.rng()
-    sheet = random_sheet(rng, 40, 90)
-    acts = np.maximum(rng.normal(size=90), 0).astype(np.float32)
+    sheet = random_sheet(rng, 150, 310)
+    acts = np.maximum(rng.normal(size=310), 0).astype(np.float32)
     levels = Levels.of(acts)
     found = measured(Followed.of(sheet, acts, levels), sheet.others, rng)
     present, absent = acts[sheet.present], acts[sheet.absent]
@@ -85,6 +87,16 @@ def test_measures_are_those_of_a_plain_loop() -> None:
         name: np.mean([abs(acts[b] - acts[a]) / sd for a, b in pairs if a >= 0])
         for name, pairs in zip(sheet.others, sheet.other, strict=True)
     }
+    taken = {
+        name: [
+            1 - acts[b] / acts[a]
+            for (a, b), p in zip(pairs, sheet.present, strict=True)
+            if a == p and acts[p] >= middle
+        ]
+        for name, pairs in zip(sheet.others, sheet.other, strict=True)
+    }
+    assert min(map(len, taken.values())) >= 10
+    assert found["necessity_margin"] == pytest.approx(np.mean(lost) - max(map(np.mean, taken.values())), rel=1e-5)
     assert found["other"] == max(sizes, key=lambda name: sizes[name])
     assert found["specificity"] == pytest.approx(found["change"] - max(sizes.values()), rel=1e-5)
     assert found["over_background"] == pytest.approx(found["change"] - sizes["shade"], rel=1e-5)
@@ -289,11 +301,12 @@ def test_a_change_that_was_tried_once_is_not_the_largest() -> None:
     tried[1] = np.nan
     tried[1, 0] = 9
     flat, yes = np.ones(n), np.ones(n, bool)
-    followed = Followed(flat, tried, np.array([True, False]), flat, flat, flat, flat, yes, yes)
+    followed = Followed(flat, tried, np.array([True, False]), flat, flat, flat, flat, tried / 20, yes, yes)
     found = measured(followed, ("shade", "words: rare"), seeds.rng())
     assert (found["other"], found["other_change"], found["note"]) == ("shade", 0.5, "")
     assert found["specificity"] == found["specificity_low"] == 0.5
-    few = Followed(flat, tried[1:], np.array([False]), flat, flat, flat, flat, yes, yes)
+    assert found["necessity_margin"] == pytest.approx(1 - 0.5 / 20)
+    few = Followed(flat, tried[1:], np.array([False]), flat, flat, flat, flat, tried[1:], yes, yes)
     alone = measured(few, ("words: rare",), seeds.rng())
     assert alone["other_change"] == 9 and "tried on 1" in str(alone["note"])
 
@@ -303,12 +316,21 @@ def test_p_rests_on_all_trials_where_few_have_a_control(n_control: int) -> None:
     n, yes = 24, np.ones(24, bool)
     change, control = np.full(n, 2.0), np.full(n, np.nan)
     control[:n_control] = 3.0  # where something is compared, the control moves it more
-    followed = Followed(change, np.zeros((0, n)), np.zeros(0, bool), control, *[np.ones(n)] * 3, yes, yes)
+    followed = Followed(
+        change, np.zeros((0, n)), np.zeros(0, bool), control, *[np.ones(n)] * 3, np.zeros((0, n)), yes, yes
+    )
     found = measured(followed, (), seeds.rng())
     assert found["n_control"] == n_control and (found["p"] < 0.01) == (n_control < 10)  # type: ignore[operator]
     assert bool(found.get("note")) == (n_control in (1, 9))
     few = Followed(
-        change[:5], np.zeros((0, 5)), np.zeros(0, bool), np.full(5, 3.0), *[np.ones(5)] * 3, yes[:5], yes[:5]
+        change[:5],
+        np.zeros((0, 5)),
+        np.zeros(0, bool),
+        np.full(5, 3.0),
+        *[np.ones(5)] * 3,
+        np.zeros((0, 5)),
+        yes[:5],
+        yes[:5],
     )
     assert measured(few, (), seeds.rng())["p"] == 1  # of few trials, all with a control
 

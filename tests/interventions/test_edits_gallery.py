@@ -87,7 +87,7 @@ def test_generated_pictures_tell_of_sufficiency_beside_those_of_other_words(tmp_
 def test_the_largest_change_a_typical_one_and_the_hard_negative_are_shown() -> None:
     change = seeds.rng().normal(size=21)
     flat = np.ones(21)
-    followed = Followed(change, flat[None], flat[:1] > 0, flat, flat, flat, flat, flat > 0, flat > 0)
+    followed = Followed(change, flat[None], flat[:1] > 0, flat, flat, flat, flat, flat[None], flat > 0, flat > 0)
     present = np.linspace(2, 3, 21)
     order = np.argsort(change)
     levels = Levels(1.0, 1.5, 2.9)

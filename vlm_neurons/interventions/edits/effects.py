@@ -119,7 +119,9 @@ def input_effects(
           percentile over the samples as they are. That share is at most what is left above the percentile where the
           samples often have it anyway;
         - `necessity`: mean of 1 - activation without / with. Samples whose activation with it is below the neuron's
-          median positive value say nothing of it and are left out (`n_weak`);
+          median positive value say nothing of it and are left out (`n_weak`); `necessity_margin`: less the largest
+          share that another change takes away from them. Above 0 nothing else is as necessary; what makes the neuron
+          only stronger, such as a larger object, does not count against it, as it does in `specificity`;
         - `specificity`: `change`, less the mean size of the largest `other` change, `other_change`, of those with at
           least 10 trials (where none has 10, of those with the most): attributes of the same object and of the
           background that are not named (an object: one of other attributes; a text: one word of every other class);
@@ -243,7 +245,7 @@ def _table(
 def identity(model: HookedVLM, data: ImageTextData, neurons: list[Neuron], told: list[Any]) -> str:
     """SHA-256 of all that decides the numbers; another one every time while hooks are on the model."""
     sites = {n.site: at(n.hook)[0].fingerprint() for n in neurons}
-    what = ["edits 8", state_of(model), str(model.dtype), sites, data.fingerprint(), told]
+    what = ["edits 9", state_of(model), str(model.dtype), sites, data.fingerprint(), told]
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -13,7 +13,7 @@ from vlm_neurons.synthetic.editing import OF_GROUND
 
 RESAMPLES = 1000
 LEAST = 10  # trials of another change, to be compared
-MEASURES = ("change", "sufficiency", "necessity", "specificity", "over_background")
+MEASURES = ("change", "sufficiency", "necessity", "necessity_margin", "specificity", "over_background")
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ class Followed:
         again: size of the change by encoding anew.
         above: whether the activation with it is above the 95th percentile.
         lost: share of the activation that goes with what is named.
+        taken: share of it that other attributes take away from where what is named stays; NaN where there is no such
+            trial, or it tells nothing of necessity.
         brought: trials that tell of sufficiency.
         strong: trials that tell of necessity: with it the activation is not below the median of positive values.
     """
@@ -61,6 +63,7 @@ class Followed:
     again: Float[np.ndarray, " trial"]
     above: Float[np.ndarray, " trial"]
     lost: Float[np.ndarray, " trial"]
+    taken: Float[np.ndarray, "other trial"]
     brought: Bool[np.ndarray, " trial"]
     strong: Bool[np.ndarray, " trial"]
 
@@ -71,18 +74,18 @@ class Followed:
         strong = (present > 0) & (present >= levels.median)
         with np.errstate(divide="ignore", invalid="ignore"):
             lost = np.where(strong, 1 - absent / present, np.nan)
+            stays = strong & (sheet.other[..., 0] == sheet.present)
+            taken = np.where(stays, 1 - acts[sheet.other[..., 1]] / present, np.nan)
         return cls(
             (present - absent) / levels.sd, _sizes(acts, sheet.other) / levels.sd,
             np.array([name in OF_GROUND for name in sheet.others], bool), _sizes(acts, sheet.control) / levels.sd,
             np.abs(acts[sheet.again] - present) / levels.sd, (present > levels.top).astype(float), lost,
-            sheet.brought, strong,
+            taken, sheet.brought, strong,
         )  # fmt: skip
 
     def tried(self, among: Bool[np.ndarray, " other"]) -> Bool[np.ndarray, " other"]:
-        """Which changes the largest is sought in: those with at least `LEAST` trials, or where none has as many, with
-        the most. The largest of many would often be one that was tried once."""
-        counts = np.where(among, np.isfinite(self.other).sum(1), 0)
-        return np.asarray((counts > 0) & (counts >= min(LEAST, counts.max(initial=0))))
+        """Which changes the largest is sought in."""
+        return _tried(np.where(among[:, None], self.other, np.nan))
 
     def summaries(self, weights: Float[np.ndarray, "draw trial"]) -> dict[str, Float[np.ndarray, " draw"]]:
         """`MEASURES` of weighted trials, by draw."""
@@ -91,11 +94,20 @@ class Followed:
         # where nothing else is changed (all that can be is named; texts have no background) there is no comparison
         kept = self.tried(np.ones(len(self.other), bool)), self.tried(self.ground)
         largest, behind = (np.fmax.reduce(sizes[:, some], axis=1) if some.any() else np.nan for some in kept)
+        lost, taken = _means(weights, self.lost), _means(weights, self.taken)[:, _tried(self.taken)]
         return {
             "change": change, "sufficiency": _means(weights, np.where(self.brought, self.above, np.nan)),
-            "necessity": _means(weights, self.lost), "specificity": change - largest,
+            "necessity": lost, "necessity_margin": lost - (np.fmax.reduce(taken, axis=1) if taken.size else np.nan),
+            "specificity": change - largest,
             "over_background": change - behind,
         }  # fmt: skip
+
+
+def _tried(values: Float[np.ndarray, "other trial"]) -> Bool[np.ndarray, " other"]:
+    """Changes with at least `LEAST` trials, or where none has as many, with the most. The largest of many would often
+    be one that was tried once."""
+    counts = np.isfinite(values).sum(1)
+    return np.asarray((counts > 0) & (counts >= min(LEAST, counts.max(initial=0))))
 
 
 def _sizes(acts: np.ndarray, pairs: np.ndarray) -> np.ndarray:
