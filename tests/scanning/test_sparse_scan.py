@@ -15,8 +15,9 @@ from scanning.test_end_to_end import random_data
 import vlm_neurons as vn
 from vlm_neurons import sites
 from vlm_neurons.scanning import dictionary_fit, listed, poorly_explained
+from vlm_neurons.scanning.chunks import entering, look
 from vlm_neurons.scanning.listed import Listed
-from vlm_neurons.scanning.summarise import entering, extremes, rows_by_kind
+from vlm_neurons.scanning.summarise import extremes, rows_by_kind
 from vlm_neurons.sites import sparse
 from vlm_neurons.sites.coder import Coder
 from vlm_neurons.sites.sparse import Sparse
@@ -84,7 +85,8 @@ def test_a_batch_is_reduced_to_the_same_values_where_some_are_negative_or_not_fi
             torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=0, atol=0, equal_nan=True)
         assert found.broken().tolist() == expected.broken().tolist() == [False, False, broken]
         if not broken:
-            found, expected = mine.entering(rows, enters, 4, 2), entering(all_of_them, rows, enters, 4, 2)
+            found = mine.entering(rows, enters, 4, 2)
+            expected = entering(look(all_of_them, rows, "+")[0], enters, 4, 2)
             for name in ("visual", "text", "columns"):
                 assert torch.equal(getattr(found, name), getattr(expected, name)), name
 

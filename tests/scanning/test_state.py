@@ -10,8 +10,9 @@ import seeds
 import torch
 
 from vlm_neurons._files import write_atomic
-from vlm_neurons.scanning.state import TopSamples, order_keys
-from vlm_neurons.scanning.summarise import entering, extremes, rows_by_image, rows_by_kind, summarise
+from vlm_neurons.scanning.chunks import CHUNK, MANY, Chunks, entering, look
+from vlm_neurons.scanning.state import TopSamples, Waiting, order_keys
+from vlm_neurons.scanning.summarise import extremes, largest, rows_by_image, rows_by_kind, summarise
 
 INF = float("inf")
 
@@ -39,10 +40,12 @@ def feed(state, samples, ids, pole, lazy, left):
     acts, kinds = pad([samples[i] for i in ids], left)
     acts, rows, ids = acts.flatten(0, 1), rows_by_kind(kinds), torch.tensor(ids)
     n_visual, n_text = state.visual.shape[2], state.text.shape[2]
-    found = extremes(acts, rows, pole)
+    chunks, found = look(acts, rows, pole)
+    for name in ("visual", "text", "other"):
+        assert torch.equal(getattr(found, name), getattr(extremes(acts, rows, pole), name)), name
     assert not found.broken().any()  # padding is inf here: it must not be read
     if lazy:
-        summary = entering(acts, rows, state.enters(found.score, ids), n_visual, n_text, pole)
+        summary = entering(chunks, state.enters(found.score, ids), n_visual, n_text)
     else:
         summary = summarise(acts, rows, n_visual, n_text, pole)
     state.update(summary, ids, found.peak_all)
@@ -154,3 +157,46 @@ def test_files_are_as_private_as_the_user_wants_them(tmp_path):
         os.umask(before)
     modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("own.txt", "all.txt")]
     assert modes == [0o600, 0o644] and len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("pole", ["+", "-"])
+def test_the_largest_values_are_found_by_chunks_as_by_sorting(dtype, pole):
+    generator = torch.Generator().manual_seed(seeds.number())
+    for n_tokens in (0, 1, MANY - 1, MANY, MANY + 1, 9 * CHUNK - 1, 150):
+        acts = torch.randn(n_tokens, 12, generator=generator)
+        acts[:, 1:4] = (acts[:, 1:4] * 1.5).round()  # ties, zeros of both signs
+        acts[:, 4] = acts[:, 4].clamp(max=0) * -0.0
+        acts[torch.rand(n_tokens, 12, generator=generator) < 0.2] = -INF if pole == "+" else INF  # not defined there
+        acts[:, 5] = -INF if pole == "+" else INF
+        acts = acts.to(dtype)
+        chunks, ordered = Chunks.of(acts, slice(0, n_tokens), pole), acts.float() * (1 if pole == "+" else -1)
+        assert torch.equal(chunks.largest, largest(acts, slice(0, n_tokens), 1, pole)[:, 0])
+        for wanted in (torch.arange(12), torch.tensor([1, 4, 5, 7])):
+            for n in (1, 2, 3, 4, 7, 8, 9):
+                expected = torch.full((len(wanted), n), -INF)
+                best = ordered[:, wanted].sort(0, descending=True).values[:n].T
+                expected[:, : best.shape[1]] = best
+                found = chunks.values(wanted, n)
+                assert (
+                    found.dtype == dtype
+                    and torch.equal(found.float(), expected)
+                    and not (found.signbit() & (found == 0)).any()
+                )
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_batches_that_wait_change_no_result(lazy):
+    generator = torch.Generator().manual_seed(seeds.number())
+    samples = [random_sample(generator, 7, torch.float32, grid=3) for _ in range(41)]
+    at_once, later, waiting = *(TopSamples.empty(7, 5, 4, 2, torch.float32) for _ in range(2)), Waiting()
+    for i, (acts, kinds) in enumerate(samples):
+        feed(at_once, samples, [i], "+", lazy, left=False)
+        chunks, found = look(acts, rows_by_kind(kinds[None]), "+")
+        ids, rows = torch.tensor([i]), rows_by_kind(kinds[None])
+        summary = entering(chunks, later.enters(found.score, ids), 4, 2) if lazy else summarise(acts, rows, 4, 2)
+        waiting.add(later, summary, ids, found.peak_all)
+    assert 0 < len(waiting.batches) < 41
+    waiting.into(later)
+    for name, tensor in at_once.tensors().items():
+        assert torch.equal(later.tensors()[name], tensor), name

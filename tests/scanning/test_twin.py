@@ -103,7 +103,7 @@ def test_a_quick_scan_equals_brute_force_at_equal_batches_and_moments_too(tmp_pa
     model, data = HookedVLM(tiny.llava(processor.tokenizer).to(dtype), processor), random_data(14)
     run = scan(model, data, FOUR, 3, 2, 2, batch_size=3, block_size=4, out=tmp_path, progress=False)
     everything = {}
-    for ids in batches_of(14, 3, 4):
+    for ids in batches_of(data, 3, 4):
         samples = [data[i] for i in ids]
         batch = model.prepare(
             [list(s.images) for s in samples],

@@ -102,7 +102,7 @@ def describe(args: argparse.Namespace) -> None:
 
     model, given = model_and_data(args)
     data = write(
-        model, given, args.out, prompt=args.prompt, batch_size=args.batch_size,
+        model, given, args.out, prompt=args.prompt, batch_size=args.batch_size or 8,
         max_new_tokens=args.max_new_tokens,
     )  # fmt: skip
     missing = sum(sample.response is None for sample in data)

@@ -22,7 +22,7 @@ from vlm_neurons.models.batch import Batch, HookNeverFires
 from vlm_neurons.models.experts import experts_of, open_experts
 from vlm_neurons.models.guards import indexed_by_image
 from vlm_neurons.models.heads import open_heads
-from vlm_neurons.models.held import adapters_of
+from vlm_neurons.models.held import adapted, adapters_of
 from vlm_neurons.models.passes import begin_pass, running
 from vlm_neurons.sites import named
 
@@ -173,7 +173,11 @@ def _of_bridge(bridge: Any, pairs: tuple[tuple[nn.Module, nn.Module], ...]) -> d
 
 def _shape_of(bridge: nn.Module) -> tuple[Any, ...]:
     """Numbers of modules and of hooks, and which adapters are on: the twin's are those of its making."""
-    return len(list(bridge.modules())), len(standing_hooks(bridge)), adapters_of(bridge)
+    modules = list(bridge.modules())  # once: it is asked before every batch, and a large model has thousands
+    hooks = sum(
+        _stands(m, hook) for m in modules for hook in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())
+    )
+    return len(modules), hooks, adapters_of(bridge) if any(map(adapted, modules)) else ()
 
 
 def hooked(bridge: nn.Module) -> str | None:
@@ -189,14 +193,18 @@ def standing_hooks(bridge: nn.Module) -> list[str]:
     >>> standing_hooks(model.bridge)
     []
     """
-    from transformer_lens.hook_points import HookPoint
-
     return [
         getattr(module, "name", None) or name
         for name, module in bridge.named_modules()
         for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-        if isinstance(module, HookPoint) or not _of_a_library(hook)
+        if _stands(module, hook)
     ]
+
+
+def _stands(module: nn.Module, hook: Any) -> bool:
+    from transformer_lens.hook_points import HookPoint
+
+    return isinstance(module, HookPoint) or not _of_a_library(hook)
 
 
 _LIBRARIES = ("transformers.", "transformer_lens.", "accelerate.", "vlm_neurons.models.")

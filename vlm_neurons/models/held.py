@@ -74,7 +74,7 @@ def check_readable(model: nn.Module) -> None:
     Raises:
         ValueError: adapters that are not merged, or quantised weights.
     """
-    layer = next((m for m in model.modules() if _adapted(m) and not m.merged_adapters), None)
+    layer = next((m for m in model.modules() if adapted(m) and not m.merged_adapters), None)
     packed = next((p for p in model.parameters() if numbers(p) is not p or not p.is_floating_point()), None)
     if layer is not None or packed is not None:
         what = "adapters that are not merged" if layer is not None else f"quantised weights ({type(packed).__name__})"
@@ -89,7 +89,7 @@ def is_plain(layer: Any) -> bool:
     layer = _original(layer)
     weight = layer.weight
     return (
-        not _adapted(layer) and isinstance(weight, Tensor) and weight.is_floating_point() and numbers(weight) is weight
+        not adapted(layer) and isinstance(weight, Tensor) and weight.is_floating_point() and numbers(weight) is weight
     )
 
 
@@ -107,7 +107,7 @@ def weight_of(layer: Any) -> Float[Tensor, "out in"]:
             f"the weights of {type(layer).__name__} are packed {weight.dtype}, which cannot be read as numbers here: "
             "load the model without quantisation for what reads weights"
         )
-    return weight + sum(_deltas(layer)) if _adapted(layer) else weight
+    return weight + sum(_deltas(layer)) if adapted(layer) else weight
 
 
 def _deltas(layer: Any) -> Iterator[Tensor]:
@@ -136,7 +136,7 @@ def adapters_of(model: nn.Module) -> tuple[Hashable, ...]:
             str(sorted(getattr(module, "scaling", {}).items())),
         )
         for name, module in model.named_modules()
-        if _adapted(module)
+        if adapted(module)
     )
 
 
@@ -151,7 +151,7 @@ def _original(layer: Any) -> Any:
     return getattr(layer, "original_component", layer)
 
 
-def _adapted(module: Any) -> bool:
+def adapted(module: Any) -> bool:
     return _of_peft(module) and hasattr(module, "merged_adapters")
 
 

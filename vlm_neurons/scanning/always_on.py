@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from vlm_neurons._files import write_atomic
 from vlm_neurons.models.reading import hooks_of, of_tokens, readers
+from vlm_neurons.scanning.batching import size_now
 from vlm_neurons.scanning.summarise import Positions, rows_by_image, rows_by_kind, take
 from vlm_neurons.sites import at
 from vlm_neurons.sites.sparse import Sparse
@@ -112,7 +113,7 @@ def write_controls(model: HookedVLM, data: ImageTextData, run: Run, progress: bo
     if not ids:
         return
     sums: dict[str, dict[str, _Sums]] = {}
-    size = run.info["parameters"]["batch_size"]
+    size = size_now(run.info)
     chunks = [(name, ids[i : i + size]) for name in CONTROLS for i in range(0, len(ids), size)]
     for name, chunk in tqdm(chunks, desc="controls", unit="batch", disable=not progress):
         _look(model, _batch(model, data, run, chunk, name), run, sums.setdefault(name, {}))

@@ -169,7 +169,7 @@ class ConceptJob:
                 found.setdefault(hook, []).append(fn)
         return found
 
-    def batches(self, ids: range, size: int) -> list[list[int]]:
+    def batches(self, ids: Sequence[int], size: int) -> list[list[int]]:
         """The samples of a block as batches, fold by fold."""
         return by_fold(ids, self.asked.home, size)
 

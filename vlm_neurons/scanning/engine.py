@@ -14,6 +14,7 @@ from vlm_neurons.models import on_day
 from vlm_neurons.models.reading import hooks_of
 from vlm_neurons.protocols import ConceptBank
 from vlm_neurons.scanning.always_on import write_controls
+from vlm_neurons.scanning.batching import MOST, begun_with, one_sample_at_least, suitable
 from vlm_neurons.scanning.blocks import Skip, check_place
 from vlm_neurons.scanning.concept_job import Asked, ConceptJob
 from vlm_neurons.scanning.dictionary_fits import in_words
@@ -23,8 +24,6 @@ from vlm_neurons.scanning.job import Job
 from vlm_neurons.scanning.loading import Loaded, known_skips, load
 from vlm_neurons.scanning.nulls import random_units
 from vlm_neurons.scanning.planning import (
-    SHARE,
-    TIMED,
     check_memory,
     check_model_and_prompt,
     check_prompt_asked,
@@ -32,7 +31,6 @@ from vlm_neurons.scanning.planning import (
     measure,
     place,
     places_of,
-    seconds_per_sample,
 )
 from vlm_neurons.scanning.recorder import measure_columns
 from vlm_neurons.scanning.run import Run
@@ -51,7 +49,7 @@ def scan(
     top_n: int = 50,
     n_visual: int = 4,
     n_text: int = 2,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     block_size: int = 1000,
     *,
     out: str | Path,
@@ -88,7 +86,8 @@ def scan(
         top_n: samples per neuron (the paper: 50); all, where there are fewer.
         n_visual: values per sample at visual tokens; a later `classify` can ask for at most as many.
         n_text: the same at text tokens.
-        batch_size: samples per forward pass.
+        batch_size: samples per forward pass; None takes that of the run that is gone on with, else as many as suit a
+            processor's cache, and 8 on a GPU. Where memory does not suffice it is halved, with a warning.
         block_size: samples per block, the unit of resuming.
         out: run directory.
         concepts: a bank (`vlm_neurons.protocols.ConceptBank`): the same pass sums up every unit with every concept over
@@ -115,6 +114,7 @@ def scan(
     Raises:
         ValueError: bad arguments or data, or `out` is no directory of its own or holds another run.
         FloatingPointError: an activation is not finite; the message names sample and site.
+        torch.OutOfMemoryError: there is too little memory for one sample.
         OSError: the disk is too small, or full; what was finished stays.
 
     >>> data = vn.scenes(20, seed=0)
@@ -128,7 +128,8 @@ def scan(
     check_model_and_prompt(model, prompt)
     top_n, n_visual = whole_number("top_n", top_n), whole_number("n_visual", n_visual)
     n_text, workers = whole_number("n_text", n_text), whole_number("workers", workers, least=0)
-    batch_size, block_size = whole_number("batch_size", batch_size), whole_number("block_size", block_size)
+    batch_size = None if batch_size is None else whole_number("batch_size", batch_size)
+    block_size = whole_number("block_size", block_size)
     of_kind("out", out, str | Path, "give the run's directory")
     out, rank, world = Path(out), *place()
     check_place(out)
@@ -139,10 +140,10 @@ def scan(
     check_prompt_asked(prompt, data, console.print)
     parameters = {
         "sites": sites, "hooks": places, "top_n": top_n, "n_visual": n_visual, "n_text": n_text,
-        "batch_size": batch_size, "block_size": block_size, "prompt": prompt,
+        "batch_size": batch_size or begun_with(out), "block_size": block_size, "prompt": prompt,
     }  # fmt: skip
     with on_day(model, day_of(out, model)):  # a date in prompts is that of the run's first call
-        data = _with_responses(model, data, out, prompt, batch_size, world, progress)
+        data = _with_responses(model, data, out, prompt, batch_size or MOST, world, progress)
         asked = None if concepts is None else Asked.of(concepts, folds, null_directions, data)
         job, first = _begin(model, data, out, parameters, asked, compiled, workers, console)
         if job.run.complete:
@@ -173,7 +174,9 @@ def _begin(
     loaded, first = _first_batch(model, data, prompt, known, asked)
     random = [] if asked is None else random_units(model, places, asked.null_directions)
     fast = hooks_of(places, fitted=True) | {hook for units in random for hook in units.hooks} <= model.fast_hooks
-    columns = measure_columns(model, places, first, fast)
+    with one_sample_at_least():
+        columns = measure_columns(model, places, first, fast)
+    parameters["batch_size"] = parameters["batch_size"] or max(suitable(model, columns, first), 1 + bool(compiled))
     check_memory(columns, parameters, len(data), model.device, console.print)
     kinds = first.kinds[:1].repeat(parameters["batch_size"], 1)
     fused = choose(compiled, columns, kinds, parameters["n_visual"], parameters["n_text"], console.print)
@@ -251,11 +254,7 @@ def _first_batch(
 def _say_cost(console: Console, job: Job, mine: list[int], first: Loaded) -> None:
     """Time a few batches, print what the scan will cost, and refuse if the disk is too small for it."""
     run, n = job.run, sum(len(job.ids(block)) for block in mine)
-    batches, chunks = [first], job.chunks(job.ids(mine[0])) if mine else []
-    if n >= SHARE * run.info["parameters"]["batch_size"]:
-        few = chunks[: min(TIMED, n // run.info["parameters"]["batch_size"] // SHARE)]
-        batches = [one for chunk in few if (one := job.load(chunk)).batch is not None] or batches
-    seconds = seconds_per_sample(job.model, job.recorder(), batches) if mine else 0.0
+    seconds = job.seconds_per_sample(n, mine[0], first) if mine else 0.0
     sums = 0 if job.concepts is None else job.concepts.disk
     n_missing = len(run.missing_blocks())
     cost = measure(run.path, job.columns, run.info, seconds, n_missing, sums)

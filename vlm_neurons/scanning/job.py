@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +10,14 @@ import torch
 from tqdm import tqdm
 
 from vlm_neurons.data import ImageTextData
+from vlm_neurons.scanning.batching import by_length, halve, size_now, with_batch_size
 from vlm_neurons.scanning.blocks import ColumnInfo, Skip, States, claimed, open_block, write_block
 from vlm_neurons.scanning.concept_files import write_part
 from vlm_neurons.scanning.concept_job import ConceptJob
 from vlm_neurons.scanning.fired import Fired
 from vlm_neurons.scanning.fused import Fused
 from vlm_neurons.scanning.loading import Loaded, ahead, load
-from vlm_neurons.scanning.planning import kept_samples
+from vlm_neurons.scanning.planning import SHARE, TIMED, kept_samples, seconds_per_sample
 from vlm_neurons.scanning.recorder import Recorder
 from vlm_neurons.scanning.run import Run
 from vlm_neurons.tokens import TokenKind
@@ -66,10 +67,43 @@ class Job:
             for block in blocks:
                 with claimed(self.run.block_path(block)) as to_do:
                     if to_do and not self.run.complete:  # in this order: a run is complete before its blocks go
-                        self.scan_block(block, bar)
+                        self._scan_in_memory(block, bar)
                         if self.concepts is not None:
                             self.concepts.add_to(self.run.path, self.run.identity, mine, block)
                         mine.append(block)
+
+    def _scan_in_memory(self, block: int, bar: Any) -> None:
+        """Scan a block, again in smaller batches where memory was too small."""
+        before = bar.n
+        while (error := self._try(lambda: self.scan_block(block, bar))) is not None:
+            halve(self.run, error)
+            bar.n = before
+
+    @staticmethod
+    def _try(do: Callable[[], object]) -> torch.OutOfMemoryError | None:
+        """The error without its frames, which hold what the next try needs the memory of."""
+        try:
+            do()
+        except torch.OutOfMemoryError as error:
+            return error.with_traceback(None)
+        return None
+
+    def seconds_per_sample(self, n: int, block: int, first: Loaded) -> float:
+        """Time of one of n samples, from some batches of a block, or the first sample where there is little to do.
+
+        Raises:
+            torch.OutOfMemoryError: memory is too small for one sample.
+        """
+        chunks, few = self.chunks(self.ids(block)), min(TIMED, n // size_now(self.run.info) // SHARE)
+        some = [chunks[i] for i in sorted({k * len(chunks) // few for k in range(few)})] if few else []
+        batches = [one for chunk in some if (one := self.load(chunk)).batch is not None] or [first]
+        found: list[float] = []
+        error = self._try(lambda: found.append(seconds_per_sample(self.model, self.recorder(), batches)))
+        if error is None:
+            return found[0]
+        del batches
+        halve(self.run, error)
+        return self.seconds_per_sample(n, block, first)
 
     def recorder(self) -> Recorder:
         """An empty one."""
@@ -85,12 +119,13 @@ class Job:
         return load(self.model, self.data, chunk, self.prompt, self.known, tell)
 
     def chunks(self, ids: range) -> list[list[int]]:
-        """Sample ids in batches: in order, or with concepts fold by fold. A batch that loses samples is not filled up,
+        """Sample ids in batches, by length, with concepts fold by fold. A batch that loses samples is not filled up,
         so that which samples share a batch depends on nothing else."""
-        size = self.run.info["parameters"]["batch_size"]
+        size = size_now(self.run.info)
+        ordered = by_length(ids, self.data.facts, self.prompt) if size > 1 else list(ids)
         if self.concepts is not None:
-            return self.concepts.batches(ids, size)
-        return [list(ids[i : i + size]) for i in range(0, len(ids), size)]
+            return self.concepts.batches(ordered, size)
+        return [ordered[i : i + size] for i in range(0, len(ordered), size)]
 
     def remember(self, states: States) -> None:
         """Merge the states of a finished block into what later ones need not better."""
@@ -122,7 +157,8 @@ class Job:
         path = self.run.block_path(block)
         states, moments = recorder.kept
         fits = recorder.fitting.tensors()
-        write_block(path, states, moments, fits, samples, skipped, block, self.run.identity, self.made_with)
+        made_with = with_batch_size(self.made_with, self.run.info)
+        write_block(path, states, moments, fits, samples, skipped, block, self.run.identity, made_with)
         self.remember(states)
 
     def _turn(self, recorder: Recorder, block: int, fold: int, sample: int | None) -> int:

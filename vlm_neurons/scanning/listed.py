@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from vlm_neurons.scanning.chunks import entering, look
 from vlm_neurons.scanning.moments import of_both
-from vlm_neurons.scanning.summarise import Extremes, RowTokens, Summary, entering
+from vlm_neurons.scanning.summarise import Extremes, RowTokens, Summary
 from vlm_neurons.sites.sparse import CACHED, Sparse
 from vlm_neurons.tokens import TokenKind
 
@@ -65,7 +66,7 @@ class Listed:
         return of_both((means[:, 0], means[:, 1]), rows)
 
     def entering(self, rows: Sequence[RowTokens], enters: Bool[Tensor, "row d"], n_visual: int, n_text: int) -> Summary:
-        """As `summarise.entering`."""
+        """As `chunks.entering`."""
         columns = enters.any(0).nonzero().flatten()
         visual, text = (self._of_zeros(enters[:, columns], k, n) for k, n in enumerate((n_visual, n_text)))
         fired = torch.zeros_like(enters[0]).index_fill_(0, self.values.unit, True)
@@ -73,7 +74,8 @@ class Listed:
         tokens = max(1, len(rows) and self.values.shape[0] * self.values.shape[1])
         for part in place.split(max(1, CACHED // tokens)):
             some = columns[part]
-            one = entering(self.values.some(some).flatten(0, -2), rows, enters[:, some], n_visual, n_text)
+            chunks, _ = look(self.values.some(some).flatten(0, -2), rows, "+")
+            one = entering(chunks, enters[:, some], n_visual, n_text)
             visual[part], text[part] = one.visual, one.text
         return Summary(visual, text, columns)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from vlm_neurons.scanning.summarise import Positions, RowTokens, take
 from vlm_neurons.units import Pole
 
+PIECE = 2**20 * 3 // 4  # bytes: of what one core has beside it, at most half
 MOMENTS = ("sums", "active", "n_images")
 
 
@@ -109,15 +110,25 @@ def image_means(
 
     def mean(where: Positions) -> Tensor:
         tokens = take(acts, where)
-        positive = tokens.clamp(min=0) if pole == "+" else tokens.clamp(max=0)
         count = len(tokens) if defined is None else take(defined, where).sum(0)
-        total = positive.sum(0, dtype=torch.float32) / count
+        total = _sum_on_one_side(tokens, pole) / count
         return total if pole == "+" else -total
 
     if not both:
         nothing = torch.zeros(0, acts.shape[1], device=acts.device)
         return nothing, nothing
     return torch.stack([mean(r.visual) for r in both]), torch.stack([mean(r.text) for r in both])
+
+
+def _sum_on_one_side(tokens: Float[Tensor, "token d"], pole: Pole) -> Float[Tensor, "d"]:
+    """Sum of max(a, 0), or of min(a, 0); on a CPU of pieces that stay in its cache."""
+    piece = max(1, PIECE // max(1, tokens[:1].nbytes)) if tokens.device.type == "cpu" else len(tokens)
+    room = torch.empty_like(tokens[:piece], memory_format=torch.contiguous_format)
+    total = tokens.new_zeros(tokens.shape[1], dtype=torch.float32)
+    for part in tokens.split(piece):
+        side = torch.clamp(part, min=0, out=room[: len(part)]) if pole == "+" else part.clamp(max=0)
+        total += side.sum(0, dtype=torch.float32)
+    return total
 
 
 def of_both(

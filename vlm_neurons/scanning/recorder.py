@@ -11,16 +11,17 @@ from torch import Tensor
 
 from vlm_neurons.models.reading import Values, each, of_tokens, readers
 from vlm_neurons.scanning.blocks import Column, ColumnInfo, States, Sums
+from vlm_neurons.scanning.chunks import entering, look
 from vlm_neurons.scanning.concept_job import ConceptJob, Told
 from vlm_neurons.scanning.dictionary_fits import Fitting
 from vlm_neurons.scanning.fired import Fired, P, Rows
 from vlm_neurons.scanning.fused import Fused, Parts
 from vlm_neurons.scanning.listed import Listed
 from vlm_neurons.scanning.moments import Moments, image_means, of_both
+from vlm_neurons.scanning.state import Waiting
 from vlm_neurons.scanning.summarise import (
     Extremes,
     RowTokens,
-    entering,
     extremes,
     rows_by_image,
     rows_by_kind,
@@ -104,6 +105,7 @@ class Recorder:
         self.moments = {c.column: Moments.empty(c.rows, model.device) for c in columns if c.indexed_by == "row"}
         # of what is listed, states have rows for what fired alone
         self.rows = {c.column: Rows(c.d, model.device) for c in columns if c.listed}
+        self.waiting: dict[Column, Waiting] = {}
         self.fitting = Fitting()
         self.poles: dict[str, list[Pole]] = {}
         for column in columns:
@@ -179,7 +181,10 @@ class Recorder:
             broken |= found.broken()
             if column in self.moments:
                 self.moments[column].update(*means)
-            self.states[column].update(summary, ids, found.peak_all)
+            if acts.device.type == "cpu":
+                self.waiting.setdefault(column, Waiting()).add(self.states[column], summary, ids, found.peak_all)
+            else:
+                self.states[column].update(summary, ids, found.peak_all)
         return broken
 
     def _update_listed(
@@ -211,12 +216,13 @@ class Recorder:
     ) -> Parts:
         """The summaries one after the other."""
         pole = column[1]
-        found = extremes(acts, rows, pole)
-        means = image_means(acts, rows, pole, defined)
         if acts.device.type != "cpu":  # to ask which columns can enter would stop a GPU in every layer
-            return summarise(acts, rows, self.n_visual, self.n_text, pole), found, means
-        enters = self._enters(column, found, ids)
-        return entering(acts, rows, enters, self.n_visual, self.n_text, pole), found, means
+            found = extremes(acts, rows, pole)
+            summary = summarise(acts, rows, self.n_visual, self.n_text, pole)
+        else:
+            chunks, found = look(acts, rows, pole)
+            summary = entering(chunks, self._enters(column, found, ids), self.n_visual, self.n_text)
+        return summary, found, image_means(acts, rows, pole, defined)
 
     def _enters(self, column: Column, found: Extremes, ids: Tensor) -> Tensor:
         before, floor = self.before.get(column), None
@@ -240,6 +246,8 @@ class Recorder:
     @property
     def kept(self) -> tuple[States, Sums]:
         """States and moments as a block stores them."""
+        for column, waiting in self.waiting.items():
+            waiting.into(self.states[column])
 
         def kept(parts: dict[Column, P]) -> dict[Column, P | Fired[P]]:
             return {c: self.rows[c].kept(part) if c in self.rows else part for c, part in parts.items()}

@@ -7,7 +7,8 @@ resumed runs cannot change the result, so long as every sample is counted once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from vlm_neurons.scanning.summarise import Summary
 
+WAIT = 16  # samples
 TENSORS = ("sample_ids", "visual", "text", "peak_all")
 
 
@@ -154,6 +156,49 @@ class TopSamples:
                 setattr(self, name, getattr(best, name))
             else:
                 getattr(self, name).index_copy_(0, columns, getattr(best, name))
+
+
+@dataclass
+class Waiting:
+    """Batches that a state has still to take in: many at once cost little more than one.
+
+    Until then the state lets in more than it needs to, which changes no result.
+    """
+
+    batches: list[tuple[Summary, Tensor, Tensor]] = field(default_factory=list)
+
+    def add(self, state: TopSamples, summary: Summary, ids: Int[Tensor, "row"], peak: Float[Tensor, "d"]) -> None:
+        """As `update` of the state, now or later."""
+        self.batches.append((summary, ids, peak))
+        if sum(len(one) for _, one, _ in self.batches) >= WAIT:
+            self.into(state)
+
+    def into(self, state: TopSamples) -> None:
+        """Have the state take in what waits."""
+        if self.batches:
+            summaries, ids, peaks = zip(*self.batches, strict=True)
+            state.update(_side_by_side(summaries, len(state.peak_all)), torch.cat(ids), torch.stack(peaks).amax(0))
+            self.batches.clear()
+
+
+def _side_by_side(summaries: Sequence[Summary], d: int) -> Summary:
+    """Several batches as one."""
+    if len(summaries) == 1:
+        return summaries[0]
+    everyone = torch.arange(d, device=summaries[0].visual.device)
+    columns = [everyone if one.columns is None else one.columns for one in summaries]
+    there = torch.zeros_like(everyone, dtype=torch.bool)
+    for own in columns:
+        there[own] = True
+    wanted, place = there.nonzero().flatten(), there.cumsum(0) - 1
+
+    def joined(parts: list[Tensor]) -> Tensor:
+        out = parts[0].new_full((len(wanted), sum(p.shape[1] for p in parts), parts[0].shape[2]), -torch.inf)
+        for part, own, into in zip(parts, columns, out.split([p.shape[1] for p in parts], 1), strict=True):
+            into[place[own]] = part
+        return out
+
+    return Summary(joined([one.visual for one in summaries]), joined([one.text for one in summaries]), wanted)
 
 
 def _best(a: TopSamples, b: TopSamples, top_n: int) -> TopSamples:

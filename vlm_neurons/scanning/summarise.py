@@ -5,8 +5,8 @@ monotone, that is the same as: the n-th largest visual activation, normalised, e
 every kind carry all that Xu, Lan, Lu 2025 (section 3.2) ask of a sample, for any threshold and any smaller n, and no
 second pass over the data is needed.
 
-Two forms with equal results: `summarise` sorts every column; `entering` sorts only those columns that can still enter
-the top samples, which is quicker once these are full.
+Two forms with equal results: `summarise` sorts every column; `chunks.entering` sorts only those columns that can still
+enter the top samples, which is quicker once these are full.
 """
 
 from __future__ import annotations
@@ -185,32 +185,3 @@ def summarise(
     visual = torch.stack([largest(acts, row.visual, n_visual, pole) for row in rows], 1)
     text = torch.stack([largest(acts, row.text, n_text, pole) for row in rows], 1)
     return Summary(visual, text)
-
-
-def entering(
-    acts: Float[Tensor, "token d"],
-    rows: Sequence[RowTokens],
-    enters: torch.Tensor,
-    n_visual: int,
-    n_text: int,
-    pole: Pole = "+",
-) -> Summary:
-    """`summarise` of those samples and neurons alone that `enters` (Bool[row, d]) names."""
-    columns = enters.any(0).nonzero().flatten()
-    d = acts.shape[1]
-    visual = acts.new_full((len(columns), len(rows), n_visual), -torch.inf)
-    text = acts.new_full((len(columns), len(rows), n_text), -torch.inf)
-    for number, row in enumerate(rows):
-        inside = enters[number, columns]
-        wanted = columns[inside]
-        if len(wanted) == 0:
-            continue
-        # Gathering columns costs more than sorting all of them once most are wanted.
-        gather = len(wanted) < d // 2
-        for kind, n, out in (("visual", n_visual, visual), ("text", n_text, text)):
-            tokens = take(acts, getattr(row, kind))
-            if gather:
-                out[inside, number] = largest(tokens.index_select(1, wanted), slice(None), n, pole)
-            else:
-                out[inside, number] = largest(tokens, slice(None), n, pole)[wanted]
-    return Summary(visual, text, columns)
