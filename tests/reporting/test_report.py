@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -42,6 +43,13 @@ def test_same_run_same_bytes(made: Made, tmp_path: Path) -> None:
     again = report(made.run.path, out=tmp_path / "report.html", model=made.model, data=made.data)
     assert again.read_bytes() == (made.run.path / "report.html").read_bytes()
     assert again.with_suffix(".json").read_bytes() == (made.run.path / "report.json").read_bytes()
+
+
+def test_what_was_not_measured_has_no_section(made: Made) -> None:
+    for title in ("Does the neuron follow?", "Does the model say what the neuron is for?", "Trained or random?"):
+        assert title not in made.page
+    numbers = json.loads((made.run.path / "report.json").read_text(encoding="utf-8"))
+    assert not (numbers["edits"] or numbers["faithfulness"] or numbers["trained_or_random"])
 
 
 def test_the_page_runs_its_own_scripts_only_and_has_no_address_to_load(made: Made) -> None:
