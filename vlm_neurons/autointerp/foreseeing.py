@@ -14,8 +14,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from vlm_neurons.autointerp.explanation import says_nothing
-from vlm_neurons.concepts.concept import Concept
-from vlm_neurons.concepts.lexical import index_of
+from vlm_neurons.concepts.lexical import Key, index_of
 from vlm_neurons.concepts.naming import Alternative, Named, named
 from vlm_neurons.concepts.visual import visual_bank
 
@@ -62,50 +61,57 @@ def _spoken_of(
         return there, ~known
     if what.regions and (side == "picture" or what.together):
         every = [_most(seen) for seen in samples]
-        shares = {c: np.array([most.get(c, np.nan) for most in every]) for a in what.regions for c in a.concepts}
+        shares = {key: np.array([most.get(key, np.nan) for most in every]) for a in what.regions for key in _keys(a)}
         for values in shares.values():
             known &= ~np.isnan(values)
         there &= _any(what.regions, {c: values > SHARE for c, values in shares.items()}, len(samples))
     if what.words and (side == "text" or what.together):
         written = [_written(seen)[0] for seen in samples]
-        words = {c: np.array([c in own for own in written], bool) for a in what.words for c in a.concepts}
+        words = {key: np.array([key in own for own in written], bool) for a in what.words for key in _keys(a)}
         there &= _any(what.words, words, len(samples))
     return there, known
 
 
 def _any(
-    alternatives: Sequence[Alternative], there: Mapping[Concept, Bool[np.ndarray, " sample"]], n: int
+    alternatives: Sequence[Alternative], there: Mapping[Key, Bool[np.ndarray, " sample"]], n: int
 ) -> Bool[np.ndarray, " sample"]:
     """Samples that one of some alternatives fits; all for what is negated, which nearly all samples have somewhere."""
     found = np.zeros(n, bool)
     for one in alternatives:
         fits = np.ones(n, bool)
-        for concept in () if one.negated else one.concepts:
-            fits &= there[concept]
+        for key in () if one.negated else _keys(one):
+            fits &= there[key]
         found |= fits
     return found
 
 
-def _most(seen: Seen) -> dict[Concept, float]:
+def _keys(one: Alternative) -> list[Key]:
+    return [(c.kind, c.value) for c in one.concepts]
+
+
+def _most(seen: Seen) -> dict[Key, float]:
     """Of every visual concept that is known of a sample, the largest share of a patch that has it."""
-    if seen not in _MOST:
-        found: dict[Concept, float] = {}
+    found = _MOST.get(seen)
+    if found is None:
+        found = {}
         for maps in visual_bank(seen):
             values = np.array([*maps.values()]).reshape(len(maps), -1)
             for concept, share in zip(maps, np.nanmax(values, axis=1, initial=0).tolist(), strict=True):
-                found[concept] = max(found.get(concept, 0.0), share)
+                key = concept.kind, concept.value
+                found[key] = max(found.get(key, 0.0), share)
         _MOST[seen] = found
-    return _MOST[seen]
+    return found
 
 
-def _written(seen: Seen) -> tuple[frozenset[Concept], frozenset[str]]:
+def _written(seen: Seen) -> tuple[frozenset[Key], frozenset[str]]:
     """Lexical concepts that a response has, and its words."""
-    if seen not in _WRITTEN:
+    found = _WRITTEN.get(seen)
+    if found is None:
         words = frozenset(re.findall(r"\w+", "".join(seen.response).lower()))
-        _WRITTEN[seen] = frozenset(Concept(*key) for key in index_of(seen.response)[1]), words
-    return _WRITTEN[seen]
+        _WRITTEN[seen] = found = frozenset(index_of(seen.response)[1]), words
+    return found
 
 
 # many neurons share their samples; what is known of one goes when it goes
-_MOST: WeakKeyDictionary[Seen, dict[Concept, float]] = WeakKeyDictionary()
-_WRITTEN: WeakKeyDictionary[Seen, tuple[frozenset[Concept], frozenset[str]]] = WeakKeyDictionary()
+_MOST: WeakKeyDictionary[Seen, dict[Key, float]] = WeakKeyDictionary()
+_WRITTEN: WeakKeyDictionary[Seen, tuple[frozenset[Key], frozenset[str]]] = WeakKeyDictionary()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from jaxtyping import Float
@@ -17,8 +17,8 @@ from vlm_neurons.protocols import Side as Side
 if TYPE_CHECKING:
     from vlm_neurons.autointerp.client import Plan
     from vlm_neurons.evidence import Evidence, Exemplar
+    from vlm_neurons.evidence.evidence import Kind
 
-Kind = Literal["visual", "text", "multimodal"]
 AtOnce = Callable[[str], np.ndarray | None]
 OTHER: dict[Side, Side] = {"picture": "text", "text": "picture"}
 SIDES_OF: dict[Kind, tuple[Side, ...]] = {"visual": ("picture",), "text": ("text",), "multimodal": SIDES}
@@ -273,21 +273,10 @@ def fault(prediction: Prediction, job: Job) -> str | None:
     return None if there else "neither values nor a failure"
 
 
-def kind_of(evidence: Evidence) -> Kind:
-    """The neuron's class, or else the sides on which it reaches a tenth of its peak."""
-    for kind in SIDES_OF:
-        if evidence.label == kind:
-            return kind
-    shown = evidence.split("explain")
-    image = any(np.nan_to_num(evidence.scale(p)).max(initial=0) >= 1 for e in shown for p in e.patch_acts)
-    text = any((evidence.scale(e.token_acts)[e.scored_tokens()] >= 1).any() for e in shown)
-    return "multimodal" if image and text else "text" if text else "visual"
-
-
 def sides_of(evidence: Evidence) -> tuple[Side, ...]:
     """The sides on which a neuron is explained, simulated and scored.
 
     >>> sides_of(evidence["L2N304"]), sides_of(evidence["L3N3"])
     (('picture',), ('picture', 'text'))
     """
-    return SIDES_OF[kind_of(evidence)]
+    return SIDES_OF[evidence.kind]

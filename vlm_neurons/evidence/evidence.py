@@ -22,6 +22,9 @@ from vlm_neurons.tokens import MODALITIES, NOT_APPLICABLE, Modality
 if TYPE_CHECKING:
     from PIL import Image
 
+Kind = Literal["visual", "text", "multimodal"]
+KINDS: tuple[Kind, ...] = ("visual", "text", "multimodal")
+
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
@@ -83,7 +86,11 @@ class Evidence:
         """
         if name not in SPLITS:
             raise ValueError(f"split {name!r}: choose from {', '.join(SPLITS)}")
-        return tuple(e for e in self.exemplars if e.split == name)
+        return self._splits[name]
+
+    @cached_property
+    def _splits(self) -> dict[str, tuple[Exemplar, ...]]:
+        return {name: tuple(e for e in self.exemplars if e.split == name) for name in SPLITS}
 
     def scale(self, values: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
         """Raw activations on the 0-10 scale (paper, section 3.2): negatives 0, the peak 10; NaN stays.
@@ -102,6 +109,21 @@ class Evidence:
     def sees_text(self) -> bool:
         """Whether any exemplar has a token of the response with a value."""
         return any(e.scored_tokens(sinks=True).any() for e in self.exemplars)
+
+    @cached_property
+    def kind(self) -> Kind:
+        """The neuron's class, or else the sides on which it reaches a tenth of its peak.
+
+        >>> evidence["L2N304"].kind
+        'visual'
+        """
+        for known in KINDS:
+            if self.label == known:
+                return known
+        shown = self.split("explain")
+        image = any((self.scale(p) >= 1).any() for e in shown for p in e.patch_acts)
+        text = any((self.scale(e.token_acts)[e.scored_tokens()] >= 1).any() for e in shown)
+        return "multimodal" if image and text else "text" if text else "visual"
 
     def only(self, side: Literal["picture", "text"]) -> Evidence:
         """The same evidence with the activations of the other side taken away (NaN), as of a neuron of one class.

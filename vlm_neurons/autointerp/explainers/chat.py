@@ -18,7 +18,7 @@ from vlm_neurons.autointerp.client.prices import Plan
 from vlm_neurons.autointerp.explainers.pictures import STYLES, Style
 from vlm_neurons.autointerp.explainers.requests import Answer, messages, prompt_id, shows_something
 from vlm_neurons.autointerp.explanation import NO_PATTERN, Explanation, Failure, says_nothing
-from vlm_neurons.autointerp.protocols import SIDES, Explainer, Simulator, kind_of
+from vlm_neurons.autointerp.protocols import SIDES, Explainer, Simulator
 from vlm_neurons.autointerp.registry import simulator_of
 from vlm_neurons.autointerp.scorers.aligned import pieces_of
 from vlm_neurons.autointerp.scorers.measures import pooled
@@ -117,7 +117,7 @@ class OpenAIExplainer(Server, Explainer):
                 continue
             plain, ids = self.prompting.messages(one, pictures=False)
             request = plain if self.images is False else self.prompting.messages(one)[0]
-            other = None if kind_of(one) == "text" else plain
+            other = None if one.kind == "text" else plain
             for candidate in range(self.candidates):
                 temperature = 0.0 if self.candidates == 1 else 0.8
                 number = self.attempt * 1000 + candidate

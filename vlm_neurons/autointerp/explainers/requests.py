@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, field_validator
 from vlm_neurons.autointerp.client import prompting
 from vlm_neurons.autointerp.client.prompting import escape, fence, image_part, text_part
 from vlm_neurons.autointerp.explainers.pictures import STYLES, Style, named, panel, written
-from vlm_neurons.autointerp.protocols import kind_of
 
 if TYPE_CHECKING:
     from vlm_neurons.evidence import Evidence, Exemplar
@@ -69,7 +68,7 @@ def shown(evidence: Evidence, n_on: int, n_off: int) -> tuple[list[Exemplar], li
 
 def shows_something(evidence: Evidence, n_on: int, n_off: int) -> bool:
     """Whether a request would show any activation above 0, on the sides that the neuron's kind of prompt has."""
-    kind = kind_of(evidence)
+    kind = evidence.kind
     for e in (one for group in shown(evidence, n_on, n_off) for one in group):
         if kind != "text" and any(np.nan_to_num(evidence.scale(p)).max(initial=0) > 0 for p in e.patch_acts):
             return True
@@ -91,7 +90,7 @@ def messages(
     Pictures are PNG in `data:` addresses, or written out (`pictures.written`). Tokens are escaped and
     fenced with a mark that no sample contains.
     """
-    kind = kind_of(evidence)
+    kind = evidence.kind
     on, off = shown(evidence, n_on, n_off)
     mark = fence("".join(e.seen.tokens) for e in [*on, *off])
     parts: list[dict[str, Any]] = [text_part(render(kind, n_off=len(off), style=STYLES[style], pictures=pictures))]

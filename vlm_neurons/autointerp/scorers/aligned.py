@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -63,35 +63,44 @@ def pieces_of(
     The others of its stratum stand for what failed. Where all of a stratum failed nothing does, and no weight is known:
     what is left speaks of less than the whole data.
     """
-    found: list[tuple[int, Any, Any, Any]] = []
-    every = _real(evidence, tuple(exemplars), side).parts
-    for number, (e, own, guess) in enumerate(zip(exemplars, every, predictions, strict=True)):
+    real = _real(evidence, exemplars, side)
+    said = np.full(len(real.values), np.nan)
+    for e, own, guess in zip(exemplars, real.places, predictions, strict=True):
         values = guess.patch_acts if side == "picture" else () if guess.token_acts is None else (guess.token_acts,)
-        for (real, counts), simulated in zip(own, values, strict=bool(values)):
-            said = np.asarray(simulated, float)
-            known = ~np.isnan(said := said if side == "picture" else said[e.seen.is_text])
-            if (counted := counts & known).any():  # a place without a prediction does not count
-                found.append((number, real, said if known.all() else np.where(known, said, 0.0), counted))
+        for place, simulated in zip(own, values, strict=bool(values)):
+            said[place.start : place.stop] = np.ravel(simulated if side == "picture" else simulated[e.seen.is_text])
+    known = ~np.isnan(said)
+    counts, said = real.counts & known, np.where(known, said, 0.0)  # a place without a prediction does not count
+    every = [(number, place) for number, own in enumerate(real.places) for place in own if place.stop > place.start]
+    sums = _sums(counts, real.values, said, [place.start for _, place in every])
+    found = [(number, place, own) for (number, place), own in zip(every, sums, strict=True) if own[0]]
     came = Counter(exemplars[i].stratum for i in {number for number, *_ in found})
     asked = _asked(evidence, exemplars, side)
     more = {s: n / came[s] for s, n in asked.items()} if asked.keys() == came.keys() else dict.fromkeys(came, np.nan)
-    return summed([
-        Piece(number, e.group == "top", side, real, said, counted, e.stratum, e.weight * more[e.stratum],
-              e.group == "pool")
-        for number, real, said, counted in found for e in (exemplars[number],)
-    ])  # fmt: skip
+    pieces = [
+        Piece(number, e.group == "top", side, place.of(real.values), place.of(said), place.of(counts), e.stratum,
+              e.weight * more[e.stratum], e.group == "pool")
+        for number, place, _ in found for e in (exemplars[number],)
+    ]  # fmt: skip
+    return _with_sums(pieces, [own for *_, own in found])
 
 
-def summed(pieces: list[Piece]) -> list[Piece]:
-    """The same pieces, whose sums are known: made for all at once, which is faster than one by one."""
-    counts, x, y = (
-        np.concatenate([np.zeros(0), *(getattr(p, name).ravel() for p in pieces)])
-        for name in ("counts", "real", "simulated")
+def _sums(
+    counts: Bool[np.ndarray, " place"], x: Float[np.ndarray, " place"], y: Float[np.ndarray, " place"],
+    starts: Sequence[int],
+) -> Float[np.ndarray, "piece 6"]:  # fmt: skip
+    """`Piece.sums` of pieces that follow each other, at once: faster than one by one."""
+    x, y = np.where(counts, x, 0.0), np.where(counts, y, 0.0)
+    return (
+        np.add.reduceat(np.stack([counts, x, y, x * x, y * y, x * y]), starts, axis=1).T
+        if len(starts)
+        else np.zeros((0, 6))
     )
-    x, y = (np.where(counts > 0, values, 0.0) for values in (x, y))
-    starts = np.cumsum([0, *(p.counts.size for p in pieces)])[:-1]
-    every = np.stack([counts, x, y, x * x, y * y, x * y])
-    for piece, own in zip(pieces, np.add.reduceat(every, starts, axis=1).T if pieces else (), strict=True):
+
+
+def _with_sums(pieces: list[Piece], sums: Iterable[Float[np.ndarray, "6"]]) -> list[Piece]:
+    """The same pieces, whose sums are known."""
+    for piece, own in zip(pieces, sums, strict=True):
         vars(piece)["sums"] = own  # where the cached property looks first
     return pieces
 
@@ -103,8 +112,20 @@ def unheard(evidence: Evidence, exemplars: Sequence[Exemplar], pieces: Sequence[
 
 def _asked(evidence: Evidence, exemplars: Sequence[Exemplar], side: Side) -> Counter[str]:
     """How many exemplars have places that count on a side, by stratum."""
-    every = _real(evidence, tuple(exemplars), side).parts
-    return Counter(e.stratum for e, own in zip(exemplars, every, strict=True) if any(c.any() for _, c in own))
+    n_places = _real(evidence, exemplars, side).n_counted
+    return Counter(e.stratum for e, n in zip(exemplars, n_places, strict=True) if n)
+
+
+class _Place(NamedTuple):
+    """Where one image, or response, lies among all places of a side, and its shape."""
+
+    start: int
+    stop: int
+    shape: tuple[int, ...]
+
+    def of(self, values: np.ndarray) -> np.ndarray:
+        """Its part of values at all places."""
+        return values[self.start : self.stop].reshape(self.shape)
 
 
 @dataclass(frozen=True)
@@ -114,31 +135,47 @@ class _Real:
     Attributes:
         values: activations on the 0-10 scale.
         counts: places that count: with a value, and no sink.
-        parts: the same of every image, or of the response, of every exemplar.
+        places: of every exemplar those of every image, or of the response.
+        n_counted: how many places of every exemplar count.
     """
 
     values: Float[np.ndarray, " place"]
     counts: Bool[np.ndarray, " place"]
-    parts: list[list[tuple[Float[np.ndarray, "..."], Bool[np.ndarray, "..."]]]]
+    places: list[list[_Place]]
+    n_counted: list[int]
 
 
-@lru_cache(maxsize=8)  # an explanation after the other is tried on the same exemplars
-def _real(evidence: Evidence, exemplars: tuple[Exemplar, ...], side: Side) -> _Real:
+# one explanation after the other is tried on the same exemplars; what is known of them goes with the evidence
+_KNOWN: WeakKeyDictionary[Evidence, dict[tuple[tuple[Exemplar, ...], Side], _Real]] = WeakKeyDictionary()
+
+
+def _real(evidence: Evidence, exemplars: Sequence[Exemplar], side: Side) -> _Real:
+    known, key = _KNOWN.setdefault(evidence, {}), (tuple(exemplars), side)
+    if key not in known:
+        known[key] = _read(evidence, exemplars, side)
+    return known[key]
+
+
+def _read(evidence: Evidence, exemplars: Sequence[Exemplar], side: Side) -> _Real:
     if side == "picture":
-        own = [[*zip(e.patch_acts, e.seen.patch_sinks, strict=True)] for e in exemplars]
+        acts = [e.patch_acts for e in exemplars]
+        sinks = [sunk.ravel() for e in exemplars for sunk in e.seen.patch_sinks]
     else:
-        own = [[(e.token_acts[e.seen.is_text], e.seen.token_sinks[e.seen.is_text])] for e in exemplars]
-    every = [pair for pairs in own for pair in pairs]
-    raw = np.concatenate([np.zeros(0, np.float32), *(acts.ravel() for acts, _ in every)])
-    sinks = np.concatenate([np.zeros(0, bool), *(sunk.ravel() for _, sunk in every)])
-    values, counts = np.nan_to_num(evidence.scale(raw)).astype(float), ~np.isnan(raw) & ~sinks
-    ends = np.cumsum([acts.size for acts, _ in every], dtype=int).tolist()
-    cut = iter(zip([0, *ends], ends, [acts.shape for acts, _ in every], strict=False))
-    parts = [
-        [(values[a:b].reshape(shape), counts[a:b].reshape(shape)) for a, b, shape in islice(cut, len(pairs))]
-        for pairs in own
-    ]
-    return _Real(values, counts, parts)
+        acts = [(e.token_acts[e.seen.is_text],) for e in exemplars]
+        sinks = [e.seen.token_sinks[e.seen.is_text] for e in exemplars]
+    raw = np.concatenate([np.zeros(0, np.float32), *(one.ravel() for own in acts for one in own)])
+    nan = np.isnan(raw)
+    counts = ~(nan | np.concatenate([np.zeros(0, bool), *sinks]))
+    values = np.where(nan, 0.0, evidence.scale(raw)).astype(float)
+    places: list[list[_Place]] = []
+    end = 0
+    for own in acts:
+        places.append([])
+        for one in own:
+            places[-1].append(_Place(end, end := end + one.size, one.shape))
+    before = np.concatenate([[0], np.cumsum(counts)])
+    ends = np.cumsum([0, *(sum(one.size for one in own) for own in acts)])
+    return _Real(values, counts, places, np.diff(before[ends]).tolist())
 
 
 def flat(
@@ -146,12 +183,13 @@ def flat(
 ) -> tuple[Float[np.ndarray, "n"], Bool[np.ndarray, " place"], Float[np.ndarray, "n"]]:
     """Activations on the 0-10 scale at the places that count, one exemplar after the other; which places these are; and
     how many each stands for."""
-    real = _real(evidence, tuple(exemplars), side)
-    sizes = [sum(int(np.count_nonzero(c)) for _, c in own) for own in real.parts]
-    return real.values[real.counts], real.counts, np.repeat([e.weight for e in exemplars], sizes)
+    real = _real(evidence, exemplars, side)
+    return real.values[real.counts], real.counts, np.repeat([e.weight for e in exemplars], real.n_counted)
 
 
 def resolved(pieces: Sequence[Piece], resolution: Resolution) -> list[Piece]:
     """The truth in the place of the simulation, as finely as a simulator could have said it."""
     # what does not count is no part of a cell's mean: a sink would lift its cell
-    return summed([replace(p, simulated=resolution.of(np.where(p.counts, p.real, np.nan))) for p in pieces])
+    finer = [replace(p, simulated=resolution.of(np.where(p.counts, p.real, np.nan))) for p in pieces]
+    counts, x, y = (np.concatenate([getattr(p, k).ravel() for p in finer]) for k in ("counts", "real", "simulated"))
+    return _with_sums(finer, _sums(counts, x, y, np.cumsum([0, *(p.counts.size for p in finer[:-1])]).tolist()))

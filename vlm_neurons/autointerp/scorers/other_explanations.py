@@ -17,7 +17,7 @@ from tqdm import tqdm
 from vlm_neurons.autointerp import jobs
 from vlm_neurons.autointerp.explanation import Explanation, says_nothing
 from vlm_neurons.autointerp.jobs import Explanations, text_of
-from vlm_neurons.autointerp.protocols import OTHER, SIDES, Explainer, Side, Simulator, kind_of
+from vlm_neurons.autointerp.protocols import OTHER, SIDES, Explainer, Side, Simulator
 from vlm_neurons.autointerp.scorers.aligned import Piece, flat, pieces_of
 from vlm_neurons.autointerp.scorers.measures import r_of_many, weighted
 from vlm_neurons.autointerp.simulation import Simulation
@@ -166,8 +166,8 @@ def _kin(evidence: Evidence) -> tuple[str, str]:
     try:
         neuron = Neuron.parse(evidence.neuron)
     except ValueError:
-        return "", kind_of(evidence)
-    return f"{neuron.site} {neuron.layer}", kind_of(evidence)
+        return "", evidence.kind
+    return f"{neuron.site} {neuron.layer}", evidence.kind
 
 
 def swapped(
@@ -208,7 +208,7 @@ def said_of_sides(
         (key, side): one.by_side.get(side, "")
         for key, one in explanations.items()
         if isinstance(one, Explanation)
-        and kind_of(evidence[key]) == "multimodal"
+        and evidence[key].kind == "multimodal"
         and one.settings == jobs.asked_of(own, evidence[key])
         for side in SIDES
     }
@@ -232,7 +232,7 @@ def _swappable(
     """Evidence of the neurons that the swap can be made for."""
     if not simulator.sides >= set(SIDES) or simulator.per_neuron:
         return {}
-    return {k: evidence[k] for k in explanations if kind_of(evidence[k]) == "multimodal"}
+    return {k: evidence[k] for k in explanations if evidence[k].kind == "multimodal"}
 
 
 def all_by(explanations: Explanations, explainer: str) -> bool:

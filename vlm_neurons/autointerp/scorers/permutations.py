@@ -83,7 +83,7 @@ def _chosen(choices: Int[np.ndarray, "n size"], n_choices: int) -> csr_array:
     return csr_array((_ones(n * size), places, np.arange(n + 1, dtype=np.int32) * size), shape=(n, size * n_choices))
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=8)  # sizes are powers of two
 def _all_ones(n: int) -> Float[np.ndarray, " n"]:
     return np.ones(n)
 
@@ -96,16 +96,14 @@ def _ones(n: int) -> Float[np.ndarray, " n"]:
 def _taken(table: Float[np.ndarray, "size choice 6"], chosen: csr_array) -> Sums:
     """Of every piece the sums of its choice, added up."""
     size, n_choices, _ = table.shape
-    found, left = [np.zeros(1)] * 6, []
-    for k, column in enumerate(np.moveaxis(table, -1, 0)):
-        if (column == column[:, :1]).all():  # whatever is chosen
-            found[k] = column[:, 0].sum(keepdims=True)
-        elif size == n_choices and (column == column[:1]).all():  # each choice is made once
-            found[k] = column[0].sum(keepdims=True)
-        else:
-            left.append(k)
-    if left:
-        for k, values in zip(left, (chosen @ table.reshape(-1, 6)[:, left]).T, strict=True):
+    found = list(table[:, 0].sum(0)[:, None])
+    alike = (table == table[:, :1]).all((0, 1))  # the same whatever is chosen
+    if size == n_choices:
+        alike |= (once := (table == table[:1]).all((0, 1)))  # each choice is made once
+        for k in np.flatnonzero(once).tolist():
+            found[k] = table[0, :, k].sum(keepdims=True)
+    if (left := np.flatnonzero(~alike)).size:
+        for k, values in zip(left.tolist(), (chosen @ table.reshape(-1, 6)[:, left]).T, strict=True):
             found[k] = values
     return found
 

@@ -67,7 +67,8 @@ class Stack:
 
     def parts(self, values: Flat) -> list[Flat]:
         """Values at all places, cut into those of each sample."""
-        return np.split(values, self._ends[self.side][:-1])
+        ends = self._ends[self.side]
+        return [values[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
     def _both(self, found: dict[str, Flat]) -> Flat:
         """1 at the places of samples that have both sides, else 0."""

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from vlm_neurons.autointerp.explanation import Failure
 from vlm_neurons.autointerp.protocols import AtOnce, Job, Prediction, Resolution, Side, Simulator, text_values
 from vlm_neurons.autointerp.simulators.concept_stack import Flat, Stack
@@ -77,6 +75,9 @@ class ConceptSimulator(Simulator):
 def _prediction(job: Job, values: Flat) -> Prediction:
     if job.side == "text":
         return Prediction(token_acts=text_values(job, values))
-    grids = [boxes.shape[:2] for boxes in job.exemplar.seen.boxes]
-    parts = np.split(values, np.cumsum([rows * columns for rows, columns in grids])[:-1])
-    return Prediction(tuple(part.reshape(grid) for part, grid in zip(parts, grids, strict=False)))
+    parts, start = [], 0
+    for boxes in job.exemplar.seen.boxes:
+        rows, columns = boxes.shape[:2]
+        parts.append(values[start : start + rows * columns].reshape(rows, columns))
+        start += rows * columns
+    return Prediction(tuple(parts))
