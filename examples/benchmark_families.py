@@ -35,42 +35,48 @@ from parts import backbone, quiet, tokenizer  # noqa: E402
 
 WIDE = {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 4, "num_attention_heads": 8}
 TOWER = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2}
+GEMMA_TEXT = {**WIDE, "head_dim": 64, "sliding_window": 256}
+GEMMA_TOWER = {**TOWER, "num_attention_heads": 4, "image_size": 448}
+QWEN_TEXT = WIDE
+QWEN_TOWER = {"depth": 2, "hidden_size": 128, "intermediate_size": 512, "num_heads": 4, "fullatt_block_indexes": [1]}
 WORDS = ["a", "red", "blue", "green", "circle", "square", "two", "of", "the"]
 
 
-def gemma3() -> tuple[Any, Any, tuple[int, int]]:
-    """256 visual tokens of 1,024 patches; three layers of four have a window of 256 tokens."""
+def gemma3(
+    text: dict[str, Any] = GEMMA_TEXT, tower: dict[str, Any] = GEMMA_TOWER, every: int = 4
+) -> tuple[Any, Any, tuple[int, int]]:
+    """256 visual tokens; all layers but each `every`-th have a window."""
     begin, end, soft = "<start_of_image>", "<end_of_image>", "<image_soft_token>"
     tok = tokenizer(
         begin, end, soft, "<start_of_turn>", "<end_of_turn>", bos="<bos>", eos="<eos>",
         named={"boi_token": begin, "eoi_token": end, "image_token": soft},
     )  # fmt: skip
     config = hf.Gemma3Config(
-        vision_config=hf.SiglipVisionConfig(**TOWER, num_attention_heads=4, image_size=448, vision_use_head=False,
-                                            patch_size=14),
+        vision_config=hf.SiglipVisionConfig(**tower, vision_use_head=False, patch_size=14),
         text_config=hf.Gemma3TextConfig(
-            **backbone(tok, **WIDE), head_dim=64, sliding_window=256,
-            layer_types=["sliding_attention"] * 3 + ["full_attention"],
+            **backbone(tok, **text),
+            layer_types=["sliding_attention" if (i + 1) % every else "full_attention"
+                         for i in range(text["num_hidden_layers"])],
         ),
         mm_tokens_per_image=256, image_token_id=tok.convert_tokens_to_ids(soft),
         boi_token_id=tok.convert_tokens_to_ids(begin), eoi_token_id=tok.convert_tokens_to_ids(end),
     )  # fmt: skip
-    images = Gemma3ImageProcessorPil(size={"height": 448, "width": 448})
+    images = Gemma3ImageProcessorPil(size={"height": tower["image_size"], "width": tower["image_size"]})
     processor = hf.Gemma3Processor(image_processor=images, tokenizer=tok, image_seq_length=256, chat_template=GEMMA3)
     return hf.Gemma3ForConditionalGeneration(config), processor, (1280, 960)
 
 
-def qwen2_5_vl() -> tuple[Any, Any, tuple[int, int]]:
-    """1,152 visual tokens; windows of 4 x 4 tokens in the first layer of the tower."""
+def qwen2_5_vl(
+    text: dict[str, Any] = QWEN_TEXT, tower: dict[str, Any] = QWEN_TOWER
+) -> tuple[Any, Any, tuple[int, int]]:
+    """1,152 visual tokens; windows of 4 x 4 tokens in some layers of the tower."""
     names = ["<|im_start|>", "<think>", "</think>", *SPECIAL.values()]
     tok = tokenizer(*names, bos="<|endoftext|>", eos="<|im_end|>", pad="<|endofpad|>", add_bos=False)
-    tower = {
-        "depth": 2, "hidden_size": 128, "intermediate_size": 512, "num_heads": 4, "patch_size": 14,
-        "out_hidden_size": 512, "window_size": 112, "fullatt_block_indexes": [1],
-    }  # fmt: skip
-    rope = ROPE | {"mrope_section": [8, 12, 12]}
+    vision = {**tower, "patch_size": 14, "out_hidden_size": text["hidden_size"], "window_size": 112}
+    half = text["hidden_size"] // text["num_attention_heads"] // 2
+    rope = ROPE | {"mrope_section": [half - 2 * (half * 3 // 8), half * 3 // 8, half * 3 // 8]}
     config = hf.Qwen2_5_VLConfig(
-        vision_config=tower, text_config=backbone(tok, **WIDE, rope_parameters=rope),
+        vision_config=vision, text_config=backbone(tok, **text, rope_parameters=rope),
         **{name: tok.convert_tokens_to_ids(token) for name, token in SPECIAL.items()},
     )  # fmt: skip
     images = Qwen2VLImageProcessorPil(patch_size=14)
