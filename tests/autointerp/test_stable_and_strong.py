@@ -180,3 +180,15 @@ def test_scores_tell_stability_beside_r_where_it_is_asked_for():
                      progress=False)  # fmt: skip
     assert named.stability.equals(table.stability)
     assert "stability" not in vn.score(words, evidence, n_null=0, n_permutations=999, progress=False)
+
+
+def test_scores_made_again_keep_the_stability_of_explanations_that_stayed(tmp_path):
+    evidence, _ = of("color", "word")
+    made = vn.explain(evidence, progress=False)
+    how = {"out": tmp_path, "n_null": 0, "n_permutations": 999, "progress": False, "full": True}
+    measured = vn.score(made, evidence, n_stability=3, **how).set_index("neuron").stability
+    (first, one), *_ = made.items()
+    again = (
+        vn.score({**made, first: replace(one, text="bright regions")}, evidence, **how).set_index("neuron").stability
+    )
+    assert np.isnan(again[first]) and again.drop(first).equals(measured.drop(first)) and measured.notna().all()

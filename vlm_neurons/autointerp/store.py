@@ -176,7 +176,8 @@ def load_simulations(
 
 def save_scores(table: pd.DataFrame, path: str | Path, simulator: str, made_by: str) -> pd.DataFrame:
     """Write a full table of scores of one simulator; its rows of other neurons that are there stay, and q is over all.
-    Rows of which every simulation failed take the place of no row with a score.
+    Rows of which every simulation failed take the place of no row with a score; stability that was measured before stays
+    with an explanation that is the same.
 
     Returns:
         The rows that were there and stay, and those of the table.
@@ -186,6 +187,7 @@ def save_scores(table: pd.DataFrame, path: str | Path, simulator: str, made_by: 
 
     file = table_file(path, SCORES, simulator, made_by)
     earlier = scores_of(file) if file.is_file() else table.iloc[:0]
+    table = _with_stability(table, earlier)
     others = earlier[~earlier["neuron"].isin(table["neuron"])]
     failed = table[(table["n_failed"] > 0) & (table["n_images"] == 0)]
     good = earlier[earlier["r"].notna()].set_index(["neuron", "side"]).index
@@ -197,6 +199,17 @@ def save_scores(table: pd.DataFrame, path: str | Path, simulator: str, made_by: 
     written = pd.concat([kept, every[~stay]], ignore_index=True) if len(kept) else every
     _write(path, SCORES, simulator, made_by, pa.Table.from_pandas(written, preserve_index=False))
     return every
+
+
+def _with_stability(table: pd.DataFrame, earlier: pd.DataFrame) -> pd.DataFrame:
+    """Rows with the stability that was measured before of the same explanation, where they have none."""
+    import pandas as pd
+
+    if "stability" not in earlier:  # of an earlier version
+        return table
+    same = ["neuron", "side", "explanation"]
+    known = earlier.drop_duplicates(same).set_index(same)["stability"].reindex(table.set_index(same).index)
+    return table.assign(stability=table["stability"].fillna(pd.Series(known.to_numpy(float), table.index)))
 
 
 def _write(path: str | Path, kind: str, simulator: str, made_by: str, table: pa.Table) -> None:
