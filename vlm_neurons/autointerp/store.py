@@ -176,8 +176,8 @@ def load_simulations(
 
 def save_scores(table: pd.DataFrame, path: str | Path, simulator: str, made_by: str) -> pd.DataFrame:
     """Write a full table of scores of one simulator; its rows of other neurons that are there stay, and q is over all.
-    Rows of which every simulation failed take the place of no row with a score; stability that was measured before stays
-    with an explanation that is the same.
+    Rows of which every simulation failed take the place of no row with a score; stability that was measured before
+    stays with an explanation that is the same.
 
     Returns:
         The rows that were there and stay, and those of the table.
