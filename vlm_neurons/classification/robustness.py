@@ -78,11 +78,16 @@ def sweep(
             asdict(one)
             | dict(zip(MODALITIES, shares.tolist(), strict=True))
             | {
-                "same_as_paper": float((labels[number] == labels[-1]).mean()) if with_paper else np.nan,
-                "same_as_neighbours": float(np.mean([(labels[number] == n).mean() for n in near])) if near else np.nan,
+                "same_as_paper": _same(labels[number], labels[-1]) if with_paper else np.nan,
+                "same_as_neighbours": float(np.mean([_same(labels[number], n) for n in near])) if near else np.nan,
             }
         )
     return pd.DataFrame(rows)
+
+
+def _same(one: Int[np.ndarray, " neuron"], other: Int[np.ndarray, " neuron"]) -> float:
+    """Share of neurons with the same label; NaN of none."""
+    return np.count_nonzero(one == other) / len(one) if len(one) else float("nan")
 
 
 def _axis(name: str, values: Any) -> list[Any]:
@@ -151,15 +156,15 @@ def sensitivity(
         if column["indexed_by"] != "row":
             continue
         state, row_of = run.states(column["hook"], column["pole"])
-        counter = Counter(state)
+        counter, own = Counter(state), state.peak
         peaks = {
-            "default": state.peak,
+            "default": own,
             "maximum over all tokens": state.peak_all,
             "maximum of the second sample": state.scores[:, min(1, state.scores.shape[1] - 1)],
             "maximum without the strongest tokens": torch.maximum(state.visual[..., -1], state.text[..., -1]).amax(1),
         }
         for choice, peak in peaks.items():
-            peak = torch.where(peak > 0, peak, state.peak)
+            peak = torch.where(peak > 0, peak, own)
             here = most_common(counter.by(peak).counts(rule))[row_of]
             labels.setdefault((column["site"], column["pole"], choice), {})[column["layer"]] = here
     for site, other in (("gate", "post"), ("post", "gate")):
