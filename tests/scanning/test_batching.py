@@ -134,7 +134,7 @@ def test_by_default_a_run_is_gone_on_with_as_it_was_begun_and_two_calls_choose_t
     assert vn.scan(model, data, out=tmp_path / "c", **SETTINGS).info["parameters"]["batch_size"] == 3
 
 
-def test_a_batch_has_no_more_samples_by_default_than_a_cache_has_room_for(
+def test_a_batch_has_no_more_samples_by_default_than_there_is_room_for(
     model: HookedVLM, data: ImageTextData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from vlm_neurons.scanning import batching
@@ -144,7 +144,7 @@ def test_a_batch_has_no_more_samples_by_default_than_a_cache_has_room_for(
     columns = measure_columns(model, model.site_hooks("gate"), batch, fast=True)
     one = batch.input_ids.shape[1] * columns[0].d * 4
     for room, size in ((100 * one, 8), (8 * one, 8), (8 * one - 1, 7), (2 * one, 2), (one - 1, 1)):
-        monkeypatch.setattr(batching, "CACHE", room)
+        monkeypatch.setattr(batching, "ROOM", room)
         assert batching.suitable(model, columns, batch) == size
 
 

@@ -53,7 +53,7 @@ def data_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--data", required=True, help=text)
     p.add_argument("--images", help="folder of the images of a .json (default: that of the file)")
     p.add_argument("--prompt", default=DEFAULT_PROMPT, help="for samples without one (default: %(default)s)")
-    p.add_argument("--batch-size", type=positive, help="(default: what suits the processor's cache; 8 on a GPU)")
+    p.add_argument("--batch-size", type=positive, help="(default: what suits a processor, 8 on a GPU)")
 
 
 def device(text: str) -> str:

@@ -86,8 +86,8 @@ def scan(
         top_n: samples per neuron (the paper: 50); all, where there are fewer.
         n_visual: values per sample at visual tokens; a later `classify` can ask for at most as many.
         n_text: the same at text tokens.
-        batch_size: samples per forward pass; None takes that of the run that is gone on with, else as many as suit a
-            processor's cache, and 8 on a GPU. Where memory does not suffice it is halved, with a warning.
+        batch_size: samples per forward pass; None takes that of the run that is gone on with, else as many as
+            suit a processor (1 for wide models), and 8 on a GPU. Where memory is too small it is halved, with a word.
         block_size: samples per block, the unit of resuming.
         out: run directory.
         concepts: a bank (`vlm_neurons.protocols.ConceptBank`): the same pass sums up every unit with every concept over
