@@ -13,6 +13,7 @@ import os
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -47,7 +48,7 @@ class Met:
     seen: Seen | None = None
     file: Path | None = None
 
-    @property
+    @cached_property
     def n_patches(self) -> int:
         """Of all images."""
         return sum(rows * columns for rows, columns in self.grids)
