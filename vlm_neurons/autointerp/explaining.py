@@ -13,11 +13,12 @@ from tqdm import tqdm
 from vlm_neurons.autointerp.explainers.requests import WRITTEN
 from vlm_neurons.autointerp.explanation import Explanation, says_nothing
 from vlm_neurons.autointerp.from_concepts import from_concepts
-from vlm_neurons.autointerp.jobs import asked_of, check_evidence
+from vlm_neurons.autointerp.jobs import asked_of, checked
 from vlm_neurons.autointerp.protocols import Explainer
 from vlm_neurons.autointerp.registry import explainer_of
 from vlm_neurons.autointerp.store import REPLIES, answered, append_explanations, folder, read_explanations
 from vlm_neurons.evidence import Evidence
+from vlm_neurons.evidence.gathered import Part
 from vlm_neurons.scanning import Run
 from vlm_neurons.scanning.concept_table import MIN_IMAGES
 
@@ -46,7 +47,7 @@ def explain(
             are not asked for again; those that failed are. A failure does not take the place of an explanation.
         redo: ask for them all again; what comes takes the place of what is there. (The cache still answers what it has;
             `attempt=` asks anew.)
-        progress: say on stderr what takes long, and show a bar.
+        progress: say on stderr what takes long or costs something, and show a bar, with what it has cost so far.
         min_images: of a run: concepts that fewer images of a half of the data have are not chosen.
 
     Returns:
@@ -72,19 +73,21 @@ def explain(
             append_explanations(folder(out), differs, redo)
         return made
     chosen = explainer_of("dissection" if explainer is None else explainer)
-    check_evidence(evidence)
     if out is not None:
         chosen = chosen.with_cache(folder(out) / REPLIES)
     own = chosen.settings()
-    settings = {key: asked_of(own, one) for key, one in evidence.items()}
+    settings = {key: asked_of(own, one) for key, one in checked(evidence)}
     known = {} if out is None or redo else read_explanations(folder(out))
     found = answered(known, settings)
-    todo = {key: one for key, one in evidence.items() if key not in found}
+    todo = Part(evidence, [key for key in evidence if key not in found])
     if progress and todo and (effort := chosen.effort(todo)):
-        Console(stderr=True, soft_wrap=True, markup=False).print(effort)
+        Console(stderr=True, soft_wrap=True, markup=False, emoji=False).print(effort)
+    cost = 0.0
     with tqdm(total=len(todo), desc=chosen.name, unit="neuron", disable=not progress or not todo) as bar:
         for key, explanation in chosen.explain(todo) if todo else ():
             found[key] = replace(explanation, settings=settings[key])
+            if cost := cost + explanation.cost:
+                bar.set_postfix_str(f"${cost:.4f}", refresh=False)
             if out is not None and not (explanation.failure and explanation.failure.kind == "cost"):
                 append_explanations(folder(out), [found[key]], redo)
             bar.update()

@@ -19,11 +19,17 @@ Explanations = Mapping[str, Explanation | str]
 
 
 def check_evidence(evidence: Any, neurons: Iterable[str] | None = None) -> None:
-    """Refuse what is no mapping from ids of neurons to their evidence.
+    """Refuse what is no mapping from ids of neurons to their evidence. Raises as `checked`."""
+    for _ in checked(evidence, neurons):
+        pass
+
+
+def checked(evidence: Any, neurons: Iterable[str] | None = None) -> Iterator[tuple[str, Evidence]]:
+    """Ids of neurons and their evidence, which are looked at one by one: of many, not all may fit into memory.
 
     Raises:
         KeyError: one of `neurons` is not there.
-        ValueError: everything else.
+        ValueError: everything else that is no mapping from ids of neurons to their evidence.
     """
     if not isinstance(evidence, Mapping):
         raise ValueError(
@@ -40,6 +46,7 @@ def check_evidence(evidence: Any, neurons: Iterable[str] | None = None) -> None:
                 f"evidence[{key!r}] is of neuron {one.neuron!r}: key and neuron are one; use {{one.neuron: one}}, or "
                 "dataclasses.replace(one, neuron=...) for another name"
             )
+        yield key, one
 
 
 def check_explanations(explanations: Any, evidence: Any, name: str = "explanations") -> None:

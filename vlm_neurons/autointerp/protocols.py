@@ -150,7 +150,7 @@ class Explainer(_Named):
         return None
 
     def effort(self, evidence: Mapping[str, Evidence]) -> str:
-        """What takes long and costs nothing, said before it starts; `""` for what takes seconds."""
+        """What takes long or costs something, said before it starts; `""` for what takes seconds."""
         return ""
 
     def with_cache(self, file: Path) -> Self:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import UserDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from weakref import ref
@@ -34,6 +34,24 @@ class Gathered(UserDict[str, Any]):
     def __getitem__(self, key: str) -> Evidence:
         found = self.data[key]
         return found.read(key) if isinstance(found, _Kept) else found
+
+
+class Part(Mapping[str, Evidence]):
+    """Some neurons of a mapping, of which no more is read than is asked for."""
+
+    def __init__(self, evidence: Mapping[str, Evidence], names: Sequence[str]) -> None:
+        self._evidence, self._names = evidence, dict.fromkeys(names)
+
+    def __getitem__(self, name: str) -> Evidence:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._evidence[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 class _Kept:

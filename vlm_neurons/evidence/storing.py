@@ -234,7 +234,7 @@ def _write(file: Path, kind: pa.Schema, batches: Iterable[pa.RecordBatch], told:
     kind = kind.with_metadata({"format": str(FORMAT), **{name: json.dumps(value) for name, value in told.items()}})
 
     def write(temporary: Path) -> None:
-        # activations are mapped into memory as they are: compressed they would take 4/5 of the disk, and 20 times as long
+        # activations are mapped into memory as they are; compressed they take 4/5 of the disk, and 20 times the time
         options = pa.ipc.IpcWriteOptions(compression=None if kind.names == exemplars_schema().names else "zstd")
         with pa.ipc.new_file(str(temporary), kind, options=options) as out:
             for batch in batches:

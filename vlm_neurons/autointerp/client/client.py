@@ -7,7 +7,7 @@ import contextlib
 import queue
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,20 +45,24 @@ class ChatClient(Connection):
     field that the server blames. It holds for a day.
     """
 
-    def plan(self, asks: Sequence[Ask]) -> Plan:
+    def plan(self, asks: Iterable[Ask]) -> Plan:
         """What `stream` would do; sends nothing."""
         cache = Cache(self.cache, reading=True)
         able = self.capabilities(cache)
-        todo = [a for a in asks if self.stored(cache, a, able) is None]
-        again = sum(cache.left_under_way(self.key(a, able)) for a in todo)
-        cache.close()
         price = self.price if isinstance(self.price, Price) else None
-        counts, sent = price or Price(0, 0), [a.sent(able) for a in todo]
-        tokens_in, tokens_out = sum(map(counts.tokens, sent)), sum(a.max_tokens for a in todo)
+        counts = price or Price(0, 0)
+        calls = cached = images = tokens_in = tokens_out = again = 0
+        for ask in asks:
+            if self.stored(cache, ask, able) is not None:
+                cached += 1
+                continue
+            sent = ask.sent(able)
+            calls, images = calls + 1, images + len(images_of(sent))
+            again += cache.left_under_way(self.key(ask, able))
+            tokens_in, tokens_out = tokens_in + counts.tokens(sent), tokens_out + ask.max_tokens
+        cache.close()
         cost = (price.cost(tokens_in // 2, tokens_out // 5), price.cost(tokens_in, tokens_out)) if price else None
-        images = sum(len(images_of(messages)) for messages in sent)
-        source = price.source if price else ""
-        return Plan(len(todo), len(asks) - len(todo), images, tokens_in, tokens_out, cost, source, again)
+        return Plan(calls, cached, images, tokens_in, tokens_out, cost, price.source if price else "", again)
 
     def known(self, asks: Sequence[Ask]) -> list[Reply | None]:
         """What the cache has to each question; sends nothing."""
@@ -68,8 +72,9 @@ class ChatClient(Connection):
         cache.close()
         return [None if s is None else run.reply(a, *s, cached=True) for a, s in zip(asks, stored, strict=True)]
 
-    def stream(self, asks: Sequence[Ask]) -> Iterator[Reply]:
-        """A reply to every question, in the order in which they come; failures are replies too.
+    def stream(self, asks: Iterable[Ask]) -> Iterator[Reply]:
+        """A reply to every question, in the order in which they come; failures are replies too. Questions are taken one
+        by one, as they can be sent.
 
         Leaving the loop, or Ctrl-C, cancels what is under way; what has come is in the cache. Works inside a running
         event loop (a notebook) too.

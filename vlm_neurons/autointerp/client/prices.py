@@ -121,6 +121,14 @@ class Plan:
             self.again + other.again,
         )  # fmt: skip
 
+    def times(self, n: float) -> Plan:
+        """The same so many times."""
+        cost = (self.cost[0] * n, self.cost[1] * n) if self.cost else None
+        return Plan(
+            round(self.calls * n), round(self.cached * n), round(self.images * n), round(self.tokens_in * n),
+            round(self.tokens_out * n), cost, self.price, round(self.again * n),
+        )  # fmt: skip
+
     def __str__(self) -> str:
         money = f"${self.cost[0]:.4f} to ${self.cost[1]:.4f} ({self.price})" if self.cost else "unknown price"
         twice = f"; {self.again} were under way when an earlier run ended, and may be charged twice"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +23,7 @@ _KEPT = "; from the cache: retry_failures=True (--retry-failures) asks again"
 class Asking:
     """One run over questions, inside one event loop."""
 
-    def __init__(self, client: Connection, asks: Sequence[Ask], done: Any) -> None:
+    def __init__(self, client: Connection, asks: Iterable[Ask], done: Any) -> None:
         self.client, self.asks, self.done = client, iter(asks), done
         self.spent = self.reserved = 0.0
         self.under_way = self.again = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,8 @@ from vlm_neurons.autointerp.scorers.measures import pooled
 
 if TYPE_CHECKING:
     from vlm_neurons.evidence import Evidence
+
+TOLD_FROM = 50  # neurons; what many cost is told from so many
 
 
 @dataclass(frozen=True)
@@ -108,12 +110,13 @@ class OpenAIExplainer(Server, Explainer):
         how = [prompt_id(), repr(self.prompting), self.images, self.candidates, chosen_by]
         return json.dumps([self.name, self.client().base_url, how, self.attempt, self.max_tokens, self.extra_body])
 
-    def asks(self, evidence: Mapping[str, Evidence]) -> list[Ask]:
-        """All requests; the key of each is (key of the evidence, ids of the samples shown). None about a neuron of
-        which there is nothing to show."""
-        found = []
+    def asks(self, evidence: Mapping[str, Evidence], silent: Callable[[str], None] | None = None) -> Iterator[Ask]:
+        """All requests, made as they are sent; the key of each is (key of the evidence, ids of the samples shown). None
+        about a neuron of which there is nothing to show: `silent` is told its key."""
         for key, one in evidence.items():
             if not self.prompting.shows(one):
+                if silent is not None:
+                    silent(key)
                 continue
             plain, ids = self.prompting.messages(one, pictures=False)
             request = plain if self.images is False else self.prompting.messages(one)[0]
@@ -121,8 +124,7 @@ class OpenAIExplainer(Server, Explainer):
             for candidate in range(self.candidates):
                 temperature = 0.0 if self.candidates == 1 else 0.8
                 number = self.attempt * 1000 + candidate
-                found.append(Ask((key, ids), request, Answer, self.max_tokens, temperature, number, plain=other))
-        return found
+                yield Ask((key, ids), request, Answer, self.max_tokens, temperature, number, plain=other)
 
     def with_cache(self, file: Path) -> OpenAIExplainer:
         """The same with a file of replies, if it has none."""
@@ -137,18 +139,26 @@ class OpenAIExplainer(Server, Explainer):
         """What `explain` would send and cost; sends nothing."""
         return self.client().plan(self.asks(evidence))
 
+    def effort(self, evidence: Mapping[str, Evidence]) -> str:
+        """What it will cost, told from some of many neurons."""
+        names = [*evidence]
+        some = names[:: -(-len(names) // TOLD_FROM)]
+        plan = self.plan({name: evidence[name] for name in some})
+        about = f"about, from {len(some)} of {len(names):,} neurons: " if len(some) < len(names) else ""
+        return f"{self.name}: {about}{plan.times(len(names) / len(some))}"
+
     def explain(self, evidence: Mapping[str, Evidence]) -> Iterator[tuple[str, Explanation]]:
         """(key, explanation) of every neuron, failures included, as they come."""
-        for key, one in evidence.items():
-            if not self.prompting.shows(one):
-                yield key, _silent(one, self.name)
         waiting: dict[str, list[Reply]] = {}
-        for reply in self.client().stream(self.asks(evidence)):
+        silent: list[str] = []
+        for reply in self.client().stream(self.asks(evidence, silent.append)):
             key = reply.ask.key[0]
             waiting.setdefault(key, []).append(reply)
             if len(waiting[key]) == self.candidates:
                 replies = sorted(waiting.pop(key), key=lambda r: r.ask.attempt)
                 yield key, explanation_of(evidence[key], replies, self.name, self.chooser())
+        for key in silent:
+            yield key, _silent(evidence[key], self.name)
 
 
 @dataclass(frozen=True, eq=False)
