@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 FORMAT = 7
 K = TypeVar("K", bound=Hashable)
-_KEPT = 2**28  # bytes of pictures of samples that were read last
+_KEPT = 2**28  # bytes of samples that were read last
+_SAMPLE = 2**12  # bytes of a sample beside its pictures and tokens
 WRITER = "vn.gather_evidence(model, data, run, ...)"
 
 
@@ -122,11 +123,12 @@ class Stored(Mapping[str, Evidence]):
             for row, key in enumerate(_told(file, "keys")):
                 self._samples[key] = file, row, digests[row] if digests else None
         self._seen: WeakValueDictionary[str, Seen] = WeakValueDictionary()
-        self._recent: OrderedDict[str, tuple[Seen, int]] = (
+        self._recent: OrderedDict[str, tuple[Seen | None, int]] = (
             OrderedDict()
         )  # samples that were read last, with their bytes
         self._open: dict[Path, Any] = {}
         self._lock = Lock()
+        self._size = 0
 
     def __repr__(self) -> str:
         return f"<evidence of {len(self)} neurons in {self.path}>"
@@ -174,11 +176,12 @@ class Stored(Mapping[str, Evidence]):
         file, row, _ = self._samples[key]
         with readable(file, WRITER):
             found = read_sample(self._file(file).get_batch(row).to_pylist()[0])
-        size = sum(3 * image.width * image.height for image in found.images)
+        size = _SAMPLE + 100 * len(found.tokens) + sum(3 * i.width * i.height for i in found.images)
         with self._lock:  # what was read last stays: other neurons are going to have it too
+            self._size += size - self._recent.pop(key, (None, 0))[1]
             self._recent[key] = self._seen[key], size
-            while len(self._recent) > 1 and sum(size for _, size in self._recent.values()) > _KEPT:
-                self._recent.popitem(last=False)
+            while self._size > _KEPT and len(self._recent) > 1:
+                self._size -= self._recent.popitem(last=False)[1][1]
         return found
 
     def _file(self, file: Path) -> Any:
