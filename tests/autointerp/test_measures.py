@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -9,8 +10,11 @@ import pieces as made
 import pytest
 import seeds
 
+from vlm_neurons import planted
+from vlm_neurons.autointerp import Failure
+from vlm_neurons.autointerp.protocols import Prediction
 from vlm_neurons.autointerp.scorers import measures
-from vlm_neurons.autointerp.scorers.aligned import Piece
+from vlm_neurons.autointerp.scorers.aligned import Piece, pieces_of
 from vlm_neurons.autointerp.simulators import Resolution
 
 FRESH = pytest.mark.parametrize("pieces", [
@@ -123,3 +127,31 @@ def test_an_interval_that_does_not_hold_its_r_is_none():
         pieces.append(Piece(number, stratum == "top", "text", values, values[::-1] * 1.0, np.ones(4, bool), stratum))
     assert measures.weighted(pieces) > 0.9
     assert np.isnan(measures.interval(pieces, 0)).all()
+
+
+def test_pieces_are_those_of_a_plain_loop_over_places():
+    rng, one = seeds.rng(), planted.neurons("color", n=1)[0].evidence
+    exemplars, guesses = [], []
+    for number, e in enumerate(one.split("test")):
+        shapes = [(2, 3), (3, 1)][: number % 3]  # samples without images among them
+        sinks = tuple(rng.random(shape) < 0.2 for shape in shapes)
+        acts = tuple(np.where(rng.random(shape) < 0.3, np.nan, rng.normal(size=shape)) for shape in shapes)
+        exemplars.append(replace(e, seen=replace(e.seen, patch_sinks=sinks), patch_acts=acts, stratum="ab"[number % 2]))
+        said = [np.where(rng.random(shape) < 0.3, np.nan, rng.normal(size=shape)) for shape in shapes]
+        lost = Prediction(failure=Failure("network", "lost"))
+        guesses.append(lost if number % 5 == 4 else Prediction(tuple(said)))
+    found = iter(pieces_of(one, exemplars, guesses, "picture"))
+    for number, (e, guess) in enumerate(zip(exemplars, guesses, strict=True)):
+        for real, sinks, said in zip(e.patch_acts, e.seen.patch_sinks, guess.patch_acts, strict=False):
+            counts = ~np.isnan(real) & ~sinks & ~np.isnan(said)
+            if not counts.any():
+                continue
+            piece, x, y = next(found), one.scale(real)[counts], said[counts]
+            assert piece.exemplar == number and (piece.counts == counts).all(), f"seed {seeds.SEED}"
+            np.testing.assert_allclose(piece.pair, (x, y))
+            np.testing.assert_allclose(piece.sums, [len(x), x.sum(), y.sum(), x @ x, y @ y, x @ y])
+    assert next(found, None) is None
+    with pytest.raises(ValueError, match=r"predictions \(3, 2\) for \(2, 3\)"):
+        pieces_of(one, exemplars[1:2], [Prediction((np.zeros((3, 2)),))], "picture")
+    words = [Prediction(token_acts=np.full(len(e.seen.tokens), 0.5)) for e in exemplars]
+    assert all((p.simulated == 0.5).all() for p in pieces_of(one, exemplars, words, "text"))

@@ -156,7 +156,7 @@ def score(
     table["layer"], table["made_by"] = table["layer"].astype("Int64"), mark_of(chosen)
     table["q"] = false_discovery(table["p"].to_numpy(float))
     if out is not None and rows and not nothing_came(table):
-        table = save_scores(table, folder(out), chosen.name, mark_of(chosen))
+        table = save_scores(table, folder(out), chosen.name, mark_of(chosen), keep_stability=not n_stability)
     return table if full else table[[*FIRST, *["stability"] * bool(n_stability)]]
 
 

@@ -174,10 +174,12 @@ def load_simulations(
     return _simulations(newest(path, SIMULATIONS, simulator))
 
 
-def save_scores(table: pd.DataFrame, path: str | Path, simulator: str, made_by: str) -> pd.DataFrame:
+def save_scores(
+    table: pd.DataFrame, path: str | Path, simulator: str, made_by: str, keep_stability: bool = False
+) -> pd.DataFrame:
     """Write a full table of scores of one simulator; its rows of other neurons that are there stay, and q is over all.
-    Rows of which every simulation failed take the place of no row with a score; stability that was measured before
-    stays with an explanation that is the same.
+    Rows of which every simulation failed take the place of no row with a score. With `keep_stability`, that which was
+    measured before stays with an explanation that is the same.
 
     Returns:
         The rows that were there and stay, and those of the table.
@@ -187,7 +189,7 @@ def save_scores(table: pd.DataFrame, path: str | Path, simulator: str, made_by: 
 
     file = table_file(path, SCORES, simulator, made_by)
     earlier = scores_of(file) if file.is_file() else table.iloc[:0]
-    table = _with_stability(table, earlier)
+    table = _with_stability(table, earlier) if keep_stability else table
     others = earlier[~earlier["neuron"].isin(table["neuron"])]
     failed = table[(table["n_failed"] > 0) & (table["n_images"] == 0)]
     good = earlier[earlier["r"].notna()].set_index(["neuron", "side"]).index
@@ -202,14 +204,12 @@ def save_scores(table: pd.DataFrame, path: str | Path, simulator: str, made_by: 
 
 
 def _with_stability(table: pd.DataFrame, earlier: pd.DataFrame) -> pd.DataFrame:
-    """Rows with the stability that was measured before of the same explanation, where they have none."""
-    import pandas as pd
-
+    """Rows with the stability that was measured before of the same explanation."""
     if "stability" not in earlier:  # of an earlier version
         return table
-    same = ["neuron", "side", "explanation"]
+    same = ["neuron", "side", "explainer", "explanation"]
     known = earlier.drop_duplicates(same).set_index(same)["stability"].reindex(table.set_index(same).index)
-    return table.assign(stability=table["stability"].fillna(pd.Series(known.to_numpy(float), table.index)))
+    return table.assign(stability=known.to_numpy(float))
 
 
 def _write(path: str | Path, kind: str, simulator: str, made_by: str, table: pa.Table) -> None:

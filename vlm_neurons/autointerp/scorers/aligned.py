@@ -62,13 +62,22 @@ def pieces_of(
 
     The others of its stratum stand for what failed. Where all of a stratum failed nothing does, and no weight is known:
     what is left speaks of less than the whole data.
+
+    Raises:
+        ValueError: a prediction is of other shapes than its exemplar.
     """
     real = _real(evidence, exemplars, side)
     said = np.full(len(real.values), np.nan)
     for e, own, guess in zip(exemplars, real.places, predictions, strict=True):
         values = guess.patch_acts if side == "picture" else () if guess.token_acts is None else (guess.token_acts,)
-        for place, simulated in zip(own, values, strict=bool(values)):
-            said[place.start : place.stop] = np.ravel(simulated if side == "picture" else simulated[e.seen.is_text])
+        for place, values_here in zip(own, values, strict=bool(values)):
+            simulated = np.asarray(values_here, float)
+            simulated = simulated if side == "picture" else simulated[e.seen.is_text]
+            if simulated.shape != place.shape:
+                raise ValueError(
+                    f"{evidence.neuron}, sample {e.seen.sample}: predictions {simulated.shape} for {place.shape}"
+                )
+            said[place.start : place.stop] = simulated.ravel()
     known = ~np.isnan(said)
     counts, said = real.counts & known, np.where(known, said, 0.0)  # a place without a prediction does not count
     every = [(number, place) for number, own in enumerate(real.places) for place in own if place.stop > place.start]
