@@ -36,7 +36,9 @@ def stability(
 
     The samples of the split `"explain"` are drawn anew with replacement, n times, and the explainer is asked each time.
     Explanations are the same where they name the same concepts of the banks, or else by their words: a model that
-    words freely seldom says the same twice, so that its stability is a lower bound.
+    words freely seldom says the same twice, so that its stability is a lower bound. Explainers of what a gate neuron
+    does (`VocabularyExplainer`, `SteeringExplainer`) run the samples that were drawn; where evidence cannot be run
+    again, such as pictures in tiles, they fail (`n_failed`).
 
     Args:
         explanations: neuron -> explanation, or plain strings.
@@ -97,12 +99,13 @@ def _lost(explanation: Explanation | str) -> bool:
 
 
 def _resampled(evidence: Evidence, n: int, seed: int) -> list[Evidence]:
-    """The evidence with other draws of the samples that explanations are made from."""
+    """The evidence with other draws of the samples that explanations are made from. What was `written` is of the
+    samples as they were: it is left out, so that explainers by it run those that were drawn."""
     shown = evidence.split("explain")
     others = tuple(e for e in evidence.exemplars if e.split != "explain")
     rng = np.random.default_rng([seed, len(shown)])
     drawn = [sorted(rng.choice(len(shown), len(shown)).tolist()) if shown else [] for _ in range(n)]
-    return [replace(evidence, exemplars=(*(shown[i] for i in places), *others)) for places in drawn]
+    return [replace(evidence, exemplars=(*(shown[i] for i in places), *others), written=None) for places in drawn]
 
 
 def _row(neuron: str, text: str, said: list[str], n: int) -> dict[str, Any]:
