@@ -18,6 +18,7 @@ from vlm_neurons.autointerp.explainers.output import output_of
 from vlm_neurons.autointerp.explanation import NO_PATTERN, Failure
 from vlm_neurons.concepts import Concept
 from vlm_neurons.evidence.activations import Look, look
+from vlm_neurons.evidence.written import Written
 from vlm_neurons.models.state import state_of
 from vlm_neurons.planted.weights import measured, rows_of, writing
 
@@ -117,6 +118,16 @@ def test_a_gate_writes_with_the_sign_that_its_up_has_where_it_is_active(
     assert told[1]["words"] == told[-1]["words"] and told[1]["words"][0] == "red"
     assert [told[s]["direction"] for s in (1, -1)] == ["raised", "lowered"]
     assert [told[s]["unit"] for s in (1, -1)] == ["post:L2N7", "post:L2N7-"] and told[1]["one_sided"] > 0.9
+    # recorded of samples that are not those drawn: it says nothing of them
+    opposite = replace(looked["L2N7"], written=Written(1.0, -1.0, 1.0, state_of(model)))
+    names = vn.explain(looked, vocabulary, progress=False)["L2N7"].text
+    assert vn.explain({"L2N7": opposite}, vocabulary, progress=False)["L2N7"].text != names
+    drawn = vn.autointerp.stability({"L2N7": names}, {"L2N7": opposite}, vocabulary, n=2, progress=False)
+    assert drawn[["stability", "n", "n_failed"]].iloc[0].tolist() == [1, 2, 0]
+    elsewhere = tuple(replace(e, patch_acts=tuple(m[:1] for m in e.patch_acts)) for e in opposite.exemplars)
+    lost = {"L2N7": replace(opposite, exemplars=elsewhere)}  # as of pictures in tiles
+    drawn = vn.autointerp.stability({"L2N7": names}, lost, vocabulary, n=2, progress=False)
+    assert np.isnan(drawn["stability"][0]) and drawn["n_failed"][0] == 2
 
 
 def test_weights_edited_by_hand_are_explained_anew(
@@ -204,6 +215,25 @@ def test_joined_explanations_say_both_and_what_both_say_once(vocabulary: vn.Voca
     assert vn.autointerp.joined(quiet, found).text == found.text
     with pytest.raises(ValueError, match="post:L2N7 and L0N1: only those of one neuron"):
         vn.autointerp.joined(found, vn.Explanation("L0N1", "x"))
+
+
+def test_what_writes_with_other_weights_under_the_same_name_is_explained_anew(
+    model: vn.HookedVLM, vocabulary: vn.VocabularyExplainer, tmp_path: Path
+) -> None:
+    steering = vn.SteeringExplainer(model, strengths=(1,), n=4, max_new_tokens=4)
+    both, every, found = vn.explainers.JoinedExplainer(vocabulary, steering), evidence_of("mine:x", 20.0), []
+    red, blue = (writing(model, "post", 2, word).float().numpy() for word in ("red", "blue"))
+    for vector in (red, blue, red):
+        vn.sites.register(vn.sites.Directions({"x": vector}, hook="blocks.2.hook_resid_post", name="mine"))
+        try:
+            answers = [vn.explain(every, one, out=tmp_path, progress=False)["mine:x"] for one in (vocabulary, both)]
+            vn.faithfulness(model, {"mine:x": "red"}, every, (1,), 4, max_new_tokens=4, out=tmp_path, progress=False)
+        finally:
+            vn.sites.forget("mine")
+        assert [("'red'" in one.text, "'blue'" in one.text) for one in answers] == [(vector is red, vector is blue)] * 2
+        found.append([one.settings for one in answers])
+    assert found[0] == found[2] and not {*found[0]} & {*found[1]}
+    assert len([*(tmp_path / "faithfulness").glob("*.json")]) == 2
 
 
 def test_what_writes_no_words_is_a_failure_that_says_so(vocabulary: vn.VocabularyExplainer, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def explain(
     if out is not None:
         chosen = chosen.with_cache(folder(out) / REPLIES)
     own = chosen.settings()
-    settings = {key: asked_of(own, one) for key, one in checked(evidence)}
+    settings = {key: asked_of(own + chosen.settings_of(one), one) for key, one in checked(evidence)}
     known = {} if out is None or redo else read_explanations(folder(out))
     found = answered(known, settings)
     todo = Part(evidence, [key for key in evidence if key not in found])

@@ -153,6 +153,11 @@ class Explainer(_Named):
         """What takes long or costs something, said before it starts; `""` for what takes seconds."""
         return ""
 
+    def settings_of(self, evidence: Evidence) -> str:
+        """What decides its answer about one neuron beside the settings and the evidence, such as the weights of a
+        dictionary; `""` for nothing."""
+        return ""
+
     def with_cache(self, file: Path) -> Self:
         """The same with a file of replies, if it keeps replies and has none."""
         return self

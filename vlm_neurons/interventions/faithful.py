@@ -18,7 +18,7 @@ from tqdm import tqdm
 from vlm_neurons._checks import check_seed
 from vlm_neurons._files import readable, write_atomic
 from vlm_neurons.autointerp.asked import STRENGTHS, Asking, check_strengths, words_of
-from vlm_neurons.autointerp.explainers.output import output_of
+from vlm_neurons.autointerp.explainers.output import fingerprint_of, output_of
 from vlm_neurons.autointerp.explanation import says_nothing
 from vlm_neurons.autointerp.jobs import Explanations, check_evidence, check_explanations, text_of
 from vlm_neurons.autointerp.spoken import Ways, says, ways_to_say
@@ -213,7 +213,8 @@ def _said(
     asking: Asking, state: str, evidence: Evidence, strengths: Sequence[float], limit: float, where: Path | None
 ) -> Said:
     """What the model says while a unit is clamped: read where it is kept, or asked, and kept."""
-    told = [3, asking.settings(state), evidence.digest, [float(s) for s in strengths], FIRST_DRAW]
+    about = [evidence.digest, fingerprint_of(evidence)]
+    told = [4, asking.settings(state), *about, [float(s) for s in strengths], FIRST_DRAW]
     file = None if where is None else where / f"{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]}.json"
     if file is not None and file.is_file():
         with readable(file, "vn.faithfulness(..., out=...)"):

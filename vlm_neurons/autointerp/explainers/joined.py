@@ -53,6 +53,10 @@ class JoinedExplainer(Explainer):
         """All that decides its answers, as one string."""
         return json.dumps(["joined", *(one.settings() for one in self._both)])
 
+    def settings_of(self, evidence: Evidence) -> str:
+        """What decides the answers of both."""
+        return "".join(one.settings_of(evidence) for one in self._both)
+
     def effort(self, evidence: Mapping[str, Evidence]) -> str:
         """What both take."""
         return "\n".join(filter(None, (one.effort(evidence) for one in self._both)))

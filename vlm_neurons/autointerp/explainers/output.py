@@ -11,6 +11,7 @@ import numpy as np
 from vlm_neurons.evidence.activations import Look, look
 from vlm_neurons.evidence.written import Written, behind, flat, shown, written
 from vlm_neurons.models import on_day
+from vlm_neurons.sites import at
 from vlm_neurons.units import Neuron
 
 if TYPE_CHECKING:
@@ -65,6 +66,15 @@ def output_of(model: HookedVLM, evidence: Evidence, state: str) -> Output:
     peak = abs(found.post) / found.gate * evidence.peak
     one_sided = abs(found.post) / found.size if found.size else float("nan")
     return Output(replace(unit, pole="-" if found.post < 0 else "+"), peak, one_sided)
+
+
+def fingerprint_of(evidence: Evidence) -> str:
+    """Of the site that a neuron is of: a dictionary's weights decide what its latents do. Empty for what is no unit, or
+    of a dictionary that is not registered."""
+    try:
+        return at(Neuron.parse(evidence.neuron).hook)[0].fingerprint()
+    except (ValueError, LookupError):
+        return ""
 
 
 def _again(model: HookedVLM, evidence: Evidence, strong: Sequence[Exemplar], neuron: Neuron, unit: Neuron) -> Written:

@@ -13,7 +13,7 @@ from scipy.stats import hypergeom
 
 from vlm_neurons._checks import on_scale, whole
 from vlm_neurons.autointerp.asked import SHADES, STRENGTHS, Asking, check_strengths, words_of
-from vlm_neurons.autointerp.explainers.output import Output, output_of
+from vlm_neurons.autointerp.explainers.output import Output, fingerprint_of, output_of
 from vlm_neurons.autointerp.explanation import NO_PATTERN, Explanation, Failure
 from vlm_neurons.autointerp.protocols import Explainer
 from vlm_neurons.autointerp.spoken import GRAMMAR
@@ -164,6 +164,10 @@ class SteeringExplainer(Explainer):
         """All that decides its answers, as one string."""
         own = [float(s) for s in self.strengths], self.words, self.level
         return json.dumps([self.name, 3, self._asking.settings(state_of(self.model)), *own])
+
+    def settings_of(self, evidence: Evidence) -> str:
+        """The weights of the neuron's dictionary, if it is of one."""
+        return fingerprint_of(evidence)
 
     def effort(self, evidence: Mapping[str, Evidence]) -> str:
         """What it takes."""

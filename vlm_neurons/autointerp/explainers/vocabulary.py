@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlm_neurons._checks import check_seed, on_scale, whole
-from vlm_neurons.autointerp.explainers.output import Output, output_of
+from vlm_neurons.autointerp.explainers.output import Output, fingerprint_of, output_of
 from vlm_neurons.autointerp.explanation import NO_PATTERN, Explanation, Failure
 from vlm_neurons.autointerp.protocols import Explainer
 from vlm_neurons.models.lens import arriving, output_weights, read_out
@@ -70,6 +70,10 @@ class VocabularyExplainer(Explainer):
     def settings(self) -> str:
         """All that decides its answers, as one string."""
         return json.dumps([self.name, 3, state_of(self.model), self.words, self.level, self.n_null, self.seed])
+
+    def settings_of(self, evidence: Evidence) -> str:
+        """The weights of the neuron's dictionary, if it is of one."""
+        return fingerprint_of(evidence)
 
     def explain(self, evidence: Mapping[str, Evidence]) -> Iterator[tuple[str, Explanation]]:
         """(key, explanation) of every neuron, failures included."""

@@ -209,7 +209,7 @@ def said_of_sides(
         for key, one in explanations.items()
         if isinstance(one, Explanation)
         and evidence[key].kind == "multimodal"
-        and one.settings == jobs.asked_of(own, evidence[key])
+        and one.settings == jobs.asked_of(own + explainer.settings_of(evidence[key]), evidence[key])
         for side in SIDES
     }
 
