@@ -18,7 +18,7 @@ from vlm_neurons.concepts.concept import Concept
 from vlm_neurons.interventions.edits import effects, rendered, texts
 from vlm_neurons.interventions.edits.asking import asked
 from vlm_neurons.interventions.edits.keeping import Kept
-from vlm_neurons.interventions.edits.measures import Followed, Levels, measured
+from vlm_neurons.interventions.edits.measures import Followed, Levels, measured, plain
 from vlm_neurons.interventions.edits.regions import Part, whole
 from vlm_neurons.interventions.edits.running import peaks
 from vlm_neurons.interventions.edits.sharing import shared
@@ -53,11 +53,16 @@ def test_peaks_are_the_largest_positive_activations_of_each_input(model: vn.Hook
 
 
 def random_sheet(rng: np.random.Generator, n: int, inputs: int) -> Sheet:
-    """Trials of random inputs, some without others and controls; most others start from what is named."""
+    """Trials of random inputs, some without others and controls; most others start from what is named, or are in its
+    place."""
 
     def pair(first: int | None = None) -> Any:
         one, two = (int(x) for x in rng.integers(inputs, size=2))
-        one = one if first is None or rng.random() < 0.3 else first
+        kind = rng.random()
+        if first is not None and kind < 0.2:  # from where nothing is, or back to there
+            one, two = (first + 1, two) if kind < 0.1 else (two, first + 1)
+        elif first is not None and kind < 0.8:
+            one = first
         return MISSING if rng.random() < 0.3 else (one, two)
 
     trials = [
@@ -89,9 +94,9 @@ def test_measures_are_those_of_a_plain_loop() -> None:
     }
     taken = {
         name: [
-            1 - acts[b] / acts[a]
-            for (a, b), p in zip(pairs, sheet.present, strict=True)
-            if a == p and acts[p] >= middle
+            1 - acts[b] / acts[p] if a == p else (acts[b if a == q else a] - acts[q]) / acts[p]
+            for (a, b), p, q in zip(pairs, sheet.present, sheet.absent, strict=True)
+            if (a == p or q in (a, b)) and acts[p] >= middle
         ]
         for name, pairs in zip(sheet.others, sheet.other, strict=True)
     }
@@ -150,6 +155,17 @@ def test_scenes_of_a_trial_differ_in_what_is_named_only(edit: str) -> None:
             assert not any(rendered.is_named(t, wanted) for number in before for t in shown[number].things)
 
 
+def test_an_object_is_no_more_necessary_than_another_one_to_a_neuron_for_objects() -> None:
+    data, inputs = vn.scenes(30, seed=seeds.number(1000)), Inputs()
+    wanted = Wanted("picture", "object", ((("color", "red"),),))
+    sheet = Sheet.of(rendered.trials(data, range(30), wanted, inputs, 0), 30)
+    margins = []
+    for rule in (lambda scene: len(scene.things), lambda scene: sum(t.color == "red" for t in scene.things)):
+        acts = np.array([rule(scene) for scene in worlds(inputs)], np.float32)
+        margins.append(plain(Followed.of(sheet, acts, Levels.of(acts)))["necessity_margin"])
+    assert margins == pytest.approx([0, 1])
+
+
 def vocabulary(model: vn.HookedVLM, said: list[str], rendered: bool) -> texts.Vocabulary:
     return texts.Vocabulary.of(said, ["red"], model.tokenizer, rendered)
 
@@ -171,6 +187,9 @@ def test_texts_of_a_trial_differ_in_the_named_word_only(model: vn.HookedVLM, edi
             changed = {(a, b) for a, b in zip(present, absent, strict=True) if a != b}
             assert {a for a, _ in changed} == {"red"} and {b for _, b in changed} <= set(words.by_class["color"])
         assert one.brought == ("red" not in data[one.sample].response.split())
+    if edit == "word":  # to a neuron for long texts any word is as necessary
+        acts = np.array([len(text.split()) for text in said], np.float32)
+        assert plain(Followed.of(Sheet.of(found, 20), acts, Levels.of(acts)))["necessity_margin"] == pytest.approx(0)
 
 
 @pytest.fixture(scope="module")

@@ -120,8 +120,11 @@ def input_effects(
           samples often have it anyway;
         - `necessity`: mean of 1 - activation without / with. Samples whose activation with it is below the neuron's
           median positive value say nothing of it and are left out (`n_weak`); `necessity_margin`: less the largest
-          share that another change takes away from them. Above 0 nothing else is as necessary; what makes the neuron
-          only stronger, such as a larger object, does not count against it, as it does in `specificity`;
+          share that another change takes away from them, or that goes with something else in the same place (of
+          `"object"`, `"word"`, `"paste"`, `"keep"`: another object, word or region, added where nothing is). Above 0
+          nothing else is as necessary; what makes the neuron only stronger, such as a larger object, does not count
+          against it, as it does in `specificity`. NaN, noted, where nothing else could be tried; `"generate"` has
+          neither;
         - `specificity`: `change`, less the mean size of the largest `other` change, `other_change`, of those with at
           least 10 trials (where none has 10, of those with the most): attributes of the same object and of the
           background that are not named (an object: one of other attributes; a text: one word of every other class);
@@ -245,7 +248,7 @@ def _table(
 def identity(model: HookedVLM, data: ImageTextData, neurons: list[Neuron], told: list[Any]) -> str:
     """SHA-256 of all that decides the numbers; another one every time while hooks are on the model."""
     sites = {n.site: at(n.hook)[0].fingerprint() for n in neurons}
-    what = ["edits 9", state_of(model), str(model.dtype), sites, data.fingerprint(), told]
+    what = ["edits 10", state_of(model), str(model.dtype), sites, data.fingerprint(), told]
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -309,4 +312,6 @@ def _row(
     if wanted.edit == EDIT:  # the picture without is another one, from which nothing was taken
         strong, n = 0, 0
         row |= {name: float("nan") for name in row if name.startswith(("necessity", "sham_necessity"))}
+    elif strong and np.isnan(row["necessity_margin"]):
+        note = "; ".join(filter(None, (note, "nothing else was tried to compare necessity with")))
     return row | {"n_sufficiency": brought, "n_necessity": strong, "n_weak": n - strong, "note": note}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from vlm_neurons.interventions.edits.trials import Sheet
 from vlm_neurons.stats import sign_flip
@@ -50,8 +50,8 @@ class Followed:
         again: size of the change by encoding anew.
         above: whether the activation with it is above the 95th percentile.
         lost: share of the activation that goes with what is named.
-        taken: share of it that other attributes take away from where what is named stays; NaN where there is no such
-            trial, or it tells nothing of necessity.
+        taken: share of it that other attributes take away from where what is named stays, or that goes with something
+            else in its place; NaN where there is no such trial, or it tells nothing of necessity.
         brought: trials that tell of sufficiency.
         strong: trials that tell of necessity: with it the activation is not below the median of positive values.
     """
@@ -76,11 +76,13 @@ class Followed:
             lost = np.where(strong, 1 - absent / present, np.nan)
             stays = strong & (sheet.other[..., 0] == sheet.present)
             taken = np.where(stays, 1 - acts[sheet.other[..., 1]] / present, np.nan)
+            instead = _beside(sheet.other, sheet.absent)  # another object, word or region where nothing is
+            gone = np.where(strong & (instead >= 0), (acts[instead] - absent) / present, np.nan)
         return cls(
             (present - absent) / levels.sd, _sizes(acts, sheet.other) / levels.sd,
             np.array([name in OF_GROUND for name in sheet.others], bool), _sizes(acts, sheet.control) / levels.sd,
             np.abs(acts[sheet.again] - present) / levels.sd, (present > levels.top).astype(float), lost,
-            taken, sheet.brought, strong,
+            np.where(stays, taken, gone), sheet.brought, strong,
         )  # fmt: skip
 
     def tried(self, among: Bool[np.ndarray, " other"]) -> Bool[np.ndarray, " other"]:
@@ -108,6 +110,14 @@ def _tried(values: Float[np.ndarray, "other trial"]) -> Bool[np.ndarray, " other
     be one that was tried once."""
     counts = np.isfinite(values).sum(1)
     return np.asarray((counts > 0) & (counts >= min(LEAST, counts.max(initial=0))))
+
+
+def _beside(
+    pairs: Int[np.ndarray, "other trial 2"], number: Int[np.ndarray, " trial"]
+) -> Int[np.ndarray, "other trial"]:
+    """The other one of pairs that have a number, whichever way round; -1 of those that have not."""
+    first, second = pairs[..., 0] == number, pairs[..., 1] == number
+    return np.asarray(np.where(first, pairs[..., 1], np.where(second, pairs[..., 0], -1)))
 
 
 def _sizes(acts: np.ndarray, pairs: np.ndarray) -> np.ndarray:
