@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import seeds
 
@@ -83,6 +84,21 @@ def test_a_unit_is_not_its_own_null_and_one_edited_by_hand_is_asked_again(
     finally:
         out.mul_(-1)
     assert again.share < found.share
+
+
+def test_rows_of_other_neurons_stay_and_half_a_character_loses_nothing(
+    model: vn.HookedVLM, evidence: dict[str, vn.Evidence], tmp_path: Path
+) -> None:
+    small: dict[str, Any] = {"strengths": (1,), "n": 2, "max_new_tokens": 2, "progress": False, "out": tmp_path}
+    some = {key: evidence[key] for key in [*WORDS][:2]}
+    vn.faithfulness(model, dict.fromkeys(some, "red \ud800"), some, **small)
+    table = vn.faithfulness(model, {"post:L2N8": "blue"}, some, **small)
+    assert table["neuron"].tolist() == ["post:L2N8"] and vn.faithfulness(model, {}, some, **small).empty
+    kept = pd.read_parquet(tmp_path / "faithfulness" / "table.parquet")
+    assert dict(zip(kept["neuron"], kept["explanation"], strict=True)) == {
+        "post:L2N7": "red \ufffd",
+        "post:L2N8": "blue",
+    }
 
 
 def test_the_numbers_are_those_of_the_answers_counted_one_by_one(

@@ -21,6 +21,7 @@ from vlm_neurons.autointerp.asked import STRENGTHS, Asking, check_strengths, wor
 from vlm_neurons.autointerp.explainers.output import fingerprint_of, output_of
 from vlm_neurons.autointerp.explanation import says_nothing
 from vlm_neurons.autointerp.jobs import Explanations, check_evidence, check_explanations, text_of
+from vlm_neurons.autointerp.simulation import writable
 from vlm_neurons.autointerp.spoken import Ways, says, ways_to_say
 from vlm_neurons.autointerp.store import folder
 from vlm_neurons.models.state import state_of
@@ -93,7 +94,7 @@ def faithfulness(
         max_new_tokens: of an answer.
         batch_size: answers at once.
         out: a run or a directory, whose `faithfulness/` keeps what the model said of every unit, so that the same call
-            goes on after an interruption, and `table.parquet`.
+            goes on after an interruption, and `table.parquet`, in which rows of other neurons stay.
         progress: say on stderr what it takes, and show a bar.
 
     Returns:
@@ -134,14 +135,35 @@ def faithfulness(
         said[key] = _said(asking, state, one, strengths, limit, where)
     ways = {key: ways_to_say(text_of(key, one)) for key, one in explanations.items()}
     rows = [
-        {"neuron": key, "explanation": text_of(key, one), **_row(key, text_of(key, one), ways, before, said, seed)}
+        {
+            "neuron": key,
+            "explanation": writable(text_of(key, one)),
+            **_row(key, text_of(key, one), ways, before, said, seed),
+        }
         for key, one in explanations.items()
     ]
     table = pd.DataFrame(rows).reindex(columns=COLUMNS)
     table = table.astype({name: object if name in WORDS else float for name in COLUMNS}).fillna({"note": ""})
-    if where is not None:
-        write_atomic(where / TABLE, lambda path: table.to_parquet(path, index=False))
+    if where is not None and len(table):
+        kept = kept_in(where / TABLE)
+        others = None if kept is None else kept[~kept["neuron"].isin(table["neuron"])]
+        every = table if others is None or others.empty else pd.concat([others, table], ignore_index=True)
+        write_atomic(where / TABLE, lambda path: every.to_parquet(path, index=False))
     return table
+
+
+def kept_in(file: Path) -> pd.DataFrame | None:
+    """The table that was kept; None where there is none.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
+    import pandas as pd
+
+    if not file.is_file():
+        return None
+    with readable(file, "vn.faithfulness(..., out=...) or vlm-neurons faithfulness RUN"):
+        return pd.read_parquet(file, columns=COLUMNS)
 
 
 def fade(shares: Float[np.ndarray, "draw strength"], before: Float[np.ndarray, "draw"]) -> Float[np.ndarray, "draw"]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vlm_neurons._files import readable
-from vlm_neurons.interventions.faithful import COLUMNS, FOLDER, TABLE
+from vlm_neurons.interventions.faithful import FOLDER, TABLE, kept_in
 from vlm_neurons.viz.wording import decimals, small, visible
 
 if TYPE_CHECKING:
@@ -22,13 +21,7 @@ def faithfulness_of(run: Run) -> pd.DataFrame | None:
     Raises:
         ValueError: the file cannot be read.
     """
-    import pandas as pd
-
-    file = run.path / FOLDER / TABLE
-    if not file.is_file():
-        return None
-    with readable(file, "vn.faithfulness(..., out=...) or vlm-neurons faithfulness RUN"):
-        return pd.read_parquet(file, columns=COLUMNS)
+    return kept_in(run.path / FOLDER / TABLE)
 
 
 def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
