@@ -309,6 +309,12 @@ def test_a_killed_run_goes_on_and_a_finished_one_is_read(
     assert len(calls) == 20 and not list(tmp_path.glob("edits/parts-*"))  # read, not run
     vn.input_effects(model, data, told, **options, out=tmp_path / "at once")
     assert len(calls) - 20 == went_on + kept
+    one = vn.input_effects(model, data, {"L2N3": "the word 'dog' \ud800"}, **options, out=tmp_path)
+    kept = pd.read_parquet(tmp_path / "edits" / "effects.parquet")
+    assert {*one["neuron"]} == {"L2N3"} and {*kept["neuron"]} == {"L2N3", *told}
+    part = kept[kept["edit"] == "word"]
+    np.testing.assert_allclose(part["q"], stats.false_discovery(part["p"].to_numpy(float)))
+    np.testing.assert_allclose(one["q"], kept.loc[kept["neuron"] == "L2N3", "q"])
     (tmp_path / "edits" / "effects.parquet").write_bytes(b"no table")
     with pytest.raises(ValueError, match=r"cannot be read.*move it away"):
         vn.input_effects(model, data, told, **options, out=tmp_path)

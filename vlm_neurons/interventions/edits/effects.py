@@ -15,13 +15,14 @@ from rich.console import Console
 
 from vlm_neurons._checks import check_seed, of_kind, short, whole_number
 from vlm_neurons.autointerp.jobs import Explanations, text_of
+from vlm_neurons.autointerp.simulation import writable
 from vlm_neurons.autointerp.store import folder
 from vlm_neurons.data import ImageTextData
 from vlm_neurons.interventions.edits.asking import asked, check_edits
 from vlm_neurons.interventions.edits.finding import Finder, find_regions, pictured
 from vlm_neurons.interventions.edits.gallery import keep_shown
 from vlm_neurons.interventions.edits.generated import EDIT, Generate, name_of, wanted_for
-from vlm_neurons.interventions.edits.keeping import FOLDER, Kept
+from vlm_neurons.interventions.edits.keeping import FOLDER, Kept, with_q
 from vlm_neurons.interventions.edits.measures import MEASURES, Followed, Levels, measured, plain
 from vlm_neurons.interventions.edits.photographs import SLOW
 from vlm_neurons.interventions.edits.planning import LEAST, Plan, order_of, plan, run
@@ -32,7 +33,6 @@ from vlm_neurons.interventions.edits.trials import Sheet, Wanted
 from vlm_neurons.models.state import state_of
 from vlm_neurons.protocols import SIDES, Side
 from vlm_neurons.sites import at
-from vlm_neurons.stats import false_discovery
 from vlm_neurons.units import Neuron
 
 if TYPE_CHECKING:
@@ -104,8 +104,8 @@ def input_effects(
         seed: of all that is drawn.
         batch_size: inputs per forward pass.
         out: a run or a directory, whose `edits/` keeps the table and trials to look at (`edit_gallery`), and until
-            those are there what was run: the same call goes on after an interruption, and of a finished one reads the
-            table; not while hooks are on the model.
+            those are there what was run: the same call goes on after an interruption, and the one that finished last is
+            read; not while hooks are on the model. Rows of other neurons stay in the table, without their trials.
         save_images: a folder for the edited pictures, as PNG named after their pixels; `edits.jsonl` there says which
             they are, a line a trial, with `changed` false where the edit leaves the picture as it is.
         progress: say on stderr what it costs, and show a bar.
@@ -188,7 +188,7 @@ def input_effects(
         ]
         told.append(None if generate is None else name_of(generate))
         kept = Kept(folder(out) / FOLDER, identity(model, data, [*neurons.values()], told))
-        if (done := kept.table()) is not None and pictures is None:
+        if (done := kept.table(texts_of)) is not None and pictures is None:
             return done
     wanted, notes = {}, {}
     for key, text in texts_of.items():
@@ -212,7 +212,7 @@ def input_effects(
     if kept is not None:
         seen = {name: [one for one in mine if _sees(neurons[name], one.side)] for name, mine in wanted.items()}
         keep_shown(kept.folder, kept.identity, model, plans, acts, seen, neurons, batch_size)
-        kept.finish(table)
+        table = kept.finish(table)
     return table
 
 
@@ -236,10 +236,10 @@ def _table(
             shams = _shams(one, plans[one.side].sheets, regions, texts_of, rng)
             done.append({"side": one.side, **_row(one, sheet, own, plans[one.side], shams, seed, note)})
         lacking = [{"note": note or "its words ask for none of these edits"}]
-        rows += [{"neuron": key, "explanation": texts_of[key], **row} for row in done or lacking]
+        for row in ({"neuron": key, "explanation": texts_of[key], **row} for row in done or lacking):
+            rows.append({name: writable(one) if isinstance(one, str) else one for name, one in row.items()})
     table = pd.DataFrame(rows).reindex(columns=FIRST)
-    for _, part in table.groupby("edit"):
-        table.loc[part.index, "q"] = false_discovery(part["p"].to_numpy(float))
+    table = with_q(table)
     words = [name for name in FIRST if name not in NUMBERS]
     table = table.astype(dict.fromkeys(words, object)).fillna(dict.fromkeys(words, ""))
     return table.astype(dict.fromkeys(NUMBERS, float))

@@ -7,6 +7,7 @@ table.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ import numpy as np
 
 from vlm_neurons._files import write_atomic
 from vlm_neurons.protocols import Side
+from vlm_neurons.stats import false_discovery
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,18 +73,31 @@ class Kept:
     def _file(self, side: Side, start: int) -> Path:
         return self.parts / f"{side}-{start:08d}.safetensors"
 
-    def finish(self, table: pd.DataFrame) -> None:
-        """Write the table, which says whose it is, and drop the parts."""
+    def finish(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Write the table, which says whose it is, and drop the parts. Rows of other neurons that are there stay, and
+        q is over all.
+
+        Returns:
+            The table, with that q.
+
+        Raises:
+            ValueError: the table that is there is damaged.
+        """
+        import pandas as pd
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        told = pa.Table.from_pandas(table, preserve_index=False)
+        earlier = read(self.folder / TABLE) if (self.folder / TABLE).is_file() else table.iloc[:0]
+        others = earlier[~earlier["neuron"].isin(table["neuron"])]
+        every = with_q(pd.concat([table, others], ignore_index=True)) if len(others) else table
+        told = pa.Table.from_pandas(every, preserve_index=False)
         told = told.replace_schema_metadata({**(told.schema.metadata or {}), b"edits": self.identity.encode()})
         write_atomic(self.folder / TABLE, lambda path: pq.write_table(told, path))
         shutil.rmtree(self.parts, ignore_errors=True)
+        return every.iloc[: len(table)]
 
-    def table(self) -> pd.DataFrame | None:
-        """The table, if it is of this call.
+    def table(self, neurons: Collection[str]) -> pd.DataFrame | None:
+        """The rows of this call's neurons, if the table is of this call.
 
         Raises:
             ValueError: it is damaged.
@@ -91,7 +106,15 @@ class Kept:
         if not file.is_file():
             return None
         found = read(file)
-        return found if owner(file) == self.identity else None
+        return found[found["neuron"].isin(neurons)] if owner(file) == self.identity else None
+
+
+def with_q(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with q over the neurons of each edit."""
+    table = table.copy()
+    for _, part in table.groupby("edit"):
+        table.loc[part.index, "q"] = false_discovery(part["p"].to_numpy(float))
+    return table
 
 
 def owner(file: Path) -> str:
