@@ -44,10 +44,18 @@ def test_edits_and_faithfulness_of_a_run_are_kept_printed_and_reported(
     row = numbers["faithfulness"][0]
     assert row["neuron"] == "L2N304" and row["faithfulness"] == kept["faithfulness"]["L2N304"]
     assert "Does the model say what the neuron is for?" in html and "of 1 explanations are more faithful than" in html
-    assert "Of 1 there is no number." in html and kept["note"]["L0N1"] == "the explanation names nothing"
+    assert (
+        "Of 1 there is no number (1: the explanation names nothing)." in html
+        and kept["note"]["L0N1"] == "the explanation names nothing"
+    )
     assert "Does the neuron follow?" in html and "of 2 edits change their neuron more" in html
     assert [row["neuron"] for row in numbers["edits"]] == ["L2N304", "L3N3", "L0N1"]
     assert html.count("What <bdi>“") == 3 and "an object in another colour" in html and "followed most: what" in html
+    for file, numbers_of in (("edits/effects.parquet", "change"), (f"{FOLDER}/{TABLE}", "faithfulness")):
+        table = pd.read_parquet(run.path / file)
+        table[table[numbers_of].isna()].to_parquet(run.path / file)
+    html = vn.report(run, out=tmp_path / "none", n_neurons=0).read_text(encoding="utf-8")
+    assert html.count("(1: the explanation names nothing).") == 2 and "Edits, the most specific first" not in html
     (run.path / "edits" / "effects.parquet").write_bytes(b"no table")
     with pytest.raises(ValueError, match=r"effects\.parquet cannot be read"):
         vn.report(run, out=run, n_neurons=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vlm_neurons.interventions.edits.keeping import FOLDER, TABLE, read
+from vlm_neurons.reporting.faithful_in_words import reasons
 from vlm_neurons.viz.wording import decimals, small, visible
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def summary_of(effects: pd.DataFrame) -> str:
     return (
         f"{len(follow):,} of {len(there):,} edits change their neuron more than the same edit does where nothing is "
         f"named (q < .05), {specific:,} more than anything else that was changed. Of {silent:,} neurons no edit tests "
-        "the words."
+        f"the words{reasons(effects, there)}."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from vlm_neurons.interventions.faithful import FOLDER, TABLE, kept_in
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from vlm_neurons.scanning.run import Run
 
 MOST = 200  # rows on the page; the file has all
+REASONS = 3  # why there are no numbers
 
 
 def faithfulness_of(run: Run) -> pd.DataFrame | None:
@@ -42,8 +44,15 @@ def summary_of(table: pd.DataFrame) -> str:
     more, sure = (there["faithfulness"] > there["null"]).sum(), (there["p"] < 0.05).sum()
     return (
         f"{more:,} of {len(there):,} explanations are more faithful than the same words are to other units in the "
-        f"median, {sure:,} with p < .05. Of {len(table) - len(there):,} there is no number."
+        f"median, {sure:,} with p < .05. Of {len(table) - len(there):,} there is no number{reasons(table, there)}."
     )
+
+
+def reasons(table: pd.DataFrame, there: pd.DataFrame) -> str:
+    """The notes of rows without a number, in brackets, the commonest first."""
+    notes = Counter(note for note in table.loc[table.index.difference(there.index), "note"] if note)
+    told = "; ".join(f"{n:,}: {visible(note)}" for note, n in notes.most_common(REASONS))
+    return f" ({told})" if told else ""
 
 
 def _said(value: float) -> str:

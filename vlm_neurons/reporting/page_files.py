@@ -178,9 +178,11 @@ def _about(story: Story) -> dict[str, Any]:
         "trusted": rows_of(story.numbers["trained_or_random"]) if story.trusted is not None else [],
         "trusted_figures": [{**one, "svg": Markup(one["svg"])} for one in figures],
         "edits": edits.rows_of(story.effects) if story.effects is not None else [],
-        "edits_summary": edits.summary_of(story.effects) if story.effects is not None else "",
+        "edits_summary": edits.summary_of(story.effects) if story.effects is not None and len(story.effects) else "",
         "faithful": faithful.rows_of(story.faithful) if story.faithful is not None else [],
-        "faithful_summary": faithful.summary_of(story.faithful) if story.faithful is not None else "",
+        "faithful_summary": faithful.summary_of(story.faithful)
+        if story.faithful is not None and len(story.faithful)
+        else "",
         "scores": [_in_words(s) for s in story.numbers["scores"]],
         "scores_svg": Markup(_scores_svg(story)),
         "provenance": list(told.provenance(run)),
