@@ -6,8 +6,8 @@
 planted: n neurons of every kind and seed are edited into the embedded model, every second one so that it acts on what
 comes after, and explained in true words. Probes that do not find their own rule (`refused`) are drawn anew. First:
 nothing else moves the neuron as much as what is named (specificity above 0), in every row of the neuron. Most necessary:
-nothing else takes away as much of its activation (necessity_margin above 0), in every row. Interval reaches 0: nothing
-else is shown to move it more. Neurons with the same rule, layer and seed are the same and count once.
+nothing else takes away as much of its activation (necessity_margin above 0), in every row; one without a number, in whose
+trials the neuron is never strong, counts as not. Interval reaches 0: nothing else is shown to move it more. Neurons with the same rule, layer and seed are the same and count once.
 Sham: the same with the words of other planted neurons.
 trained: neurons of the model and of random gates, each with the best specific concept of a scan.
 """

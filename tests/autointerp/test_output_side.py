@@ -143,6 +143,12 @@ def test_weights_edited_by_hand_are_explained_anew(
         assert model.fingerprint() == mark  # which looks at some of all weights
         found = vn.explain(every, joined, out=tmp_path, progress=False)
         states.append([found["post:L2N7"].settings, "red" in found["post:L2N7"].text, steering.settings()])
+    (name, buffer), *_ = [one for one in model.bridge.original_model.named_buffers() if one[1].is_floating_point()]
+    buffer.view(-1)[0] += 1
+    try:
+        assert steering.settings() != states[1][2], name
+    finally:
+        buffer.view(-1)[0] -= 1
     settings = before["post:L2N7"].settings
     assert [said for _, said, _ in states] == [False, True] and states[1][0] == settings != states[0][0]
     assert states[0][2] != states[1][2] == steering.settings()

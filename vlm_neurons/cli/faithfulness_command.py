@@ -36,6 +36,7 @@ def faithfulness_run(args: argparse.Namespace) -> None:
     others that have evidence."""
     from vlm_neurons.autointerp.store import read_explanations
     from vlm_neurons.evidence import load
+    from vlm_neurons.evidence.gathered import Part
     from vlm_neurons.interventions.faithful import FOLDER, OTHERS, TABLE, faithfulness
     from vlm_neurons.scanning import Run
 
@@ -48,7 +49,7 @@ def faithfulness_run(args: argparse.Namespace) -> None:
         what = f"no explanation with evidence of {', '.join(missing)}" if missing else "no explanations with evidence"
         raise ValueError(f"{run.path}: {what}; run vlm-neurons explain {run.path} --neurons ... first")
     others = [n for n in evidence if n not in wanted][: max(0, OTHERS + 1 - len(wanted))]
-    clamped = {n: evidence[n] for n in [*wanted, *others]}
+    clamped = Part(evidence, [*wanted, *others])  # read one by one
     model = model_of(args, args.model or run.info["model"]["name"])
     table = faithfulness(
         model, {n: explanations[n] for n in wanted}, clamped, n=args.n, seed=args.seed,

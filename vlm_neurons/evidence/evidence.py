@@ -39,7 +39,8 @@ class Evidence:
         source: where it comes from: model, data, hook, run.
         pool: random samples more, of the split `"test"`, from which `score` draws those that an explanation speaks of.
         n_samples: samples of the whole data; None where nobody knows, and then no score speaks of the whole.
-        written: of a gate neuron what the unit behind it does where it is strong; None where that was not read.
+        written: of a gate neuron what the unit behind it does where it is strong; None where that was not read. It is
+            of patches and words together, also in what `only` leaves of one side.
 
     Raises:
         ValueError: a sample, or an image, is in two splits.

@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def state_of(model: HookedVLM) -> str:
-    """SHA-256 over the fingerprint and every weight to its last bit, so that one that was edited by hand shows; another
-    one every time while hooks are on the model. It takes as long as reading all weights does.
+    """SHA-256 over the fingerprint and every weight and buffer to its last bit, so that one that was edited by hand
+    shows; another one every time while hooks are on the model. It takes as long as reading all weights does.
 
     >>> state_of(model) == state_of(model)
     True
     """
     digest = hashlib.sha256(json.dumps([model.fingerprint(), hooked(model.bridge)]).encode())
-    for _, weight in sorted(model.bridge.original_model.named_parameters()):
+    own = model.bridge.original_model  # buffers count too: a router's bias, frequencies of positions
+    for _, weight in (*sorted(own.named_parameters()), *sorted(own.named_buffers())):
         values = numbers(weight.detach()).contiguous().flatten().view(torch.uint8)
         digest.update(values.cpu().numpy().data)
     return digest.hexdigest()
