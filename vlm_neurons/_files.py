@@ -65,7 +65,8 @@ def readable(file: Path, writer: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError) as error:
-        if str(error).startswith(str(file)):
+        full = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+        if str(error).startswith(str(file)) or full:  # too many open files: this one is whole
             raise
         raise ValueError(f"{file} cannot be read: {error}. Move it away; {writer} writes it again") from error
 

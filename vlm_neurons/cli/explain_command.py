@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 CLASSES = ["visual", "text", "multimodal", "unknown", "not_applicable"]
 SEEING = ("visual", "text", "multimodal")
 CONCURRENCY = 8
-AT_ONCE = 50  # neurons whose evidence is in memory together
 DETAIL = 300  # letters shown of what a server said
 SERVER = (
     "base_url",
@@ -209,7 +207,8 @@ def evidence_of(
     those that the run has now."""
     from vlm_neurons.evidence import gather_evidence
     from vlm_neurons.evidence.gathered import Gathered
-    from vlm_neurons.evidence.storing import Stored
+    from vlm_neurons.evidence.gathering import labels_of
+    from vlm_neurons.evidence.storing import relabel
     from vlm_neurons.scanning.writing import check_length
 
     if data is not None:
@@ -223,8 +222,8 @@ def evidence_of(
             raise ValueError(str(error.args[0])) from error
         stored = _stored(run)
         known = _of_run(stored, run, seed)
-    if _relabelled(run, stored, known):
-        stored = Stored(stored.path)
+    labels = labels_of(run, [*known])
+    stored = relabel(stored, {name: labels.get(name, label) for name, label in known.items()})
     return Gathered.of(stored, neurons)
 
 
@@ -242,18 +241,6 @@ def _of_run(stored: Stored, run: Run, seed: int) -> dict[str, Any]:
     return {
         n: x["label"] for n, x in about.items() if x["seed"] == seed and x["source"].get("run") == run.identity
     }  # fmt: skip
-
-
-def _relabelled(run: Run, stored: Stored, known: dict[str, Any]) -> bool:
-    """Write evidence again whose class is another one now; whether there was any."""
-    from vlm_neurons.evidence import save
-    from vlm_neurons.evidence.gathering import labels_of
-
-    labels = labels_of(run, [*known])
-    old = [n for n, label in known.items() if labels.get(n, label) != label]
-    for some in (old[i : i + AT_ONCE] for i in range(0, len(old), AT_ONCE)):
-        save({n: replace(stored[n], label=labels[n]) for n in some}, stored.path)
-    return bool(old)
 
 
 def _explainer(args: argparse.Namespace, run: Run, model: Callable[[], HookedVLM]) -> Explainer:

@@ -61,6 +61,9 @@ class _Kept:
         self.stored, self.label = stored, label
         self._held: ref[Evidence] | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Kept, (self.stored, self.label)
+
     def read(self, name: str) -> Evidence:
         found = self._held() if self._held is not None else None
         if found is None:

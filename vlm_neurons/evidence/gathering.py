@@ -17,6 +17,7 @@ from vlm_neurons.evidence.gathered import Gathered
 from vlm_neurons.evidence.looking import Call
 from vlm_neurons.evidence.written import behind
 from vlm_neurons.scanning import Run
+from vlm_neurons.scanning.batching import halve
 from vlm_neurons.scanning.writing import check_length
 from vlm_neurons.units import Neuron, parse_neurons
 
@@ -44,7 +45,11 @@ def gather_evidence(
     Every sample goes through the model once, however many neurons need it. With `out` memory does not grow with the
     neurons, and the same call goes on after a kill: what was looked at is kept in pieces of some samples (in a hidden
     folder beside the evidence, as large as the evidence will be, which is removed at the end). Several processes that
-    make the same call (torchrun) share its pieces, and each returns all.
+    make the same call (torchrun) share its pieces, and each returns all. A call for some of what is stored, in any
+    order, needs no model; nor does one after neurons got other labels. What stays of a call that was killed and is not
+    made again are its pieces, in `evidence/.looked-*`: remove them when no call is under way.
+
+    Where memory is too small for the batch size of the scan, it is halved as in a scan, for the run's later calls too.
 
     Args:
         model: the model that was scanned.
@@ -59,7 +64,7 @@ def gather_evidence(
             the concept, the more. All neurons share them.
         seed: of the random draw, which all neurons share.
         out: a run, or a directory: saved into `evidence/` there; neurons that are there already are replaced, others
-            stay. None writes nothing.
+            stay. None writes no evidence.
         progress: show a bar.
 
     Returns:
@@ -71,12 +76,18 @@ def gather_evidence(
             Or the data has another number of samples.
         KeyError: a hook that was not scanned, or an index that it does not have.
         OSError: an image cannot be read any more; or `out` cannot be written to.
+        torch.OutOfMemoryError: memory is too small for one sample.
+
+    Warns:
+        UserWarning: the batch size is halved.
 
     >>> found = vn.gather_evidence(model, data, run, "L2N304", n_top=4, n_spare=4, progress=False)
     >>> strongest = found["L2N304"].exemplars[0].seen
     >>> data[strongest.sample].response.split(" and ")[0]
     'a large pink cross'
     """
+    import pandas as pd
+
     run = Run.load(run)
     check_length(run, data)
     whole(1, n_top=n_top)
@@ -85,13 +96,24 @@ def gather_evidence(
     chosen = list(dict.fromkeys(parse_neurons(neurons)))
     names = [neuron.id for neuron in chosen]
     labels = labels_of(run, names) | {row["neuron"]: row["label"] for row in neurons if isinstance(row, dict)}
-    call = Call(model, data, run, chosen, labels, seed, progress)
-    wanted, stored, peaks = _chosen_samples(run, call.chosen, n_top, n_spare, n_pool, seed)
-    call.expect(wanted, stored, peaks)
-    if out is None:
-        found = call.in_memory()
-        return Gathered({name: found[name] for name in names})
-    return Gathered.of(call.on_disk((out.path if isinstance(out, Run) else Path(out)) / "evidence"), names)
+    labels = {name: None if pd.isna(label) else label for name, label in labels.items()}
+    folder = None if out is None else ((out.path if isinstance(out, Run) else Path(out)) / "evidence").absolute()
+
+    def gather() -> Gathered:
+        call = Call(model, data, run, chosen, labels, seed, progress)
+        wanted, stored, peaks = _chosen_samples(run, call.chosen, n_top, n_spare, n_pool, seed)
+        call.expect(wanted, stored, peaks)
+        if folder is None:
+            found = call.in_memory()
+            return Gathered({name: found[name] for name in names})
+        return Gathered.of(call.on_disk(folder), names)
+
+    while True:
+        try:
+            return gather()
+        except torch.OutOfMemoryError as error:
+            small = error.with_traceback(None)  # which holds the tensors
+        halve(run, small)
 
 
 def _rows(neurons: Any) -> Any:

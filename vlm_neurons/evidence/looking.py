@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import secrets
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,11 +18,22 @@ from tqdm import tqdm
 from vlm_neurons.evidence.activations import Look, look_into
 from vlm_neurons.evidence.assembling import Wanted, batch_of, behind_name, exemplars_of, peaks_at, rows_of, written_at
 from vlm_neurons.evidence.evidence import Evidence
+from vlm_neurons.evidence.keys import neuron_keys, sha256
 from vlm_neurons.evidence.pieces import Files, Memory, Met, Piece, met, read_piece, share
-from vlm_neurons.evidence.storing import Stored, about, key_of, known_samples, save_neurons, save_samples, told_where
+from vlm_neurons.evidence.storing import (
+    Stored,
+    about,
+    key_of,
+    known_samples,
+    relabel,
+    save_neurons,
+    save_samples,
+    told_where,
+)
 from vlm_neurons.evidence.written import Written
 from vlm_neurons.models import on_day
 from vlm_neurons.models.state import state_of
+from vlm_neurons.scanning.batching import size_now
 from vlm_neurons.units import Neuron
 
 if TYPE_CHECKING:
@@ -34,6 +44,7 @@ if TYPE_CHECKING:
     from vlm_neurons.scanning import Run
 
 SAMPLES = 32  # of a piece: what a kill can cost
+TURNS = 3  # at writing what other calls replace
 
 
 @dataclass
@@ -42,7 +53,7 @@ class Call:
 
     Attributes:
         model, data, run, labels, seed, progress: see `gather_evidence`.
-        chosen: the neurons, those of a hook in a row, of a pole in a row.
+        chosen: the neurons, in one order however they are asked for: those of a hook in a row, of a pole in a row.
         wanted: what they are looked at on.
         stored: of every neuron what the scan stored of its top samples.
         peaks: of every neuron.
@@ -60,8 +71,7 @@ class Call:
     peaks: Sequence[float] = field(init=False)
 
     def __post_init__(self) -> None:
-        hooks = list(dict.fromkeys(n.hook for n in self.chosen))
-        self.chosen = sorted(self.chosen, key=lambda n: (hooks.index(n.hook), n.pole))
+        self.chosen = sorted(self.chosen, key=lambda n: (n.hook, n.pole, n.index))
 
     def expect(self, wanted: Wanted, stored: Sequence[Sequence[float]], peaks: Sequence[float]) -> None:
         """Samples, and what the scan stored."""
@@ -85,22 +95,41 @@ class Call:
         return found
 
     def on_disk(self, path: Path) -> Stored:
-        """Gather into a directory, or go on with it; nothing to do where all of it is there."""
-        if (there := self._finished(path)) is not None:
-            return there
+        """Gather into a directory, or go on with it; nothing to do where all of it is there.
+
+        Raises:
+            ValueError: another call writes other evidence of the same neurons, again and again.
+        """
+        for _ in range(TURNS):
+            if (there := self._finished(path)) is None:
+                there = self._gather(path)
+            if there is not None:
+                for gone in path.glob(".gone-*"):  # of calls that were killed too
+                    shutil.rmtree(gone, ignore_errors=True)
+                return relabel(there, {n.id: self.labels.get(n.id) for n in self.chosen})
+        raise ValueError(
+            f"other calls write other evidence of the same neurons into {path} at the same time: name another place "
+            "with out="
+        )
+
+    def _gather(self, path: Path) -> Stored | None:
+        """Gather all, from the pieces that are there; None where another call has replaced some of it meanwhile."""
         folder = path / f".looked-{self._key[:24]}"
         with told_where(path):
             folder.mkdir(parents=True, exist_ok=True)
         try:
             self._share(path, folder)
-            gone = folder.with_name(f".gone-{secrets.token_hex(4)}")
-            folder.rename(gone)
-            shutil.rmtree(gone, ignore_errors=True)
-        except FileNotFoundError:  # another process has finished it, and removed the pieces
-            if (there := self._finished(path)) is None:
-                raise
+            if (there := self._finished(path)) is not None:
+                folder.rename(_gone(folder))
             return there
-        return Stored(path)
+        except torch.OutOfMemoryError:  # these batches are not made again
+            with suppress(FileNotFoundError):
+                folder.rename(_gone(folder))
+            raise
+        except FileNotFoundError:  # another process has finished it, and removed the pieces
+            if folder.exists():
+                raise
+            return self._finished(path)
 
     def _share(self, path: Path, folder: Path) -> None:
         size = max(1, SAMPLES // max(1, len(self._chunks[0]))) if self._chunks else 1
@@ -119,14 +148,15 @@ class Call:
             all(map(done, range(len(pieces))))
         samples = {sample: one for file in files for sample, one in read_piece(file).items()}
         parts = self.wanted.parts(_longest(samples))
-        marks = [folder / f"part-{number}" for number in range(len(parts))]
+        marks, there = [folder / f"part-{number}" for number in range(len(parts))], Stored(path)
+        for mark, part in zip(marks, parts, strict=True):
+            if not all(self._is_in(there, k) for k in range(*part)):  # another call has replaced it
+                mark.unlink(missing_ok=True)
 
         def put_together(number: int) -> None:
             every = list(rows_of(self.wanted, samples, Files(), parts[number]))
-            told = [
-                {**self._about(k, written_at(self.wanted, samples, Files(), k, rows, self._state)), "asked": self._key}
-                for k, rows in every
-            ]
+            writes = {k: written_at(self.wanted, samples, Files(), k, rows, self._state) for k, rows in every}
+            told = [{**self._about(k, done), "asked": self._keys[k]} for k, done in writes.items()]
             used = {*self.wanted.drawn, *(i for k in range(*parts[number]) for i in self.wanted.tops[k])}
             keys = sorted({samples[i].key for i in used})
             save_neurons(path, told, (batch_of(rows) for _, rows in every), keys)
@@ -207,8 +237,10 @@ class Call:
     def _neurons_of(self, sample: int) -> Sequence[Neuron]:
         """The neurons that want a sample, and the units behind those of which it is a top one."""
         numbers, _ = self._expected.get(sample, (np.zeros(0, int), None))
-        units = [self.wanted.units[k] for k in numbers.tolist()]
-        return [*(self.chosen[k] for k in self._by_sample[sample].tolist()), *(u for u in units if u is not None)]
+        units = [unit for k in numbers.tolist() if (unit := self.wanted.units[k]) is not None]
+        if not units and len(self._by_sample[sample]) == len(self.chosen):
+            return self.chosen  # one list for most samples, see `look_into`
+        return [*(self.chosen[k] for k in self._by_sample[sample].tolist()), *units]
 
     @cached_property
     def _rows(self) -> Any:
@@ -217,22 +249,17 @@ class Call:
     @cached_property
     def _chunks(self) -> list[list[int]]:
         """Samples of each batch."""
-        ids, size = list(self._by_sample), int(self.run.info["parameters"]["batch_size"])
+        ids, size = list(self._by_sample), size_now(self.run.info)
         return [ids[i : i + size] for i in range(0, len(ids), size)]
 
     @cached_property
     def _key(self) -> str:
-        """SHA-256 of all that decides the numbers."""
-        model = [
-            self.model.fingerprint(),
-            self._state,
-            str(self.model.device),
-            str(self.model.dtype),
-            torch.__version__,
-        ]
-        wanted = [self.wanted.tops, self.wanted.drawn, self.wanted.n_first, self.wanted.n_rest]
-        asked = [[n.id for n in self.chosen], self.seed, self._chunks, wanted]
-        return hashlib.sha256(json.dumps([self.run.identity, model, asked]).encode()).hexdigest()
+        """SHA-256 of all that decides what pieces hold."""
+        return sha256([self._keys, self._chunks])
+
+    @cached_property
+    def _keys(self) -> list[str]:
+        return neuron_keys(self.model, self._state, self.data, self.run, self.chosen, self.wanted, self.seed)
 
     @cached_property
     def _state(self) -> str:
@@ -245,17 +272,24 @@ class Call:
         name, label = neuron.id, self.labels.get(neuron.id)
         return about(name, name, self.peaks[number], label, self.seed, source, len(self._rows), written)
 
+    def _is_in(self, there: Stored, number: int) -> bool:
+        """Whether a neuron's evidence is stored as it is asked for."""
+        name = self.chosen[number].id
+        return name in there and there.about(name).get("asked") == self._keys[number]
+
     def _finished(self, path: Path) -> Stored | None:
-        """What is stored, if all of this call is."""
+        """What is stored, if all of this call is, whatever the labels."""
         there = Stored(path)
-        names = [n.id for n in self.chosen]
-        if not all(n in there and there.about(n).get("asked") == self._key for n in names):
-            return None
-        right = all(there.about(n)["label"] == self.labels.get(n) for n in names)
-        return there if right and there.has_samples_of(names) else None
+        right = all(self._is_in(there, k) for k in range(len(self.chosen)))
+        return there if right and there.has_samples_of(n.id for n in self.chosen) else None
 
     def _bar(self) -> tqdm[Any]:
         return tqdm(total=len(self._by_sample), desc="evidence", unit="sample", disable=not self.progress)
+
+
+def _gone(folder: Path) -> Path:
+    """A name for what is to be removed."""
+    return folder.with_name(f".gone-{secrets.token_hex(4)}")
 
 
 def _longest(samples: dict[int, Met]) -> int:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 FORMAT = 7
 K = TypeVar("K", bound=Hashable)
 _KEPT = 2**28  # bytes of samples that were read last
+_OPEN = 64  # files
 _SAMPLE = 2**12  # bytes of a sample beside its pictures and tokens
 WRITER = "vn.gather_evidence(model, data, run, ...)"
 
@@ -98,6 +99,20 @@ def save_neurons(
     _write(path / name, exemplars_schema(), batches, {"neurons": told, **({"samples": keys} if keys else {})})
 
 
+def relabel(stored: Stored, labels: Mapping[str, str | None]) -> Stored:
+    """Write neurons again whose class is another one now, as they are but for that.
+
+    Returns:
+        The directory as it is then.
+    """
+    changed = [name for name, label in labels.items() if stored.about(name)["label"] != label]
+    if not changed:
+        return stored
+    told = [{**stored.about(name), "label": labels[name]} for name in changed]
+    save_neurons(stored.path, told, map(stored.rows, changed), sorted(stored.keys_of(changed)))
+    return Stored(stored.path)
+
+
 @contextmanager
 def told_where(path: Path) -> Iterator[None]:
     """What cannot be written is told with the remedy."""
@@ -112,7 +127,7 @@ class Stored(Mapping[str, Evidence]):
     shared by those that are in use together."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = path = path.absolute()  # wherever the process goes later
         self._home: dict[str, tuple[Path, int, dict[str, Any]]] = {}
         for file in sorted(path.glob("neurons-*.arrow")):
             for place, one in enumerate(_told(file, "neurons")):
@@ -126,9 +141,12 @@ class Stored(Mapping[str, Evidence]):
         self._recent: OrderedDict[str, tuple[Seen | None, int]] = (
             OrderedDict()
         )  # samples that were read last, with their bytes
-        self._open: dict[Path, Any] = {}
+        self._open: OrderedDict[Path, Any] = OrderedDict()  # files that were read last
         self._lock = Lock()
         self._size = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:  # elsewhere it is read anew, with what was saved meanwhile
+        return Stored, (self.path,)
 
     def __repr__(self) -> str:
         return f"<evidence of {len(self)} neurons in {self.path}>"
@@ -143,9 +161,9 @@ class Stored(Mapping[str, Evidence]):
         return name in self._home
 
     def __getitem__(self, name: str) -> Evidence:
-        file, place, one = self._home[name]
+        file, _, one = self._home[name]
         with readable(file, WRITER):
-            rows = self._file(file).get_batch(place)
+            rows = self.rows(name)
             names = [rows[column].to_pylist() for column in ("sample_key", "sample", "group", "split", "rank")]
             found = [
                 Exemplar(self._sample(key, sample), group, split, rank, *acts)
@@ -159,10 +177,19 @@ class Stored(Mapping[str, Evidence]):
         """What is known of a neuron without reading what it did: peak, label, seed, source."""
         return dict(self._home[name][2])
 
-    def has_samples_of(self, names: Iterable[str]) -> bool:
-        """Whether the samples of some neurons are there, as the files say that have these neurons."""
+    def rows(self, name: str) -> pa.RecordBatch:
+        """A neuron's batch, as it is in its file."""
+        file, place, _ = self._home[name]
+        return self._file(file).get_batch(place)
+
+    def keys_of(self, names: Iterable[str]) -> set[str]:
+        """Keys of the samples that some neurons need, as the files say that have these neurons."""
         files = {self._home[name][0] for name in names}
-        return all(key in self._samples for file in files for key in _told(file, "samples"))
+        return {key for file in files for key in _told(file, "samples")}
+
+    def has_samples_of(self, names: Iterable[str]) -> bool:
+        """Whether the samples of some neurons are there."""
+        return self.keys_of(names) <= self._samples.keys()
 
     def _sample(self, key: str, sample: int) -> Seen:
         """A sample, of which no more than id and digests is read now."""
@@ -185,9 +212,12 @@ class Stored(Mapping[str, Evidence]):
         return found
 
     def _file(self, file: Path) -> Any:
-        if file not in self._open:
-            self._open[file] = _opened(file)
-        return self._open[file]
+        with self._lock:
+            found = self._open.pop(file, None)
+            found = self._open[file] = _opened(file) if found is None else found
+            if len(self._open) > _OPEN:  # a process may have no more than some hundreds
+                self._open.popitem(last=False)
+        return found
 
 
 def load(path: str | Path) -> Stored:
