@@ -38,7 +38,7 @@ class Prediction:
         cost: in US dollars.
     """
 
-    patch_acts: tuple[Float[np.ndarray, "rows columns"], ...] = ()
+    patch_acts: tuple[Float[np.ndarray, "_rows _columns"], ...] = ()
     token_acts: Float[np.ndarray, "token"] | None = None
     failure: Failure | None = None
     tokens_in: int = 0
