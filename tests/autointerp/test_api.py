@@ -7,6 +7,7 @@ import json
 import time
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import cases
@@ -16,9 +17,10 @@ import pytest
 import seeds
 
 import vlm_neurons as vn
-from vlm_neurons.autointerp.client import Cache
+from vlm_neurons.autointerp.client import Ask, Cache, ChatClient
 from vlm_neurons.autointerp.client.prices import images_of
 from vlm_neurons.autointerp.explainers import Prompting
+from vlm_neurons.autointerp.explainers.requests import Answer
 from vlm_neurons.autointerp.explaining import summary
 from vlm_neurons.autointerp.store import read_explanations
 
@@ -333,3 +335,36 @@ def test_an_answer_that_says_no_clear_pattern_is_none_whatever_its_flag() -> Non
         found = vn.explain(cases.text_neurons(1), explainer(server), progress=False)
     assert [e.text for e in found.values()] == ["no clear pattern"]
     assert summary(found).startswith("0 of 1 neurons explained, 1 without a clear pattern")
+
+
+def test_what_is_under_way_is_waited_for_where_a_question_cannot_be_made(tmp_path: Path) -> None:
+    def asks() -> Iterator[Ask]:
+        yield from (Ask(i, [{"role": "user", "content": str(i)}], Answer) for i in range(7))
+        raise OSError("the pictures are gone")
+
+    came = []
+    with loopback.running(delay=0.2) as server:
+        client = ChatClient("m", base_url=server.url, api_key=KEY, cache=tmp_path / "cache.sqlite", concurrency=4)
+        with pytest.raises(OSError, match="pictures are gone"):
+            for reply in client.stream(asks()):
+                came.append(reply.ask.key)
+    assert sorted(came) == list(range(7)) and len(server.paid) == 7
+
+
+def test_questions_are_made_no_faster_than_answers_are_read() -> None:
+    made = []
+
+    def asks() -> Iterator[Ask]:
+        for i in range(400):
+            made.append(i)
+            yield Ask(i, [{"role": "user", "content": "what?"}], Answer)
+
+    client = ChatClient("m", base_url="http://127.0.0.1:9", api_key=KEY, price=(1.0, 1.0), max_cost=1e-9)  # refuses all
+    replies = client.stream(asks())
+    next(replies)
+    before = -1
+    while len(made) > before:
+        before = len(made)
+        time.sleep(0.3)
+    assert 64 <= len(made) < 100
+    assert len(list(replies)) == 399

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import vlm_neurons as vn
 from vlm_neurons.data import ImageTextData
 from vlm_neurons.models import HookedVLM
+from vlm_neurons.scanning import batching
 from vlm_neurons.scanning import job as jobs
 
 SETTINGS = {"top_n": 4, "block_size": 6, "progress": False}
@@ -124,6 +125,24 @@ def test_too_little_memory_for_one_sample_says_what_helps_and_keeps_what_is_done
     assert vn.Run.load(tmp_path).missing_blocks() == done == [1]
 
 
+def test_what_one_sample_needs_halves_no_batch(
+    tmp_path: Path, model: HookedVLM, data: ImageTextData, memory_for: Any
+) -> None:
+    with one_of_two():
+        run = vn.scan(model, data, batch_size=8, out=tmp_path, **SETTINGS)
+    memory_for(0)  # for the sample that is timed, where there are so few
+    with pytest.raises(torch.OutOfMemoryError, match="too little memory for one sample"):
+        vn.scan(model, data, batch_size=8, out=tmp_path, **SETTINGS)
+    assert "batch_size_that_fits" not in vn.Run.load(tmp_path).info
+    file = run.path / "scan.json"
+    for known, fits in ((1, 1), (4, 4)):  # a process that halves 8 does not undo what another one found
+        file.write_text(json.dumps({**json.loads(file.read_text()), batching.FITS: known}))
+        run.info.pop(batching.FITS, None)
+        with pytest.warns(UserWarning, match="out of memory with 8 samples"):
+            batching.halve(run, torch.OutOfMemoryError(""))
+        assert run.info[batching.FITS] == json.loads(file.read_text())[batching.FITS] == fits
+
+
 def test_by_default_a_run_is_gone_on_with_as_it_was_begun_and_two_calls_choose_the_same(
     tmp_path: Path, model: HookedVLM, data: ImageTextData
 ) -> None:
@@ -137,7 +156,6 @@ def test_by_default_a_run_is_gone_on_with_as_it_was_begun_and_two_calls_choose_t
 def test_a_batch_has_no_more_samples_by_default_than_there_is_room_for(
     model: HookedVLM, data: ImageTextData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vlm_neurons.scanning import batching
     from vlm_neurons.scanning.recorder import measure_columns
 
     batch = model.prepare([data[0].load_images()], ["What?"], [data[0].response])

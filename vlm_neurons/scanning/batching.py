@@ -85,9 +85,11 @@ def halve(run: Run, error: torch.OutOfMemoryError) -> None:
         "Activations of other batch sizes differ in last digits",
         stacklevel=3,
     )
-    text = to_json({**read_info(run.path), FITS: size // 2}, indent=1) + "\n"
+    info = read_info(run.path)
+    fits = min(size // 2, int(info.get(FITS) or size))  # another process may have halved it further
+    text = to_json({**info, FITS: fits}, indent=1) + "\n"
     write_atomic(run.path / "scan.json", lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    run.info[FITS] = size // 2
+    run.info[FITS] = fits
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

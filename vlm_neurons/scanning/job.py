@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from vlm_neurons.data import ImageTextData
-from vlm_neurons.scanning.batching import by_length, halve, size_now, with_batch_size
+from vlm_neurons.scanning.batching import by_length, halve, one_sample_at_least, size_now, with_batch_size
 from vlm_neurons.scanning.blocks import ColumnInfo, Skip, States, claimed, open_block, write_block
 from vlm_neurons.scanning.concept_files import write_part
 from vlm_neurons.scanning.concept_job import ConceptJob
@@ -96,7 +96,10 @@ class Job:
         """
         chunks, few = self.chunks(self.ids(block)), min(TIMED, n // size_now(self.run.info) // SHARE)
         some = [chunks[i] for i in sorted({k * len(chunks) // few for k in range(few)})] if few else []
-        batches = [one for chunk in some if (one := self.load(chunk)).batch is not None] or [first]
+        batches = [one for chunk in some if (one := self.load(chunk)).batch is not None]
+        if not batches:
+            with one_sample_at_least():
+                return seconds_per_sample(self.model, self.recorder(), [first])
         found: list[float] = []
         error = self._try(lambda: found.append(seconds_per_sample(self.model, self.recorder(), batches)))
         if error is None:

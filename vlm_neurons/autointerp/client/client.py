@@ -81,7 +81,7 @@ class ChatClient(Connection):
         """
         replies: queue.Queue[Reply | BaseException | None] = queue.Queue()
         loop = asyncio.new_event_loop()
-        run = Asking(self, asks, replies.put)
+        run = Asking(self, asks, replies)
         task = loop.create_task(run.all())
 
         def work() -> None:

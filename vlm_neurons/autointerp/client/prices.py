@@ -122,11 +122,11 @@ class Plan:
         )  # fmt: skip
 
     def times(self, n: float) -> Plan:
-        """The same so many times."""
+        """The same so many times; what was under way is told as it is, since it does not grow with the questions."""
         cost = (self.cost[0] * n, self.cost[1] * n) if self.cost else None
         return Plan(
             round(self.calls * n), round(self.cached * n), round(self.images * n), round(self.tokens_in * n),
-            round(self.tokens_out * n), cost, self.price, round(self.again * n),
+            round(self.tokens_out * n), cost, self.price, self.again,
         )  # fmt: skip
 
     def __str__(self) -> str:

@@ -16,6 +16,7 @@ from vlm_neurons.autointerp.client.prices import Price, images_of
 from vlm_neurons.autointerp.client.refusals import FAULTS, blamed, way_round
 from vlm_neurons.autointerp.client.sending import Fault, once
 
+_UNREAD = 64  # replies that wait to be read, beyond which no further question is sent
 _DOUBTS = 3  # experiments with a field that showed nothing, until a run leaves it alone
 _KEPT = "; from the cache: retry_failures=True (--retry-failures) asks again"
 
@@ -23,8 +24,9 @@ _KEPT = "; from the cache: retry_failures=True (--retry-failures) asks again"
 class Asking:
     """One run over questions, inside one event loop."""
 
-    def __init__(self, client: Connection, asks: Iterable[Ask], done: Any) -> None:
-        self.client, self.asks, self.done = client, iter(asks), done
+    def __init__(self, client: Connection, asks: Iterable[Ask], replies: Any) -> None:
+        self.client, self.asks, self.replies = client, iter(asks), replies
+        self.broken: Exception | None = None  # why no further question could be made
         self.spent = self.reserved = 0.0
         self.under_way = self.again = 0
         self.returned = asyncio.Condition()
@@ -47,10 +49,21 @@ class Asking:
             if self.api is not None:
                 await self.api.close()
             self.cache.close()
+        if self.broken is not None:
+            raise self.broken
 
     async def work(self) -> None:
-        for ask in self.asks:  # shared: each worker takes the next one
-            self.done(await self.one(ask))
+        while self.broken is None:
+            while self.replies.qsize() > _UNREAD:  # or whoever reads slowly would have all of them in memory
+                await asyncio.sleep(0.01)
+            try:
+                ask = next(self.asks)  # shared: each worker takes the next one
+            except StopIteration:
+                return
+            except Exception as error:  # what is under way is paid for: it is waited for first
+                self.broken = error
+                return
+            self.replies.put(await self.one(ask))
             await asyncio.sleep(0)
 
     async def one(self, ask: Ask) -> Reply:
