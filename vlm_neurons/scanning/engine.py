@@ -87,7 +87,8 @@ def scan(
         n_visual: values per sample at visual tokens; a later `classify` can ask for at most as many.
         n_text: the same at text tokens.
         batch_size: samples per forward pass; None takes that of the run that is gone on with, else as many as
-            suit a processor (1 for wide models), and 8 on a GPU. Where memory is too small it is halved, with a word.
+            suit a processor (1 for wide models), and 8 on a GPU. Where memory is too small for the pass it is halved,
+            with a word; for responses that the model writes, and for `controls`, give a smaller one.
         block_size: samples per block, the unit of resuming.
         out: run directory.
         concepts: a bank (`vlm_neurons.protocols.ConceptBank`): the same pass sums up every unit with every concept over
