@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import tiny
 import torch
@@ -77,16 +78,16 @@ def test_too_little_memory_halves_the_batch_says_so_and_changes_no_result(
     with pytest.warns(UserWarning, match="out of memory with ") as told, one_of_two():
         run = vn.scan(model, data, batch_size=8, out=tmp_path / "run", **SETTINGS)
     assert [str(one.message).split(":")[1].split(",")[0] for one in told] == [
-        " going on with 4",
-        " going on with 2",
+        " going on with 3",
     ]
-    assert vn.Run.load(run.path).info["batch_size_that_fits"] == 2 and run.identity == whole.identity
+    assert "with 6 samples at once" in str(told[0].message)  # a block has no more
+    assert vn.Run.load(run.path).info["batch_size_that_fits"] == 3 and run.identity == whole.identity
     with warnings.catch_warnings():  # a later call begins where this one ended
         warnings.simplefilter("error")
         run = vn.scan(model, data, batch_size=8, out=tmp_path / "run", **SETTINGS)
     assert_close(run, whole)
     with safe_open(run.path / "scan.safetensors", framework="pt") as file:
-        assert [one["batch_size"] for one in json.loads(file.metadata()["made_with"])] == [2]
+        assert [one["batch_size"] for one in json.loads(file.metadata()["made_with"])] == [3]
 
 
 def test_memory_may_give_out_in_the_middle_of_a_block_which_is_done_again(
@@ -181,3 +182,21 @@ def test_batches_are_filled_by_length_inside_a_block(tmp_path: Path, model: Hook
     lengths = batch.attention_mask.sum(1).view(3, 4)
     assert sum(padded) < int((lengths.amax(1, keepdim=True) - lengths).sum()) / 4
     assert run.samples["id"].tolist() == list(range(12))
+
+
+def test_controls_and_responses_are_halved_too(
+    tmp_path: Path, model: HookedVLM, data: ImageTextData, memory_for: Any
+) -> None:
+    whole = vn.scan(model, data, batch_size=8, out=tmp_path / "whole", controls=True, **SETTINGS)
+    run = vn.scan(model, data, batch_size=8, out=tmp_path / "run", **SETTINGS)
+    memory_for(4)
+    with pytest.warns(UserWarning, match="out of memory with 8 samples at once: going on with 4"):
+        vn.scan(model, data, batch_size=8, out=run.path, controls=True, **SETTINGS)
+    (a, b) = (pd.read_parquet(one.path / "controls.parquet") for one in (whole, run))
+    pd.testing.assert_frame_equal(a, b, rtol=1e-4, atol=1e-5)
+
+    memory_for(3)
+    silent = ImageTextData.from_samples([{"image": tiny.image(), "name": f"{i}"} for i in range(4)])
+    with pytest.warns(UserWarning, match="with 4 samples at once: going on with 2") as told:
+        written = vn.scan(model, silent, batch_size=8, out=tmp_path / "written", **SETTINGS)
+    assert written.complete and sum(", to write responses" in str(one.message) for one in told) == 1

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from vlm_neurons._files import write_atomic
 from vlm_neurons.models.reading import hooks_of, of_tokens, readers
-from vlm_neurons.scanning.batching import size_now
+from vlm_neurons.scanning.batching import halving, size_now
 from vlm_neurons.scanning.summarise import Positions, rows_by_image, rows_by_kind, take
 from vlm_neurons.sites import at
 from vlm_neurons.sites.sparse import Sparse
@@ -113,10 +113,15 @@ def write_controls(model: HookedVLM, data: ImageTextData, run: Run, progress: bo
     if not ids:
         return
     sums: dict[str, dict[str, _Sums]] = {}
-    size = size_now(run.info)
-    chunks = [(name, ids[i : i + size]) for name in CONTROLS for i in range(0, len(ids), size)]
-    for name, chunk in tqdm(chunks, desc="controls", unit="batch", disable=not progress):
-        _look(model, _batch(model, data, run, chunk, name), run, sums.setdefault(name, {}))
+
+    def look() -> None:
+        sums.clear()  # of a try that memory was too small for
+        size = size_now(run.info)
+        chunks = [(name, ids[i : i + size]) for name in CONTROLS for i in range(0, len(ids), size)]
+        for name, chunk in tqdm(chunks, desc="controls", unit="batch", disable=not progress):
+            _look(model, _batch(model, data, run, chunk, name), run, sums.setdefault(name, {}))
+
+    halving(run, look, len(ids))
     parts = [_rows(column, {name: own[column["hook"]] for name, own in sums.items()}) for column in run.info["columns"]]
     table = pd.concat(parts, ignore_index=True)
     table.attrs["run"] = run.identity

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,10 +25,11 @@ ROOM = 6 * 2**20  # bytes: with less, steps of a batch cost more than what they 
 FITS = "batch_size_that_fits"  # in `scan.json`, once memory was too small for the one that the run began with
 
 
-def begun_with(path: Path) -> int | None:
-    """The batch size of the run that is there; None where none is, or none that can be gone on with."""
+def begun_with(path: Path, fits: bool = False) -> int | None:
+    """The batch size of the run that is there, or the one that fits; None where none can be gone on with."""
     try:
-        return int(read_info(path)["parameters"]["batch_size"])
+        info = read_info(path)
+        return size_now(info) if fits else int(info["parameters"]["batch_size"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -68,8 +69,39 @@ def size_now(info: dict[str, Any]) -> int:
     return int(info.get(FITS) or info["parameters"]["batch_size"])
 
 
-def halve(run: Run, error: torch.OutOfMemoryError) -> None:
+def out_of_memory(do: Callable[[], object]) -> torch.OutOfMemoryError | None:
+    """The error without its frames, which hold what the next try needs the memory of."""
+    try:
+        do()
+    except torch.OutOfMemoryError as error:
+        return error.with_traceback(None)
+    return None
+
+
+def fewer(error: torch.OutOfMemoryError, n: int, then: str) -> int:
+    """Half of n samples that were too many for a forward pass.
+
+    Raises:
+        torch.OutOfMemoryError: it was one sample.
+
+    Warns:
+        UserWarning: there are more.
+    """
+    if n == 1:
+        raise _with_remedy(error) from error
+    warnings.warn(f"out of memory with {n} samples at once: going on with {n // 2}{then}", stacklevel=4)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return n // 2
+
+
+def halve(run: Run, error: torch.OutOfMemoryError, most: int | None = None) -> None:
     """Go on with half as many samples per forward pass, say so, and keep it in `scan.json`.
+
+    Args:
+        run: the run.
+        error: what memory was too small for.
+        most: samples that there were, where they can be fewer than the run's batch size.
 
     Raises:
         torch.OutOfMemoryError: there is one sample only.
@@ -78,20 +110,18 @@ def halve(run: Run, error: torch.OutOfMemoryError) -> None:
         UserWarning: it is halved.
     """
     size = size_now(run.info)
-    if size == 1:
-        raise _with_remedy(error) from error
-    warnings.warn(
-        f"out of memory with {size} samples at once: going on with {size // 2}, and so in later calls on {run.path}. "
-        "Activations of other batch sizes differ in last digits",
-        stacklevel=3,
-    )
-    info = read_info(run.path)
-    fits = min(size // 2, int(info.get(FITS) or size))  # another process may have halved it further
-    text = to_json({**info, FITS: fits}, indent=1) + "\n"
+    then = f", and so in later calls on {run.path}. Activations of other batch sizes differ in last digits"
+    half = fewer(error, min(size, most or size), then)
+    now = read_info(run.path)
+    run.info[FITS] = min(half, size_now(now))  # another process can have come to less
+    text = to_json({**now, FITS: run.info[FITS]}, indent=1) + "\n"
     write_atomic(run.path / "scan.json", lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    run.info[FITS] = fits
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+
+
+def halving(run: Run, do: Callable[[], object], most: int) -> None:
+    """Do what reads `size_now(run.info)`, again in smaller batches where memory was too small; of `most` samples."""
+    while (error := out_of_memory(do)) is not None:
+        halve(run, error, most)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from vlm_neurons.models import on_day
 from vlm_neurons.models.reading import hooks_of
 from vlm_neurons.protocols import ConceptBank
 from vlm_neurons.scanning.always_on import write_controls
-from vlm_neurons.scanning.batching import MOST, begun_with, one_sample_at_least, suitable
+from vlm_neurons.scanning.batching import MOST, begun_with, fewer, one_sample_at_least, out_of_memory, suitable
 from vlm_neurons.scanning.blocks import Skip, check_place
 from vlm_neurons.scanning.concept_job import Asked, ConceptJob
 from vlm_neurons.scanning.dictionary_fits import in_words
@@ -87,8 +87,8 @@ def scan(
         n_visual: values per sample at visual tokens; a later `classify` can ask for at most as many.
         n_text: the same at text tokens.
         batch_size: samples per forward pass; None takes that of the run that is gone on with, else as many as
-            suit a processor (1 for wide models), and 8 on a GPU. Where memory is too small for the pass it is halved,
-            with a word; for responses that the model writes, and for `controls`, give a smaller one.
+            suit a processor (1 for wide models), and 8 on a GPU. Where memory is too small it is halved, with a word,
+            for `controls` and for responses that the model writes too.
         block_size: samples per block, the unit of resuming.
         out: run directory.
         concepts: a bank (`vlm_neurons.protocols.ConceptBank`): the same pass sums up every unit with every concept over
@@ -144,7 +144,7 @@ def scan(
         "batch_size": batch_size or begun_with(out), "block_size": block_size, "prompt": prompt,
     }  # fmt: skip
     with on_day(model, day_of(out, model)):  # a date in prompts is that of the run's first call
-        data = _with_responses(model, data, out, prompt, batch_size or MOST, world, progress)
+        data = _with_responses(model, data, out, prompt, batch_size, world, progress)
         asked = None if concepts is None else Asked.of(concepts, folds, null_directions, data)
         job, first = _begin(model, data, out, parameters, asked, compiled, workers, console)
         if job.run.complete:
@@ -219,7 +219,7 @@ def _done(run: Run) -> str:
 
 
 def _with_responses(
-    model: HookedVLM, data: ImageTextData, out: Path, prompt: str, batch_size: int, world: int, progress: bool
+    model: HookedVLM, data: ImageTextData, out: Path, prompt: str, batch_size: int | None, world: int, progress: bool
 ) -> ImageTextData:
     """The data with every response that the model can write; they go to `captions.jsonl` in the run directory."""
     if not any(one.response is None and one.readable for one in data.facts):
@@ -229,7 +229,15 @@ def _with_responses(
             f"responses are missing, and {world} processes must not all write them: run `vlm-neurons describe` first, "
             "and scan its JSONL"
         )
-    return describe(model, data, out / "captions.jsonl", prompt=prompt, batch_size=batch_size, progress=progress)
+    size, found = min(batch_size or MOST, begun_with(out, fits=True) or batch_size or MOST), list[ImageTextData]()
+
+    def write() -> None:
+        file = out / "captions.jsonl"
+        found.append(describe(model, data, file, prompt=prompt, batch_size=size, progress=progress))
+
+    while (error := out_of_memory(write)) is not None:  # those that are written stay
+        size = fewer(error, min(size, len(data)), ", to write responses")
+    return found[0]
 
 
 def _first_batch(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from vlm_neurons.data import ImageTextData
-from vlm_neurons.scanning.batching import by_length, halve, one_sample_at_least, size_now, with_batch_size
+from vlm_neurons.scanning.batching import by_length, halve, halving, out_of_memory, size_now, with_batch_size
 from vlm_neurons.scanning.blocks import ColumnInfo, Skip, States, claimed, open_block, write_block
 from vlm_neurons.scanning.concept_files import write_part
 from vlm_neurons.scanning.concept_job import ConceptJob
@@ -75,18 +75,12 @@ class Job:
     def _scan_in_memory(self, block: int, bar: Any) -> None:
         """Scan a block, again in smaller batches where memory was too small."""
         before = bar.n
-        while (error := self._try(lambda: self.scan_block(block, bar))) is not None:
-            halve(self.run, error)
-            bar.n = before
 
-    @staticmethod
-    def _try(do: Callable[[], object]) -> torch.OutOfMemoryError | None:
-        """The error without its frames, which hold what the next try needs the memory of."""
-        try:
-            do()
-        except torch.OutOfMemoryError as error:
-            return error.with_traceback(None)
-        return None
+        def scan() -> None:
+            bar.n = before
+            self.scan_block(block, bar)
+
+        halving(self.run, scan, len(self.ids(block)))
 
     def seconds_per_sample(self, n: int, block: int, first: Loaded) -> float:
         """Time of one of n samples, from some batches of a block, or the first sample where there is little to do.
@@ -96,16 +90,14 @@ class Job:
         """
         chunks, few = self.chunks(self.ids(block)), min(TIMED, n // size_now(self.run.info) // SHARE)
         some = [chunks[i] for i in sorted({k * len(chunks) // few for k in range(few)})] if few else []
-        batches = [one for chunk in some if (one := self.load(chunk)).batch is not None]
-        if not batches:
-            with one_sample_at_least():
-                return seconds_per_sample(self.model, self.recorder(), [first])
+        batches = [one for chunk in some if (one := self.load(chunk)).batch is not None] or [first]
         found: list[float] = []
-        error = self._try(lambda: found.append(seconds_per_sample(self.model, self.recorder(), batches)))
+        error = out_of_memory(lambda: found.append(seconds_per_sample(self.model, self.recorder(), batches)))
         if error is None:
             return found[0]
+        most = max(len(one.ids) for one in batches)
         del batches
-        halve(self.run, error)
+        halve(self.run, error, most)
         return self.seconds_per_sample(n, block, first)
 
     def recorder(self) -> Recorder:
