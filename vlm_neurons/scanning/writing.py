@@ -151,6 +151,7 @@ def merge(runs: Sequence[str | Path | Run], out: str | Path, data: ImageTextData
 
     On machine k of K scan with `RANK=k WORLD_SIZE=K` in the environment, into a directory of its own; bring the
     directories together, and merge. The result is that of one process, tensor for tensor.
+    What was made of a finished part afterwards, such as controls and labels, is not copied: make it of the whole run.
 
     Args:
         runs: the run directories. A block that several have is taken from the first; one that is finished has all.
