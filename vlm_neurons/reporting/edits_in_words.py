@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlm_neurons.interventions.edits.keeping import FOLDER, TABLE, read
 from vlm_neurons.reporting.faithful_in_words import reasons
-from vlm_neurons.viz.wording import decimals, small, visible
+from vlm_neurons.viz.wording import dashed, small, visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,9 +31,9 @@ def rows_of(effects: pd.DataFrame) -> list[dict[str, Any]]:
     there = effects[effects["change"].notna()].sort_values("specificity", ascending=False, kind="stable")
     return [
         {"neuron": r["neuron"], "edit": r["edit"], "named": visible(r["named"]), "n": f"{r['n_images']:,.0f}",
-         "change": f"{_said(r['change'])} ({_said(r['change_low'])} to {_said(r['change_high'])})",
-         "specificity": _said(r["specificity"]), "other": visible(r["other"]), "necessity": _said(r["necessity"]),
-         "sufficiency": _said(r["sufficiency"]), "control": _said(r["control"]), "sham": _said(r["sham_change"]),
+         "change": f"{dashed(r['change'])} ({dashed(r['change_low'])} to {dashed(r['change_high'])})",
+         "specificity": dashed(r["specificity"]), "other": visible(r["other"]), "necessity": dashed(r["necessity"]),
+         "sufficiency": dashed(r["sufficiency"]), "control": dashed(r["control"]), "sham": dashed(r["sham_change"]),
          "q": small(r["q"]) if r["q"] == r["q"] else "–"}
         for r in there.head(MOST).to_dict("records")
     ]  # fmt: skip
@@ -49,7 +49,3 @@ def summary_of(effects: pd.DataFrame) -> str:
         f"named (q < .05), {specific:,} more than anything else that was changed. Of {silent:,} neurons no edit tests "
         f"the words{reasons(effects, there)}."
     )
-
-
-def _said(value: float) -> str:
-    return decimals(value) if value == value else "–"

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from vlm_neurons.interventions.faithful import FOLDER, TABLE, kept_in
-from vlm_neurons.viz.wording import decimals, small, visible
+from vlm_neurons.viz.wording import dashed, decimals, small, visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,7 @@ def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [
         {"neuron": r["neuron"], "explanation": visible(r["explanation"]), "strength": f"{r['strength']:g}",
          "faithfulness": f"{decimals(r['faithfulness'])} ({decimals(r['low'])} to {decimals(r['high'])})",
-         "null": _said(r["null"]), "before": decimals(r["before"]), "share": decimals(r["share"]),
+         "null": dashed(r["null"]), "before": decimals(r["before"]), "share": decimals(r["share"]),
          "p": small(r["p"]) if r["p"] == r["p"] else "–"}
         for r in there.head(MOST).to_dict("records")
     ]  # fmt: skip
@@ -53,7 +53,3 @@ def reasons(table: pd.DataFrame, there: pd.DataFrame) -> str:
     notes = Counter(note for note in table.loc[table.index.difference(there.index), "note"] if note)
     told = "; ".join(f"{n:,}: {visible(note)}" for note, n in notes.most_common(REASONS))
     return f" ({told})" if told else ""
-
-
-def _said(value: float) -> str:
-    return decimals(value) if value == value else "–"

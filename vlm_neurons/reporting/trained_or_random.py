@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlm_neurons._files import readable
 from vlm_neurons.interventions.trusting import FOLDER, VALUES
-from vlm_neurons.viz.wording import NAMES, decimals, percent
+from vlm_neurons.viz.wording import NAMES, dashed, percent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,8 +41,8 @@ def rows_of(told: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [
         {"source": SOURCES[r["source"]], "statistic": r["statistic"], "label": NAMES[r["label"]],
          "n": f"{r['n']:,} / {r['n_random']:,}",
-         "medians": f"{_said(r['median'])} / {_said(r['median_random'])}",
-         "auroc": f"{_said(r['auroc'])} ({_said(r['low'])} to {_said(r['high'])})",
+         "medians": f"{dashed(r['median'])} / {dashed(r['median_random'])}",
+         "auroc": f"{dashed(r['auroc'])} ({dashed(r['low'])} to {dashed(r['high'])})",
          "above": percent(round(r["above"] * r["n"]), r["n"])}
         for r in told if r["n"] and r["n_random"]
     ]  # fmt: skip
@@ -58,7 +58,3 @@ def figures_of(values: pd.DataFrame) -> list[dict[str, str]]:
         {"title": f"{statistic}, {SOURCES[source]}", "svg": svg(trust_figure(values, source, statistic))}
         for source, statistic in DRAWN if (source, statistic) in there
     ]  # fmt: skip
-
-
-def _said(value: float) -> str:
-    return decimals(value) if value == value else "–"

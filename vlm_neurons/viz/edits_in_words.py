@@ -34,10 +34,11 @@ def edit_lines(row: Mapping[str, Any], top: str) -> list[str]:
         return [line for line in (_head(row), note) if line]
     told = [
         f"change {decimals(row['change'])} SD [{decimals(row['change_low'])}, {decimals(row['change_high'])}]",
-        f"where nothing is named {_said(row['control'])}", f"by the words of other neurons {_said(row['sham_change'])}",
+        f"where nothing is named {decimals(row['control'])}",
+        f"by the words of other neurons {decimals(row['sham_change'])}",
     ]  # fmt: skip
     if row["other"]:
-        told.append(f"largest other change {_said(row['other_change'])} ({visible(str(row['other']))})")
+        told.append(f"largest other change {decimals(row['other_change'])} ({visible(str(row['other']))})")
     if row["necessity"] == row["necessity"]:
         told.append(f"necessity {decimals(row['necessity'])}")
     if row["sufficiency"] == row["sufficiency"]:
@@ -70,7 +71,3 @@ def pair_caption(pair: EditPair) -> str:
 
 def _signed(pair: EditPair) -> str:
     return f"{(pair.acts[1] - pair.acts[0]) / pair.levels.sd:+.2f}"
-
-
-def _said(value: float) -> str:
-    return decimals(value) if value == value else "unknown"

@@ -89,6 +89,15 @@ def decimals(value: float) -> str:
     return "0" if text in ("0.00", "-0.00") else text.replace("0.", ".", 1) if abs(float(text)) < 1 else text
 
 
+def dashed(value: float) -> str:
+    """`decimals` in a table, where a dash stands for what is not known.
+
+    >>> dashed(0.4123), dashed(float("nan"))
+    ('.41', '–')
+    """
+    return decimals(value) if value == value else "–"
+
+
 def small(value: float) -> str:
     """A probability or a rate of errors as papers write it.
 
