@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -57,6 +58,25 @@ def unwritten(path: Path, error: Exception) -> OSError:
         else "make room, and the same call goes on from there"
     )
     return OSError(f"{path} could not be written ({error}). What was finished before is untouched: {remedy}")
+
+
+def lines_with(file: Path, word: bytes) -> Iterator[tuple[int, bytes]]:
+    """Lines of a file that hold a word, and where each begins; the others are looked through as they are on disk.
+
+    >>> file = Path("words.txt")
+    >>> file.write_bytes(b"a red one\\nblue\\nred, red") and list(lines_with(file, b"red"))
+    [(0, b'a red one'), (15, b'red, red')]
+    """
+    with file.open("rb") as opened:
+        if not os.fstat(opened.fileno()).st_size:  # what is empty cannot be mapped
+            return
+        with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            at = text.find(word)
+            while at >= 0:
+                begin, end = text.rfind(b"\n", 0, at) + 1, text.find(b"\n", at)
+                end = len(text) if end < 0 else end
+                yield begin, text[begin:end]
+                at = text.find(word, end)
 
 
 @contextmanager

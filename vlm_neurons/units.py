@@ -68,6 +68,9 @@ class Neuron:
         return cls(*sites.parse(str(neuron).strip()))
 
 
+Neurons = str | Neuron | Iterable[str | Neuron]
+
+
 def of_rows(given: object) -> list[str] | None:
     """Ids in a table or in one of its rows, as pandas gives them (Series, named tuple, dict); None for other things.
 
@@ -80,7 +83,19 @@ def of_rows(given: object) -> list[str] | None:
     return [found] if isinstance(found, str) else list(found)
 
 
-def parse_neurons(neurons: str | Neuron | Iterable[str | Neuron]) -> list[Neuron]:
+def ids_of(neurons: Neurons | None) -> list[str] | None:
+    """Names under which something is stored, which may be those of probes too; None where nothing is chosen.
+
+    >>> ids_of(Neuron.parse("L3N17")), ids_of(["L3N17", "probe"]), ids_of(None)
+    (['L3N17'], ['L3N17', 'probe'], None)
+    """
+    if neurons is None:
+        return None
+    every = [neurons] if isinstance(neurons, str | Neuron) else neurons
+    return [n.id if isinstance(n, Neuron) else n for n in every]
+
+
+def parse_neurons(neurons: Neurons) -> list[Neuron]:
     """Read one id, a comma-separated string of ids, a table or rows of one, or an iterable of any of these.
 
     Raises:

@@ -46,7 +46,7 @@ def test_only_patches_have_values_and_boxes(evidence: dict[str, vn.Evidence]) ->
 
 
 def test_stored_evidence_knows_its_tiles(evidence: dict[str, vn.Evidence], tmp_path: Path) -> None:
-    from vlm_neurons.evidence.storing import load, save
+    from vlm_neurons.evidence import load, save
 
     again = load(save(evidence, tmp_path / "evidence.parquet"))
     assert [e.seen.whole_rows for e in again["L1N3"].exemplars] == [(4,)] * len(evidence["L1N3"].exemplars)

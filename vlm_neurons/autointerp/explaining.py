@@ -77,7 +77,7 @@ def explain(
         chosen = chosen.with_cache(folder(out) / REPLIES)
     own = chosen.settings()
     settings = {key: asked_of(own + chosen.settings_of(one), one) for key, one in checked(evidence)}
-    known = {} if out is None or redo else read_explanations(folder(out))
+    known = {} if out is None or redo else read_explanations(folder(out), [*settings])
     found = answered(known, settings)
     todo = Part(evidence, [key for key in evidence if key not in found])
     if progress and todo and (effort := chosen.effort(todo)):

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 REPLIES = "cache.sqlite"
+ROWS = 4096  # of a table that are read together, where some neurons are asked for
 
 
 class Result(Protocol):
@@ -76,15 +77,19 @@ def folder(out: Any) -> Path:
     return Path(out)
 
 
-def read_explanations(path: str | Path) -> dict[str, Explanation]:
+def read_explanations(path: str | Path, neurons: Sequence[str] | None = None) -> dict[str, Explanation]:
     """What counts of every neuron: the last explanation, or the last failure where there is none, or where all were
     asked for again (`redo`). A last line that a crash cut off is left out.
+
+    Args:
+        path: the directory.
+        neurons: only these, of which some may have none; the lines of others are not parsed.
 
     Raises:
         ValueError: a line that is no explanation.
     """
     found = {}
-    for neuron, record in last_explanations(path).items():
+    for neuron, record in last_explanations(path, neurons).items():
         try:
             found[neuron] = Explanation.from_record(record)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -222,7 +227,8 @@ def _write(path: str | Path, kind: str, simulator: str, made_by: str, table: pa.
     }
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), **told})
     write_atomic(
-        table_file(path, kind, simulator, made_by), lambda part: pq.write_table(table, part, compression="zstd")
+        table_file(path, kind, simulator, made_by),
+        lambda part: pq.write_table(table, part, compression="zstd", row_group_size=ROWS),
     )
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vlm_neurons.autointerp.protocols import Explainer
     from vlm_neurons.data import ImageTextData
     from vlm_neurons.evidence.gathered import Gathered
-    from vlm_neurons.evidence.storing import Stored
+    from vlm_neurons.evidence.stored import Stored
     from vlm_neurons.models import HookedVLM
     from vlm_neurons.scanning import Run
 
@@ -131,11 +131,11 @@ def explain_run(args: argparse.Namespace, model: Callable[..., Any]) -> None:
         free = explainer.effort(evidence) or f"{args.explainer}: {len(evidence)} neurons"
         say(f"no calls, no cost; {free}" if plan is None else str(plan))
         return
-    before = read_explanations(run.path)
+    before = read_explanations(run.path, [*evidence])
     explanations = explain(evidence, explainer, out=run)
     _show(explanations)
     lines = [summary(explanations), *_failures(explanations, explainer)]
-    lines += _replaced(before, explanations, read_explanations(run.path))
+    lines += _replaced(before, explanations, read_explanations(run.path, [*evidence]))
     say("\n".join([*lines, f"explanations: {run.path / EXPLANATIONS}"]))
     if explanations and all(e.failure for e in explanations.values()):
         raise ValueError("no neuron has an answer; the same command asks again")
@@ -230,7 +230,7 @@ def evidence_of(
 def _stored(run: Run) -> Stored:
     """What is stored of a run, or nothing."""
     from vlm_neurons.evidence import load
-    from vlm_neurons.evidence.storing import Stored, is_there
+    from vlm_neurons.evidence.stored import Stored, is_there
 
     return load(run.path) if is_there(run.path / "evidence") else Stored(run.path / "evidence")
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from vlm_neurons.autointerp.protocols import Simulator
     from vlm_neurons.evidence.gathered import Gathered
-    from vlm_neurons.evidence.storing import Stored
+    from vlm_neurons.evidence.stored import Stored
     from vlm_neurons.scanning import Run
 
 NAMES = {"visual": "visual", "text": "text", "multimodal": "multi-modal", "unknown": "unknown",

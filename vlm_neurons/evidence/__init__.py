@@ -4,7 +4,8 @@ from vlm_neurons.evidence.attention import attention_evidence, heads_by_class, w
 from vlm_neurons.evidence.evidence import Evidence
 from vlm_neurons.evidence.exemplars import SPLITS, Exemplar, Seen
 from vlm_neurons.evidence.gathering import gather_evidence
-from vlm_neurons.evidence.storing import load, save
+from vlm_neurons.evidence.stored import load
+from vlm_neurons.evidence.storing import save
 
 __all__ = [
     "SPLITS",

@@ -11,7 +11,7 @@ from weakref import ref
 from vlm_neurons.evidence.evidence import Evidence
 
 if TYPE_CHECKING:
-    from vlm_neurons.evidence.storing import Stored
+    from vlm_neurons.evidence.stored import Stored
 
 
 class Gathered(UserDict[str, Any]):

@@ -20,8 +20,8 @@ from vlm_neurons.evidence.assembling import Wanted, batch_of, behind_name, exemp
 from vlm_neurons.evidence.evidence import Evidence
 from vlm_neurons.evidence.keys import neuron_keys, sha256
 from vlm_neurons.evidence.pieces import Files, Memory, Met, Piece, met, read_piece, share
+from vlm_neurons.evidence.stored import Stored
 from vlm_neurons.evidence.storing import (
-    Stored,
     about,
     key_of,
     known_samples,

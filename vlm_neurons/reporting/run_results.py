@@ -98,7 +98,7 @@ def classes(run: Run) -> pd.DataFrame:
 
 def _evidence(run: Run) -> dict[str, Evidence]:
     from vlm_neurons.evidence import load
-    from vlm_neurons.evidence.storing import is_there
+    from vlm_neurons.evidence.stored import is_there
 
     if not is_there(run.path / "evidence"):
         return {}

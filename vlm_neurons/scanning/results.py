@@ -8,10 +8,11 @@ nanoseconds): the newest one counts unless a simulator is named.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlm_neurons._files import lines_with
 from vlm_neurons._text import span
 from vlm_neurons.sites.mlp import expert_at
 from vlm_neurons.units import Neuron, Pole
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 EXPLANATIONS, SIMULATIONS, SCORES = "explanations.jsonl", "simulations", "scores"
 TABLE_FORMAT = b"4"
+_FEW = 16  # neurons; for more of them all of explanations.jsonl is read once
 
 
 def has_rows_of(table: pd.DataFrame, columns: Sequence[dict[str, Any]]) -> bool:
@@ -63,42 +65,71 @@ def _where(places: set[tuple[int, int]]) -> str:
     return " and ".join(said)
 
 
-def last_explanations(path: str | Path) -> dict[str, dict[str, Any]]:
+def last_explanations(path: str | Path, neurons: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
     """What counts of every neuron, as records: the last explanation, or the last failure where there is none, or where
     all were asked for again (`redo`). A last line that a crash cut off is left out; nothing where there is no file.
+
+    Args:
+        path: the directory.
+        neurons: only these, in this order, those that are there; of the file only their lines are read as JSON.
 
     Raises:
         ValueError: a line that is no explanation.
     """
     file = Path(path) / EXPLANATIONS
     found: dict[str, dict[str, Any]] = {}
-    lines = file.read_bytes().split(b"\n") if file.is_file() else []  # U+2028 ends no line
-    for number, line in enumerate(lines, 1):
+    if not file.is_file():
+        return found
+    every = neurons is None or len(neurons) > _FEW
+    for begin, line in _all_lines(file) if every else _lines_of(file, neurons or ()):
         try:
             record = json.loads(line)
             neuron, redo = record["neuron"], record.pop("redo", False)
             failed = record["failure"] is not None and bool(record["failure"]["kind"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            if number == len(lines):
+            if begin + len(line) == file.stat().st_size:
                 continue
+            number = file.read_bytes().count(b"\n", 0, begin) + 1
             raise ValueError(f"{file}, line {number}: no explanation ({error}); remove it") from None
         if not failed or redo or neuron not in found or found[neuron]["failure"]:
             found[neuron] = record
-    return found
+    return found if neurons is None else {n: found[n] for n in dict.fromkeys(neurons) if n in found}
 
 
-def load_explanations(path: str | Path) -> pd.DataFrame:
+def _all_lines(file: Path) -> Iterator[tuple[int, bytes]]:
+    """Every line, and where it begins. U+2028 ends none."""
+    begin = 0
+    for line in file.read_bytes().split(b"\n"):
+        yield begin, line
+        begin += len(line) + 1
+
+
+def _lines_of(file: Path, neurons: Sequence[str]) -> list[tuple[int, bytes]]:
+    """The lines that have the id of one of some neurons, in their order: some are of others that speak of it."""
+    words = {json.dumps(neuron, ensure_ascii=own).encode() for neuron in neurons for own in (True, False)}
+    return sorted({line for word in words for line in lines_with(file, word)})
+
+
+def load_explanations(path: str | Path, neurons: Sequence[str] | None = None) -> pd.DataFrame:
     """The records of `last_explanations` as a table.
 
     Raises:
         FileNotFoundError: there is nothing.
+        KeyError: a neuron that was asked for has none.
         ValueError: a line that is no explanation.
     """
     import pandas as pd
 
     if not (file := Path(path) / EXPLANATIONS).is_file():
         raise FileNotFoundError(f"{file} is not there: vn.explain(evidence, out=run) writes it")
-    return pd.DataFrame(last_explanations(path).values())
+    found = last_explanations(path, neurons)
+    _check_there(neurons, found, f"explanation in {file}: vn.explain(..., out=run) makes one")
+    return pd.DataFrame(found.values())
+
+
+def _check_there(neurons: Sequence[str] | None, found: Collection[str], what: str) -> None:
+    if lacking := [n for n in neurons or () if n not in found]:
+        raise KeyError(f"{lacking[0]!r} has no {what}")
 
 
 def newest(path: str | Path, kind: str, simulator: str | None = None) -> Path | None:
@@ -115,15 +146,17 @@ def newest(path: str | Path, kind: str, simulator: str | None = None) -> Path | 
     return max(found)[1] if found else None
 
 
-def load_scores(path: str | Path, simulator: str | None = None) -> pd.DataFrame:
+def load_scores(path: str | Path, simulator: str | None = None, neurons: Sequence[str] | None = None) -> pd.DataFrame:
     """The full table of scores of a run directory: one row a neuron and side.
 
     Args:
         path: the directory.
         simulator: whose; of the one that wrote last if not given.
+        neurons: only theirs; of the file the parts that have them are read.
 
     Raises:
         FileNotFoundError: there is none.
+        KeyError: a neuron that was asked for has none.
         ValueError: it is damaged.
     """
     file = newest(path, SCORES, simulator)
@@ -132,23 +165,26 @@ def load_scores(path: str | Path, simulator: str | None = None) -> pd.DataFrame:
         raise FileNotFoundError(
             f"no scores{whose} in {path}; make them with vn.score(..., out=run), or vlm-neurons score {path}"
         )
-    return scores_of(file)
+    table = scores_of(file, neurons)
+    _check_there(neurons, set(table["neuron"]), f"score in {file}: vn.score(..., out=run) makes one")
+    return table
 
 
-def scores_of(file: Path) -> pd.DataFrame:
-    """A table of scores.
+def scores_of(file: Path, neurons: Sequence[str] | None = None) -> pd.DataFrame:
+    """A table of scores, or the rows of some neurons.
 
     Raises:
         ValueError: it is damaged.
     """
-    table = read_table(file)
+    table = read_table(file, neurons)
     if missing := {"neuron", "side", "r", "p", "n_failed", "n_images"} - set(table.column_names):
         raise _damaged(file, f"it has no column {min(missing)!r}")
     return table.to_pandas()
 
 
-def read_table(file: Path) -> pa.Table:
-    """A table of simulations or scores.
+def read_table(file: Path, neurons: Sequence[str] | None = None) -> pa.Table:
+    """A table of simulations or scores, or its rows of some neurons: then the ids of all are read, and the groups of
+    rows that have them.
 
     Raises:
         ValueError: it is damaged, or of a format that this version does not know.
@@ -158,9 +194,23 @@ def read_table(file: Path) -> pa.Table:
 
     metadata_of(file)
     try:
-        return pq.read_table(file)
-    except (pa.ArrowException, OSError) as error:
+        return pq.read_table(file) if neurons is None else _rows_of(file, neurons)
+    except (pa.ArrowException, OSError, KeyError) as error:
         raise _damaged(file, error) from error
+
+
+def _rows_of(file: Path, neurons: Sequence[str]) -> pa.Table:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(file) as table:
+        wanted = pa.array(neurons, pa.string())
+        rows = np.flatnonzero(pc.is_in(table.read(columns=["neuron"])["neuron"], wanted))
+        ends = np.cumsum([table.metadata.row_group(k).num_rows for k in range(table.num_row_groups)])
+        found = table.read_row_groups(np.unique(np.searchsorted(ends, rows, side="right")).tolist())
+        return found.filter(pc.is_in(found["neuron"], wanted))
 
 
 def metadata_of(file: Path) -> dict[bytes, bytes]:

@@ -24,7 +24,7 @@ from vlm_neurons.scanning.moments import Moments
 from vlm_neurons.scanning.results import columns_in_words, has_rows_of, load_explanations, load_scores
 from vlm_neurons.scanning.state import TopSamples
 from vlm_neurons.synthetic import open_data
-from vlm_neurons.units import Pole
+from vlm_neurons.units import Neurons, Pole, ids_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -212,26 +212,30 @@ class Run:
         made = "classify" if method == "thresholds" else "modality_test"
         return self._parquet(_TABLES[method], f"run.save(vn.{made}(run)) writes it")
 
-    def explanations(self) -> pd.DataFrame:
+    def explanations(self, neurons: Neurons | None = None) -> pd.DataFrame:
         """What `explain` wrote into the run, a row a neuron: its last explanation, or failure where there is none.
 
+        Args:
+            neurons: only these, without parsing the rest: milliseconds, however many there are.
+
         Raises:
-            FileNotFoundError: there is nothing yet.
+            FileNotFoundError, KeyError: there is nothing yet, or nothing of one of `neurons`.
             ValueError: a line of the file is no explanation.
         """
-        return load_explanations(self.path)
+        return load_explanations(self.path, ids_of(neurons))
 
-    def scores(self, simulator: str | None = None) -> pd.DataFrame:
+    def scores(self, simulator: str | None = None, neurons: Neurons | None = None) -> pd.DataFrame:
         """The full table that `score` wrote into the run: one row a neuron and side.
 
         Args:
             simulator: whose; of the one that wrote last if not given.
+            neurons: only theirs, without reading the rest.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError, KeyError: there is none, or none of one of `neurons`.
             ValueError: it is damaged.
         """
-        return load_scores(self.path, simulator)
+        return load_scores(self.path, simulator, ids_of(neurons))
 
     def concepts(self, min_images: int = MIN_IMAGES) -> pd.DataFrame:
         """What every unit answers to, of a scan with concepts: a row a unit, side and pole; see `scanning/README.md`.

@@ -18,7 +18,8 @@ from vlm_neurons.autointerp.store import folder as folder_of
 from vlm_neurons.evidence.activations import Look, look
 from vlm_neurons.evidence.evidence import Evidence
 from vlm_neurons.evidence.exemplars import Exemplar
-from vlm_neurons.evidence.storing import load, save
+from vlm_neurons.evidence.stored import load
+from vlm_neurons.evidence.storing import save
 from vlm_neurons.interventions.edits.keeping import FOLDER, TABLE, WRITER, owner, read
 from vlm_neurons.interventions.edits.measures import Followed, Levels
 from vlm_neurons.interventions.edits.planning import Plan

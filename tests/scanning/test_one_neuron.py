@@ -1,0 +1,95 @@
+"""What a run keeps of one neuron is read without the rest: where the rest is spoilt, nobody notices."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import cases
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import seeds
+
+import vlm_neurons as vn
+from vlm_neurons.autointerp import Explanation, Failure, read_explanations
+from vlm_neurons.autointerp.store import append_explanations, save_scores
+from vlm_neurons.evidence import load, save
+
+NAMES = ["a", "aa", 'quo"te', "Größe", "back\\slash", "L3N1", "L3N17", "post:L3N17-", "line\u2028end"]
+
+
+def test_one_explanation_is_that_of_all_of_them(tmp_path: Path) -> None:
+    rng, run = seeds.rng(), vn.Run(tmp_path, {})
+    for redo in rng.random(60) < 0.2:
+        failure = Failure("network", "down") if rng.random() < 0.3 else None
+        text = f'like "{rng.choice(NAMES)}"' if failure is None else ""
+        support = ({"concepts": [str(rng.choice(NAMES))]},)  # the id of another in quotes
+        said = Explanation(str(rng.choice(NAMES)), text, confidence=0.5, failure=failure, support=support)
+        append_explanations(tmp_path, [said], redo)
+    file = tmp_path / "explanations.jsonl"
+    lines = [json.loads(line) for line in file.read_text().split("\n")[:-1]]
+    file.write_text("".join(json.dumps(line, ensure_ascii=bool(n % 2)) + "\n" for n, line in enumerate(lines)))
+    with file.open("a") as torn:
+        torn.write('{"neuron": "a", "te')
+    every = read_explanations(tmp_path)
+    for name in every:
+        assert read_explanations(tmp_path, [name]) == {name: every[name]}
+    some = [*every][::-1]
+    assert [*read_explanations(tmp_path, some).items()] == [(name, every[name]) for name in some]
+    table = run.explanations().set_index("neuron")
+    pd.testing.assert_frame_equal(run.explanations(some).set_index("neuron"), table.loc[some])
+    with pytest.raises(KeyError, match=r"'L9N9' has no explanation in .*jsonl: vn.explain\(..., out=run\) makes one"):
+        run.explanations(["a", "L9N9"])
+
+
+def test_explanations_of_other_neurons_are_not_parsed(tmp_path: Path) -> None:
+    append_explanations(tmp_path, [Explanation(f"L0N{k}", f"{k}") for k in range(300)])
+    file = tmp_path / "explanations.jsonl"
+    lines = file.read_text().split("\n")
+    file.write_text("\n".join(line if k == 123 else line.replace(":", "?") for k, line in enumerate(lines)))
+    run = vn.Run(tmp_path, {})
+    assert run.explanations("L0N123").text.tolist() == ["123"]
+    with pytest.raises(ValueError, match=r"explanations.jsonl, line 1: no explanation"):
+        run.explanations()
+    with pytest.raises(ValueError, match=r"explanations.jsonl, line 8: no explanation"):
+        run.explanations("L0N7")
+
+
+def test_of_scores_the_rows_of_a_neuron_are_read_and_those_near_them(tmp_path: Path) -> None:
+    evidence, run = cases.text_neurons(1), vn.Run(tmp_path, {})
+    few = vn.score(dict.fromkeys(evidence, "the word 'w'"), evidence, n_permutations=999, progress=False, full=True)
+    names = [f"L0N{k}" for k in range(9_000)]
+    table = pd.concat([few] * len(names), ignore_index=True).assign(neuron=names)
+    table["r"] = seeds.rng().random(len(table))
+    save_scores(table, tmp_path, "concepts", "x")
+    every, some = run.scores(), ["L0N3", "L0N8999", "L0N4097"]
+    wanted = every[every["neuron"].isin(some)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(run.scores(neurons=some), wanted)
+    with pytest.raises(KeyError, match="'L9N9' has no score in"):
+        run.scores(neurons="L9N9")
+    (file,) = (tmp_path / "scores").iterdir()
+    raw, first = bytearray(file.read_bytes()), pq.read_metadata(file).row_group(0)
+    column = next(first.column(k) for k in range(first.num_columns) if first.column(k).path_in_schema == "r")
+    begin = column.data_page_offset
+    raw[begin : begin + 40] = bytes(40)
+    file.write_bytes(raw)
+    assert run.scores(neurons="L0N8999").r.tolist() == every.set_index("neuron").r.loc[["L0N8999"]].tolist()
+    for all_or_near in (None, "L0N4"):
+        with pytest.raises(ValueError, match=r"concepts-x.parquet cannot be read"):
+            run.scores(neurons=all_or_near)
+
+
+def test_of_evidence_the_files_of_other_neurons_are_not_parsed(tmp_path: Path) -> None:
+    one = next(iter(cases.text_neurons(1).values()))
+    for k in range(3):
+        save({f"L{k}N{i}": replace(one, neuron=f"L{k}N{i}") for i in range(2)}, tmp_path)
+    for file in sorted(tmp_path.glob("neurons-*.arrow"))[::2]:
+        file.write_bytes(file.read_bytes().replace(b'[{"name": ', b'[?"name": '))
+    assert load(tmp_path)["L1N1"].digest == replace(one, neuron="L1N1").digest and "L9N9" not in load(tmp_path)
+    with pytest.raises(KeyError, match="L9N9"):
+        load(tmp_path)["L9N9"]
+    for spoilt in (lambda: load(tmp_path)["L0N1"], lambda: list(load(tmp_path))):
+        with pytest.raises(ValueError, match=r"neurons-.*arrow cannot be read.*vn.gather_evidence"):
+            spoilt()
