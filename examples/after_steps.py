@@ -161,6 +161,39 @@ def stored(run: str, n: str) -> dict[str, float]:
     return {**told, "open": read["cpu"], "read": one["cpu"], "bytes": sum(file.stat().st_size for file in written)}
 
 
+def one_of(run: str, source: str, n: str) -> dict[str, float]:
+    """Explanation, score and evidence of one of `n` neurons, by its id, beside reading all: medians of five rounds."""
+    import pandas as pd
+
+    from vlm_neurons.autointerp import explain, read_explanations, score
+    from vlm_neurons.autointerp.store import append_explanations, save_scores
+    from vlm_neurons.evidence import load, save
+
+    at, names = found("scanning.Run")(Path(run), {}), [f"L{k % 32}N{k // 32}" for k in range(int(n))]
+    few = dict(list(load(source).items())[:8]) if not at.path.is_dir() else {}
+    if few:
+        texts = explain(few, progress=False)
+        table = score(texts, few, progress=False, full=True)
+        append_explanations(run, (replace(texts[[*texts][k % 8]], neuron=name) for k, name in enumerate(names)))
+        rows = pd.concat([table] * (-(-len(names) // len(table))), ignore_index=True)[: len(names)]
+        save_scores(rows.assign(neuron=names), run, "concepts", "one")
+        one = next(iter(few.values()))
+        short = replace(one, exemplars=one.exemplars[:2], pool=())
+        for first in range(0, len(names), NEURONS_OF_A_CALL):
+            some = names[first : first + NEURONS_OF_A_CALL]
+            save({name: replace(short, neuron=name) for name in some}, Path(run) / "evidence")
+    name, rounds = names[len(names) // 2], []
+    for _ in range(5):
+        rounds.append({
+            "explanation, all": measured(lambda: read_explanations(run))["cpu"],
+            "explanation": measured(lambda: read_explanations(run, [name]))["cpu"],
+            "score, all": measured(at.scores)["cpu"], "score": measured(lambda: at.scores(neurons=name))["cpu"],
+            "evidence, all": measured(lambda: list(load(run)))["cpu"],
+            "evidence": measured(lambda: load(run)[name].exemplars[0].token_acts)["cpu"],
+        })  # fmt: skip
+    return {str(key): float(value) for key, value in pd.DataFrame(rounds).median().items()}
+
+
 def make_model(folder: str) -> dict[str, float]:
     """The embedded model's shape with random weights and four layers of 11,008 neurons."""
     import shutil
@@ -246,7 +279,7 @@ def report(run: str) -> dict[str, float]:
 
 
 STEPS = {step.__name__: step for step in
-         (classify, modality_test, statistics, sweep, sensitivity, table, start, evidence, stored, make_model, make_run,
+         (classify, modality_test, statistics, sweep, sensitivity, table, start, evidence, stored, one_of, make_model, make_run,
           make_larger, make_explained, report)}  # fmt: skip
 
 if __name__ == "__main__":

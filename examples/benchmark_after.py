@@ -24,6 +24,7 @@ LAYERS = 32
 STEPS = ("classify", "modality_test", "statistics", "sweep", "sensitivity", "table")
 GROWING = ("classify", "modality_test", "sweep", "sensitivity")
 STORED = (10, 1_000, 10_000)
+KEPT = 20_000  # neurons with evidence, explanation and score, of which one is read
 
 
 def step(python: str, threads: int, *words: object) -> dict[str, float]:
@@ -93,6 +94,8 @@ def today(work: Path, threads: int) -> None:
         found = step(python, threads, "stored", at / "small", n)
         line(f"one neuron more beside {n:,}", found["cpu"], f"{found['bytes'] / 1024:.0f} kB written")
         line(f"the evidence of one of {n:,}: opened, read", found["open"], f"{found['read'] * 1000:.1f} ms")
+    for name, seconds in step(python, threads, "one_of", at / "one-of", at / "small", KEPT).items():
+        line(f"of {KEPT:,} neurons: {name}", f"{seconds * 1000:.1f} ms", "")
     step(python, threads, "make_explained", run, at / "small", 1_000)
     step(python, threads, "classify", run)
     line("report with 1,000 explained neurons", step(python, threads, "report", run)["cpu"], "")

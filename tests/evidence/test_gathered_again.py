@@ -16,7 +16,8 @@ import pytest
 import torch
 
 import vlm_neurons as vn
-from vlm_neurons.evidence import activations, load, looking, save, storing
+from vlm_neurons.evidence import activations, load, looking, save
+from vlm_neurons.evidence import stored as stored_module
 
 NEURONS = ["L0N3", "L1N4", "post:L1N2"]
 N = {"n_top": 4, "n_spare": 3, "n_pool": 5, "progress": False}
@@ -148,7 +149,7 @@ def test_evidence_of_more_saves_than_files_may_be_open_is_read(
     names = [f"L0N{k}" for k in range(60)]
     for name in names:
         save({name: replace(one, neuron=name)}, tmp_path)
-    monkeypatch.setattr(storing, "_OPEN", 8)
+    monkeypatch.setattr(stored_module, "_OPEN", 8)
     stored, other = load(tmp_path), load(tmp_path)
     # counted, not limited: which numbers are free depends on what ran before in this process
     unopened = len(os.listdir("/dev/fd"))
