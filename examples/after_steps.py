@@ -278,9 +278,44 @@ def report(run: str) -> dict[str, float]:
     return measured(lambda: call(one, out=one, n_neurons=0))
 
 
+def opened(run: str, neuron: str) -> dict[str, float]:
+    """Seconds of Chromium to open the page and to find a neuron in it, beyond an empty page: medians of five rounds."""
+    import shutil
+    import statistics as stats
+    import subprocess
+    import tempfile
+
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        raise SystemExit("no Chromium here")
+    page = (Path(run) / "report.html").resolve()
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--dump-dom"]
+
+    def seconds(address: str, wanted: str) -> float:
+        with tempfile.TemporaryDirectory() as profile:
+            begin = time.perf_counter()
+            done = subprocess.run(
+                [browser, *options, f"--user-data-dir={profile}", address], capture_output=True, text=True
+            )
+            if wanted not in done.stdout:
+                raise SystemExit(f"{address}: {wanted!r} is not on the page")
+            return time.perf_counter() - begin
+
+    rounds = []
+    for _ in range(5):
+        empty = seconds("about:blank", "<html>")
+        rounds.append((seconds(page.as_uri(), "of 1000 neurons") - empty,
+                       seconds(f"{page.as_uri()}#{neuron}", f">{neuron}</th>") - empty))  # fmt: skip
+    files = [file for file in page.with_name("report_files").rglob("*") if file.is_file()]
+    others = [file for file in files if file.parent.name == "others"]
+    return {"wall": stats.median(r[0] for r in rounds), "found": stats.median(r[1] for r in rounds),
+            "mb": page.stat().st_size / 2**20, "all_mb": sum(f.stat().st_size for f in files) / 2**20,
+            "others_mb": sum(f.stat().st_size for f in others) / 2**20}  # fmt: skip
+
+
 STEPS = {step.__name__: step for step in
          (classify, modality_test, statistics, sweep, sensitivity, table, start, evidence, stored, one_of, make_model, make_run,
-          make_larger, make_explained, report)}  # fmt: skip
+          make_larger, make_explained, report, opened)}  # fmt: skip
 
 if __name__ == "__main__":
     sys.stdout.write(json.dumps(STEPS[sys.argv[1]](*sys.argv[2:])) + "\n")

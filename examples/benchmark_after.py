@@ -99,6 +99,9 @@ def today(work: Path, threads: int) -> None:
     step(python, threads, "make_explained", run, at / "small", 1_000)
     step(python, threads, "classify", run)
     line("report with 1,000 explained neurons", step(python, threads, "report", run)["cpu"], "")
+    page = step(python, threads, "opened", run, f"L{LAYERS - 1}N11007")
+    line("its page opened in Chromium", f"{page['wall']:.2f} s", f"{page['mb']:.1f} MB of {page['all_mb']:.0f}")
+    line("one of the others found", f"{page['found']:.2f} s", f"of {page['others_mb']:.1f} MB told of them")
 
 
 def growth(work: Path, threads: int, picture: Path) -> None:

@@ -79,16 +79,22 @@ def lines_with(file: Path, word: bytes) -> Iterator[tuple[int, bytes]]:
                 at = text.find(word, end)
 
 
+class Unreadable(ValueError):
+    """A file is damaged, or of another format; it says which, and what writes it again."""
+
+
 @contextmanager
 def readable(file: Path, writer: str) -> Iterator[None]:
     """What goes wrong inside is told with the file and what writes it again; what tells them itself goes through."""
     try:
         yield
+    except Unreadable:  # of a file that this one needs
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         full = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
         if str(error).startswith(str(file)) or full:  # too many open files: this one is whole
             raise
-        raise ValueError(f"{file} cannot be read: {error}. Move it away; {writer} writes it again") from error
+        raise Unreadable(f"{file} cannot be read: {error}. Move it away; {writer} writes it again") from error
 
 
 @contextmanager

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +17,8 @@ from vlm_neurons.reporting import edits_in_words as edits
 from vlm_neurons.reporting import faithful_in_words as faithful
 from vlm_neurons.reporting import run_facts as told
 from vlm_neurons.reporting.neuron_list import Shown, file_name, line, verdict
+from vlm_neurons.reporting.other_neurons import Others, on_page
+from vlm_neurons.reporting.page_folder import MARKER, PIECES, image_file, write_folder
 from vlm_neurons.reporting.run_facts import dumps
 from vlm_neurons.reporting.trained_or_random import figures_of, rows_of
 from vlm_neurons.tokens import MODALITIES, NOT_APPLICABLE
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 MOST_NEURONS = 250  # in one file
 MOST_BYTES = 10_000_000
 MOST_SKIPPED = 20  # lines of the table of skipped samples
-MARKER = "made_by_vlm_neurons.txt"
 _INTRO = (
     "A line each, and below a card each. The card shows the picture as the model saw it and the activation at every "
     "patch, and the text with the activation at every token. An orange frame marks the strongest patch. Patches and "
@@ -72,6 +72,7 @@ class Story:
         effects: what `vn.input_effects` kept.
         galleries: the same by neuron, to look at.
         faithful: what `vn.faithfulness` kept.
+        others: neurons without a card.
     """
 
     run: Run
@@ -86,6 +87,7 @@ class Story:
     effects: pd.DataFrame | None = None
     galleries: Mapping[str, EditGallery] = field(default_factory=dict)
     faithful: pd.DataFrame | None = None
+    others: Others | None = None
 
     @cached_property
     def cards(self) -> list[Fragment]:
@@ -107,9 +109,12 @@ def write(story: Story, out: Path) -> None:
     """
     folder = out.with_name(f"{out.stem}_files")
     whole = page(story, out) if len(story.cards) <= MOST_NEURONS else None
-    if whole is None or len(whole.encode()) > MOST_BYTES:
+    apart = story.others if story.others and not story.others.few else None
+    if pages := whole is None or len(whole.encode()) > MOST_BYTES:
         whole = page(story, out, folder.name)
-        _write_folder(story, out, folder)
+    if pages or apart:
+        images = {k: v for card in story.cards for k, v in card.images.items()} if pages else {}
+        write_folder(out, folder, _neuron_pages(story, out) if pages else (), images, apart.pieces() if apart else ())
     elif (folder / MARKER).is_file():
         shutil.rmtree(folder)
     _write(out.with_suffix(".json"), dumps(story.numbers))
@@ -127,7 +132,7 @@ def page(story: Story, out: Path, folder: str = "") -> str:
     from markupsafe import Markup
 
     cards = [] if folder else story.cards
-    inline = [*scripts(cards, bundle=False), template_text("report.js")]
+    inline = [*scripts(cards, bundle=False), template_text("others.js"), template_text("report.js")]
     lines = [
         line(s, numbers, f"{quote(folder)}/{file_name(s.anchor)}.html" if folder else f"#{s.anchor}")
         for s, numbers in zip(story.shown, story.numbers["neurons"], strict=True)
@@ -135,9 +140,10 @@ def page(story: Story, out: Path, folder: str = "") -> str:
     run = story.run
     return template("report.html").render(
         title=f"Neurons of {visible(run.info['model']['name'])}",
-        policy=Markup(policy(inline)),
+        policy=Markup(policy(inline, further=story.others is not None and not story.others.few)),
         styles=Markup(styles(cards)),
         scripts=[Markup(text) for text in inline],
+        others=_others(story, out),
         cards=[Markup(f.html) for f in cards],
         together=not folder,
         lines=lines,
@@ -148,6 +154,22 @@ def page(story: Story, out: Path, folder: str = "") -> str:
         code=_code(story, out),
         **_about(story),
     )
+
+
+def _others(story: Story, out: Path) -> dict[str, Any] | None:
+    """How the page finds neurons that have no card."""
+    from markupsafe import Markup
+
+    if (others := story.others) is None:
+        return None
+    pieces = others.pieces() if others.few else ()
+    return {
+        "n": len(others.table),
+        "example": visible(str(others.table["neuron"].iloc[-1])),
+        "explained": bool(others.explanations),
+        "index": Markup(on_page(others.index(f"{quote(out.stem)}_files/{PIECES}"))),
+        "pieces": [(name, Markup(on_page(value))) for name, value in pieces],
+    }
 
 
 def _about(story: Story) -> dict[str, Any]:
@@ -253,23 +275,6 @@ def _card(shown: Shown, rule: Thresholds | None, scaled_by: str, edits: EditGall
     )  # fmt: skip
 
 
-def _write_folder(story: Story, out: Path, folder: Path) -> None:
-    """The files of the neurons, all new: those of an earlier report go."""
-    if folder.exists() and not (folder / MARKER).is_file():
-        raise ValueError(f"{folder} is there and not of an earlier report; move it away, or choose another out=")
-    new = folder.with_name(f"{folder.name}.new")
-    shutil.rmtree(new, ignore_errors=True)
-    (new / "images").mkdir(parents=True)
-    (new / MARKER).write_text(f"This folder belongs to {out.name} and is replaced with it.\n", encoding="utf-8")
-    for name, html in _neuron_pages(story, out):
-        (new / f"{name}.html").write_text(html, encoding="utf-8")
-    for name, address in {k: v for card in story.cards for k, v in card.images.items()}.items():
-        (new / _image_file(name, address)).write_bytes(base64.b64decode(address.split(",", 1)[1]))
-    if folder.exists():
-        shutil.rmtree(folder)
-    new.rename(folder)
-
-
 def _neuron_pages(story: Story, out: Path) -> Iterator[tuple[str, str]]:
     """(name, HTML) of every neuron."""
     from markupsafe import Markup
@@ -277,7 +282,7 @@ def _neuron_pages(story: Story, out: Path) -> Iterator[tuple[str, str]]:
     links = [{"neuron": visible(s.neuron), "href": f"{file_name(s.anchor)}.html"} for s in story.shown]
     for place, (shown, card) in enumerate(zip(story.shown, story.cards, strict=True)):
         inline = scripts([card], bundle=False)
-        files = Fragment(card.html, card.css, card.js, {k: _image_file(k, v) for k, v in card.images.items()})
+        files = Fragment(card.html, card.css, card.js, {k: image_file(k, v) for k, v in card.images.items()})
         html = template("neuron.html").render(
             title=f"Neuron {visible(shown.neuron)}",
             policy=Markup(policy(inline, "data: 'self' file:")),
@@ -290,11 +295,6 @@ def _neuron_pages(story: Story, out: Path) -> Iterator[tuple[str, str]]:
             after=links[place + 1] if place + 1 < len(links) else None,
         )
         yield file_name(shown.anchor), html
-
-
-def _image_file(name: str, address: str) -> str:
-    ending = "png" if address.startswith("data:image/png") else "jpg"
-    return f"images/{name}.{ending}"
 
 
 def _write(path: Path, text: str) -> None:

@@ -14,6 +14,7 @@ from vlm_neurons.interventions.trusting import summary
 from vlm_neurons.reporting.edits_in_words import effects_of
 from vlm_neurons.reporting.faithful_in_words import faithfulness_of
 from vlm_neurons.reporting.neuron_list import Shown, choose, record, with_evidence
+from vlm_neurons.reporting.other_neurons import Others
 from vlm_neurons.reporting.page_files import Story, write
 from vlm_neurons.reporting.run_facts import Dependence, document, score_summary
 from vlm_neurons.reporting.run_results import Results, classes
@@ -42,8 +43,9 @@ def report(
 
     It loads nothing from the network and reads without JavaScript too. Beside it stands a JSON file with the same
     numbers. Up to about 10 MB and 250 neurons it is one file; above that the page is an index, and every neuron has its
-    own in a folder beside it (`report_files/` for `report.html`), where each picture is stored once. The same run gives
-    the same bytes.
+    own in a folder beside it (`report_files/` for `report.html`), where each picture is stored once. Neurons without a
+    card are found by their id, or by words of their explanation: above 20,000 of them what the scan says of them lies in
+    that folder too, some 23 bytes a neuron, and the page reads what a search needs. The same run gives the same bytes.
 
     Args:
         run: a finished scan, or its directory; classified with the defaults if it is not yet. Explanations,
@@ -104,7 +106,10 @@ def story(run: Run, table: pd.DataFrame, results: Results, shown: list[Shown]) -
     numbers["faithfulness"] = [] if faithful is None else faithful.to_dict("records")
     galleries = {} if effects is None else edit_gallery(run)
     maps, lacking = results.maps, results.no_concepts
-    return Story(run, table, rule, thresholds, shown, numbers, maps, lacking, trusted, effects, galleries, faithful)
+    others = Others.of(run, table, results.explanations, {s.neuron for s in shown})
+    return Story(
+        run, table, rule, thresholds, shown, numbers, maps, lacking, trusted, effects, galleries, faithful, others
+    )
 
 
 def _rule(table: pd.DataFrame) -> Thresholds | None:

@@ -78,10 +78,12 @@ def allowed(inline: Iterable[str], circuitsvis: bool) -> str:
     return " ".join(f"'sha256-{_digest(text)}'" for text in texts) or "'none'"
 
 
-def policy(inline: Iterable[str], images: str = "data:", circuitsvis: bool = False) -> str:
-    """What a page may do: run these scripts, show pictures from there, and nothing else."""
+def policy(inline: Iterable[str], images: str = "data:", circuitsvis: bool = False, further: bool = False) -> str:
+    """What a page may do: run these scripts (and `further` ones that they read), show pictures from there, and nothing
+    else."""
+    scripts = allowed(inline, circuitsvis) + " 'strict-dynamic'" * further
     return (
-        f"default-src 'none'; script-src {allowed(inline, circuitsvis)}; img-src {images}; style-src 'unsafe-inline'; "
+        f"default-src 'none'; script-src {scripts}; img-src {images}; style-src 'unsafe-inline'; "
         "base-uri 'none'; form-action 'none'"
     )
 

@@ -24,7 +24,7 @@
   }
 
   function matches(line) {
-    const same = (name) => !inputs[name].value || line.dataset[name] === inputs[name].value;
+    const same = (name) => !inputs[name]?.value || line.dataset[name] === inputs[name].value;
     const least = inputs.score ? inputs.score.value : "";
     return same("class") && same("site") && same("layer") && found(line) >= 0 &&
       (least === "" || (line.dataset.score !== "" && Number(line.dataset.score) >= Number(least)));
@@ -43,6 +43,7 @@
       line.cells[0].dataset.found = asked && !line.hidden ? `in ${place}` : "";
     }
     place([...order].sort((a, b) => rank.get(a) - rank.get(b)));
+    table.parentNode.hidden = shown === 0;
     document.getElementById("count").textContent = `${shown} of ${lines.length} neurons`;
     document.getElementById("where").textContent =
       asked ? PLACES.filter((p) => counts.has(p)).map((p) => `${counts.get(p)} in ${p}`).join(", ") : "";
@@ -74,9 +75,10 @@
     try { name = decodeURIComponent(name); } catch { /* as it is */ }
     const same = (one) => one.dataset.n === name, alike = (one) => one.dataset.n.toLowerCase() === name.toLowerCase();
     const line = lines.find(same) || lines.find(alike), missing = document.getElementById("missing");
-    missing.textContent = line || !name || document.getElementById(name) ? "" : `No neuron ${name} is on this page.`;
+    const other = !line && name !== "" && !document.getElementById(name);
+    missing.textContent = other && !others?.look(name) ? `No neuron ${name} is on this page.` : "";
     missing.hidden = missing.textContent === "";
-    if (!missing.hidden) missing.scrollIntoView();
+    if (other) missing.parentNode.querySelector("#filters").scrollIntoView();
     if (!line) return;
     if (line.hidden) clear();
     (cardOf.get(line.dataset.n) || line).scrollIntoView();
@@ -84,6 +86,7 @@
 
   function clear() {
     for (const input of Object.values(inputs)) if (input) input.value = "";
+    others?.look("");
     filter();
   }
 
@@ -102,6 +105,7 @@
     });
   }
   for (const input of Object.values(inputs)) if (input) input.addEventListener("input", filter);
+  inputs.text.addEventListener("input", () => others?.look(inputs.text.value.trim()));
   document.getElementById("all").addEventListener("click", clear);
   addEventListener("hashchange", show);
   filters.hidden = false;
