@@ -52,7 +52,9 @@ def measured(step: Callable[[], Any]) -> dict[str, float]:
 
 
 def run_at(path: str) -> Any:
-    """The run."""
+    """The run; what every version imports for a table of it is imported by then."""
+    import_module("pandas")
+    import_module("pyarrow.parquet")
     return found("scanning.Run").load(path)
 
 
@@ -99,7 +101,6 @@ def table(run: str) -> dict[str, float]:
     import pandas as pd
 
     one, file = run_at(run), Path(run) / "neurons.parquet"
-    import_module("pyarrow.parquet")
     opened = one.table if hasattr(one, "table") else (lambda: pd.read_parquet(file))
     return measured(lambda: repr(opened()))
 

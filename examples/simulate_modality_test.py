@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from scipy import stats
 
-from vlm_neurons.classification.modality import compare_modalities, t_values
+from vlm_neurons.classification.interval import t_values
+from vlm_neurons.classification.modality import compare_modalities
 from vlm_neurons.scanning.moments import sums_of
 from vlm_neurons.stats import false_discovery
 

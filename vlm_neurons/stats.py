@@ -28,17 +28,18 @@ def false_discovery(p: Float[np.ndarray, "n"], correction: Literal["bh", "by"] =
     Args:
         p: p-values.
         correction: `"bh"` (Benjamini, Hochberg 1995: independent or positively dependent tests) or `"by"` (Benjamini,
-            Yekutieli 2001: any dependence, less power).
+            Yekutieli 2001: any dependence, less power). As scipy.stats, whose import takes as long as the tests of
+            100,000 neurons.
 
     >>> false_discovery(np.array([0.01, 0.04, np.nan, 0.03])).tolist()
     [0.03, 0.04, nan, 0.04]
     """
-    from scipy.stats import false_discovery_control
-
     p = np.asarray(p, float)
-    q, there = np.full(p.shape, np.nan), np.isfinite(p)
-    if there.any():
-        q[there] = false_discovery_control(p[there], method=correction)
+    q, there = np.full(p.shape, np.nan), np.flatnonzero(np.isfinite(p))
+    order, n = there[np.argsort(p[there], kind="stable")], len(there)
+    rank = np.arange(1, n + 1)
+    scaled = p[order] * n / rank * (np.sum(1 / rank) if correction == "by" else 1.0)
+    q[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
     return q
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from scipy import stats
 
 from vlm_neurons.classification import modality_test, statistics
+from vlm_neurons.classification.interval import t_values
 from vlm_neurons.classification.modality import CLASSES, compare_modalities
 from vlm_neurons.scanning import Run, TopSamples
 from vlm_neurons.scanning.blocks import FORMAT, tensor_name
@@ -76,6 +77,28 @@ def test_the_interval_ends_where_the_test_of_that_value_turns():
         assert found.low[j] < found.index[j] < found.high[j]
 
 
+def test_intervals_are_those_of_bisection_for_rare_constant_and_one_sided_neurons():
+    rng = seeds.rng()
+    v, t = random_means(120, 40, rng)
+    v[:40] *= rng.uniform(size=(40, 40)) < 0.3
+    t[20:60] *= rng.uniform(size=(40, 40)) < 0.3
+    v[60:65], t[65:70], v[70:72], t[71:73] = 0, 0, 1, 2
+    found = compare_modalities(sums_of(v, t), 40)
+    critical = stats.t.ppf(0.975, 39)
+    for j, index in enumerate(found.index):
+        for end, outer in ((found.low[j], -1.0), (found.high[j], 1.0)):
+
+            def rejected(m, j=j, outer=outer):
+                two = t_values(sums_of(v[[j]], t[[j]]).T / 40, 40, 1 - m, -1 - m)
+                return min(-outer * x.item() for x in two) > critical
+
+            inside, outside = index, outer
+            for _ in range(40 if rejected(outer) else 0):
+                middle = (inside + outside) / 2
+                inside, outside = (inside, middle) if rejected(middle) else (middle, outside)
+            assert end == pytest.approx(inside if rejected(outer) else outer, abs=1e-7), j
+
+
 def test_silent_neurons_and_constant_ones_have_no_false_certainty():
     v, t = np.zeros((3, 50)), np.zeros((3, 50))
     v[1], t[1] = 1.0, 1.0
@@ -93,6 +116,17 @@ def test_false_discovery_of_yekutieli_is_stricter():
     p = seeds.rng().uniform(size=100) ** 3
     assert (false_discovery(p, "by") >= false_discovery(p, "bh")).all()
     assert len(false_discovery(np.zeros(0))) == 0
+
+
+@pytest.mark.parametrize("correction", ["bh", "by"])
+def test_q_values_are_those_of_scipy_and_of_the_definition(correction):
+    p = np.round(seeds.rng().uniform(size=60) ** 3, 2)  # with equals, 0 among them
+    q = false_discovery(p, correction)
+    assert q == pytest.approx(stats.false_discovery_control(p, method=correction), rel=1e-14)
+    worst = sum(1 / k for k in range(1, 61)) if correction == "by" else 1
+    for j, own in enumerate(p):  # the smallest rate at which j is among those below rate * rank / n
+        rates = [min(1, worst * other * 60 / (p <= other).sum()) for other in p if other >= own]
+        assert q[j] == pytest.approx(min(rates))
 
 
 def run_of(path, v, t):

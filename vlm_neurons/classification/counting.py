@@ -1,7 +1,8 @@
 """How many top samples of every neuron are of which class, under one rule of thresholds or many.
 
-Samples lie in the first dimension and neurons in the second: sums over samples then run along the memory. And it is
-numpy that counts, on one thread: the arrays of a layer are so small that threads cost more than they give.
+Samples lie in the first dimension and neurons in the second: sums over samples then run along the memory. What a neuron's
+values have to reach is found once a threshold, so that they are compared, not normalised. And it is numpy that counts, on
+one thread: the arrays of a layer are so small that threads cost more than they give.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt
 
 from vlm_neurons.classification.thresholds import SCALE, Thresholds
 from vlm_neurons.tokens import MODALITIES
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     from vlm_neurons.scanning import TopSamples
 
 Seen = Bool[np.ndarray, "top_n d"]
-Counts = Int[np.ndarray, "d"]
+Counts = UInt[np.ndarray, "d"]
+Values = Float[np.ndarray, "top_n d"]
+INFINITY = np.float32(np.inf).view(np.int32)  # numbers of float32 that are not negative rise with their bits
 
 
 @dataclass(eq=False)
@@ -40,8 +43,7 @@ class Counter:
 
     state: TopSamples
     peak: Tensor | None = None
-    _values: dict[tuple[str, int], Float[np.ndarray, "top_n d"]] = field(default_factory=dict)
-    _scaled: dict[tuple[str, int], Float[np.ndarray, "top_n d"]] = field(default_factory=dict)
+    _values: dict[tuple[str, int], Values] = field(default_factory=dict)
     _passed: dict[tuple[str, int, float], tuple[Seen, Counts]] = field(default_factory=dict)
 
     def by(self, peak: Tensor) -> Counter:
@@ -50,46 +52,76 @@ class Counter:
         other.there, other.n_samples = self.there, self.n_samples
         return other
 
-    def counts(self, rule: Thresholds) -> Int[np.ndarray, "4 d"]:
+    def counts(self, rule: Thresholds) -> UInt[np.ndarray, "4 d"]:
         """How many are of each class, in the order of `Modality`."""
         sees, n_sees = self._exceeding("visual", rule.n_visual, rule.t_visual)
         reads, n_reads = self._exceeding("text", rule.n_text, rule.t_text)
         both = _sum(sees & reads)
-        return np.stack([n_sees - both, n_reads - both, both, self.n_samples - n_sees - n_reads + both])
+        found = np.empty((4, len(both)), both.dtype)
+        np.subtract(n_sees, both, out=found[0])
+        np.subtract(n_reads, both, out=found[1])
+        found[2] = both
+        np.subtract(self.n_samples - n_sees, found[1], out=found[3])
+        return found
 
     @cached_property
-    def there(self) -> Seen:
+    def there(self) -> Bool[np.ndarray, "d top_n"]:
         """Where there are samples."""
-        return np.ascontiguousarray(self.state.sample_ids.numpy().T >= 0)
+        return self.state.sample_ids.numpy() >= 0
 
     @cached_property
     def n_samples(self) -> Counts:
         """How many there are."""
-        return _sum(self.there)
+        return _sum(np.ascontiguousarray(self.there.T))
 
     @cached_property
-    def _peaks(self) -> Float[np.ndarray, "d"]:
-        peak = (self.state.peak if self.peak is None else self.peak).float().numpy()
-        return np.where(peak > 0, peak, np.float32(np.inf))
+    def _peak(self) -> Float[np.ndarray, "d"]:
+        return (self.state.peak if self.peak is None else self.peak).float().numpy()
 
-    def _exceeding(self, kind: str, n: int, threshold: float) -> tuple[Seen, Counts]:
-        """In which samples the n-th largest value exceeds a threshold, by the arithmetic of `normalise`; and how many
-        these are."""
+    def values(self, kind: str, n: int) -> Values:
+        """The n-th largest value of every sample at tokens of a kind; below all where there is no sample."""
         if (kind, n) not in self._values:
             values = np.array(getattr(self.state, kind)[..., n - 1].float().numpy().T, order="C")
-            self._values[kind, n] = np.maximum(values, np.float32(0), out=values)
-        if (kind, n) not in self._scaled:
-            scaled = self._values[kind, n] / self._peaks
-            scaled *= np.float32(SCALE)
-            self._scaled[kind, n] = scaled
+            if not self.there.all():
+                values[~self.there.T] = -np.inf
+            self._values[kind, n] = values
+        return self._values[kind, n]
+
+    def _exceeding(self, kind: str, n: int, threshold: float) -> tuple[Seen, Counts]:
+        """In which samples the n-th largest value exceeds a threshold once normalised; and how many these are."""
         if (kind, n, threshold) not in self._passed:
-            found = self._scaled[kind, n] > np.float32(threshold)
-            found &= self.there
+            found = self.values(kind, n) >= least_exceeding(self._peak, threshold)
             self._passed[kind, n, threshold] = found, _sum(found)
         return self._passed[kind, n, threshold]
 
 
-def most_common(counts: Int[np.ndarray, "4 d"]) -> Int[np.ndarray, "d"]:
+def least_exceeding(peak: Float[np.ndarray, "d"], threshold: float) -> Float[np.ndarray, "d"]:
+    """The smallest float32 that exceeds a threshold by the arithmetic of `normalise`, rounding included; NaN, which
+    nothing reaches, where the peak is not positive.
+
+    Found by bisection of bits, as rounding keeps the order: at first close to where it must be.
+
+    >>> least_exceeding(np.float32([1.0, 5.0, 0.0]), 2.0).tolist()
+    [0.20000001788139343, 1.0000001192092896, nan]
+    """
+    positive, at = peak > 0, np.float32(threshold)
+    scale = np.where(positive, peak, np.float32(np.inf))
+
+    def exceeds(bits: Int[np.ndarray, "d"]) -> Bool[np.ndarray, "d"]:
+        return bits.view(np.float32) / scale * np.float32(SCALE) > at
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        near = np.minimum((scale * (at / np.float32(SCALE))).view(np.int32), INFINITY)
+        low, high = np.maximum(near - 16, 0), np.minimum(near + 16, INFINITY)
+        low, high = np.where(exceeds(low), 0, low), np.where(exceeds(high), high, INFINITY)
+        while (high - low > 1).any():
+            middle = low + (high - low) // 2
+            found = exceeds(middle)
+            low, high = np.where(found, low, middle), np.where(found, middle, high)
+    return np.where(positive & np.isfinite(scale), high.view(np.float32), np.float32(np.nan))
+
+
+def most_common(counts: Int[np.ndarray, "4 d"] | UInt[np.ndarray, "4 d"]) -> Int[np.ndarray, "d"]:
     """Number of the class that most samples are, the first of equals; unknown for a neuron without samples.
 
     >>> most_common(np.array([[1, 0], [2, 0], [2, 0], [0, 0]])).tolist()
@@ -98,11 +130,9 @@ def most_common(counts: Int[np.ndarray, "4 d"]) -> Int[np.ndarray, "d"]:
     n = len(MODALITIES)
     place = np.arange(n - 1, -1, -1, dtype=counts.dtype)[:, None]  # of equals the first has to win
     best = (counts * n + place).max(0)
-    return np.where(best >= n, n - 1 - best % n, MODALITIES.index("unknown"))
+    return np.where(best >= n, n - 1 - best % n, MODALITIES.index("unknown")).astype(np.int8)
 
 
 def _sum(found: Seen) -> Counts:
-    """Over samples. Narrow numbers take an eighth of the time; differences of counts need a sign."""
-    few = len(found) < 256
-    sums = np.add.reduce(found.view(np.uint8), axis=0, dtype=np.uint8 if few else np.int64)
-    return sums.astype(np.int16) if few else sums
+    """Over samples, as numbers that are as narrow as `most_common` can use: these take an eighth of the time."""
+    return np.add.reduce(found.view(np.uint8), axis=0, dtype=np.min_scalar_type(4 * len(found) + 3))

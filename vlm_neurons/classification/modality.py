@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Float, Int
 
+from vlm_neurons.classification.interval import interval, t_values
 from vlm_neurons.classification.tables import labels_in_words, neuron_table, no_classes
 from vlm_neurons.scanning import Run
 from vlm_neurons.scanning.always_on import with_controls
@@ -83,7 +84,7 @@ def compare_modalities(
     >>> bool(found.index[0] > 0.7), CLASSES[found.p_classes[0].argmin()]
     (True, 'visual')
     """
-    from scipy import stats
+    from scipy.special import stdtr, stdtrit  # of scipy.stats, whose import takes longer than the tests of a large run
 
     kappa = (1 + delta) / (1 - delta)
     few = np.broadcast_to(np.asarray(n) < 2, len(sums))
@@ -92,66 +93,12 @@ def compare_modalities(
         index = (means[0] - means[1]) / (means[0] + means[1])
     n = np.maximum(n, 2)
     visual, text = t_values(means, n, 1.0, -kappa), t_values(means, n, -kappa, 1.0)
-    above = [stats.t.sf(np.minimum(*t), n - 1) for t in (visual, text)]
-    below = [stats.t.cdf(np.maximum(*t), n - 1) for t in (visual, text)]
-    p_classes = np.stack([*above, np.maximum(*below)], 1)
+    above = [stdtr(n - 1, -np.minimum(*t)) for t in (visual, text)]
+    p_classes = np.stack([*above, stdtr(n - 1, np.maximum(np.maximum(*visual), np.maximum(*text)))], 1)
     sizes, which = np.unique(n, return_inverse=True)  # few: looking a quantile up for every neuron takes longer
-    low, high = _interval(means, n, index, stats.t.ppf(0.5 + level / 2, sizes - 1)[which.reshape(np.shape(n))])
+    low, high = interval(means, n, index, stdtrit(sizes - 1, 0.5 + level / 2)[which.reshape(np.shape(n))])
     low, high, p_classes = np.where(few, -1.0, low), np.where(few, 1.0, high), np.where(few[:, None], 1.0, p_classes)
     return Tested(index, low, high, p_classes, np.minimum(1, 2 * p_classes.min(1)))
-
-
-def t_values(means: Float[Array, "9 d"], n: int | Array, a: float | Array, b: float | Array) -> tuple[Array, Array]:
-    """Student's t of E[a V + b T], and the same corrected for skewness (Hall 1992).
-
-    With S = mean / standard deviation and the skewness g: sqrt(n) S, and sqrt(n) (S + g S^2 / 3 + g^2 S^3 / 27 +
-    g / (6 n)), which rises with S too. Where nothing varies both are infinite with the mean's sign, or 0 for a mean
-    of 0.
-    """
-    v, t, vv, tt, vt, vvv, vvt, vtt, ttt = means
-    mean, aa, ab, bb = a * v + b * t, a * a, a * b, b * b
-    first, last, thrice = aa * vv, bb * tt, 3 * ab
-    square = first + 2 * ab * vt + last
-    third = a * (aa * vvv + thrice * vvt) + b * (thrice * vtt + bb * ttt) + mean * (2 * mean * mean - 3 * square)
-    variance = np.maximum(square - mean * mean, 0) * (n / (n - 1))
-    varies = variance > 1e-8 * (first + last)  # below it the third moment is rounding
-    with np.errstate(divide="ignore", invalid="ignore"):
-        deviation = np.sqrt(variance)
-        s = mean / deviation
-        skewness = third / (variance * deviation)
-        bend = skewness * (s * s * (1 / 3 + skewness * s / 27) + 1 / (6 * n))
-    s, root = np.where(np.isnan(s), 0.0, s), np.sqrt(n)
-    return root * s, root * (s + np.where(varies, bend, 0.0))
-
-
-def _interval(means: Array, n: int | Array, index: Array, critical: float | Array) -> tuple[Array, Array]:
-    """All m around M for which E[(V - T) - m (V + T)] = 0 is not rejected (Fieller's way), by bisection.
-
-    Where the sum of V and T is not clearly above 0 all of -1 ... 1 is possible.
-    """
-    n, critical = np.broadcast_to(n, len(index)), np.broadcast_to(critical, len(index))
-    return _end(means, n, index, critical, -1.0), _end(means, n, index, critical, 1.0)
-
-
-def _end(means: Array, n: Array, index: Array, critical: Array, outer: float) -> Array:
-    """One end of the interval, between the index and -1 or 1."""
-
-    def rejected(means: Array, n: Array, critical: Array, m: Array | float) -> Array:
-        plain, corrected = t_values(means, n, 1 - m, -1 - m)  # the mean falls as m rises
-        return np.minimum(-outer * plain, -outer * corrected) > critical
-
-    found = np.full(len(index), outer)
-    inner = np.flatnonzero(rejected(means, n, critical, outer) & ~np.isnan(index))
-    means, n, critical = np.ascontiguousarray(means[:, inner]), n[inner], critical[inner]
-    if len(n) and (n == n[0]).all():  # as nearly always: numbers, not arrays
-        n, critical = n[0], critical[0]
-    inside, outside = index[inner], found[inner]
-    for _ in range(30):  # 2 / 2^30 is far below what matters
-        middle = (inside + outside) / 2
-        no = rejected(means, n, critical, middle)
-        inside, outside = np.where(no, inside, middle), np.where(no, middle, outside)
-    found[inner] = inside
-    return found
 
 
 def labels_of(moments: Moments, tested: Tested, q: Float[Array, "d"], fdr: float) -> tuple[Array, Array]:

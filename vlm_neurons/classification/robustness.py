@@ -161,7 +161,7 @@ def sensitivity(
             "default": own,
             "maximum over all tokens": state.peak_all,
             "maximum of the second sample": state.scores[:, min(1, state.scores.shape[1] - 1)],
-            "maximum without the strongest tokens": torch.maximum(state.visual[..., -1], state.text[..., -1]).amax(1),
+            "maximum without the strongest tokens": _without_the_strongest(counter),
         }
         for choice, peak in peaks.items():
             peak = torch.where(peak > 0, peak, own)
@@ -179,6 +179,15 @@ def sensitivity(
         row = {"site": site, "pole": pole, "choice": choice, "n": len(found), "same": float((found == default).mean())}
         rows.append(row | dict(zip(MODALITIES, shares.tolist(), strict=True)))
     return pd.DataFrame(rows)
+
+
+def _without_the_strongest(counter: Counter) -> torch.Tensor:
+    """The largest of the last values that were kept of every sample."""
+    seen, read = (
+        counter.values("visual", counter.state.visual.shape[-1]),
+        counter.values("text", counter.state.text.shape[-1]),
+    )
+    return torch.from_numpy(np.maximum(seen.max(0), read.max(0)))
 
 
 def confusion(table: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
