@@ -1,8 +1,8 @@
 """How many top samples of every neuron are of which class, under one rule of thresholds or many.
 
-Samples lie in the first dimension and neurons in the second: sums over samples then run along the memory. What a neuron's
-values have to reach is found once a threshold, so that they are compared, not normalised. And it is numpy that counts, on
-one thread: the arrays of a layer are so small that threads cost more than they give.
+Samples lie in the first dimension and neurons in the second: sums over samples then run along the memory. What a
+neuron's values have to reach is found once a threshold, so that they are compared, not normalised. And it is numpy that
+counts, on one thread: the arrays of a layer are so small that threads cost more than they give.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class Counter:
     state: TopSamples
     peak: Tensor | None = None
     _values: dict[tuple[str, int], Values] = field(default_factory=dict)
+    _least: dict[float, Float[np.ndarray, "d"]] = field(default_factory=dict)
     _passed: dict[tuple[str, int, float], tuple[Seen, Counts]] = field(default_factory=dict)
 
     def by(self, peak: Tensor) -> Counter:
@@ -90,7 +91,9 @@ class Counter:
     def _exceeding(self, kind: str, n: int, threshold: float) -> tuple[Seen, Counts]:
         """In which samples the n-th largest value exceeds a threshold once normalised; and how many these are."""
         if (kind, n, threshold) not in self._passed:
-            found = self.values(kind, n) >= least_exceeding(self._peak, threshold)
+            if threshold not in self._least:
+                self._least[threshold] = least_exceeding(self._peak, threshold)
+            found = self.values(kind, n) >= self._least[threshold]
             self._passed[kind, n, threshold] = found, _sum(found)
         return self._passed[kind, n, threshold]
 

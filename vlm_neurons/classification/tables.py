@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from math import ceil
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ from vlm_neurons.tokens import MODALITIES, NOT_APPLICABLE, Modality
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    Tally = Counter[tuple[str, bool]]  # how many neurons have a label, confidently or not
 
 
 def neuron_table(columns: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -83,15 +86,16 @@ def statistics(table: pd.DataFrame) -> pd.DataFrame:
     """
     import pandas as pd
 
-    check_columns("table", table, "site", "pole", "layer", "label", "confident")
-    table = table[["site", "pole", "layer", "confident"]].assign(
-        label=table["label"].astype("category")
-    )  # compared as numbers, not as words
+    keys = ["site", "pole", "layer", "label", "confident"]
+    check_columns("table", table, *keys)
+    counted: dict[tuple[str, str], dict[int, Tally]] = {}  # first all neurons are counted; the rest is arithmetic
+    for (site, pole, layer, *one), n in table.groupby(keys, sort=False, dropna=False).size().items():
+        counted.setdefault((site, pole), {}).setdefault(int(layer), Counter())[tuple(one)] = int(n)
     rows = []
-    for (site, pole), part in table.groupby(["site", "pole"], sort=False):
-        layers = [(int(layer), here) for layer, here in part.groupby("layer")]  # type: ignore[call-overload]
-        for layer, here in [*layers, ("all", part)]:
-            classified = int((here["label"] != NOT_APPLICABLE).sum())
+    for (site, pole), by_layer in counted.items():
+        layers = sorted(by_layer.items())
+        for layer, here in [*layers, ("all", sum(by_layer.values(), Counter()))]:
+            classified = here.total() - _of_class(here, NOT_APPLICABLE)
             for label in MODALITIES if classified else (NOT_APPLICABLE,):
                 row = {"site": site, "pole": pole, "layer": layer, "label": label}
                 row |= _counts(here, label, classified)
@@ -100,9 +104,12 @@ def statistics(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _counts(here: pd.DataFrame, label: str, classified: int) -> dict[str, Any]:
-    of_class = here["label"] == label
-    count, confident = int(of_class.sum()), int((of_class & here["confident"]).sum())
+def _of_class(here: Tally, label: str) -> int:
+    return here[label, False] + here[label, True]
+
+
+def _counts(here: Tally, label: str, classified: int) -> dict[str, Any]:
+    count, confident = _of_class(here, label), here[label, True]
     applies = label != NOT_APPLICABLE
     low, high = wilson(count, classified if applies else 0)
     sure_low, sure_high = wilson(confident, count if applies else 0)
@@ -132,12 +139,12 @@ def no_classes(table: pd.DataFrame) -> str:
     )
 
 
-def _depths(layers: Sequence[tuple[int, pd.DataFrame]], label: str) -> dict[str, float]:
+def _depths(layers: Sequence[tuple[int, Tally]], label: str) -> dict[str, float]:
     """Where a class is: layers weigh the same whatever their width."""
-    counts = np.array([(here["label"] == label).sum() for _, here in layers], dtype=float)
+    counts = np.array([_of_class(here, label) for _, here in layers], dtype=float)
     if not counts.any() or len(layers) < 2:
         return {}
-    shares = counts / np.array([len(here) for _, here in layers])
+    shares = counts / np.array([here.total() for _, here in layers])
     shares /= shares.sum()
     numbers = np.array([number for number, _ in layers], dtype=float)
     entropy = -float((shares[shares > 0] * np.log(shares[shares > 0])).sum())
