@@ -50,14 +50,14 @@ class Counter:
     def by(self, peak: Tensor) -> Counter:
         """The same samples on the scale of another peak."""
         other = Counter(self.state, peak, self._values)
-        other.there, other.n_samples = self.there, self.n_samples
+        other.there, other.n_samples, other._both = self.there, self.n_samples, self._both
         return other
 
     def counts(self, rule: Thresholds) -> UInt[np.ndarray, "4 d"]:
         """How many are of each class, in the order of `Modality`."""
         sees, n_sees = self._exceeding("visual", rule.n_visual, rule.t_visual)
         reads, n_reads = self._exceeding("text", rule.n_text, rule.t_text)
-        both = _sum(sees & reads)
+        both = _sum(np.logical_and(sees, reads, out=self._both))
         found = np.empty((4, len(both)), both.dtype)
         np.subtract(n_sees, both, out=found[0])
         np.subtract(n_reads, both, out=found[1])
@@ -74,6 +74,11 @@ class Counter:
     def n_samples(self) -> Counts:
         """How many there are."""
         return _sum(np.ascontiguousarray(self.there.T))
+
+    @cached_property
+    def _both(self) -> Seen:
+        """Room for what every rule needs: new memory costs more than counting."""
+        return np.empty(self.there.T.shape, dtype=bool)
 
     @cached_property
     def _peak(self) -> Float[np.ndarray, "d"]:
@@ -115,10 +120,10 @@ def least_exceeding(peak: Float[np.ndarray, "d"], threshold: float) -> Float[np.
 
     with np.errstate(over="ignore", invalid="ignore"):
         near = np.minimum((scale * (at / np.float32(SCALE))).view(np.int32), INFINITY)
-        low, high = np.maximum(near - 16, 0), np.minimum(near + 16, INFINITY)
+        low, high = np.maximum(near - 8, 0), np.minimum(near + 8, INFINITY)
         low, high = np.where(exceeds(low), 0, low), np.where(exceeds(high), high, INFINITY)
         while (high - low > 1).any():
-            middle = low + (high - low) // 2
+            middle = low + ((high - low) >> 1)
             found = exceeds(middle)
             low, high = np.where(found, low, middle), np.where(found, middle, high)
     return np.where(positive & np.isfinite(scale), high.view(np.float32), np.float32(np.nan))
@@ -130,10 +135,12 @@ def most_common(counts: Int[np.ndarray, "4 d"] | UInt[np.ndarray, "4 d"]) -> Int
     >>> most_common(np.array([[1, 0], [2, 0], [2, 0], [0, 0]])).tolist()
     [1, 3]
     """
-    n = len(MODALITIES)
+    n, unknown = len(MODALITIES), MODALITIES.index("unknown")
     place = np.arange(n - 1, -1, -1, dtype=counts.dtype)[:, None]  # of equals the first has to win
     best = (counts * n + place).max(0)
-    return np.where(best >= n, n - 1 - best % n, MODALITIES.index("unknown")).astype(np.int8)
+    found: np.ndarray = (n - 1 - (best & (n - 1))).astype(np.int8)  # n is a power of two
+    found[best < n] = unknown
+    return found
 
 
 def _sum(found: Seen) -> Counts:

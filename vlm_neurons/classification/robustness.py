@@ -73,16 +73,20 @@ def sweep(
     rows = []
     for number, one in enumerate(combinations):
         near = [labels[i] for i in _adjacent(grid, np.argwhere(grid == number)[0])]
-        shares = np.bincount(labels[number], minlength=4) / max(labels.shape[1], 1)
         rows.append(
             asdict(one)
-            | dict(zip(MODALITIES, shares.tolist(), strict=True))
+            | _shares(labels[number])
             | {
                 "same_as_paper": _same(labels[number], labels[-1]) if with_paper else np.nan,
                 "same_as_neighbours": float(np.mean([_same(labels[number], n) for n in near])) if near else np.nan,
             }
         )
     return pd.DataFrame(rows)
+
+
+def _shares(labels: Int[np.ndarray, " neuron"]) -> dict[str, float]:
+    """Of all neurons the share of each class. Compared four times: `bincount` makes wide numbers of narrow ones."""
+    return {name: np.count_nonzero(labels == k) / max(len(labels), 1) for k, name in enumerate(MODALITIES)}
 
 
 def _same(one: Int[np.ndarray, " neuron"], other: Int[np.ndarray, " neuron"]) -> float:
@@ -156,11 +160,11 @@ def sensitivity(
         if column["indexed_by"] != "row":
             continue
         state, row_of = run.states(column["hook"], column["pole"])
-        counter, own = Counter(state), state.peak
+        counter, own, second = Counter(state), state.peak, min(1, state.sample_ids.shape[1] - 1)
         peaks = {
             "default": own,
             "maximum over all tokens": state.peak_all,
-            "maximum of the second sample": state.scores[:, min(1, state.scores.shape[1] - 1)],
+            "maximum of the second sample": torch.maximum(state.visual[:, second, 0], state.text[:, second, 0]),
             "maximum without the strongest tokens": _without_the_strongest(counter),
         }
         for choice, peak in peaks.items():
@@ -175,9 +179,8 @@ def sensitivity(
     for (site, pole, choice), layers in labels.items():
         found = np.concatenate(list(layers.values()))
         default = np.concatenate([labels[site, pole, "default"][layer] for layer in layers])
-        shares = np.bincount(found, minlength=4) / max(len(found), 1)
         row = {"site": site, "pole": pole, "choice": choice, "n": len(found), "same": float((found == default).mean())}
-        rows.append(row | dict(zip(MODALITIES, shares.tolist(), strict=True)))
+        rows.append(row | _shares(found))
     return pd.DataFrame(rows)
 
 

@@ -29,10 +29,12 @@ def neuron_table(columns: Sequence[dict[str, Any]], found: Sequence[dict[str, An
         found: of each of them name -> a value for every neuron.
     """
     import pandas as pd
+    import pyarrow as pa
 
     widths = [column["d"] for column in columns]
     ids = (at(c["hook"])[0].ids(c["hook"], c["pole"], c["d"]) for c in columns)
-    table: dict[str, Any] = {"neuron": [one for own in ids for one in own]}
+    # by arrow: pandas looks at every word on its own
+    table: dict[str, Any] = {"neuron": pa.chunked_array([pa.array(own) for own in ids], pa.string()).to_pandas()}
     for name in ("site", "hook", "layer"):
         table[name] = _repeated([column[name] for column in columns], widths)
     table["index"] = np.concatenate([np.arange(0), *(np.arange(d) for d in widths)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float
@@ -163,4 +164,10 @@ class Site(Protocol):
         """Ids of the first units of a place. The number of a unit is the last one of its id, unless this is replaced:
         a frame around it saves building hundreds of thousands of addresses."""
         before, after = self.id(Address(place, 0, pole)).rsplit("0", 1)
-        return [f"{before}{i}{after}" for i in range(n)]
+        return [before + number + after for number in _numbers(n)]
+
+
+@lru_cache(4)
+def _numbers(n: int) -> tuple[str, ...]:
+    """0, 1, 2 ..., written: layers are of the same width."""
+    return tuple(map(str, range(n)))
