@@ -7,6 +7,7 @@ from jaxtyping import Float
 
 Array = np.ndarray
 EXACT = 2e-9  # of the ends of an interval
+EXACT_T = 1e-11  # of t there
 STEPS = 60  # a third of them halve: 2 / 2^20 where nothing else helps, beyond which t is all rounding
 
 
@@ -103,8 +104,8 @@ def _root(
         values[1 - side, columns] *= np.where((side == last) & (step > 0), 0.5, 1.0)
         ends[side, columns], values[side, columns], last = m, value, side
         found[places] = m
-        open_ = (np.abs(ends[1] - ends[0]) > EXACT) & (np.abs(value) > EXACT)
-        if open_.mean() < 0.7:  # to take columns out costs about as much as a step with them
-            means, n, critical = means[:, open_], _of(n, open_), _of(critical, open_)
-            ends, values, places, last = ends[:, open_], values[:, open_], places[open_], last[open_]
+        # what is exact leaves at once: another neuron's steps must not change its last digits
+        open_ = (np.abs(ends[1] - ends[0]) > EXACT) & (np.abs(value) > EXACT_T)
+        means, n, critical = means[:, open_], _of(n, open_), _of(critical, open_)
+        ends, values, places, last = ends[:, open_], values[:, open_], places[open_], last[open_]
     return found
