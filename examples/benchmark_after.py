@@ -117,11 +117,13 @@ def growth(work: Path, threads: int, picture: Path) -> None:
             row |= {name: step(sys.executable, threads, name, run)["cpu"] for name in GROWING}
             line(f"{n * 11_008 if table is neurons else n:,}", *row.values())
     figure = Figure((8, 3.2), layout="constrained")
-    for axes, (table, title) in zip(figure.subplots(1, 2), ((neurons, "neurons"), (samples, "samples")), strict=True):
+    for axes, (table, title) in zip(
+        figure.subplots(1, 2, sharey=True), ((neurons, "neurons"), (samples, "samples")), strict=True
+    ):
         for name in GROWING:
             sizes = [n * 11_008 if table is neurons else n for n in table]
             axes.loglog(sizes, [row[name] for row in table.values()], marker="o", label=name)
-        axes.set(xlabel=title, ylabel="CPU seconds")
+        axes.set(xlabel=title, ylabel="" if table is samples else "CPU seconds")
         axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(picture, dpi=120)

@@ -8,7 +8,9 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
+from typing import IO, Any
 
 from safetensors import SafetensorError
 
@@ -47,6 +49,45 @@ def put_on_disk(folder: Path) -> None:
             os.fsync(opened)
         finally:
             os.close(opened)
+
+
+def append_lines(file: Path, text: str) -> None:
+    """Add lines to a file, by one process at a time; a last line that a kill cut off goes before.
+
+    Raises:
+        OSError: the disk is full or cannot be written to; then nothing is added.
+    """
+    with told_where(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("ab+", buffering=0) as lines, _alone(lines):
+            end = _whole(lines)
+            lines.truncate(end)
+            left = memoryview(text.encode())
+            try:
+                while left:
+                    left = left[lines.write(left) :]
+            except OSError:
+                lines.truncate(end)
+                raise
+
+
+def _whole(lines: FileIO) -> int:
+    """Where the last whole line ends. Of a file without a torn one a byte is read, however long it is."""
+    end = lines.seek(0, os.SEEK_END)
+    lines.seek(max(0, end - 1))
+    if end == 0 or lines.read(1) == b"\n":
+        return end
+    lines.seek(0)
+    return lines.read().rfind(b"\n") + 1
+
+
+@contextmanager
+def told_where(path: Path) -> Iterator[None]:
+    """What cannot be written is told with the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritten(path, error) from error
 
 
 def unwritten(path: Path, error: Exception) -> OSError:
@@ -101,15 +142,26 @@ def readable(file: Path, writer: str) -> Iterator[None]:
 def locked(path: Path) -> Iterator[None]:
     """Hold a lock file, after whoever holds it now. A killed process lets go. The file stays: others may wait for
     it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            import fcntl
-        except ImportError:  # not on this system
-            yield
-            return
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with told_where(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    with file, _alone(file):
         yield
+
+
+@contextmanager
+def _alone(file: IO[Any]) -> Iterator[None]:
+    """Hold an open file, after whoever holds it now."""
+    try:
+        import fcntl
+    except ImportError:  # not on this system
+        yield
+        return
+    fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)
 
 
 @contextmanager

@@ -7,7 +7,6 @@ added to `explanations.jsonl`. A failure does not take the place of a result.
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from vlm_neurons._checks import of_kind
-from vlm_neurons._files import write_atomic
+from vlm_neurons._files import append_lines, write_atomic
 from vlm_neurons.autointerp.explanation import Explanation, says_nothing
 from vlm_neurons.autointerp.protocols import Side
 from vlm_neurons.autointerp.simulation import Simulation, from_rows, rows_of, schema
@@ -98,27 +97,14 @@ def read_explanations(path: str | Path, neurons: Sequence[str] | None = None) ->
 
 
 def append_explanations(path: str | Path, explanations: Iterable[Explanation], redo: bool = False) -> None:
-    """Add lines; each is on disk when this returns."""
-    file = Path(path) / EXPLANATIONS
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if file.is_file() and _torn(file):
-        there = file.read_bytes()
-        with file.open("rb+") as torn:  # a crash cut the last line off
-            torn.truncate(there.rfind(b"\n") + 1)
-    with file.open("a", encoding="utf-8") as lines:
-        for one in explanations:
-            record = one.to_record() | ({"redo": True} if redo else {})
-            lines.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
-            lines.flush()
+    """Add lines; each is in the file when this returns, also where another process adds some.
 
-
-def _torn(path: Path) -> bool:
-    """Whether the last line of a file lacks its end. Reads one byte, however long the file."""
-    with path.open("rb") as file:
-        if file.seek(0, os.SEEK_END) == 0:
-            return False
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) != b"\n"
+    Raises:
+        OSError: the disk is full or cannot be written to.
+    """
+    for one in explanations:
+        record = one.to_record() | ({"redo": True} if redo else {})
+        append_lines(Path(path) / EXPLANATIONS, json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def table_file(path: str | Path, kind: str, simulator: str, made_by: str) -> Path:

@@ -179,6 +179,7 @@ def _scan(model: HookedVLM, data: ImageTextData, args: argparse.Namespace, **opt
 
 def _show(run: Run, table: pd.DataFrame, name: str = "classes_by_layer.svg") -> None:
     """Print counts and shares per layer, and write the figure of classes by layer."""
+    from vlm_neurons._files import write_atomic
     from vlm_neurons.classification.tables import no_classes
     from vlm_neurons.viz import layer_tables
     from vlm_neurons.viz.drawing import svg
@@ -197,7 +198,8 @@ def _show(run: Run, table: pd.DataFrame, name: str = "classes_by_layer.svg") -> 
         say(f"classes of {len(few):,} neurons rest on fewer than top_n={top_n:,} samples (the fewest: "
             f"{few['n_samples'].min():,}): none of them is called confident", stderr=False)  # fmt: skip
     figure = run.path / name
-    figure.write_text(svg(layers_figure(table, "Classes by layer"), alone=True), encoding="utf-8")
+    text = svg(layers_figure(table, "Classes by layer"), alone=True)
+    write_atomic(figure, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     say(f"figure: {figure}", stderr=False)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from vlm_neurons._files import append_lines, put_on_disk
 from vlm_neurons._text import to_json
 from vlm_neurons.data.sample import Sample
 from vlm_neurons.data.samples import ImageTextData
@@ -72,7 +72,6 @@ def describe(
     if told := hooked(model.bridge):
         writer["hooked"] = told
     done = _finished_lines(out, data, prompt, writer)
-    out.parent.mkdir(parents=True, exist_ok=True)
     bar = tqdm(total=len(data), initial=len(done), unit="sample", desc="describe", disable=not progress)
     with bar, on_day(model, writer.get("day", model.day)):
         for start in range(len(done), len(data), batch_size):
@@ -139,11 +138,8 @@ def _relative(path: str, base: Path) -> str:
 
 def _append(out: Path, lines: list[dict[str, Any]]) -> None:
     """All lines in one write, on disk before the next batch starts."""
-    text = "".join(to_json(line) + "\n" for line in lines)
-    with out.open("ab") as file:
-        file.write(text.encode())
-        file.flush()
-        os.fsync(file.fileno())
+    append_lines(out, "".join(to_json(line) + "\n" for line in lines))
+    put_on_disk(out)
 
 
 def _finished_lines(out: Path, data: ImageTextData, prompt: str, writer: dict[str, Any]) -> list[str | None]:

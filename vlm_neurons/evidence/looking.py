@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from vlm_neurons._files import told_where
 from vlm_neurons.evidence.activations import Look, look_into
 from vlm_neurons.evidence.assembling import Wanted, batch_of, behind_name, exemplars_of, peaks_at, rows_of, written_at
 from vlm_neurons.evidence.evidence import Evidence
@@ -28,7 +29,6 @@ from vlm_neurons.evidence.storing import (
     relabel,
     save_neurons,
     save_samples,
-    told_where,
 )
 from vlm_neurons.evidence.written import Written
 from vlm_neurons.models import on_day

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from vlm_neurons._files import unwritten
+from vlm_neurons._files import told_where
 from vlm_neurons.evidence.evidence import Evidence
 from vlm_neurons.evidence.exemplars import Seen
 from vlm_neurons.evidence.rows import exemplars_batch, exemplars_schema, sample_row, schema
@@ -104,15 +103,6 @@ def relabel(stored: Stored, labels: Mapping[str, str | None]) -> Stored:
     told = [{**stored.about(name), "label": labels[name]} for name in changed]
     save_neurons(stored.path, told, map(stored.rows, changed), sorted(stored.keys_of(changed)))
     return Stored(stored.path)
-
-
-@contextmanager
-def told_where(path: Path) -> Iterator[None]:
-    """What cannot be written is told with the remedy."""
-    try:
-        yield
-    except OSError as error:
-        raise unwritten(path, error) from error
 
 
 def key_of(seen: Seen) -> str:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from vlm_neurons import stats
 from vlm_neurons._checks import of_kind, whole
-from vlm_neurons._files import write_atomic
+from vlm_neurons._files import told_where, write_atomic
 from vlm_neurons.autointerp import explain, score
 from vlm_neurons.autointerp.protocols import SIDES_OF, Explainer, Simulator
 from vlm_neurons.classification import classify
@@ -171,7 +171,8 @@ def _as_scanned(run: Run, data: ImageTextData) -> ImageTextData:
 def _folder(out: Run | str | Path) -> Path:
     of_kind("out", out, Run | str | Path, "give a run, or a directory")
     folder = (out.path if isinstance(out, Run) else Path(out)) / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
+    with told_where(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
@@ -214,7 +215,8 @@ def _scored(model: HookedVLM, asked: _Asked, run: Run, table: pd.DataFrame, fold
     """The full table of scores of some neurons of every class."""
     rng = np.random.default_rng(asked.seed)
     chosen = [own.iloc[np.sort(rng.permutation(len(own))[: asked.n])] for _, own in table.groupby("label")]
-    folder.mkdir(exist_ok=True)
+    with told_where(folder):
+        folder.mkdir(exist_ok=True)
     import pandas as pd
 
     rows = pd.concat(chosen)

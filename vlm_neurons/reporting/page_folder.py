@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from vlm_neurons._files import told_where
 from vlm_neurons.reporting.other_neurons import on_page
 
 MARKER = "made_by_vlm_neurons.txt"
@@ -32,11 +33,30 @@ def write_folder(
 
     Raises:
         ValueError: the folder is there and not of an earlier report.
+        OSError: the disk is full or cannot be written to; an earlier report stays.
     """
     if folder.exists() and not (folder / MARKER).is_file():
         raise ValueError(f"{folder} is there and not of an earlier report; move it away, or choose another out=")
     new = folder.with_name(f"{folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)
+    try:
+        with told_where(folder):
+            _fill(new, out, pages, images, others)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    if folder.exists():
+        shutil.rmtree(folder)
+    new.rename(folder)
+
+
+def _fill(
+    new: Path,
+    out: Path,
+    pages: Iterable[tuple[str, str]],
+    images: Mapping[str, str],
+    others: Iterable[tuple[str, Any]],
+) -> None:
     for part in ("images", PIECES):
         (new / part).mkdir(parents=True)
     (new / MARKER).write_text(f"This folder belongs to {out.name} and is replaced with it.\n", encoding="utf-8")
@@ -46,9 +66,6 @@ def write_folder(
         (new / image_file(name, address)).write_bytes(base64.b64decode(address.split(",", 1)[1]))
     for name, value in others:
         (new / PIECES / f"{name}.js").write_text(f'piece("{name}",{on_page(value)});\n', encoding="ascii")
-    if folder.exists():
-        shutil.rmtree(folder)
-    new.rename(folder)
 
 
 def image_file(name: str, address: str) -> str:

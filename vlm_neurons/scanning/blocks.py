@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vlm_neurons._files import write_atomic
+from vlm_neurons._files import told_where, write_atomic
 from vlm_neurons.scanning.fired import UNITS, Fired, P
 from vlm_neurons.scanning.moments import MOMENTS, Moments
 from vlm_neurons.scanning.state import TENSORS, TopSamples
@@ -205,8 +205,10 @@ def claimed(path: Path) -> Iterator[bool]:
         yield not path.exists()
         return
     lock = path.with_suffix(".lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a+") as file:
+    with told_where(path):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        opened = lock.open("a+")
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

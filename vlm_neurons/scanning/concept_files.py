@@ -176,10 +176,11 @@ def keep_shifts(path: Path, run: str, shifts: dict[str, Tensor]) -> dict[str, Te
         ValueError: the file is torn, or of another run.
     """
     file = path / FOLDER / SHIFTS
-    with locked(path / FOLDER / ".lock"):
-        if not file.exists():
-            told = {"run": run, "blocks": "[]"}
-            write_atomic(file, lambda temporary: save_file(shifts, temporary, told))
+    if not file.exists():
+        with locked(path / FOLDER / ".lock"):
+            if not file.exists():  # by another process meanwhile
+                told = {"run": run, "blocks": "[]"}
+                write_atomic(file, lambda temporary: save_file(shifts, temporary, told))
     _blocks_of(file, run)
     return read_part(file)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from vlm_neurons._files import write_atomic
+from vlm_neurons._files import told_where, write_atomic
 from vlm_neurons.interventions.edits.planning import Plan
 
 INDEX = "edits.jsonl"
@@ -29,7 +29,8 @@ def folder_for(path: str | Path) -> Path:
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise ValueError(f"save_images={str(path)!r} is a file: give a folder for the edited pictures")
-    path.mkdir(parents=True, exist_ok=True)
+    with told_where(path):
+        path.mkdir(parents=True, exist_ok=True)
     return path
 
 
