@@ -106,26 +106,31 @@ def today(work: Path, threads: int) -> None:
 
 def growth(work: Path, threads: int, picture: Path) -> None:
     """Today's figures for a quarter, one and four times the neurons, and for more samples."""
+    found: dict[str, dict[int, dict[str, float]]] = {"neurons": {}, "samples": {}}
+    sizes = {"neurons": [(n * 11_008, n, 120) for n in (8, 32, 128)],
+             "samples": [(n, LAYERS, n) for n in (120, 1_000, 23_000)]}  # fmt: skip
+    for title, table in found.items():
+        line(title, *GROWING)
+        for size, layers, samples in sizes[title]:
+            run = made(sys.executable, work / "today", layers, samples)
+            table[size] = {name: step(sys.executable, threads, name, run)["cpu"] for name in GROWING}
+            line(f"{size:,}", *table[size].values())
+    draw(found, picture)
+
+
+def draw(found: dict[str, dict[int, dict[str, float]]], picture: Path) -> None:
+    """A panel each of what grows, on one scale: size -> step -> CPU seconds."""
     from matplotlib.figure import Figure
 
-    neurons = {8: {}, 32: {}, 128: {}}  # type: dict[int, dict[str, float]]
-    samples = {120: {}, 1_000: {}, 23_000: {}}  # type: dict[int, dict[str, float]]
-    for table, title in ((neurons, "neurons"), (samples, "samples")):
-        line(title, *GROWING)
-        for n, row in table.items():
-            run = made(sys.executable, work / "today", *((n,) if table is neurons else (LAYERS, n)))
-            row |= {name: step(sys.executable, threads, name, run)["cpu"] for name in GROWING}
-            line(f"{n * 11_008 if table is neurons else n:,}", *row.values())
     figure = Figure((8, 3.2), layout="constrained")
-    for axes, (table, title) in zip(
-        figure.subplots(1, 2, sharey=True), ((neurons, "neurons"), (samples, "samples")), strict=True
-    ):
+    panels = figure.subplots(1, len(found), sharey=True)
+    for axes, (title, table) in zip(panels, found.items(), strict=True):
         for name in GROWING:
-            sizes = [n * 11_008 if table is neurons else n for n in table]
-            axes.loglog(sizes, [row[name] for row in table.values()], marker="o", label=name)
-        axes.set(xlabel=title, ylabel="" if table is samples else "CPU seconds")
+            axes.loglog([*table], [row[name] for row in table.values()], marker="o", label=name)
+        axes.set_xlabel(title)
         axes.grid(alpha=0.3)
-    axes.legend()
+    panels[0].set_ylabel("CPU seconds")
+    panels[-1].legend()
     figure.savefig(picture, dpi=120)
 
 
