@@ -13,7 +13,8 @@ import pytest
 import seeds
 
 import vlm_neurons as vn
-from vlm_neurons.autointerp import Explanation, Failure, read_explanations
+from vlm_neurons.autointerp import Explanation, Failure, load_simulations, read_explanations
+from vlm_neurons.autointerp.simulation import rows_of
 from vlm_neurons.autointerp.store import append_explanations, save_scores
 from vlm_neurons.evidence import load, save
 
@@ -93,3 +94,13 @@ def test_of_evidence_the_files_of_other_neurons_are_not_parsed(tmp_path: Path) -
     for spoilt in (lambda: load(tmp_path)["L0N1"], lambda: list(load(tmp_path))):
         with pytest.raises(ValueError, match=r"neurons-.*arrow cannot be read.*vn.gather_evidence"):
             spoilt()
+
+
+def test_the_simulation_of_a_neuron_is_that_of_all_of_them(tmp_path: Path) -> None:
+    evidence = cases.text_neurons(3)
+    vn.simulate(dict.fromkeys(evidence, "the word 'w'"), evidence, out=tmp_path, progress=False)
+    every = load_simulations(tmp_path)
+    for name in evidence:
+        (key,) = found = load_simulations(tmp_path, neurons=[name])
+        assert key[0] == name and rows_of(found[key]) == rows_of(every[key])
+    assert load_simulations(tmp_path, neurons=["L9N9"]) == {}

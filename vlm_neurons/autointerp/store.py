@@ -148,7 +148,10 @@ def anything_came(simulations: Iterable[Simulation]) -> bool:
 
 
 def load_simulations(
-    path: str | Path, simulator: str | None = None, made_by: str | None = None
+    path: str | Path,
+    simulator: str | None = None,
+    made_by: str | None = None,
+    neurons: Sequence[str] | None = None,
 ) -> dict[tuple[str, Side], Simulation]:
     """Simulations of a run directory, by neuron and side; none if there are none.
 
@@ -156,13 +159,14 @@ def load_simulations(
         path: the directory.
         simulator: whose; of the one that wrote last if not given.
         made_by: the mark of its settings; of those that wrote last if not given.
+        neurons: only theirs, of which some may have none; of the file the parts that have them are read.
 
     Raises:
         ValueError: they are damaged, or in a format that this version does not know.
     """
     if simulator is not None and made_by is not None:
-        return _simulations(table_file(path, SIMULATIONS, simulator, made_by))
-    return _simulations(newest(path, SIMULATIONS, simulator))
+        return _simulations(table_file(path, SIMULATIONS, simulator, made_by), neurons)
+    return _simulations(newest(path, SIMULATIONS, simulator), neurons)
 
 
 def save_scores(
@@ -218,10 +222,10 @@ def _write(path: str | Path, kind: str, simulator: str, made_by: str, table: pa.
     )
 
 
-def _simulations(file: Path | None) -> dict[tuple[str, Side], Simulation]:
+def _simulations(file: Path | None, neurons: Sequence[str] | None = None) -> dict[tuple[str, Side], Simulation]:
     if file is None or not file.is_file():
         return {}
     grouped: dict[tuple[str, Side], list[dict[str, Any]]] = {}
-    for row in read_table(file).to_pylist():
+    for row in read_table(file, neurons).to_pylist():
         grouped.setdefault((row["neuron"], row["side"]), []).append(row)
     return {key: from_rows(rows) for key, rows in grouped.items()}
