@@ -12,12 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cases
+import pandas as pd
 import pytest
 from hostile import Made, Told
 
 import vlm_neurons as vn
 from vlm_neurons.autointerp import Explanation, read_explanations
-from vlm_neurons.autointerp.store import append_explanations
+from vlm_neurons.autointerp.store import append_explanations, save_scores
 from vlm_neurons.cli.main import main
 from vlm_neurons.evidence import save
 from vlm_neurons.reporting import page_files
@@ -125,6 +127,29 @@ def test_two_processes_add_explanations_at_once_and_no_line_is_lost_or_mixed(tmp
     found = [json.loads(line) for line in (tmp_path / "explanations.jsonl").read_text().splitlines()]
     assert sorted(one["neuron"] for one in found) == sorted(f"L{own}N{k}" for own in range(2) for k in range(40))
     assert all(one["text"] == f"{one['neuron'][1]} " * 30_000 for one in found)
+
+
+def _scores(folder: Path, table: pd.DataFrame, own: int, start: Any) -> None:
+    start.wait(60)
+    for k in range(8):
+        save_scores(table.assign(neuron=f"L{own}N{k}"), folder, "concepts", "x")
+
+
+def test_two_processes_that_score_into_one_run_lose_no_row(tmp_path: Path) -> None:
+    evidence = cases.text_neurons(1)
+    words = dict.fromkeys(evidence, "the word 'w'")
+    table = vn.score(words, evidence, n_permutations=999, progress=False, full=True)
+    context = multiprocessing.get_context("fork")
+    start = context.Event()
+    both = [context.Process(target=_scores, args=(tmp_path, table, own, start)) for own in range(2)]
+    for process in both:
+        process.start()
+    start.set()
+    for process in both:
+        process.join()
+    assert sorted(vn.Run(tmp_path, {}).scores()["neuron"]) == sorted(
+        f"L{own}N{k}" for own in range(2) for k in range(8)
+    )
 
 
 def test_a_full_disk_is_named_by_every_step_and_what_was_there_stays(

@@ -139,10 +139,17 @@ def readable(file: Path, writer: str) -> Iterator[None]:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def changing(file: Path) -> Iterator[None]:
+    """What is read of a file inside, and written again with more, no other process changes meanwhile."""
+    with locked(file.with_name(f".{file.name}.lock"), file):
+        yield
+
+
+@contextmanager
+def locked(path: Path, of: Path | None = None) -> Iterator[None]:
     """Hold a lock file, after whoever holds it now. A killed process lets go. The file stays: others may wait for
-    it."""
-    with told_where(path):
+    it. What cannot be written is `of`, if that is given."""
+    with told_where(of or path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a")
     with file, _alone(file):

@@ -87,7 +87,7 @@ def test_the_scores_and_simulations_that_are_read_are_those_written_last_or_name
     for simulator in ("concepts", "image-only"):
         assert load_scores(tmp_path, simulator).simulator.tolist() == [simulator]
         assert load(tmp_path, simulator)["a", "picture"].simulator == simulator
-    assert len(files(tmp_path)) == 4
+    assert len([file for file in files(tmp_path) if not file.endswith(".lock")]) == 4
     with pytest.raises(FileNotFoundError, match=r"no scores by 'clip' .* vn\.score"):
         load_scores(tmp_path, "clip")
 

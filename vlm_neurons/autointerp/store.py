@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from vlm_neurons._checks import of_kind
-from vlm_neurons._files import append_lines, write_atomic
+from vlm_neurons._files import append_lines, changing, write_atomic
 from vlm_neurons.autointerp.explanation import Explanation, says_nothing
 from vlm_neurons.autointerp.protocols import Side
 from vlm_neurons.autointerp.simulation import Simulation, from_rows, rows_of, schema
@@ -133,12 +133,14 @@ def save_simulations(simulations: Iterable[Simulation], path: str | Path, redo: 
     for one in simulations:
         by_simulator.setdefault((one.simulator, one.made_by), []).append(one)
     for own, fresh in by_simulator.items():
-        every = _simulations(table_file(path, SIMULATIONS, *own))
-        for one in fresh:
-            before = every.get((one.neuron, one.side))
-            if redo or before is None or one.came or not before.came:
-                every[one.neuron, one.side] = one
-        _write(path, SIMULATIONS, *own, pa.Table.from_pylist([r for s in every.values() for r in rows_of(s)], schema()))
+        with changing(file := table_file(path, SIMULATIONS, *own)):
+            every = _simulations(file)
+            for one in fresh:
+                before = every.get((one.neuron, one.side))
+                if redo or before is None or one.came or not before.came:
+                    every[one.neuron, one.side] = one
+            rows = [row for one in every.values() for row in rows_of(one)]
+            _write(path, SIMULATIONS, *own, pa.Table.from_pylist(rows, schema()))
 
 
 def anything_came(simulations: Iterable[Simulation]) -> bool:
@@ -179,12 +181,20 @@ def save_scores(
     Returns:
         The rows that were there and stay, and those of the table.
     """
-    import pandas as pd
     import pyarrow as pa
 
-    file = table_file(path, SCORES, simulator, made_by)
-    earlier = scores_of(file) if file.is_file() else table.iloc[:0]
-    table = _with_stability(table, earlier) if keep_stability else table
+    with changing(file := table_file(path, SCORES, simulator, made_by)):
+        earlier = scores_of(file) if file.is_file() else table.iloc[:0]
+        table = _with_stability(table, earlier) if keep_stability else table
+        every, written = _beside(earlier, table)
+        _write(path, SCORES, simulator, made_by, pa.Table.from_pandas(written, preserve_index=False))
+    return every
+
+
+def _beside(earlier: pd.DataFrame, table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of others that are there and those of a table, with q over all; and what of them is written."""
+    import pandas as pd
+
     others = earlier[~earlier["neuron"].isin(table["neuron"])]
     failed = table[(table["n_failed"] > 0) & (table["n_images"] == 0)]
     good = earlier[earlier["r"].notna()].set_index(["neuron", "side"]).index
@@ -193,9 +203,7 @@ def save_scores(
     every["q"] = false_discovery(every["p"].to_numpy(float))
     stay = every.set_index(["neuron", "side"]).index.isin(lost)
     kept = earlier[earlier.set_index(["neuron", "side"]).index.isin(lost)]
-    written = pd.concat([kept, every[~stay]], ignore_index=True) if len(kept) else every
-    _write(path, SCORES, simulator, made_by, pa.Table.from_pandas(written, preserve_index=False))
-    return every
+    return every, pd.concat([kept, every[~stay]], ignore_index=True) if len(kept) else every
 
 
 def _with_stability(table: pd.DataFrame, earlier: pd.DataFrame) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from rich.console import Console
 from tqdm import tqdm
 
 from vlm_neurons._checks import check_seed
-from vlm_neurons._files import readable, write_atomic
+from vlm_neurons._files import changing, readable, write_atomic
 from vlm_neurons.autointerp.asked import STRENGTHS, Asking, check_strengths, words_of
 from vlm_neurons.autointerp.explainers.output import fingerprint_of, output_of
 from vlm_neurons.autointerp.explanation import says_nothing
@@ -145,10 +145,11 @@ def faithfulness(
     table = pd.DataFrame(rows).reindex(columns=COLUMNS)
     table = table.astype({name: object if name in WORDS else float for name in COLUMNS}).fillna({"note": ""})
     if where is not None and len(table):
-        kept = kept_in(where / TABLE)
-        others = None if kept is None else kept[~kept["neuron"].isin(table["neuron"])]
-        every = table if others is None or others.empty else pd.concat([others, table], ignore_index=True)
-        write_atomic(where / TABLE, lambda path: every.to_parquet(path, index=False))
+        with changing(where / TABLE):
+            kept = kept_in(where / TABLE)
+            others = None if kept is None else kept[~kept["neuron"].isin(table["neuron"])]
+            every = table if others is None or others.empty else pd.concat([others, table], ignore_index=True)
+            write_atomic(where / TABLE, lambda path: every.to_parquet(path, index=False))
     return table
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vlm_neurons._files import write_atomic
+from vlm_neurons._files import changing, write_atomic
 from vlm_neurons.protocols import Side
 from vlm_neurons.stats import false_discovery
 
@@ -87,12 +87,13 @@ class Kept:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        earlier = read(self.folder / TABLE) if (self.folder / TABLE).is_file() else table.iloc[:0]
-        others = earlier[~earlier["neuron"].isin(table["neuron"])]
-        every = with_q(pd.concat([table, others], ignore_index=True)) if len(others) else table
-        told = pa.Table.from_pandas(every, preserve_index=False)
-        told = told.replace_schema_metadata({**(told.schema.metadata or {}), b"edits": self.identity.encode()})
-        write_atomic(self.folder / TABLE, lambda path: pq.write_table(told, path))
+        with changing(self.folder / TABLE):
+            earlier = read(self.folder / TABLE) if (self.folder / TABLE).is_file() else table.iloc[:0]
+            others = earlier[~earlier["neuron"].isin(table["neuron"])]
+            every = with_q(pd.concat([table, others], ignore_index=True)) if len(others) else table
+            told = pa.Table.from_pandas(every, preserve_index=False)
+            told = told.replace_schema_metadata({**(told.schema.metadata or {}), b"edits": self.identity.encode()})
+            write_atomic(self.folder / TABLE, lambda path: pq.write_table(told, path))
         shutil.rmtree(self.parts, ignore_errors=True)
         return every.iloc[: len(table)]
 
