@@ -173,11 +173,23 @@ def _of_bridge(bridge: Any, pairs: tuple[tuple[nn.Module, nn.Module], ...]) -> d
 
 def _shape_of(bridge: nn.Module) -> tuple[Any, ...]:
     """Numbers of modules and of hooks, and which adapters are on: the twin's are those of its making."""
-    modules = list(bridge.modules())  # once: it is asked before every batch, and a large model has thousands
+    modules = _modules(bridge)
     hooks = sum(
         _stands(m, hook) for m in modules for hook in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())
     )
     return len(modules), hooks, adapters_of(bridge) if any(map(adapted, modules)) else ()
+
+
+def _modules(root: nn.Module) -> list[nn.Module]:
+    """As `modules()`, in another order, without its generators inside generators: asked before every batch, of models
+    with thousands."""
+    found, left = {id(root): root}, [root]
+    while left:
+        for child in left.pop()._modules.values():
+            if child is not None and id(child) not in found:
+                found[id(child)] = child
+                left.append(child)
+    return [*found.values()]
 
 
 def hooked(bridge: nn.Module) -> str | None:

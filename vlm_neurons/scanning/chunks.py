@@ -64,9 +64,16 @@ class Chunks:
         chosen = best(keys.view(torch.float64), n).view(torch.int64) & 0xFFFFFF
         rows = (chosen[:, None] * CHUNK + torch.arange(CHUNK, device=device)[:, None]).flatten(0, 1)
         inside = rows.clamp(max=len(self.tokens) - 1)
-        near = self.tokens.gather(0, inside) if every else self.tokens[inside, wanted]
+        near = self.tokens.gather(0, inside) if every else _at(self.tokens, inside, wanted)
         near = near if self.pole == "+" else -near
         return best(near.masked_fill_(rows >= len(self.tokens), -torch.inf), n).T + 0.0  # no -0.0
+
+
+def _at(x: Float[Tensor, "token d"], rows: Int[Tensor, "row column"], columns: Int[Tensor, "column"]) -> Tensor:
+    """`x[rows, columns]`, in half the time."""
+    if not x.is_contiguous():
+        return x[rows, columns]
+    return x.view(-1).index_select(0, (rows * x.shape[1] + columns).flatten()).view(rows.shape)
 
 
 def look(

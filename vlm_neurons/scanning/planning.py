@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 TIMED = 3  # batches
 COPIES = 3  # of the state of all neurons: a block's, that of all before it, and both put together
-SHARE = 20  # at most one in so many batches is spent on timing
+SHARE = 100  # at most one in so many batches is spent on timing
 
 
 @dataclass(frozen=True)
