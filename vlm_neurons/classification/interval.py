@@ -54,7 +54,7 @@ def _end(means: Array, n: Array, index: Array, critical: Array, outer: float) ->
     found[inner] = _fieller(means, n, index[inner], critical, outer)
     here = _excess(means, n, critical, outer, found[inner])
     more = np.flatnonzero(here < 0)
-    beyond = _excess(means, n, critical, outer, np.full(len(inner), outer))[more]
+    beyond = (corrected[inner] - critical)[more]
     ends = np.stack([found[inner][more], np.full(len(more), outer)]), np.stack([here[more], beyond])
     found[inner[more]] = _root(means[:, more], _of(n, more), _of(critical, more), outer, *ends)
     return found
@@ -95,7 +95,7 @@ def _root(
     for step in range(STEPS):
         if not len(places):
             break
-        middle = ends.mean(0)
+        middle = (ends[0] + ends[1]) / 2
         with np.errstate(invalid="ignore"):  # t is infinite where nothing varies
             m = (ends[0] * values[1] - ends[1] * values[0]) / (values[1] - values[0])
         m = np.where(np.isfinite(m) & (step % 3 < 2), m, middle)
