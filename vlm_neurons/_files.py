@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from safetensors import SafetensorError
+
+_PIECE = 2**24  # bytes of a long file that are looked through at once
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
@@ -108,16 +109,19 @@ def lines_with(file: Path, word: bytes) -> Iterator[tuple[int, bytes]]:
     >>> file.write_bytes(b"a red one\\nblue\\nred, red") and list(lines_with(file, b"red"))
     [(0, b'a red one'), (15, b'red, red')]
     """
+    begin, left, last = 0, b"", False  # read, not mapped: another process may cut a torn line off meanwhile
     with file.open("rb") as opened:
-        if not os.fstat(opened.fileno()).st_size:  # what is empty cannot be mapped
-            return
-        with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as text:
-            at = text.find(word)
+        while not last:
+            more = opened.read(_PIECE)
+            text, last = left + more, not more
+            end = len(text) if last else text.rfind(b"\n") + 1
+            at = text.find(word, 0, end)
             while at >= 0:
-                begin, end = text.rfind(b"\n", 0, at) + 1, text.find(b"\n", at)
-                end = len(text) if end < 0 else end
-                yield begin, text[begin:end]
-                at = text.find(word, end)
+                first, after = text.rfind(b"\n", 0, at) + 1, text.find(b"\n", at, end)
+                after = end if after < 0 else after
+                yield begin + first, text[first:after]
+                at = text.find(word, after, end)
+            begin, left = begin + end, text[end:]
 
 
 class Unreadable(ValueError):

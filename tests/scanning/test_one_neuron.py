@@ -13,6 +13,7 @@ import pytest
 import seeds
 
 import vlm_neurons as vn
+from vlm_neurons import _files
 from vlm_neurons.autointerp import Explanation, Failure, load_simulations, read_explanations
 from vlm_neurons.autointerp.simulation import rows_of
 from vlm_neurons.autointerp.store import append_explanations, save_scores
@@ -104,3 +105,18 @@ def test_the_simulation_of_a_neuron_is_that_of_all_of_them(tmp_path: Path) -> No
         (key,) = found = load_simulations(tmp_path, neurons=[name])
         assert key[0] == name and rows_of(found[key]) == rows_of(every[key])
     assert load_simulations(tmp_path, neurons=["L9N9"]) == {}
+
+
+@pytest.mark.parametrize("piece", [1, 5, 64, 2**24])
+def test_lines_with_a_word_are_the_same_whatever_pieces_a_file_is_read_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    monkeypatch.setattr(_files, "_PIECE", piece)
+    rng, file = seeds.rng(), tmp_path / "lines"
+    for torn in (True, False):
+        lines = [bytes(rng.choice([*b"ab"], rng.integers(0, 9)).tolist()) for _ in range(40)]
+        text = b"\n".join(lines) + (b"" if torn else b"\n")
+        file.write_bytes(text)
+        begins = [sum(len(one) + 1 for one in lines[:k]) for k in range(40)]
+        expected = [(at, one) for at, one in zip(begins, lines, strict=True) if b"ab" in one]
+        assert [*_files.lines_with(file, b"ab")] == expected
