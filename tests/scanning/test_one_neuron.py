@@ -71,7 +71,7 @@ def test_of_scores_the_rows_of_a_neuron_are_read_and_those_near_them(tmp_path: P
     pd.testing.assert_frame_equal(run.scores(neurons=some), wanted)
     with pytest.raises(KeyError, match="'L9N9' has no score in"):
         run.scores(neurons="L9N9")
-    (file,) = (tmp_path / "scores").iterdir()
+    (file,) = (tmp_path / "scores").glob("*.parquet")
     raw, first = bytearray(file.read_bytes()), pq.read_metadata(file).row_group(0)
     column = next(first.column(k) for k in range(first.num_columns) if first.column(k).path_in_schema == "r")
     begin = column.data_page_offset
