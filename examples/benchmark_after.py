@@ -130,7 +130,7 @@ def draw(found: dict[str, dict[int, dict[str, float]]], picture: Path) -> None:
         axes.set_xlabel(title)
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("CPU seconds")
-    panels[-1].legend()
+    panels[0].legend()
     figure.savefig(picture, dpi=120)
 
 
