@@ -315,8 +315,8 @@ def opened(run: str, neuron: str) -> dict[str, float]:
 
 
 STEPS = {step.__name__: step for step in
-         (classify, modality_test, statistics, sweep, sensitivity, table, start, evidence, stored, one_of, make_model, make_run,
-          make_larger, make_explained, report, opened)}  # fmt: skip
+         (classify, modality_test, statistics, sweep, sensitivity, table, start, evidence, stored, one_of, make_model,
+          make_run, make_larger, make_explained, report, opened)}  # fmt: skip
 
 if __name__ == "__main__":
     sys.stdout.write(json.dumps(STEPS[sys.argv[1]](*sys.argv[2:])) + "\n")

@@ -103,11 +103,12 @@ def unwritten(path: Path, error: Exception) -> OSError:
 
 
 def lines_with(file: Path, word: bytes) -> Iterator[tuple[int, bytes]]:
-    """Lines of a file that hold a word, and where each begins; the others are looked through as they are on disk.
+    """Lines of a file that hold a word, with their ends, and where each begins; the others are looked through as they
+    are on disk.
 
     >>> file = Path("words.txt")
     >>> file.write_bytes(b"a red one\\nblue\\nred, red") and list(lines_with(file, b"red"))
-    [(0, b'a red one'), (15, b'red, red')]
+    [(0, b'a red one\\n'), (15, b'red, red')]
     """
     begin, left, last = 0, b"", False  # read, not mapped: another process may cut a torn line off meanwhile
     with file.open("rb") as opened:
@@ -118,7 +119,7 @@ def lines_with(file: Path, word: bytes) -> Iterator[tuple[int, bytes]]:
             at = text.find(word, 0, end)
             while at >= 0:
                 first, after = text.rfind(b"\n", 0, at) + 1, text.find(b"\n", at, end)
-                after = end if after < 0 else after
+                after = end if after < 0 else after + 1
                 yield begin + first, text[first:after]
                 at = text.find(word, after, end)
             begin, left = begin + end, text[end:]

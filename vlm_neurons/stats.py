@@ -31,14 +31,19 @@ def false_discovery(p: Float[np.ndarray, "n"], correction: Literal["bh", "by"] =
             Yekutieli 2001: any dependence, less power). As scipy.stats, whose import takes as long as the tests of
             100,000 neurons.
 
+    Raises:
+        ValueError: another correction, or a p-value outside 0 ... 1.
+
     >>> false_discovery(np.array([0.01, 0.04, np.nan, 0.03])).tolist()
     [0.03, 0.04, nan, 0.04]
     """
     p = np.asarray(p, float)
-    q, there = np.full(p.shape, np.nan), np.flatnonzero(np.isfinite(p))
+    q, there = np.full(len(p), np.nan), np.flatnonzero(np.isfinite(p))
+    if correction not in ("bh", "by") or ((p[there] < 0) | (p[there] > 1)).any():
+        raise ValueError(f"correction={correction!r}: choose 'bh' or 'by', for p-values from 0 to 1")
     order, n = there[np.argsort(p[there], kind="stable")], len(there)
     rank = np.arange(1, n + 1)
-    scaled = p[order] * n / rank * (np.sum(1 / rank) if correction == "by" else 1.0)
+    scaled = p[order] * (n / rank) * (np.sum(1 / rank) if correction == "by" else 1.0)
     q[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
     return q
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from vlm_neurons.classification import classify, statistics
-from vlm_neurons.classification.tables import no_classes
+from vlm_neurons.classification.tables import neuron_table, no_classes
 from vlm_neurons.classification.thresholds import Thresholds, normalise, sample_classes
 from vlm_neurons.scanning import Run, TopSamples
 from vlm_neurons.scanning.blocks import FORMAT, tensor_name
@@ -216,6 +216,27 @@ def test_statistics_count_by_layer_and_leave_not_applicable_out_of_shares():
             assert row["confident"] == sure and row["confident_share"] == pytest.approx(sure / counts[label])
     assert found.loc[("projector", "+", "all", "not_applicable"), "count"] == 10
     assert np.isnan(found.loc[("projector", "+", "all", "not_applicable"), "share"])
+
+
+def test_statistics_count_neurons_of_whatever_dtype_and_with_an_unknown_confidence():
+    table = pd.DataFrame(
+        {"site": "post", "pole": "+", "layer": [0, 0, 1, 1], "label": ["visual", "text", "visual", "unknown"]}
+    )
+    sure = [True, None, True, False]
+    for kind in (object, "boolean"):
+        for label in (str, "category"):
+            given = table.assign(confident=pd.Series(sure, dtype=kind), label=table["label"].astype(label))
+            given = pd.concat([given, given[:1].assign(site="gate")])
+            found = {(row.site, row.layer, row.label): row for row in statistics(given).itertuples()}
+            assert [found["post", 0, name]._asdict()["count"] for name in MODALITIES] == [1, 1, 0, 0]
+            assert [found["post", "all", name].confident for name in MODALITIES] == [2, 0, 0, 0]
+            assert len(found) == 20 and np.isnan(found["gate", "all", "visual"].depth)
+
+
+def test_a_table_can_have_hooks_without_neurons():
+    column = {"hook": "blocks.0.mlp.hook_act", "site": "gate", "layer": 0, "pole": "+"}
+    for widths, ids in (([0], []), ([0, 2], ["L0N0", "L0N1"])):
+        assert neuron_table([{**column, "d": d} for d in widths], [])["neuron"].tolist() == ids
 
 
 def test_a_7b_models_neurons_are_classified(tmp_path):

@@ -83,7 +83,9 @@ def test_intervals_are_those_of_bisection_for_rare_constant_and_one_sided_neuron
     v[:40] *= rng.uniform(size=(40, 40)) < 0.3
     t[20:60] *= rng.uniform(size=(40, 40)) < 0.3
     v[60:65], t[65:70], v[70:72], t[71:73] = 0, 0, 1, 2
+    v[80:100], t[80:100] = rng.uniform(size=(2, 20, 1))  # the same in all images
     found = compare_modalities(sums_of(v, t), 40)
+    assert ((found.low <= found.index) & (found.index <= found.high)).sum() == (~np.isnan(found.index)).sum()
     critical = stats.t.ppf(0.975, 39)
     for j, index in enumerate(found.index):
         for end, outer in ((found.low[j], -1.0), (found.high[j], 1.0)):
@@ -124,6 +126,10 @@ def test_q_values_are_those_of_scipy_and_of_the_definition(correction):
     q = false_discovery(p, correction)
     assert q == pytest.approx(stats.false_discovery_control(p, method=correction), rel=1e-14)
     worst = sum(1 / k for k in range(1, 61)) if correction == "by" else 1
+    assert (q >= p).all()
+    for wrong, how in ((p + 1, correction), (p - 0.5, correction), (p, correction.upper())):
+        with pytest.raises(ValueError, match="choose 'bh' or 'by', for p-values from 0 to 1"):
+            false_discovery(wrong, how)
     for j, own in enumerate(p):  # the smallest rate at which j is among those below rate * rank / n
         rates = [min(1, worst * other * 60 / (p <= other).sum()) for other in p if other >= own]
         assert q[j] == pytest.approx(min(rates))

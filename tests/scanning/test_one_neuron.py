@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,6 +45,36 @@ def test_one_explanation_is_that_of_all_of_them(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(run.explanations(some).set_index("neuron"), table.loc[some])
     with pytest.raises(KeyError, match=r"'L9N9' has no explanation in .*jsonl: vn.explain\(..., out=run\) makes one"):
         run.explanations(["a", "L9N9"])
+
+
+def test_explanations_are_read_while_another_process_writes_some(tmp_path: Path) -> None:
+    append_explanations(tmp_path, [Explanation(f"L0N{k}", "x" * 2000) for k in range(3000)])
+    stop, file = threading.Event(), tmp_path / "explanations.jsonl"
+
+    def write() -> None:
+        while not stop.is_set():
+            append_explanations(tmp_path, [Explanation("L9N9", "y")])
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(5):
+            assert len(read_explanations(tmp_path)) in (3000, 3001)
+            assert read_explanations(tmp_path, ["L0N7"])["L0N7"].text == "x" * 2000
+    finally:
+        stop.set()
+        writer.join()
+    with file.open("ab") as torn:
+        torn.write(b'{"neuron": "L0N7", "text": "half a l')
+    assert read_explanations(tmp_path, ["L0N7"])["L0N7"].text == "x" * 2000
+
+
+def test_ids_that_another_program_wrote_in_other_ways_are_found(tmp_path: Path) -> None:
+    append_explanations(tmp_path, [Explanation("Größe", "large"), Explanation("a/b", "x")])
+    file = tmp_path / "explanations.jsonl"
+    file.write_text(file.read_text().replace("ö", r"\u00F6").replace("a/b", r"a\/b"))
+    run = vn.Run(tmp_path, {})
+    assert run.explanations("Größe").text.tolist() == ["large"] and run.explanations("a/b").text.tolist() == ["x"]
 
 
 def test_explanations_of_other_neurons_are_not_parsed(tmp_path: Path) -> None:
@@ -118,5 +149,6 @@ def test_lines_with_a_word_are_the_same_whatever_pieces_a_file_is_read_in(
         text = b"\n".join(lines) + (b"" if torn else b"\n")
         file.write_bytes(text)
         begins = [sum(len(one) + 1 for one in lines[:k]) for k in range(40)]
-        expected = [(at, one) for at, one in zip(begins, lines, strict=True) if b"ab" in one]
+        ends = [b"\n"] * 39 + [b"" if torn else b"\n"]
+        expected = [(at, one + end) for at, one, end in zip(begins, lines, ends, strict=True) if b"ab" in one]
         assert [*_files.lines_with(file, b"ab")] == expected

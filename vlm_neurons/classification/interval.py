@@ -6,7 +6,9 @@ import numpy as np
 from jaxtyping import Float
 
 Array = np.ndarray
-EXACT = 2e-9  # of the ends of an interval
+EXACT = (
+    2e-9  # of the ends that are searched; where nothing varies, Fieller's are as exact as the root of a rounding error
+)
 EXACT_T = 1e-11  # of t there
 STEPS = 60  # a third of them halve: 2 / 2^20 where nothing else helps, beyond which t is all rounding
 
@@ -83,7 +85,8 @@ def _fieller(means: Array, n: Array, index: Array, critical: Array, outer: float
     with np.errstate(divide="ignore", invalid="ignore"):
         sum_ = -half - np.copysign(np.sqrt(np.maximum(half * half - a * c, 0)), half)  # nothing cancels
         one, other = sum_ / a, c / sum_
-    return np.where((outer * (one - index) >= 0) & (np.abs(one) <= 1), one, other)
+    root = np.where((outer * (one - index) >= 0) & (np.abs(one) <= 1), one, other)
+    return outer * np.maximum(outer * root, outer * index)  # rounding alone can pass the index, where nothing varies
 
 
 def _root(

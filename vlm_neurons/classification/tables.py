@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter as Counts
 from collections.abc import Sequence
 from math import ceil
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from vlm_neurons.tokens import MODALITIES, NOT_APPLICABLE, Modality
 if TYPE_CHECKING:
     import pandas as pd
 
-    Tally = Counter[tuple[str, bool]]  # how many neurons have a label, confidently or not
+    Tally = Counts[tuple[str, bool]]  # how many neurons have a label, confidently or not
 
 
 def neuron_table(columns: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -34,7 +34,9 @@ def neuron_table(columns: Sequence[dict[str, Any]], found: Sequence[dict[str, An
     widths = [column["d"] for column in columns]
     ids = (at(c["hook"])[0].ids(c["hook"], c["pole"], c["d"]) for c in columns)
     # by arrow: pandas looks at every word on its own
-    table: dict[str, Any] = {"neuron": pa.chunked_array([pa.array(own) for own in ids], pa.string()).to_pandas()}
+    table: dict[str, Any] = {
+        "neuron": pa.chunked_array([pa.array(own, pa.string()) for own in ids], pa.string()).to_pandas()
+    }
     for name in ("site", "hook", "layer"):
         table[name] = _repeated([column[name] for column in columns], widths)
     table["index"] = np.concatenate([np.arange(0), *(np.arange(d) for d in widths)])
@@ -91,12 +93,15 @@ def statistics(table: pd.DataFrame) -> pd.DataFrame:
     keys = ["site", "pole", "layer", "label", "confident"]
     check_columns("table", table, *keys)
     counted: dict[tuple[str, str], dict[int, Tally]] = {}  # first all neurons are counted; the rest is arithmetic
-    for (site, pole, layer, *one), n in table.groupby(keys, sort=False, dropna=False).size().items():
-        counted.setdefault((site, pole), {}).setdefault(int(layer), Counter())[tuple(one)] = int(n)
+    placed = table[keys].dropna(subset=keys[:3])
+    sure = placed["confident"].eq(True).fillna(False)  # it may be missing
+    placed = placed.assign(confident=np.asarray(sure, dtype=bool))
+    for (site, pole, layer, *one), n in placed.groupby(keys, sort=False, dropna=False, observed=True).size().items():
+        counted.setdefault((site, pole), {}).setdefault(int(layer), Counts())[tuple(one)] = int(n)
     rows = []
     for (site, pole), by_layer in counted.items():
         layers = sorted(by_layer.items())
-        for layer, here in [*layers, ("all", sum(by_layer.values(), Counter()))]:
+        for layer, here in [*layers, ("all", sum(by_layer.values(), Counts()))]:
             classified = here.total() - _of_class(here, NOT_APPLICABLE)
             for label in MODALITIES if classified else (NOT_APPLICABLE,):
                 row = {"site": site, "pole": pole, "layer": layer, "label": label}

@@ -70,7 +70,7 @@ class Chunks:
 
 
 def _at(x: Float[Tensor, "token d"], rows: Int[Tensor, "row column"], columns: Int[Tensor, "column"]) -> Tensor:
-    """`x[rows, columns]`, in half the time."""
+    """`x[rows, columns]`, in half the time where there are thousands."""
     if not x.is_contiguous():
         return x[rows, columns]
     return x.view(-1).index_select(0, (rows * x.shape[1] + columns).flatten()).view(rows.shape)

@@ -87,7 +87,7 @@ def last_explanations(path: str | Path, neurons: Sequence[str] | None = None) ->
             neuron, redo = record["neuron"], record.pop("redo", False)
             failed = record["failure"] is not None and bool(record["failure"]["kind"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            if begin + len(line) == file.stat().st_size:
+            if not line.endswith(b"\n"):  # cut off, or still being written
                 continue
             number = file.read_bytes().count(b"\n", 0, begin) + 1
             raise ValueError(f"{file}, line {number}: no explanation ({error}); remove it") from None
@@ -97,11 +97,12 @@ def last_explanations(path: str | Path, neurons: Sequence[str] | None = None) ->
 
 
 def _all_lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    """Every line, and where it begins. U+2028 ends none."""
+    """Every line with its end, and where it begins. U+2028 ends none."""
     begin = 0
-    for line in file.read_bytes().split(b"\n"):
-        yield begin, line
-        begin += len(line) + 1
+    with file.open("rb") as lines:
+        for line in lines:
+            yield begin, line
+            begin += len(line)
 
 
 def _lines_of(file: Path, neurons: Sequence[str]) -> list[tuple[int, bytes]]:
@@ -123,6 +124,9 @@ def load_explanations(path: str | Path, neurons: Sequence[str] | None = None) ->
     if not (file := Path(path) / EXPLANATIONS).is_file():
         raise FileNotFoundError(f"{file} is not there: vn.explain(evidence, out=run) writes it")
     found = last_explanations(path, neurons)
+    if neurons is not None and not found.keys() >= {*neurons}:  # another program may have written ids in another way
+        every = last_explanations(path)
+        found = {n: every[n] for n in dict.fromkeys(neurons) if n in every}
     _check_there(neurons, found, f"explanation in {file}: vn.explain(..., out=run) makes one")
     return pd.DataFrame(found.values())
 
@@ -206,6 +210,8 @@ def _rows_of(file: Path, neurons: Sequence[str]) -> pa.Table:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(file) as table:
+        if not table.metadata.num_rows:  # its words have no type
+            return table.read()
         wanted = pa.array(neurons, pa.string())
         rows = np.flatnonzero(pc.is_in(table.read(columns=["neuron"])["neuron"], wanted))
         ends = np.cumsum([table.metadata.row_group(k).num_rows for k in range(table.num_row_groups)])
