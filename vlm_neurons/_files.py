@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -53,7 +54,8 @@ def put_on_disk(folder: Path) -> None:
 
 
 def append_lines(file: Path, text: str) -> None:
-    """Add lines to a file, by one process at a time; a last line that a kill cut off goes before.
+    """Add lines to a file, by one process at a time; a last line that a kill cut off goes before. One that is whole but
+    for its end, as editors leave it, gets that.
 
     Raises:
         OSError: the disk is full or cannot be written to; then nothing is added.
@@ -61,9 +63,9 @@ def append_lines(file: Path, text: str) -> None:
     with told_where(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("ab+", buffering=0) as lines, _alone(lines):
-            end = _whole(lines)
+            end, ended = _whole(lines)
             lines.truncate(end)
-            left = memoryview(text.encode())
+            left = memoryview(("" if ended else "\n").encode() + text.encode())
             try:
                 while left:
                     left = left[lines.write(left) :]
@@ -72,14 +74,21 @@ def append_lines(file: Path, text: str) -> None:
                 raise
 
 
-def _whole(lines: FileIO) -> int:
-    """Where the last whole line ends. Of a file without a torn one a byte is read, however long it is."""
+def _whole(lines: FileIO) -> tuple[int, bool]:
+    """Where the last whole line of JSON ends, and whether with its end. Of a file without a torn one a byte is read,
+    however long it is."""
     end = lines.seek(0, os.SEEK_END)
     lines.seek(max(0, end - 1))
     if end == 0 or lines.read(1) == b"\n":
-        return end
+        return end, True
     lines.seek(0)
-    return lines.read().rfind(b"\n") + 1
+    text = lines.read()
+    begin = text.rfind(b"\n") + 1
+    try:
+        json.loads(text[begin:])
+    except ValueError:
+        return begin, True
+    return end, False
 
 
 @contextmanager
@@ -163,13 +172,19 @@ def locked(path: Path, of: Path | None = None) -> Iterator[None]:
 
 @contextmanager
 def _alone(file: IO[Any]) -> Iterator[None]:
-    """Hold an open file, after whoever holds it now."""
+    """Hold an open file, after whoever holds it now; where the file system has no locks, go on without."""
     try:
         import fcntl
     except ImportError:  # not on this system
         yield
         return
-    fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        yield
+        return
     try:
         yield
     finally:

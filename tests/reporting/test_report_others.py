@@ -105,9 +105,9 @@ def test_words_find_all_neurons_whose_explanation_has_them_the_surest_first(page
     opened.open(page.file)
     wanted = [name for name, text in page.said.items() if text == "pink regions"][::-1]
     found = [row[0] for row in search(opened, "REGIONS pink")]
-    assert opened.run(WORDS).startswith(f"{len(wanted)} neurons without a card have it")
+    assert opened.run(WORDS) == f"Neurons without a card that have it in their explanation: {len(wanted)}."
     while len(found) < len(wanted):
-        opened.run("document.getElementById('others-more').click()")
+        opened.run("for (const twice of [1, 2]) document.getElementById('others-more').click()")
         opened.until(f"document.querySelectorAll('#others tbody tr').length > {len(found)}")
         found = [row[0] for row in opened.run(ROWS)]
     assert found == wanted and opened.run("document.getElementById('others-more').hidden")
@@ -122,6 +122,8 @@ def test_an_address_finds_it_and_what_is_nowhere_is_told(page: Page, opened: Tab
     opened.run(f"location.hash = {json.dumps('#' + name)}")
     opened.until("!document.getElementById('others').hidden")
     assert opened.run(ROWS)[0][0] == name and opened.run("document.getElementById('missing').hidden")
+    opened.run("location.hash = '#' + document.querySelector('[data-n]').dataset.n")  # it has a card
+    opened.until("document.getElementById('others').hidden")
     opened.run("location.hash = '#L99N99'")
     opened.until("document.getElementById('missing').textContent === 'No neuron L99N99 is on this page.'")
     assert opened.run("document.getElementById('others').hidden")

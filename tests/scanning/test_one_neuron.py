@@ -69,6 +69,18 @@ def test_explanations_are_read_while_another_process_writes_some(tmp_path: Path)
     assert read_explanations(tmp_path, ["L0N7"])["L0N7"].text == "x" * 2000
 
 
+def test_a_last_line_without_its_end_stays_and_one_of_an_odd_neuron_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "explanations.jsonl"
+    append_explanations(tmp_path, [Explanation("a", "x")])
+    file.write_text(file.read_text().removesuffix("\n"))  # as an editor saves it
+    append_explanations(tmp_path, [Explanation("b", "y")])
+    assert [*read_explanations(tmp_path)] == ["a", "b"]
+    file.write_text(file.read_text() + '{"neuron": ["a"], "failure": null}\n')
+    for asked in (None, ["a"]):
+        with pytest.raises(ValueError, match=r"line 3: no explanation \(its neuron is no text\)"):
+            read_explanations(tmp_path, asked)
+
+
 def test_ids_that_another_program_wrote_in_other_ways_are_found(tmp_path: Path) -> None:
     append_explanations(tmp_path, [Explanation("Größe", "large"), Explanation("a/b", "x")])
     file = tmp_path / "explanations.jsonl"

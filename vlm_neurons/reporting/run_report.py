@@ -44,8 +44,8 @@ def report(
     It loads nothing from the network and reads without JavaScript too. Beside it stands a JSON file with the same
     numbers. Up to about 10 MB and 250 neurons it is one file; above that the page is an index, and every neuron has its
     own in a folder beside it (`report_files/` for `report.html`), where each picture is stored once. Neurons without a
-    card are found by their id, or by words of their explanation: above 20,000 neurons what the scan tells lies in
-    that folder too, 23 bytes for each, and the page reads what a search needs. The same run gives the same bytes.
+    card are found by their id, or by words of their explanation (its first 200 characters): above 20,000 neurons what
+    the scan tells lies in that folder too, and the page reads what a search needs. The same run gives the same bytes.
 
     Args:
         run: a finished scan, or its directory; classified with the defaults if it is not yet. Explanations,

@@ -86,6 +86,8 @@ def last_explanations(path: str | Path, neurons: Sequence[str] | None = None) ->
             record = json.loads(line)
             neuron, redo = record["neuron"], record.pop("redo", False)
             failed = record["failure"] is not None and bool(record["failure"]["kind"])
+            if not isinstance(neuron, str):
+                raise TypeError("its neuron is no text")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if not line.endswith(b"\n"):  # cut off, or still being written
                 continue

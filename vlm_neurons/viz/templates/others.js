@@ -103,6 +103,7 @@ const others = (() => {
 
   async function show(rows) {
     const mine = asked, now = rows.slice(0, STEP);
+    left = [];  // a second click adds nothing twice
     const lines = await Promise.all(now.map(line));
     if (mine !== asked) return;  // something else was asked for meanwhile
     left = rows.slice(STEP);
@@ -124,19 +125,21 @@ const others = (() => {
         if (row >= 0 || !index.explained) return;
         const [found, n] = await rowsOf(text);
         rows = found.filter((one) => !listed.has(lower(idOf(one)[1])));
-        count = `${n.toLocaleString("en")} neurons without a card have it in their explanation.`;
+        count = `Neurons without a card that have it in their explanation: ${n.toLocaleString("en")}.`;
         if (mine !== asked || !n) return;
       }
       words.textContent = count || `${idOf(row)[1]} has no card. What the scan says of it:`;
       await show(rows);
-    })().catch((error) => {
-      if (mine !== asked) return;
-      words.textContent = `${decodeURIComponent(error.message)} cannot be read: keep the folder of this name beside the page.`;
-      box.hidden = false;
-    });
+    })().catch(unread(mine));
     return other;
   }
 
-  more.addEventListener("click", () => show(left));
+  const unread = (mine) => (error) => {
+    if (mine !== asked) return;
+    words.textContent = `${decodeURIComponent(error.message)} cannot be read: keep the folder of this name beside the page.`;
+    box.hidden = false;
+  };
+
+  more.addEventListener("click", () => show(left).catch(unread(asked)));
   return { look };
 })();

@@ -80,6 +80,7 @@
     missing.hidden = missing.textContent === "";
     if (other) missing.parentNode.querySelector("#filters").scrollIntoView();
     if (!line) return;
+    if (!inputs.text?.value.trim()) others?.look("");  // what the last address showed
     if (line.hidden) clear();
     (cardOf.get(line.dataset.n) || line).scrollIntoView();
   }
