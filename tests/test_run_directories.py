@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import multiprocessing
 import resource
@@ -18,11 +20,13 @@ import pytest
 from hostile import Made, Told
 
 import vlm_neurons as vn
+from vlm_neurons._files import append_lines, changing, held
 from vlm_neurons.autointerp import Explanation, read_explanations
 from vlm_neurons.autointerp.store import append_explanations, save_scores
 from vlm_neurons.cli.main import main
 from vlm_neurons.evidence import save
 from vlm_neurons.reporting import page_files
+from vlm_neurons.scanning.blocks import claimed
 
 State = dict[str, tuple[int, int, bytes]]
 
@@ -133,6 +137,19 @@ def _scores(folder: Path, table: pd.DataFrame, own: int, start: Any) -> None:
     start.wait(60)
     for k in range(8):
         save_scores(table.assign(neuron=f"L{own}N{k}"), folder, "concepts", "x")
+
+
+def test_a_file_system_without_locks_is_written_to_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    append_lines(tmp_path / "lines", "{}\n")
+    with changing(tmp_path / "table"), held(tmp_path / "lock") as mine, claimed(tmp_path / "block") as to_do:
+        assert mine and to_do
+    assert (tmp_path / "lines").read_text() == "{}\n"
 
 
 def test_two_processes_that_score_into_one_run_lose_no_row(tmp_path: Path) -> None:

@@ -53,9 +53,14 @@ def put_on_disk(folder: Path) -> None:
             os.close(opened)
 
 
-def append_lines(file: Path, text: str) -> None:
+def append_lines(file: Path, text: str, sync: bool = False) -> None:
     """Add lines to a file, by one process at a time; a last line that a kill cut off goes before. One that is whole but
     for its end, as editors leave it, gets that.
+
+    Args:
+        file: the file.
+        text: whole lines.
+        sync: return when they are on disk, not only in the file.
 
     Raises:
         OSError: the disk is full or cannot be written to; then nothing is added.
@@ -69,6 +74,8 @@ def append_lines(file: Path, text: str) -> None:
             try:
                 while left:
                     left = left[lines.write(left) :]
+                if sync:
+                    os.fsync(lines.fileno())
             except OSError:
                 lines.truncate(end)
                 raise
@@ -172,23 +179,15 @@ def locked(path: Path, of: Path | None = None) -> Iterator[None]:
 
 @contextmanager
 def _alone(file: IO[Any]) -> Iterator[None]:
-    """Hold an open file, after whoever holds it now; where the file system has no locks, go on without."""
-    try:
-        import fcntl
-    except ImportError:  # not on this system
-        yield
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-            raise
-        yield
-        return
+    """Hold an open file, after whoever holds it now."""
+    taken(file, wait=True)
     try:
         yield
     finally:
-        fcntl.flock(file, fcntl.LOCK_UN)
+        with suppress(ImportError, OSError):  # where there are no locks
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 @contextmanager
@@ -196,14 +195,21 @@ def held(path: Path) -> Iterator[bool]:
     """Hold a lock file unless another process does: whether this one does now. Raises FileNotFoundError where its
     folder has gone."""
     with path.open("a") as file:
-        try:
-            import fcntl
-        except ImportError:  # not on this system: both do it, and the same comes out
-            yield True
-            return
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+        yield taken(file, wait=False)
+
+
+def taken(file: IO[Any], wait: bool) -> bool:
+    """Lock an open file: False where another process has it, and it is not waited for. Where a system, or a file
+    system, has no locks nobody is kept out: all do it, and what they write is whole."""
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+    return True

@@ -40,7 +40,8 @@ def false_discovery(p: Float[np.ndarray, "n"], correction: Literal["bh", "by"] =
     p = np.asarray(p, float)
     q, there = np.full(len(p), np.nan), np.flatnonzero(np.isfinite(p))
     if correction not in ("bh", "by") or ((p[there] < 0) | (p[there] > 1)).any():
-        raise ValueError(f"correction={correction!r}: choose 'bh' or 'by', for p-values from 0 to 1")
+        at_most = f"p up to {p[there].max(initial=0.0):g}, from {p[there].min(initial=1.0):g}"
+        raise ValueError(f"correction={correction!r}, {at_most}: choose 'bh' or 'by', for p-values from 0 to 1")
     order, n = there[np.argsort(p[there], kind="stable")], len(there)
     rank = np.arange(1, n + 1)
     scaled = p[order] * (n / rank) * (np.sum(1 / rank) if correction == "by" else 1.0)

@@ -233,6 +233,15 @@ def test_statistics_count_neurons_of_whatever_dtype_and_with_an_unknown_confiden
             assert len(found) == 20 and np.isnan(found["gate", "all", "visual"].depth)
 
 
+def test_a_neuron_without_a_layer_counts_among_all_layers_alone():
+    table = pd.DataFrame(
+        {"site": "gate", "pole": "+", "layer": [0, None], "label": ["visual", "text"], "confident": True}
+    )
+    found = statistics(table).set_index(["layer", "label"])["count"]
+    assert found[0].to_dict() == {"visual": 1, "text": 0, "multimodal": 0, "unknown": 0}
+    assert found["all"].to_dict() == {"visual": 1, "text": 1, "multimodal": 0, "unknown": 0}
+
+
 def test_a_table_can_have_hooks_without_neurons():
     column = {"hook": "blocks.0.mlp.hook_act", "site": "gate", "layer": 0, "pole": "+"}
     for widths, ids in (([0], []), ([0, 2], ["L0N0", "L0N1"])):

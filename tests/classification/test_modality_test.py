@@ -86,6 +86,9 @@ def test_intervals_are_those_of_bisection_for_rare_constant_and_one_sided_neuron
     v[80:100], t[80:100] = rng.uniform(size=(2, 20, 1))  # the same in all images
     found = compare_modalities(sums_of(v, t), 40)
     assert ((found.low <= found.index) & (found.index <= found.high)).sum() == (~np.isnan(found.index)).sum()
+    many = seeds.rng().integers(1, 4, (200, 100)).astype(float)  # nearly all on one side: roots that coincide
+    close = compare_modalities(sums_of(many, many * 10.0 ** -seeds.rng().integers(1, 9, (200, 1))), 100)
+    assert ((close.low <= close.index) & (close.index <= close.high)).all()
     critical = stats.t.ppf(0.975, 39)
     for j, index in enumerate(found.index):
         for end, outer in ((found.low[j], -1.0), (found.high[j], 1.0)):

@@ -52,7 +52,7 @@ def page(told: Told, tmp_path_factory: pytest.TempPathFactory, request: pytest.F
     run, shown = vn.Run.load(folder), {one["neuron"] for one in told.numbers["neurons"]}
     table = run.table()
     hidden = [name for name in table["neuron"] if name not in shown]
-    texts = ["pink regions", *HOSTILE]
+    texts = ["pink regions"] * 2 + [*HOSTILE]  # more neurons than are shown at once
     said = {name: texts[k % len(texts)] for k, name in enumerate(hidden[: len(hidden) // 2])}
     append_explanations(folder, (Explanation(n, t, confidence=k / 1000, explainer=NAME)
                                  for k, (n, t) in enumerate(said.items())))  # fmt: skip
@@ -122,8 +122,11 @@ def test_an_address_finds_it_and_what_is_nowhere_is_told(page: Page, opened: Tab
     opened.run(f"location.hash = {json.dumps('#' + name)}")
     opened.until("!document.getElementById('others').hidden")
     assert opened.run(ROWS)[0][0] == name and opened.run("document.getElementById('missing').hidden")
-    opened.run("location.hash = '#' + document.querySelector('[data-n]').dataset.n")  # it has a card
-    opened.until("document.getElementById('others').hidden")
+    for elsewhere in ("document.querySelector('[data-n]').dataset.n", "'made'"):  # it has a card; a section
+        opened.run(f"location.hash = '#' + {elsewhere}")
+        opened.until("document.getElementById('others').hidden")
+        opened.run(f"location.hash = {json.dumps('#' + name)}")
+        opened.until("!document.getElementById('others').hidden")
     opened.run("location.hash = '#L99N99'")
     opened.until("document.getElementById('missing').textContent === 'No neuron L99N99 is on this page.'")
     assert opened.run("document.getElementById('others').hidden")

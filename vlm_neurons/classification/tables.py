@@ -92,15 +92,18 @@ def statistics(table: pd.DataFrame) -> pd.DataFrame:
 
     keys = ["site", "pole", "layer", "label", "confident"]
     check_columns("table", table, *keys)
-    counted: dict[tuple[str, str], dict[int, Tally]] = {}  # first all neurons are counted; the rest is arithmetic
-    placed = table[keys].dropna(subset=keys[:3])
+    counted: dict[
+        tuple[str, str], dict[int | None, Tally]
+    ] = {}  # first all neurons are counted; the rest is arithmetic
+    placed = table[keys].dropna(subset=keys[:2])
     sure = placed["confident"].eq(True).fillna(False)  # it may be missing
     placed = placed.assign(confident=np.asarray(sure, dtype=bool))
     for (site, pole, layer, *one), n in placed.groupby(keys, sort=False, dropna=False, observed=True).size().items():
-        counted.setdefault((site, pole), {}).setdefault(int(layer), Counts())[tuple(one)] = int(n)
+        number = None if pd.isna(layer) else int(layer)  # without one it counts in "all" alone
+        counted.setdefault((site, pole), {}).setdefault(number, Counts())[tuple(one)] = int(n)
     rows = []
     for (site, pole), by_layer in counted.items():
-        layers = sorted(by_layer.items())
+        layers = sorted((number, here) for number, here in by_layer.items() if number is not None)
         for layer, here in [*layers, ("all", sum(by_layer.values(), Counts()))]:
             classified = here.total() - _of_class(here, NOT_APPLICABLE)
             for label in MODALITIES if classified else (NOT_APPLICABLE,):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from vlm_neurons._files import append_lines, put_on_disk
+from vlm_neurons._files import append_lines
 from vlm_neurons._text import to_json
 from vlm_neurons.data.sample import Sample
 from vlm_neurons.data.samples import ImageTextData
@@ -138,8 +138,7 @@ def _relative(path: str, base: Path) -> str:
 
 def _append(out: Path, lines: list[dict[str, Any]]) -> None:
     """All lines in one write, on disk before the next batch starts."""
-    append_lines(out, "".join(to_json(line) + "\n" for line in lines))
-    put_on_disk(out)
+    append_lines(out, "".join(to_json(line) + "\n" for line in lines), sync=True)
 
 
 def _finished_lines(out: Path, data: ImageTextData, prompt: str, writer: dict[str, Any]) -> list[str | None]:

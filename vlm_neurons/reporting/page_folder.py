@@ -41,31 +41,22 @@ def write_folder(
     shutil.rmtree(new, ignore_errors=True)
     try:
         with told_where(folder):
-            _fill(new, out, pages, images, others)
+            for part in ("images", PIECES):
+                (new / part).mkdir(parents=True)
+            text = f"This folder belongs to {out.name} and is replaced with it.\n"
+            (new / MARKER).write_text(text, encoding="utf-8")
+            for name, html in pages:
+                (new / f"{name}.html").write_text(html, encoding="utf-8")
+            for name, address in images.items():
+                (new / image_file(name, address)).write_bytes(base64.b64decode(address.split(",", 1)[1]))
+            for name, value in others:
+                (new / PIECES / f"{name}.js").write_text(f'piece("{name}",{on_page(value)});\n', encoding="ascii")
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise
     if folder.exists():
         shutil.rmtree(folder)
     new.rename(folder)
-
-
-def _fill(
-    new: Path,
-    out: Path,
-    pages: Iterable[tuple[str, str]],
-    images: Mapping[str, str],
-    others: Iterable[tuple[str, Any]],
-) -> None:
-    for part in ("images", PIECES):
-        (new / part).mkdir(parents=True)
-    (new / MARKER).write_text(f"This folder belongs to {out.name} and is replaced with it.\n", encoding="utf-8")
-    for name, html in pages:
-        (new / f"{name}.html").write_text(html, encoding="utf-8")
-    for name, address in images.items():
-        (new / image_file(name, address)).write_bytes(base64.b64decode(address.split(",", 1)[1]))
-    for name, value in others:
-        (new / PIECES / f"{name}.js").write_text(f'piece("{name}",{on_page(value)});\n', encoding="ascii")
 
 
 def image_file(name: str, address: str) -> str:

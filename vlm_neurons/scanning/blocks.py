@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vlm_neurons._files import told_where, write_atomic
+from vlm_neurons._files import taken, told_where, write_atomic
 from vlm_neurons.scanning.fired import UNITS, Fired, P
 from vlm_neurons.scanning.moments import MOMENTS, Moments
 from vlm_neurons.scanning.state import TENSORS, TopSamples
@@ -200,7 +200,7 @@ def claimed(path: Path) -> Iterator[bool]:
         ValueError: another process is at it.
     """
     try:
-        import fcntl
+        import fcntl  # noqa: F401 - whether it is there
     except ImportError:  # not on this system: blocks are still written whole, by whoever is last
         yield not path.exists()
         return
@@ -209,14 +209,12 @@ def claimed(path: Path) -> Iterator[bool]:
         lock.parent.mkdir(parents=True, exist_ok=True)
         opened = lock.open("a+")
     with opened as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not taken(file, wait=False):
             file.seek(0)
             raise ValueError(
                 f"{path.name} of {path.parent.parent} is being scanned by another process ({file.read().strip()}). "
                 "Let it finish, or give every process its own RANK and the common WORLD_SIZE; nothing was changed"
-            ) from None
+            )
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()

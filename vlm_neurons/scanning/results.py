@@ -74,7 +74,7 @@ def last_explanations(path: str | Path, neurons: Sequence[str] | None = None) ->
         neurons: only these, in this order, those that are there; of the file only their lines are read as JSON.
 
     Raises:
-        ValueError: a line that is no explanation.
+        ValueError: a line that is no explanation; of other neurons' lines only where more than 16 are asked for.
     """
     file = Path(path) / EXPLANATIONS
     found: dict[str, dict[str, Any]] = {}

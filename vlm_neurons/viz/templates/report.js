@@ -79,8 +79,8 @@
     missing.textContent = other && !others?.look(name) ? `No neuron ${name} is on this page.` : "";
     missing.hidden = missing.textContent === "";
     if (other) missing.parentNode.querySelector("#filters").scrollIntoView();
+    if (!other && !inputs.text?.value.trim()) others?.look("");  // what the last address showed
     if (!line) return;
-    if (!inputs.text?.value.trim()) others?.look("");  // what the last address showed
     if (line.hidden) clear();
     (cardOf.get(line.dataset.n) || line).scrollIntoView();
   }
