@@ -101,7 +101,6 @@ def test_memory_may_give_out_in_the_middle_of_a_block_which_is_done_again(
         real(self, batch, *given)
 
     real = jobs.Recorder.see
-    monkeypatch.setattr(jobs, "seconds_per_sample", lambda *given: 0.0)
     monkeypatch.setattr(jobs.Recorder, "see", look)
     with pytest.warns(UserWarning, match="out of memory with 2 samples at once: going on with 1, "):
         run = vn.scan(model, data, batch_size=2, out=tmp_path / "run", **SETTINGS)
@@ -131,7 +130,7 @@ def test_what_one_sample_needs_halves_no_batch(
 ) -> None:
     with one_of_two():
         run = vn.scan(model, data, batch_size=8, out=tmp_path, **SETTINGS)
-    memory_for(0)  # for the sample that is timed, where there are so few
+    memory_for(0)
     with pytest.raises(torch.OutOfMemoryError, match="too little memory for one sample"):
         vn.scan(model, data, batch_size=8, out=tmp_path, **SETTINGS)
     assert "batch_size_that_fits" not in vn.Run.load(tmp_path).info
@@ -182,6 +181,25 @@ def test_batches_are_filled_by_length_inside_a_block(tmp_path: Path, model: Hook
     lengths = batch.attention_mask.sum(1).view(3, 4)
     assert sum(padded) < int((lengths.amax(1, keepdim=True) - lengths).sum()) / 4
     assert run.samples["id"].tolist() == list(range(12))
+
+
+def test_the_cost_is_said_once_after_three_batches_and_none_is_run_for_it(
+    tmp_path: Path, model: HookedVLM, data: ImageTextData, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    seen: list[tuple[int, str]] = []
+    real = HookedVLM.observe
+
+    def look(self: Any, batch: Any, *given: Any, **more: Any) -> None:
+        seen.append((len(batch), capsys.readouterr().err))
+        real(self, batch, *given, **more)
+
+    monkeypatch.setattr(HookedVLM, "observe", look)
+    vn.scan(model, data, batch_size=1, out=tmp_path, top_n=4, block_size=6)
+    assert [n for n, _ in seen] == [1] * 13  # one to see how wide layers are, and every sample once
+    said = ["s a sample" in err for _, err in seen]
+    assert said == [False] * 4 + [True] + [False] * 8
+    first = next(err for _, err in seen if "s a sample" in err)
+    assert "2 blocks (12 samples) to do here, at about " in first
 
 
 def test_controls_and_responses_are_halved_too(

@@ -97,6 +97,25 @@ def test_with_hooks_or_a_bridge_of_the_users_the_scan_runs_on_the_bridge(tmp_pat
         assert run.info["model"]["forward"] == forward
 
 
+def test_a_hook_or_module_that_comes_between_two_batches_ends_the_quick_way():
+    model = make()
+    batch, hooks = batch_of(model), {"blocks.0.mlp.hook_act": lambda acts: None}
+    layer = model.bridge.blocks[1]
+    norm, kept = layer.ln1, []
+    for come, go in (
+        (lambda: kept.append(norm.register_forward_hook(lambda *given: None)), lambda: kept.pop().remove()),
+        (lambda: kept.append(norm.register_forward_pre_hook(lambda *given: None)), lambda: kept.pop().remove()),
+        (lambda: layer.add_module("more", torch.nn.Identity()), lambda: layer._modules.pop("more")),
+        (lambda: layer.mlp.hook_out.add_hook(lambda acts, hook: acts * 0), lambda: model.bridge.reset_hooks()),
+    ):
+        model.observe(batch, hooks, fast=True)
+        come()
+        with pytest.raises(KeyError, match="fast=True cannot observe"):
+            model.observe(batch, hooks, fast=True)
+        go()
+        model.observe(batch, hooks, fast=True)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_quick_scan_equals_brute_force_at_equal_batches_and_moments_too(tmp_path, dtype):
     processor = tiny.processor()

@@ -245,10 +245,11 @@ class HookedVLM(OverBridge):
         """
         if not fast:
             return bound.observe(self, batch, hooks)
-        slow = sorted(set(hooks) - self.fast_hooks)
-        if slow or self._twin is None:
+        twin = self._twin if self._twin is not None and self._twin.stands_for(self.bridge, closely=False) else None
+        if twin is None or not hooks.keys() <= twin.points.keys():
+            slow = sorted(set(hooks) - self.fast_hooks)
             raise KeyError(f"fast=True cannot observe {slow}: leave it out; model.fast_hooks has what it can")
-        self._twin.observe(bound.checked(self, batch), hooks)
+        twin.observe(bound.checked(self, batch), hooks)
 
     @property
     def fast_hooks(self) -> frozenset[str]:

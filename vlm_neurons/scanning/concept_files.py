@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from vlm_neurons._files import locked, write_atomic
+from vlm_neurons.scanning.batching import batched
 from vlm_neurons.scanning.concept_listed import aligned
 from vlm_neurons.scanning.concept_sums import add_up
 
@@ -59,13 +60,13 @@ def folds_of(facts: Sequence[Facts], folds: int) -> list[int]:
 def by_fold(ids: Iterable[int], folds: Sequence[int], size: int) -> list[list[int]]:
     """Batches of sample ids, each of one fold, fold by fold.
 
-    >>> by_fold(range(5), [0, 1, 0, 1, 0], 2)
+    >>> by_fold(range(5), [0, 1, 0, 1, 0], 2)  # each as `batching.batched`
     [[0, 2], [4], [1, 3]]
     """
     own: dict[int, list[int]] = {}
     for i in ids:
         own.setdefault(folds[i], []).append(i)
-    return [own[f][i : i + size] for f in sorted(own) for i in range(0, len(own[f]), size)]
+    return [batch for fold in sorted(own) for batch in batched(own[fold], size)]
 
 
 def part_path(path: Path, fold: int, blocks: Sequence[int]) -> Path:

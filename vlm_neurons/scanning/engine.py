@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,11 +103,13 @@ def scan(
             samples' own (1 at most): a neuron that needs no content has 1; and `between_images`, the share of the
             variance over patches that is between the samples' own pictures. NaN where nothing is positive, or varies.
         prompt: question for the samples that have none of their own.
-        workers: processes that decode and preprocess images (a DataLoader's); 0 does it in one thread beside the
-            model. A fast GPU needs several: a photograph takes 10-20 ms of a core, its forward pass can take less.
+        workers: processes that decode and preprocess images (a DataLoader's); 0 does it in one thread beside a model
+            on a GPU, and in between on a CPU, which has no core to spare. A fast GPU needs several: a photograph takes
+            10-20 ms of a core, its forward pass can take less.
         compiled: look at activations with code made by torch.compile; None does so on CUDA where it works. The same
             values are kept; sums of the modality test differ in last digits.
-        progress: say on stderr what it will cost, how far it is, and what was skipped.
+        progress: say on stderr what it will cost (after three batches, which it is told from), how far it is, and what
+            was skipped.
 
     Returns:
         The run; `run.complete` is False only where other processes have still blocks to do.
@@ -146,12 +148,12 @@ def scan(
     with on_day(model, day_of(out, model)):  # a date in prompts is that of the run's first call
         data = _with_responses(model, data, out, prompt, batch_size, world, progress)
         asked = None if concepts is None else Asked.of(concepts, folds, null_directions, data)
-        job, first = _begin(model, data, out, parameters, asked, compiled, workers, console)
+        job = _begin(model, data, out, parameters, asked, compiled, workers, console)
         if job.run.complete:
             job.run.open_result()  # refuses what is not this run's
             drop_blocks(job.run)  # of a process that was killed while it did so, and of earlier versions
         else:
-            _scan_share(job, first, rank, world, console, progress)
+            _scan_share(job, rank, world, console, progress)
         if controls and job.run.complete:
             write_controls(model, data, job.run, progress)
     job.run.memory.update(model=model, data=given)
@@ -168,8 +170,8 @@ def _begin(
     compiled: bool | None,
     workers: int,
     console: Console,
-) -> tuple[Job, Loaded]:
-    """The run directory, begun or found, what its blocks share, and the first batch."""
+) -> Job:
+    """The run directory, begun or found, and what its blocks share."""
     prompt, places = parameters["prompt"], parameters["hooks"]
     known = known_skips(data, prompt)
     loaded, first = _first_batch(model, data, prompt, known, asked)
@@ -193,18 +195,18 @@ def _begin(
         concepts.check_memory(free_memory(model.device))
     run = start(out, info)
     concepts = None if concepts is None else concepts.of_run(run.path, run.identity)
-    return Job(
-        model, data, run, columns, known, prompt, fast, workers, fused, concepts, made_with=made_with(info)
-    ), loaded
+    return Job(model, data, run, columns, known, prompt, fast, workers, fused, concepts, made_with=made_with(info))
 
 
-def _scan_share(job: Job, first: Loaded, rank: int, world: int, console: Console, progress: bool) -> None:
+def _scan_share(job: Job, rank: int, world: int, console: Console, progress: bool) -> None:
     """Scan this process's blocks, and merge all where they are the last."""
     run = job.run
     mine = [b for b in job.missing() if b % world == rank]
-    _say_cost(console, job, mine, first)
+    tell = _cost_teller(console, job, mine)
+    if not mine:
+        tell(0.0)
     try:
-        job.scan_blocks(mine, progress)
+        job.scan_blocks(mine, progress, tell)
     except KeyboardInterrupt:
         console.print(
             f"Interrupted with {len(run.missing_blocks())} of {run.n_blocks} blocks to go. The same call goes on."
@@ -260,28 +262,31 @@ def _first_batch(
     raise ValueError(f"none of the {len(data)} samples can be scanned. {shown}")
 
 
-def _say_cost(console: Console, job: Job, mine: list[int], first: Loaded) -> None:
-    """Time a few batches, print what the scan will cost, and refuse if the disk is too small for it."""
+def _cost_teller(console: Console, job: Job, mine: list[int]) -> Callable[[float], None]:
+    """What prints the cost of the scan, given the seconds of one sample; refuses at once if the disk is too small."""
     run, n = job.run, sum(len(job.ids(block)) for block in mine)
-    seconds = job.seconds_per_sample(n, mine[0], first) if mine else 0.0
     sums = 0 if job.concepts is None else job.concepts.disk
     n_missing = len(run.missing_blocks())
-    cost = measure(run.path, job.columns, run.info, seconds, n_missing, sums)
-    console.print(
-        f"{sum(c.d for c in job.columns):,} neurons at {len(run.info['parameters']['hooks'])} hooks, "
-        f"{len(job.data):,} samples in {run.n_blocks} blocks; {len(mine)} blocks ({n:,} samples) to do here, at about "
-        f"{seconds:.2g} s a sample {n * seconds / 60:.1f} min. About {cost.state / 2**20:.1f} MiB of memory for the "
-        f"state of a block and as much for those before it, and {cost.disk / 2**20:.1f} MiB of disk until all blocks "
-        f"are merged, {(cost.disk - cost.state * n_missing) / 2**20:.1f} MiB then ({cost.free / 2**20:,.0f} MiB are "
-        "free)."
-        + (
-            f" Latents that fire come to it: up to {cost.latents / 2**20:,.1f} MiB for each state, and "
-            f"{cost.latents * (n_missing + 1) / 2**20:,.1f} MiB of disk."
-            if cost.latents
-            else ""
-        )
-    )
-    if job.concepts is not None:
-        console.print(job.concepts.cost(n_missing, run.info["parameters"]["block_size"]))
+    cost = measure(run.path, job.columns, run.info, n_missing, sums)
     if mine:
         cost.check(run.path)
+
+    def tell(seconds: float) -> None:
+        console.print(
+            f"{sum(c.d for c in job.columns):,} neurons at {len(run.info['parameters']['hooks'])} hooks, "
+            f"{len(job.data):,} samples in {run.n_blocks} blocks; {len(mine)} blocks ({n:,} samples) to do here, at "
+            f"about {seconds:.2g} s a sample {n * seconds / 60:.1f} min. About {cost.state / 2**20:.1f} MiB of memory "
+            f"for the state of a block and as much for those before it, and {cost.disk / 2**20:.1f} MiB of disk until "
+            f"all blocks are merged, {(cost.disk - cost.state * n_missing) / 2**20:.1f} MiB then "
+            f"({cost.free / 2**20:,.0f} MiB are free)."
+            + (
+                f" Latents that fire come to it: up to {cost.latents / 2**20:,.1f} MiB for each state, and "
+                f"{cost.latents * (n_missing + 1) / 2**20:,.1f} MiB of disk."
+                if cost.latents
+                else ""
+            )
+        )
+        if job.concepts is not None:
+            console.print(job.concepts.cost(n_missing, run.info["parameters"]["block_size"]))
+
+    return tell

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
 
 from vlm_neurons.data import ImageTextData
-from vlm_neurons.scanning.batching import by_length, halve, halving, out_of_memory, size_now, with_batch_size
+from vlm_neurons.scanning.batching import batched, by_length, halving, size_now, with_batch_size
 from vlm_neurons.scanning.blocks import ColumnInfo, Skip, States, claimed, open_block, write_block
 from vlm_neurons.scanning.concept_files import write_part
 from vlm_neurons.scanning.concept_job import ConceptJob
 from vlm_neurons.scanning.fired import Fired
 from vlm_neurons.scanning.fused import Fused
 from vlm_neurons.scanning.loading import Loaded, ahead, load
-from vlm_neurons.scanning.planning import SHARE, TIMED, kept_samples, seconds_per_sample
+from vlm_neurons.scanning.planning import Pace, kept_samples
 from vlm_neurons.scanning.recorder import Recorder
 from vlm_neurons.scanning.run import Run
 from vlm_neurons.tokens import TokenKind
@@ -60,45 +61,29 @@ class Job:
         size = self.run.info["parameters"]["block_size"]
         return range(block * size, min((block + 1) * size, len(self.data)))
 
-    def scan_blocks(self, blocks: Sequence[int], progress: bool) -> None:
-        """Scan blocks that no other process is at, and write each when it is done."""
+    def scan_blocks(self, blocks: Sequence[int], progress: bool, tell: Callable[[float], object]) -> None:
+        """Scan blocks that no other process is at, and write each when it is done. `tell` is told how many seconds a
+        sample takes."""
         n, mine = sum(len(self.ids(block)) for block in blocks), list[int]()
         with tqdm(total=n, unit="sample", desc="scan", disable=not progress) as bar:
+            pace = Pace(partial(_beside, bar, tell), self.model.device)
             for block in blocks:
                 with claimed(self.run.block_path(block)) as to_do:
                     if to_do and not self.run.complete:  # in this order: a run is complete before its blocks go
-                        self._scan_in_memory(block, bar)
+                        self._scan_in_memory(block, bar, pace)
                         if self.concepts is not None:
                             self.concepts.add_to(self.run.path, self.run.identity, mine, block)
                         mine.append(block)
 
-    def _scan_in_memory(self, block: int, bar: Any) -> None:
+    def _scan_in_memory(self, block: int, bar: Any, pace: Pace) -> None:
         """Scan a block, again in smaller batches where memory was too small."""
         before = bar.n
 
         def scan() -> None:
             bar.n = before
-            self.scan_block(block, bar)
+            self.scan_block(block, bar, pace)
 
         halving(self.run, scan, len(self.ids(block)))
-
-    def seconds_per_sample(self, n: int, block: int, first: Loaded) -> float:
-        """Time of one of n samples, from some batches of a block, or the first sample where there is little to do.
-
-        Raises:
-            torch.OutOfMemoryError: memory is too small for one sample.
-        """
-        chunks, few = self.chunks(self.ids(block)), min(TIMED, n // size_now(self.run.info) // SHARE)
-        some = [chunks[i] for i in sorted({k * len(chunks) // few for k in range(few)})] if few else []
-        batches = [one for chunk in some if (one := self.load(chunk)).batch is not None] or [first]
-        found: list[float] = []
-        error = out_of_memory(lambda: found.append(seconds_per_sample(self.model, self.recorder(), batches)))
-        if error is None:
-            return found[0]
-        most = max(len(one.ids) for one in batches)
-        del batches
-        halve(self.run, error, most)
-        return self.seconds_per_sample(n, block, first)
 
     def recorder(self) -> Recorder:
         """An empty one."""
@@ -118,9 +103,7 @@ class Job:
         so that which samples share a batch depends on nothing else."""
         size = size_now(self.run.info)
         ordered = by_length(ids, self.data.facts, self.prompt) if size > 1 else list(ids)
-        if self.concepts is not None:
-            return self.concepts.batches(ordered, size)
-        return [ordered[i : i + size] for i in range(0, len(ordered), size)]
+        return batched(ordered, size) if self.concepts is None else self.concepts.batches(ordered, size)
 
     def remember(self, states: States) -> None:
         """Merge the states of a finished block into what later ones need not better."""
@@ -130,12 +113,14 @@ class Job:
                 if before is not state:
                     before.merge(state)
 
-    def scan_block(self, block: int, bar: Any) -> None:
+    def scan_block(self, block: int, bar: Any, pace: Pace) -> None:
         """Scan one block, and write what it gave."""
+        pace.begin()
         recorder, skipped = self.recorder(), list[Skip]()
         counts: dict[str, list[int]] = {"id": [], "n_visual_tokens": [], "n_text_tokens": []}
         chunks, fold = self.chunks(self.ids(block)), -1
-        for chunk, loaded in zip(chunks, ahead(self.load, chunks, self.workers), strict=True):
+        beside = self.model.device.type != "cpu"
+        for chunk, loaded in zip(chunks, ahead(self.load, chunks, self.workers, beside), strict=True):
             fold = self._turn(recorder, block, fold, chunk[0])
             skipped += loaded.skipped
             if loaded.batch is not None:
@@ -144,7 +129,8 @@ class Job:
                 counts["id"] += loaded.ids
                 counts["n_visual_tokens"] += loaded.batch.mask(TokenKind.VISUAL).sum(1).tolist()
                 counts["n_text_tokens"] += loaded.batch.mask(TokenKind.TEXT).sum(1).tolist()
-            bar.update(len(loaded.ids) + len(loaded.skipped))
+            bar.update(len(chunk))
+            pace.done(len(chunk), chunk is chunks[-1])
         self._turn(recorder, block, fold, None)
         assert len(counts["id"]) + len(skipped) == sum(map(len, chunks)), "every sample is scanned or skipped, once"
         order = torch.tensor(counts["id"], dtype=torch.int32).argsort()
@@ -166,3 +152,9 @@ class Job:
             sums = recorder.sums.flush()
             write_part(self.run.path, self.run.identity, done, [block], sums)
         return new
+
+
+def _beside(bar: Any, tell: Callable[[float], object], seconds: float) -> None:
+    """Tell, with the bar out of the way."""
+    with bar.external_write_mode():
+        tell(seconds)

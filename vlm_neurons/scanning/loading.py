@@ -125,9 +125,10 @@ def _try(model: HookedVLM, rows: list[tuple[Sample, list[Any]]], prompt: str) ->
 
 
 def ahead(
-    make: Callable[[Sequence[int]], Loaded], chunks: Sequence[Sequence[int]], workers: int = 0
+    make: Callable[[Sequence[int]], Loaded], chunks: Sequence[Sequence[int]], workers: int = 0, beside: bool = True
 ) -> Iterator[Loaded]:
-    """`make` of every chunk in order, the next ones in a background thread, or in `workers` processes."""
+    """`make` of every chunk in order, the next ones in `workers` processes or, if `beside`, in a background thread:
+    for a model on a GPU. A model on the CPU has its threads on every core, and one more only disturbs them."""
     if workers:
         loader = DataLoader(
             _Chunks(make, chunks),
@@ -139,6 +140,9 @@ def ahead(
             multiprocessing_context="fork",  # the model is there already: nothing is copied or pickled to the workers
         )
         yield from loader
+        return
+    if not beside:
+        yield from map(make, chunks)
         return
     pool = ThreadPoolExecutor(1, thread_name_prefix="load")
     waiting: deque[Future[Loaded]] = deque()

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +17,7 @@ from vlm_neurons._text import not_utf8
 from vlm_neurons.data import DEFAULT_PROMPT
 from vlm_neurons.models import HookedVLM, guards
 from vlm_neurons.scanning.blocks import ColumnInfo
-from vlm_neurons.scanning.loading import Loaded
 from vlm_neurons.scanning.moments import Moments
-from vlm_neurons.scanning.recorder import Recorder
 from vlm_neurons.sites import Site, named
 from vlm_neurons.sites import names as site_names
 
@@ -28,8 +26,8 @@ if TYPE_CHECKING:
     from vlm_neurons.models import HookedVLM
 
 TIMED = 3  # batches
+ENOUGH = 10.0  # seconds that are timed
 COPIES = 3  # of the state of all neurons: a block's, that of all before it, and both put together
-SHARE = 100  # at most one in so many batches is spent on timing
 
 
 @dataclass(frozen=True)
@@ -37,14 +35,12 @@ class Cost:
     """What is ahead of this process.
 
     Attributes:
-        seconds: time of one sample.
         state: bytes of the state of all neurons, in memory and in every block.
         latents: bytes that come to it if all latents of dictionaries fire.
         disk: bytes that blocks and result will take beyond what is there.
         free: bytes that are free where they go.
     """
 
-    seconds: float
     state: int
     latents: int
     disk: int
@@ -129,31 +125,43 @@ def check_prompt_asked(prompt: str, data: ImageTextData, say: Callable[[str], An
         say(f"prompt={prompt!r} is asked of {asked:,} of {len(data):,} samples; the others have their own.")
 
 
-def measure(
-    path: Path, columns: Sequence[ColumnInfo], info: dict[str, Any], seconds: float, n_blocks: int, sums: int = 0
-) -> Cost:
+def measure(path: Path, columns: Sequence[ColumnInfo], info: dict[str, Any], n_blocks: int, sums: int = 0) -> Cost:
     """The cost of `n_blocks` blocks and the result; `sums` are bytes of sums of concepts."""
     kept = kept_samples(info), info["parameters"]["n_visual"], info["parameters"]["n_text"]
     state, most = state_bytes(columns, *kept), state_bytes([replace(c, listed=False) for c in columns], *kept)
-    return Cost(seconds, state, most - state, state * (n_blocks + 1) + sums, shutil.disk_usage(path).free)
+    return Cost(state, most - state, state * (n_blocks + 1) + sums, shutil.disk_usage(path).free)
 
 
-def seconds_per_sample(model: HookedVLM, recorder: Recorder, batches: Sequence[Loaded]) -> float:
-    """Time of one sample, forward pass and statistics together; `recorder` is of no use afterwards.
+@dataclass
+class Pace:
+    """Tells once how long a sample takes, from the first batches of the scan itself: none is run for this alone.
 
-    Args:
-        model: the model, warmed up.
-        recorder: an empty one.
-        batches: what to time.
+    Attributes:
+        tell: is told the seconds of one sample, all of it.
+        device: of the model.
     """
-    seen, began = 0, time.perf_counter()
-    for batch, told in ((one.batch, one.told) for one in batches if one.batch is not None):
-        with suppress(FloatingPointError):  # the scan itself will come to this sample, and name it
-            recorder.see(batch, range(seen, seen + len(batch)), [""] * len(batch), told)
-        seen += len(batch)
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)
-    return (time.perf_counter() - began) / seen
+
+    tell: Callable[[float], object]
+    device: torch.device
+    told: bool = False
+    _began: float = 0.0
+    _samples: list[int] = field(default_factory=list)
+
+    def begin(self) -> None:
+        """A block begins, maybe again."""
+        self._began = time.perf_counter()
+        self._samples.clear()
+
+    def done(self, samples: int, last: bool) -> None:
+        """A batch is done; the last of its block, or not."""
+        if self.told:
+            return
+        self._samples.append(samples)
+        if last or len(self._samples) == TIMED or time.perf_counter() - self._began > ENOUGH:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            self.told = True
+            self.tell((time.perf_counter() - self._began) / sum(self._samples))
 
 
 # SLURM_NTASKS is set in a batch script too, which is one process; SLURM_STEP_NUM_TASKS only in what srun started.
