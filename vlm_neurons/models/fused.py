@@ -22,6 +22,7 @@ from vlm_neurons.models.batch import Batch, HookNeverFires
 from vlm_neurons.models.experts import experts_of, open_experts
 from vlm_neurons.models.guards import indexed_by_image
 from vlm_neurons.models.heads import open_heads
+from vlm_neurons.models.heap import keep_freed
 from vlm_neurons.models.held import adapted, adapters_of
 from vlm_neurons.models.passes import begin_pass, running
 from vlm_neurons.sites import named
@@ -146,6 +147,7 @@ def make_twin(model: Any, adapter: Adapter) -> Twin | None:
     """
     if getattr(model, "is_quantized", False) or any(hasattr(m, "_hf_hook") for m in model.modules()):
         return None
+    keep_freed()
     shared = {id(t): t for t in [*model.parameters(), *model.buffers()]}
     twin = copy.deepcopy(model, shared)
     twin.set_attn_implementation(_attention(twin))

@@ -1,0 +1,20 @@
+"""What the allocator does with the memory that forward passes free."""
+
+from __future__ import annotations
+
+import torch
+
+# glibc maps an allocation by itself, and unmaps it when it is freed, from a threshold on that starts at 128 KiB and
+# that grows to the size of any such allocation that is freed, up to 32 MiB; of other memory it gives back what is free
+# at the end of the heap beyond twice that threshold (mallopt(3), M_MMAP_THRESHOLD and M_TRIM_THRESHOLD).
+_MOST = 2**25 - 2**16
+
+
+def keep_freed() -> None:
+    """Let memory that is freed stay with the process, up to 64 MiB of it, for the next tensors; of allocators other
+    than glibc's nothing changes.
+
+    Without it the tensors of every layer of a small batch go back to the system and come again page by page: of a pass
+    over one image of a model with 11,008 neurons a layer that is a tenth to a half of the time on a CPU.
+    """
+    torch.empty(_MOST, dtype=torch.uint8, device="cpu")  # freed at once, and never touched: it takes no memory
