@@ -127,8 +127,11 @@ class Patches(Sequence[Patch]):
     @overload
     def __getitem__(self, at: slice) -> Patches: ...
     def __getitem__(self, at: int | slice) -> Patch | Patches:
-        own = self.image[at], self.cells[at], self.boxes[at], self.original[at]
-        return Patches(*own) if isinstance(at, slice) else next(iter(Patches(*(np.asarray(one)[None] for one in own))))
+        if isinstance(at, slice):
+            return Patches(self.image[at], self.cells[at], self.boxes[at], self.original[at])
+        row, column, tile = self.cells[at].tolist()
+        box, original = tuple(self.boxes[at].tolist()), tuple(self.original[at].tolist())
+        return Patch(int(self.image[at]), row, column, box, original, tile)
 
     def __iter__(self) -> Iterator[Patch]:
         columns = (one.tolist() for one in (self.image, self.cells, self.boxes, self.original))

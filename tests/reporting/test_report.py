@@ -9,6 +9,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -16,6 +17,7 @@ from hostile import HOSTILE, Made
 
 from vlm_neurons.classification import classify
 from vlm_neurons.data import ImageTextData
+from vlm_neurons.evidence import looking
 from vlm_neurons.models import HookedVLM
 from vlm_neurons.reporting import report
 from vlm_neurons.scanning import scan
@@ -92,6 +94,21 @@ def test_neurons_of_every_class_that_has_any_are_shown_with_their_shares(made: M
         for label in MODALITIES:
             name = "multi-modal" if label == "multimodal" else label
             assert f"{name} {100 * row[f'p_{label}']:.0f} %" in card
+
+
+def test_a_card_without_evidence_costs_its_strongest_samples(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, looked = scenes(40, seed=2), []
+
+    def count(model: Any, samples: Any, *more: Any) -> Any:
+        looked.extend(one.sample for one in samples)
+        return look_into(model, samples, *more)
+
+    look_into = looking.look_into
+    monkeypatch.setattr(looking, "look_into", count)
+    run = scan(made.model, data, out=made.run.path.parent / "few", progress=False)
+    page = report(run, out=run, model=made.model, data=data, n_neurons=1).read_text(encoding="utf-8")
+    cards = page.count('<article class="vn-card"')
+    assert 0 < cards <= len(MODALITIES) and len(looked) <= 3 * cards + 6 < len(data)
 
 
 def test_counts_above_threshold_agree_with_the_shares(made: Made) -> None:

@@ -6,7 +6,7 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -263,15 +263,15 @@ def _card(shown: Shown, rule: Thresholds | None, scaled_by: str, edits: EditGall
             template("bare.html").render(anchor=shown.anchor, neuron=visible(shown.neuron), **told_of),
             template_text("card.css"),
         )
-    evidence, notes = shown.evidence, {}
+    evidence, note = shown.evidence, None
     if rule is not None and shown.label != NOT_APPLICABLE and shown.row:
-        notes = {e.seen.sample: verdict(e, float(shown.row[scaled_by]), rule) for e in evidence.exemplars}
+        note = partial(verdict, peak=float(shown.row[scaled_by]), rule=rule)
     # one of each group besides the strongest; three strong ones where there is nothing else
     per_group = 1 if any(e.group != "top" for e in evidence.exemplars) else 2
     return card_html(
         evidence, shown.row or None, shown.explanation, {(shown.neuron, k): s for k, s in shown.simulations.items()},
         pd.DataFrame(shown.told) if shown.told else None, concepts=concepts, edits=edits, per_group=per_group,
-        anchor=shown.anchor, notes=notes,
+        anchor=shown.anchor, note=note,
     )  # fmt: skip
 
 

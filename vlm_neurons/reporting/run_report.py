@@ -84,7 +84,7 @@ def report(
     missing = [s.neuron for s in shown if s.evidence is None and s.row]
     if missing:
         found = gather_evidence(
-            _model(run, model), _data(run, data), run, missing, n_top=TOP, n_spare=0, progress=False
+            _model(run, model), _data(run, data), run, missing, n_top=TOP, n_spare=0, n_pool=0, progress=False
         )
         shown = with_evidence(shown, found)
     write(story(run, table, results, shown), out)

@@ -1,7 +1,7 @@
 """The card of one neuron, as a piece of a page.
 
     card_html(evidence, row=None, explanation=None, simulation=None, score=None, *, concepts=None,
-              edits=None, per_group=3, tops=None, anchor=None, notes=None) -> Fragment
+              edits=None, per_group=3, tops=None, anchor=None, note=None) -> Fragment
 
 `Fragment` has `html`, `css` and `js` (each the same string for all cards, to be included once), `images`
 ({CSS class: `data:` address}, to be written as background-image, each once: `fragment.styles(fragments)` does it) and
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -82,7 +82,7 @@ def card_html(
     per_group: int = 3,
     tops: tuple[float, float] | None = None,
     anchor: str | None = None,
-    notes: Mapping[int, str] | None = None,
+    note: Callable[[Exemplar], str] | None = None,
 ) -> Fragment:
     """The card of one neuron.
 
@@ -97,7 +97,7 @@ def card_html(
         per_group: exemplars shown of each group, besides the strongest one.
         tops: ends of the colour scales of patches and tokens, to compare cards; by default from what is shown.
         anchor: id of the card; by default from the neuron's.
-        notes: a further line under a sample, by its id.
+        note: gives a further line under a sample; asked of those that are shown.
 
     Raises:
         TypeError: `evidence` is no evidence, or `simulation` no simulation.
@@ -111,7 +111,7 @@ def card_html(
     """
     shown = content(evidence, row, explanation, simulation, score, per_group, tops, concepts)
     images: dict[str, str] = {}
-    notes, names = notes or {}, group_names(evidence)
+    names = group_names(evidence)
     html = template("card.html.jinja").render(
         anchor=anchor or anchor_of(evidence.neuron),
         neuron=visible(evidence.neuron),
@@ -120,8 +120,8 @@ def card_html(
         scores=[(one, score_svg(one) if one.r is not None else "") for one in shown.scored],
         answers=shown.answers,
         frequency=FREQUENCY,
-        strongest=_shown(shown.strongest, shown, images, notes, chart=True),
-        groups=[(names[group], [_shown(e, shown, images, notes) for e in es]) for group, es in shown.groups.items()],
+        strongest=_shown(shown.strongest, shown, images, note, chart=True),
+        groups=[(names[group], [_shown(e, shown, images, note) for e in es]) for group, es in shown.groups.items()],
         compared=[_both(one, images) for one in shown.compared],
         followed=visible(shortened(str(edits.rows["explanation"].iloc[0]), FOLLOWED)) if edits is not None else "",
         edits=[] if edits is None else _edited(edits, shown.tops, images),
@@ -147,10 +147,12 @@ def anchor_of(neuron: str) -> str:
     return f"neuron-{hashlib.sha256(neuron.encode(errors='surrogatepass')).hexdigest()[:8]}"
 
 
-def _shown(e: Exemplar, shown: Content, images: dict[str, str], notes: Mapping[int, str], chart: bool = False) -> Shown:
+def _shown(
+    e: Exemplar, shown: Content, images: dict[str, str], note: Callable[[Exemplar], str] | None, chart: bool = False
+) -> Shown:
     strips = (strip(e.seen, e.token_acts, shown.tops[1]),) if has_text(e) else ()
     maps = tuple((m,) for m in _maps(e, shown.tops[0], images, "real"))
-    lines = [caption(e), *strongest_places(e), *([notes[e.seen.sample]] if e.seen.sample in notes else [])]
+    lines = [caption(e), *strongest_places(e), *([note(e)] if note else [])]
     return Shown(tuple(lines), maps, strips, sequence_svg(e) if chart else "")
 
 
