@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 _BYTES = 2**25  # of values in memory at once
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One neuron on one sample.
 
     Attributes:
@@ -73,18 +72,18 @@ class Wanted:
                     own.setdefault(sample, []).append(number)
         return {sample: np.array(own[sample]) if sample in own else every for sample in sorted({*own, *shared})}
 
-    def behind(self, sample: int, hook: str) -> list[int]:
+    def behind(self, sample: int, hook: str) -> np.ndarray:
         """Numbers of the neurons of which a sample is a top one and that have their unit at a hook, in order."""
-        return self._behind.get((sample, hook), [])
+        return self._behind[sample, hook]
 
     @cached_property
-    def _behind(self) -> dict[tuple[int, str], list[int]]:
+    def _behind(self) -> dict[tuple[int, str], np.ndarray]:
         found: dict[tuple[int, str], list[int]] = {}
         for number, (top, unit) in enumerate(zip(self.tops, self.units, strict=True)):
             if unit is not None:
                 for sample in top:
                     found.setdefault((sample, unit.hook), []).append(number)
-        return found
+        return {where: np.array(numbers) for where, numbers in found.items()}
 
     def parts(self, n_places: int) -> list[tuple[int, int]]:
         """Numbers of neurons that are put together at once, from and to: as many as memory has room for."""
@@ -128,16 +127,20 @@ def _of_hook(
         left = remaining((i for i, *_ in placed), pool, keys)
         placed += [(i, "pool", "test", rank) for rank, i in enumerate(left)]
 
-        def of(sample: int, number: int = number) -> np.ndarray:
-            if sample in values:
-                return values[sample][number - first]
-            row = int(np.searchsorted(own[sample], number))
-            return shelf.values(samples[sample], hook, row, row + 1)[0]
+        def alone(sample: int, number: int = number) -> np.ndarray:
+            place = int(np.searchsorted(own[sample], number))
+            return shelf.values(samples[sample], hook, place, place + 1)[0]
 
-        yield number, [Row(i, samples[i], group, split, rank, of(i)) for i, group, split, rank in placed]
+        yield (
+            number,
+            [
+                Row(i, samples[i], group, split, at, values[i][row] if i in values else alone(i))
+                for i, group, split, at in placed
+            ],
+        )
 
 
-def _own(wanted: Wanted, hook: str) -> dict[int, list[int]]:
+def _own(wanted: Wanted, hook: str) -> dict[int, np.ndarray]:
     """Of samples that were not drawn, the neurons of a hook that want them, in order."""
     found: dict[int, list[int]] = {}
     shared = set(wanted.drawn)
@@ -145,7 +148,7 @@ def _own(wanted: Wanted, hook: str) -> dict[int, list[int]]:
         for sample in wanted.tops[number]:
             if sample not in shared:
                 found.setdefault(sample, []).append(number)
-    return found
+    return {sample: np.array(numbers) for sample, numbers in found.items()}
 
 
 def written_at(
@@ -194,6 +197,6 @@ def batch_of(rows: Sequence[Row]) -> pa.RecordBatch:
         [row.sample for row in rows],
         [(row.group, row.split, row.rank) for row in rows],
         [row.one.grids for row in rows],
-        [row.values[: row.one.n_patches] for row in rows],
-        [row.values[row.one.n_patches :] for row in rows],
+        [row.one.n_tokens for row in rows],
+        np.concatenate([np.zeros(0, np.float32), *(row.values for row in rows)]),
     )

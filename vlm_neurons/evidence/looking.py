@@ -154,12 +154,14 @@ class Call:
                 mark.unlink(missing_ok=True)
 
         def put_together(number: int) -> None:
-            every = list(rows_of(self.wanted, samples, Files(), parts[number]))
-            writes = {k: written_at(self.wanted, samples, Files(), k, rows, self._state) for k, rows in every}
-            told = [{**self._about(k, done), "asked": self._keys[k]} for k, done in writes.items()]
+            made = [
+                (k, written_at(self.wanted, samples, Files(), k, rows, self._state), batch_of(rows))
+                for k, rows in rows_of(self.wanted, samples, Files(), parts[number])
+            ]
+            told = [{**self._about(k, done), "asked": self._keys[k]} for k, done, _ in made]
             used = {*self.wanted.drawn, *(i for k in range(*parts[number]) for i in self.wanted.tops[k])}
             keys = sorted({samples[i].key for i in used})
-            save_neurons(path, told, (batch_of(rows) for _, rows in every), keys)
+            save_neurons(path, told, (batch for *_, batch in made), keys)
             marks[number].touch()
 
         share(len(parts), folder, "part", lambda k: marks[k].exists(), put_together)

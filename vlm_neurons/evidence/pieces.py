@@ -53,7 +53,7 @@ class Met:
         """Of all images."""
         return sum(rows * columns for rows, columns in self.grids)
 
-    @property
+    @cached_property
     def n_tokens(self) -> int:
         """All but the visual ones."""
         return len(self.text) - self.n_patches

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
 
 from vlm_neurons.evidence.exemplars import Exemplar, Seen
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+@cache
 def schema() -> pa.Schema:
     """Of samples."""
     import pyarrow as pa
@@ -31,6 +34,7 @@ def schema() -> pa.Schema:
     )  # fmt: skip
 
 
+@cache
 def exemplars_schema() -> pa.Schema:
     """Of what a neuron did on samples: activations at the patches of each image, row by row, and at every token."""
     import pyarrow as pa
@@ -45,13 +49,14 @@ def exemplars_schema() -> pa.Schema:
 
 def exemplars_batch(exemplars: Sequence[Exemplar], keys: Sequence[str]) -> pa.RecordBatch:
     """A row each."""
+    parts = [part.ravel() for e in exemplars for part in (*e.patch_acts, e.token_acts)]
     return rows_batch(
         keys,
         [e.seen.sample for e in exemplars],
         [(e.group, e.split, e.rank) for e in exemplars],
         [[p.shape for p in e.patch_acts] for e in exemplars],
-        [np.concatenate([np.zeros(0, np.float32), *(p.ravel() for p in e.patch_acts)]) for e in exemplars],
-        [e.token_acts for e in exemplars],
+        [len(e.token_acts) for e in exemplars],
+        np.concatenate([np.zeros(0, np.float32), *parts]),
     )
 
 
@@ -60,8 +65,8 @@ def rows_batch(
     samples: Sequence[int],
     placed: Sequence[tuple[str, str, int]],
     grids: Sequence[Sequence[tuple[int, ...]]],
-    patches: Sequence[Float[np.ndarray, "_patch"]],
-    tokens: Sequence[Float[np.ndarray, "_token"]],
+    n_tokens: Sequence[int],
+    values: Float[np.ndarray, "_place"],
 ) -> pa.RecordBatch:
     """Rows of `exemplars_schema`; activations go over as arrays, not as numbers one by one.
 
@@ -70,21 +75,22 @@ def rows_batch(
         samples: their ids.
         placed: group, split and rank.
         grids: shapes of the maps of every image.
-        patches: all maps, one after the other.
-        tokens: activations at tokens.
+        n_tokens: of the samples.
+        values: activations, row by row: all maps, one after the other, then at tokens.
     """
     import pyarrow as pa
 
-    shapes = [shape for own in grids for shape in own]
-    images = _ends([len(own) for own in grids])
-    sizes = pa.array(np.array(shapes, np.int32).reshape(-1))
+    shapes = np.array([shape for own in grids for shape in own], np.int32).reshape(-1, 2)
+    images, maps = _ends([len(own) for own in grids]), _ends(shapes.prod(axis=1))
+    parts = np.stack([np.diff(maps[images]), np.asarray(n_tokens, np.int32)], axis=1)  # patches and tokens of each row
+    at_patch = np.repeat(np.tile([True, False], len(parts)), parts.ravel())
+    values = values.astype(np.float32, copy=False)
     groups, splits, ranks = zip(*placed, strict=True) if placed else ((), (), ())
     columns = {
         "sample_key": list(keys), "sample": list(samples), "group": groups, "split": splits, "rank": ranks,
-        "grids": pa.ListArray.from_arrays(images, pa.ListArray.from_arrays(_ends([2] * len(shapes)), sizes)),
-        "patch_acts": pa.ListArray.from_arrays(
-            images, pa.ListArray.from_arrays(_ends([rows * columns for rows, columns in shapes]), _flat(patches))),
-        "token_acts": pa.ListArray.from_arrays(_ends([len(t) for t in tokens]), _flat(tokens)),
+        "grids": _lists(images, _lists(_ends([2] * len(shapes)), pa.array(shapes.ravel()))),
+        "patch_acts": _lists(images, _lists(maps, pa.array(values[at_patch]))),
+        "token_acts": _lists(_ends(n_tokens), pa.array(values[~at_patch])),
     }  # fmt: skip
     kind = exemplars_schema()
     return pa.RecordBatch.from_arrays(
@@ -158,16 +164,15 @@ def read_sample(row: dict[str, Any]) -> Seen:
     )  # fmt: skip
 
 
-def _ends(sizes: Sequence[int]) -> pa.Array:
+def _ends(sizes: ArrayLike) -> Int[np.ndarray, "_ends"]:
+    """Where lists begin and end that follow each other."""
+    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
+
+
+def _lists(ends: Int[np.ndarray, "_ends"], values: pa.Array) -> pa.Array:
     import pyarrow as pa
 
-    return pa.array(np.cumsum([0, *sizes]), pa.int32())
-
-
-def _flat(values: Sequence[np.ndarray]) -> pa.Array:
-    import pyarrow as pa
-
-    return pa.array(np.concatenate([np.zeros(0, np.float32), *(np.asarray(v, np.float32).ravel() for v in values)]))
+    return pa.ListArray.from_arrays(pa.array(ends), values)
 
 
 def _png(image: Image.Image) -> bytes:
