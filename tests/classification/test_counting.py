@@ -7,7 +7,7 @@ import pytest
 import seeds
 import torch
 
-from vlm_neurons.classification.counting import Counter, most_common
+from vlm_neurons.classification.counting import Counter, least_exceeding, most_common
 from vlm_neurons.classification.thresholds import Thresholds, sample_classes
 from vlm_neurons.scanning.state import TopSamples
 
@@ -35,3 +35,18 @@ def test_counts_are_those_of_every_sample_looked_at_alone(dtype, top_n):
             assert (expected == counter.counts(rule).T).all()
             labels = np.where(expected.any(1), expected.argmax(1), 3)  # the first of equals; unknown without samples
             assert (most_common(counter.counts(rule)) == labels).all()
+
+
+def test_what_a_value_has_to_reach_is_the_least_that_exceeds_the_threshold_once_normalised():
+    rng = np.random.default_rng(seeds.number())
+    peak = np.concatenate([
+        rng.lognormal(0, 3, 2000), 10.0 ** rng.uniform(-45, 38.5, 2000), [0.0, -1.0, np.inf, np.nan, 1e-45, 3.4e38],
+    ]).astype(np.float32)  # fmt: skip
+    known = (peak > 0) & np.isfinite(peak)
+    for threshold in [0.0, 1e-44, 1e-38, 1.0, 2.0, 3.0, 9.999999, *rng.uniform(0, 10, 200)]:
+        least, at = least_exceeding(peak, threshold), np.float32(threshold)
+        assert (np.isnan(least) == ~known).all()
+        below = np.nextafter(least[known], np.float32(0))
+        with np.errstate(over="ignore"):
+            assert ((least[known] / peak[known] * np.float32(10) > at) | np.isinf(least[known])).all()
+            assert not (below / peak[known] * np.float32(10) > at).any()

@@ -1,8 +1,8 @@
 """How many top samples of every neuron are of which class, under one rule of thresholds or many.
 
-Samples lie in the first dimension and neurons in the second: sums over samples then run along the memory. What a
-neuron's values have to reach is found once a threshold, so that they are compared, not normalised. And it is numpy that
-counts, on one thread: the arrays of a layer are so small that threads cost more than they give.
+What a neuron's values have to reach is found once a threshold, so that they are compared, not normalised. Which of its
+samples do is kept as bits of whole numbers: what many rules do with them takes an eighth of the memory and of the time.
+And it is numpy that counts, on one thread: the arrays of a layer are so small that threads cost more than they give.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from vlm_neurons.scanning import TopSamples
 
-Seen = Bool[np.ndarray, "top_n d"]
+Seen = UInt[np.ndarray, "d word"]
 Counts = UInt[np.ndarray, "d"]
-Values = Float[np.ndarray, "top_n d"]
-INFINITY = np.float32(np.inf).view(np.int32)  # numbers of float32 that are not negative rise with their bits
+Values = Float[np.ndarray, "d top_n"]
+WORD = 64  # bits
 
 
 @dataclass(eq=False)
@@ -50,14 +50,14 @@ class Counter:
     def by(self, peak: Tensor) -> Counter:
         """The same samples on the scale of another peak."""
         other = Counter(self.state, peak, self._values)
-        other.there, other.n_samples, other._both = self.there, self.n_samples, self._both
+        other.there, other.n_samples, other._room = self.there, self.n_samples, self._room
         return other
 
     def counts(self, rule: Thresholds) -> UInt[np.ndarray, "4 d"]:
         """How many are of each class, in the order of `Modality`."""
         sees, n_sees = self._exceeding("visual", rule.n_visual, rule.t_visual)
         reads, n_reads = self._exceeding("text", rule.n_text, rule.t_text)
-        both = _sum(np.logical_and(sees, reads, out=self._both))
+        both = self._count(sees & reads)
         found = np.empty((4, len(both)), both.dtype)
         np.subtract(n_sees, both, out=found[0])
         np.subtract(n_reads, both, out=found[1])
@@ -73,12 +73,13 @@ class Counter:
     @cached_property
     def n_samples(self) -> Counts:
         """How many there are."""
-        return _sum(np.ascontiguousarray(self.there.T))
+        return self._count(self._packed(self.there))
 
     @cached_property
-    def _both(self) -> Seen:
-        """Room for what every rule needs: new memory costs more than counting."""
-        return np.empty(self.there.T.shape, dtype=bool)
+    def _room(self) -> Bool[np.ndarray, "d bit"]:
+        """Whole words of every neuron, of which samples are the first bits."""
+        d, top_n = self.there.shape
+        return np.zeros((d, -(-top_n // WORD) * WORD), dtype=bool)
 
     @cached_property
     def _peak(self) -> Float[np.ndarray, "d"]:
@@ -87,10 +88,8 @@ class Counter:
     def values(self, kind: str, n: int) -> Values:
         """The n-th largest value of every sample at tokens of a kind; below all where there is no sample."""
         if (kind, n) not in self._values:
-            values = np.array(getattr(self.state, kind)[..., n - 1].float().numpy().T, order="C")
-            if not self.there.all():
-                values[~self.there.T] = -np.inf
-            self._values[kind, n] = values
+            values = np.ascontiguousarray(getattr(self.state, kind)[..., n - 1].float().numpy())
+            self._values[kind, n] = values if self.there.all() else np.where(self.there, values, -np.inf)
         return self._values[kind, n]
 
     def _exceeding(self, kind: str, n: int, threshold: float) -> tuple[Seen, Counts]:
@@ -98,35 +97,55 @@ class Counter:
         if (kind, n, threshold) not in self._passed:
             if threshold not in self._least:
                 self._least[threshold] = least_exceeding(self._peak, threshold)
-            found = self.values(kind, n) >= self._least[threshold]
-            self._passed[kind, n, threshold] = found, _sum(found)
+            values = self.values(kind, n)
+            there = self._room[:, : values.shape[1]]
+            found = self._packed(np.greater_equal(values, self._least[threshold][:, None], out=there))
+            self._passed[kind, n, threshold] = found, self._count(found)
         return self._passed[kind, n, threshold]
+
+    def _packed(self, found: Bool[np.ndarray, "d top_n"]) -> Seen:
+        self._room[:, : found.shape[1]] = found  # nothing is copied where it is there already
+        return np.packbits(self._room.reshape(-1)).view(np.uint64).reshape(len(found), -1)
+
+    def _count(self, found: Seen) -> Counts:
+        """Over samples, as numbers that are as narrow as `most_common` can use: these take an eighth of the time."""
+        bits = np.bitwise_count(found)
+        most = 4 * self.there.shape[1] + 3
+        return bits[:, 0] if bits.shape[1] == 1 and most < 256 else bits.sum(1, dtype=np.min_scalar_type(most))
 
 
 def least_exceeding(peak: Float[np.ndarray, "d"], threshold: float) -> Float[np.ndarray, "d"]:
     """The smallest float32 that exceeds a threshold by the arithmetic of `normalise`, rounding included; NaN, which
     nothing reaches, where the peak is not positive.
 
-    Found by bisection of bits, as rounding keeps the order: at first close to where it must be.
+    `x / peak * 10 > t` in float32 says that x / peak rounds to a y or more, the smallest whose product exceeds t. That
+    is so from the middle between y and the number before it on; peak times that middle is exact in float64. At the
+    middle itself x / peak rounds to the one of both that is even.
 
     >>> least_exceeding(np.float32([1.0, 5.0, 0.0]), 2.0).tolist()
     [0.20000001788139343, 1.0000001192092896, nan]
     """
-    positive, at = peak > 0, np.float32(threshold)
-    scale = np.where(positive, peak, np.float32(np.inf))
+    known = (peak > 0) & np.isfinite(peak)
+    scale = np.where(known, peak, np.float32(np.nan))
+    y = _first_beyond(threshold)
+    before = np.nextafter(y, np.float32(0))
+    even = y.view(np.uint32) % 2 == 0
+    at = scale.astype(np.float64) * ((float(y) + float(before)) / 2)
+    with np.errstate(over="ignore"):  # what no float32 reaches but infinity
+        least = at.astype(np.float32)
+    low = least < at if even else least <= at
+    bits = least.view(np.uint32) + low  # of positive numbers the next one has the next bits
+    return np.where(known, bits.view(np.float32), np.float32(np.nan))
 
-    def exceeds(bits: Int[np.ndarray, "d"]) -> Bool[np.ndarray, "d"]:
-        return bits.view(np.float32) / scale * np.float32(SCALE) > at
 
-    with np.errstate(over="ignore", invalid="ignore"):
-        near = np.minimum((scale * (at / np.float32(SCALE))).view(np.int32), INFINITY)
-        low, high = np.maximum(near - 8, 0), np.minimum(near + 8, INFINITY)
-        low, high = np.where(exceeds(low), 0, low), np.where(exceeds(high), high, INFINITY)
-        while (high - low > 1).any():
-            middle = low + ((high - low) >> 1)
-            found = exceeds(middle)
-            low, high = np.where(found, low, middle), np.where(found, middle, high)
-    return np.where(positive & np.isfinite(scale), high.view(np.float32), np.float32(np.nan))
+def _first_beyond(threshold: float) -> np.float32:
+    """The smallest float32 that, times 10, exceeds a threshold."""
+    y, scale, at = np.float32(threshold / SCALE), np.float32(SCALE), np.float32(threshold)
+    while y * scale > at:
+        y = np.nextafter(y, np.float32(0))
+    while not y * scale > at:
+        y = np.nextafter(y, np.float32(np.inf))
+    return y
 
 
 def most_common(counts: Int[np.ndarray, "4 d"] | UInt[np.ndarray, "4 d"]) -> Int[np.ndarray, "d"]:
@@ -141,8 +160,3 @@ def most_common(counts: Int[np.ndarray, "4 d"] | UInt[np.ndarray, "4 d"]) -> Int
     found: np.ndarray = (n - 1 - (best & (n - 1))).astype(np.int8)  # n is a power of two
     found[best < n] = unknown
     return found
-
-
-def _sum(found: Seen) -> Counts:
-    """Over samples, as numbers that are as narrow as `most_common` can use: these take an eighth of the time."""
-    return np.add.reduce(found.view(np.uint8), axis=0, dtype=np.min_scalar_type(4 * len(found) + 3))

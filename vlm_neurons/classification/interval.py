@@ -56,9 +56,17 @@ def _end(means: Array, n: Array, index: Array, critical: Array, outer: float) ->
     found[inner] = _fieller(means, n, index[inner], critical, outer)
     here = _excess(means, n, critical, outer, found[inner])
     more = np.flatnonzero(here < 0)
-    beyond = (corrected[inner] - critical)[more]
-    ends = np.stack([found[inner][more], np.full(len(more), outer)]), np.stack([here[more], beyond])
-    found[inner[more]] = _root(means[:, more], _of(n, more), _of(critical, more), outer, *ends)
+    means, n, critical = means[:, more], _of(n, more), _of(critical, more)
+    ends = np.stack([found[inner][more], np.full(len(more), outer)])
+    values = np.stack([here[more], corrected[inner][more] - critical])
+    # as far as it would be if t rose on as it did from the index to Fieller's end, and a bit
+    with np.errstate(invalid="ignore"):  # t is infinite where nothing varies
+        guess = ends[0] - (ends[0] - index[inner][more]) * values[0] / critical * 1.1
+    guess = np.where(np.isfinite(guess), outer * np.minimum(outer * guess, 1), outer)
+    value = _excess(means, n, critical, outer, guess)
+    beyond, columns = (value > 0).astype(int), np.arange(len(more))
+    ends[beyond, columns], values[beyond, columns] = guess, value
+    found[inner[more]] = _root(means, n, critical, outer, ends, values)
     return found
 
 
@@ -92,8 +100,8 @@ def _fieller(means: Array, n: Array, index: Array, critical: Array, outer: float
 def _root(
     means: Array, n: Array, critical: Array, outer: float, ends: Float[Array, "2 d"], values: Float[Array, "2 d"]
 ) -> Array:
-    """Where the corrected t is critical, between ends with other signs: regula falsi (Illinois), every third step a
-    halving; what is found is left out."""
+    """Where the corrected t is critical, between ends with other signs: regula falsi (Illinois), after three steps
+    every third a halving; what is found is left out."""
     found, places, last = ends[0].copy(), np.arange(ends.shape[1]), np.zeros(ends.shape[1], dtype=int)
     for step in range(STEPS):
         if not len(places):
@@ -101,7 +109,7 @@ def _root(
         middle = (ends[0] + ends[1]) / 2
         with np.errstate(invalid="ignore"):  # t is infinite where nothing varies
             m = (ends[0] * values[1] - ends[1] * values[0]) / (values[1] - values[0])
-        m = np.where(np.isfinite(m) & (step % 3 < 2), m, middle)
+        m = np.where(np.isfinite(m) & (step % 3 < 2 or step < 3), m, middle)
         value = _excess(means, n, critical, outer, m)
         side, columns = (value > 0).astype(int), np.arange(len(m))
         values[1 - side, columns] *= np.where((side == last) & (step > 0), 0.5, 1.0)

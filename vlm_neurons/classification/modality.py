@@ -23,7 +23,9 @@ no harm, as no token is ever a unit. The page of this room has the rates of wron
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from itertools import groupby
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -50,6 +52,7 @@ CLASSES = MODALITIES[:3]  # what can be shown; the fourth is unknown
 MIN_ACTIVE = 100  # images in which some modality has to be active
 MIN_BOTH = 20  # ... and each of them for "multimodal"
 CONFIDENT_Q = 0.001
+AT_ONCE = 2**15  # neurons: with fewer the steps cost more than what they do, with more memory does
 REASONS = ("", "undecided", "inactive")
 
 
@@ -155,7 +158,7 @@ def modality_test(
         raise ValueError(f"correction={correction!r}: choose 'bh' or 'by'")
     columns = run.info["columns"]
     moments = [run.moments(c["hook"], c["pole"]) if c["indexed_by"] == "row" else None for c in columns]
-    tested = [None if m is None else compare_modalities(m.sums.numpy(), m.n_images.numpy(), delta) for m in moments]
+    tested = _tested(moments, delta)
     pairs = [(m, t) for m, t in zip(moments, tested, strict=True) if m is not None and t is not None]
     # one family of tests: all eligible neurons of the run
     q = false_discovery(np.concatenate([np.zeros(0), *(t.p[eligible(m)] for m, t in pairs)]), correction)
@@ -173,6 +176,23 @@ def modality_test(
     if why := no_classes(table):
         warnings.warn(why, stacklevel=2)
     return table
+
+
+def _tested(moments: Sequence[Moments | None], delta: float) -> list[Tested | None]:
+    """The tests of every hook, of some hooks at a time: a step for the last few neurons costs as much as one for
+    thousands. None of a hook whose tokens are not of both kinds."""
+    found: list[Tested | None] = [None] * len(moments)
+    there = [i for i, m in enumerate(moments) if m is not None]
+    ends = np.cumsum([len(moments[i].n_images) for i in there])  # type: ignore[union-attr]
+    for _, group in groupby(zip(there, ends, strict=True), lambda one: one[1] // AT_ONCE):
+        some = [(i, m) for i, _ in group if (m := moments[i]) is not None]
+        sums, n = (np.concatenate([getattr(m, name).numpy() for _, m in some]) for name in ("sums", "n_images"))
+        every = compare_modalities(sums, n, delta)
+        start = 0
+        for i, m in some:
+            own = slice(start, start := start + len(m.n_images))
+            found[i] = Tested(*(getattr(every, field.name)[own] for field in fields(Tested)))
+    return found
 
 
 def _found(d: int, moments: Moments | None, tested: Tested | None, q: Array, fdr: float) -> dict[str, Any]:

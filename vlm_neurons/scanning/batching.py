@@ -64,18 +64,6 @@ def by_length(ids: Iterable[int], facts: Sequence[Facts], prompt: str) -> list[i
     return sorted(ids, key=lambda i: (*(-n for n in length(i)), i))
 
 
-def batched(ids: Sequence[int], size: int) -> list[list[int]]:
-    """Batches of ids that are ordered by length: the first, the middle and the last of them to begin with, so that
-    their pace is that of all.
-
-    >>> batched(range(9), 2)
-    [[0, 1], [4, 5], [8], [2, 3], [6, 7]]
-    """
-    batches = [list(ids[i : i + size]) for i in range(0, len(ids), size)]
-    soon = sorted({0, len(batches) // 2, len(batches) - 1} & {*range(len(batches))}) if size > 1 else []
-    return [batches[i] for i in soon] + [one for i, one in enumerate(batches) if i not in soon]
-
-
 def size_now(info: dict[str, Any]) -> int:
     """Samples per forward pass of a run that goes on; `info` is the content of `scan.json`."""
     return int(info.get(FITS) or info["parameters"]["batch_size"])

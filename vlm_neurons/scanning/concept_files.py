@@ -20,9 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from vlm_neurons._files import locked, write_atomic
-from vlm_neurons.scanning.batching import batched
 from vlm_neurons.scanning.concept_listed import aligned
 from vlm_neurons.scanning.concept_sums import add_up
+from vlm_neurons.scanning.planning import batched
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +60,7 @@ def folds_of(facts: Sequence[Facts], folds: int) -> list[int]:
 def by_fold(ids: Iterable[int], folds: Sequence[int], size: int) -> list[list[int]]:
     """Batches of sample ids, each of one fold, fold by fold.
 
-    >>> by_fold(range(5), [0, 1, 0, 1, 0], 2)  # each as `batching.batched`
+    >>> by_fold(range(5), [0, 1, 0, 1, 0], 2)  # each as `batched`
     [[0, 2], [4], [1, 3]]
     """
     own: dict[int, list[int]] = {}

@@ -11,14 +11,14 @@ import torch
 from tqdm import tqdm
 
 from vlm_neurons.data import ImageTextData
-from vlm_neurons.scanning.batching import batched, by_length, halving, size_now, with_batch_size
+from vlm_neurons.scanning.batching import by_length, halving, size_now, with_batch_size
 from vlm_neurons.scanning.blocks import ColumnInfo, Skip, States, claimed, open_block, write_block
 from vlm_neurons.scanning.concept_files import write_part
 from vlm_neurons.scanning.concept_job import ConceptJob
 from vlm_neurons.scanning.fired import Fired
 from vlm_neurons.scanning.fused import Fused
 from vlm_neurons.scanning.loading import Loaded, ahead, load
-from vlm_neurons.scanning.planning import Pace, kept_samples
+from vlm_neurons.scanning.planning import Pace, batched, kept_samples
 from vlm_neurons.scanning.recorder import Recorder
 from vlm_neurons.scanning.run import Run
 from vlm_neurons.tokens import TokenKind

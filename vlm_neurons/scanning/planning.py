@@ -164,6 +164,18 @@ class Pace:
             self.tell((time.perf_counter() - self._began) / sum(self._samples))
 
 
+def batched(ids: Sequence[int], size: int) -> list[list[int]]:
+    """Batches of ids that are ordered by length: the first, the middle and the last of them to begin with, so that
+    their pace is that of all (`Pace`).
+
+    >>> batched(range(9), 2)
+    [[0, 1], [4, 5], [8], [2, 3], [6, 7]]
+    """
+    batches = [list(ids[i : i + size]) for i in range(0, len(ids), size)]
+    soon = sorted({0, len(batches) // 2, len(batches) - 1} & {*range(len(batches))}) if size > 1 else []
+    return [batches[i] for i in soon] + [one for i, one in enumerate(batches) if i not in soon]
+
+
 # SLURM_NTASKS is set in a batch script too, which is one process; SLURM_STEP_NUM_TASKS only in what srun started.
 _VARIABLES = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))
 

@@ -194,7 +194,9 @@ class Run:
                 f"table= has {len(table):,} neurons, {self.path} has {n:,}, or they are in another order: "
                 "save the whole table of classify for this run"
             )
-        write_atomic(path := self.path / _TABLES[method], lambda temporary: table.to_parquet(temporary, index=False))
+        words = [*table.columns.intersection(["site", "hook", "pole", "label", "reason"])]  # of numbers it takes time
+        path = self.path / _TABLES[method]
+        write_atomic(path, lambda file: table.to_parquet(file, index=False, use_dictionary=words))
         return path
 
     def table(self, method: Literal["thresholds", "modality-test"] = "thresholds") -> pd.DataFrame:
