@@ -236,7 +236,7 @@ class HookedVLM(OverBridge):
             batch: from `prepare`.
             hooks: hook name -> function of the activation, which must not change it, and must copy what it keeps.
                 Hooks indexed by image are not called on a batch without images.
-            fast: by transformers' own pass with fused attention, for `fast_hooks`: 1.4 times as quick, other last digits.
+            fast: by transformers' own pass with fused attention, for `fast_hooks`: 1.4 times as quick, other digits.
 
         Raises:
             KeyError: a hook does not exist.
