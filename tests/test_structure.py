@@ -21,7 +21,7 @@ MAX_LINES = 320
 
 # An upper floor imports a lower one, never the reverse; neighbours may, where they close no circle.
 FLOORS = [
-    ["protocols", "_files", "_checks", "_text", "_images", "stats", "zoo"],
+    ["protocols", "_files", "_checks", "_text", "_images", "_heap", "stats", "zoo"],
     ["units", "tokens", "sites"],
     ["models", "hooks"],
     ["data", "synthetic"],

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vlm_neurons._heap import keep_freed
 from vlm_neurons.models.adapters import Adapter, along, module_at
 from vlm_neurons.models.batch import Batch, HookNeverFires
 from vlm_neurons.models.experts import experts_of, open_experts
 from vlm_neurons.models.guards import indexed_by_image
 from vlm_neurons.models.heads import open_heads
-from vlm_neurons.models.heap import keep_freed
 from vlm_neurons.models.held import adapted, adapters_of
 from vlm_neurons.models.passes import begin_pass, running
 from vlm_neurons.sites import named

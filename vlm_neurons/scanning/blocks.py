@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vlm_neurons._files import taken, told_where, write_atomic
+from vlm_neurons._heap import keep_freed
 from vlm_neurons.scanning.fired import UNITS, Fired, P
 from vlm_neurons.scanning.moments import MOMENTS, Moments
 from vlm_neurons.scanning.state import TENSORS, TopSamples
@@ -240,6 +241,7 @@ def open_result(path: Path, run: str) -> Any:
     Raises:
         ValueError: the file is torn, or is that of another run.
     """
+    keep_freed()
     return _open_checked(path, {"run": run}, "make the same call again, which scans anew")
 
 

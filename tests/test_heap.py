@@ -8,7 +8,7 @@ import pytest
 
 LAYERS = """
 import resource, torch
-from vlm_neurons.models.heap import keep_freed
+from vlm_neurons._heap import keep_freed
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
