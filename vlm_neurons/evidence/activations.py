@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from vlm_neurons.evidence.exemplars import Seen
 from vlm_neurons.models.reading import hooks_of, of_tokens, readers
 from vlm_neurons.sites.sparse import Sparse
-from vlm_neurons.tokens import Patch, TokenKind
+from vlm_neurons.tokens import Patches, TokenKind
 from vlm_neurons.units import Neuron
 
 if TYPE_CHECKING:
@@ -103,7 +103,8 @@ def look_into(model: HookedVLM, samples: Sequence[Look], take: Take, source: str
         For each sample what the model saw.
     """
     batch = model.prepare([list(s.images) for s in samples], [s.prompt for s in samples], [s.response for s in samples])
-    rows = [_Row.of(batch, row) for row in range(len(samples))]
+    patches = Patches.of(batch.patches)
+    rows = [_Row.of(batch, row, patches) for row in range(len(samples))]
     wanted = _by_hook([s.neurons for s in samples])
     norms: list[Tensor] = []
     last = f"blocks.{model.n_layers - 1}.hook_in"
@@ -116,7 +117,7 @@ def look_into(model: HookedVLM, samples: Sequence[Look], take: Take, source: str
             neurons, own, signs = of_sample[place]
             columns = np.searchsorted(units.numpy(), own)
             taken = values[row if patch is None else 0][:, columns].T * signs[:, None] + 0.0  # no -0.0
-            take(row, neurons, layout.by_token(taken) if patch is None else layout.by_patch(batch, patch, taken))
+            take(row, neurons, layout.by_token(taken) if patch is None else layout.by_patch(patches, patch, taken))
 
     def keep(place: str, values: Tensor, defined: Tensor | None) -> None:
         if place == last:
@@ -164,55 +165,59 @@ class _Row:
 
     images: list[int]
     grids: list[tuple[int, int]]
-    patches: list[tuple[int, Patch]]  # position, patch
+    positions: np.ndarray  # of the patches
+    patches: Patches
     words: np.ndarray
 
     @classmethod
-    def of(cls, batch: Batch, row: int) -> _Row:
-        images = [i for i, home in enumerate(batch.image_rows.tolist()) if home == row]
+    def of(cls, batch: Batch, row: int, patches: Patches) -> _Row:
+        images = np.flatnonzero(batch.image_rows.cpu().numpy() == row).tolist()
         grids = [(int(batch.grids[i][0]), int(batch.grids[i][1])) for i in images]
-        return cls(images, grids, list(_patches(batch, row)), _words(batch, row))
+        shown = batch.patch_index[row].cpu().numpy()
+        positions = np.flatnonzero(shown >= 0)
+        return cls(images, grids, positions, _some(patches, shown[positions]), _words(batch, row))
 
     @cached_property
-    def starts(self) -> dict[int, int]:
-        """Of every image, its first place among those of all maps."""
-        sizes = [rows * columns for rows, columns in self.grids]
-        return dict(zip(self.images, np.cumsum([0, *sizes]).tolist(), strict=False))
+    def starts(self) -> np.ndarray:
+        """Of every image its first place among those of all maps, and where the last one ends."""
+        return np.cumsum([0, *(rows * columns for rows, columns in self.grids)])
 
-    @cached_property
+    @property
     def size(self) -> int:
         """Places of all maps."""
-        return sum(rows * columns for rows, columns in self.grids)
+        return int(self.starts[-1])
 
-    def place(self, patch: Patch) -> int:
-        """Where a patch is among the places of all maps."""
-        return self.starts[patch.image] + patch.row * self.grids[self.images.index(patch.image)][1] + patch.column
+    def places_of(self, patches: Patches) -> np.ndarray:
+        """Where patches of its images are among the places of all maps."""
+        image = np.searchsorted(self.images, patches.image)
+        rows, columns, _ = patches.cells.T
+        return self.starts[image] + rows * np.array([grid[1] for grid in self.grids], int)[image] + columns
 
     @cached_property
-    def places(self) -> tuple[np.ndarray, np.ndarray]:
-        """Positions of the patches in the row, and their places among those of all maps."""
-        pairs = [(position, self.place(patch)) for position, patch in self.patches]
-        found = np.array(pairs, np.int64).reshape(-1, 2)
-        return found[:, 0], found[:, 1]
+    def places(self) -> np.ndarray:
+        """Places of the patches of the row."""
+        return self.places_of(self.patches)
 
     def by_token(self, values: Float[np.ndarray, "neuron pos"]) -> Float[np.ndarray, "neuron place"]:
         """Values at positions of the row, at all places of the sample."""
         found = np.full((len(values), self.size + len(self.words)), np.nan, np.float32)
-        positions, places = self.places
-        found[:, places] = values[:, positions]
+        found[:, self.places] = values[:, self.positions]
         found[:, self.size :] = values[:, self.words]
         return found
 
     def by_patch(
-        self, batch: Batch, patch: Tensor, values: Float[np.ndarray, "neuron patch"]
+        self, patches: Patches, shown: Tensor, values: Float[np.ndarray, "neuron patch"]
     ) -> Float[np.ndarray, "neuron place"]:
         """Values at patches of the batch, at all places of the sample: the largest of those that share one."""
         found = np.full((len(values), self.size + len(self.words)), np.nan, np.float32)
-        shown = [(k, batch.patches[number]) for k, number in enumerate(patch.tolist())]
-        pairs = [(k, self.place(one)) for k, one in shown if one.image in self.starts]
-        own, places = np.array(pairs, np.int64).reshape(-1, 2).T
-        np.fmax.at(found.T, places, values[:, own].T)
+        numbers = shown.cpu().numpy()
+        own = np.flatnonzero(np.isin(patches.image[numbers], self.images))
+        np.fmax.at(found.T, self.places_of(_some(patches, numbers[own])), values[:, own].T)
         return found
+
+
+def _some(patches: Patches, numbers: Int[np.ndarray, "some"]) -> Patches:
+    return Patches(patches.image[numbers], patches.cells[numbers], patches.boxes[numbers], patches.original[numbers])
 
 
 def _words(batch: Batch, row: int) -> np.ndarray:
@@ -227,36 +232,38 @@ def _seen(model: HookedVLM, batch: Batch, row: int, layout: _Row, sample: Look, 
     sinks = norms > SINK * norms[real].median()
     if model.tokenizer.bos_token_id is not None:
         sinks |= (batch.input_ids[row] == model.tokenizer.bos_token_id).cpu()
-    boxes = {i: np.full((*batch.grids[i], 4), np.nan, np.float32) for i in images}
-    patch_sinks = {i: np.zeros(batch.grids[i], bool) for i in images}
-    first, whole, tiled = dict.fromkeys(images, 0), dict.fromkeys(images, 0), dict.fromkeys(images, False)
-    for position, patch in reversed(layout.patches):
-        if patch.tile < 0:
-            whole[patch.image] = max(whole[patch.image], patch.row + 1)
-        tiled[patch.image] |= patch.tile >= 0
-        boxes[patch.image][patch.row, patch.column] = patch.box
-        patch_sinks[patch.image][patch.row, patch.column] = bool(sinks[position])
-        first[patch.image] = position
+    shown = [_shown(layout, i, grid, sinks.numpy()) for i, grid in zip(images, layout.grids, strict=True)]
     return Seen(
         sample.sample,
         sample.name,
         tuple(batch.seen_image(i) for i in images),
-        tuple(boxes[i] for i in images),
+        tuple(one.boxes for one in shown),
         tuple(tokens[i] for i in words),
         batch.kinds[row].cpu().numpy()[words].astype(np.int64),
-        tuple(int((words < first[i]).sum()) for i in images),
+        tuple(int((words < one.first).sum()) for one in shown),
         sinks.numpy()[words],
-        tuple(patch_sinks[i] for i in images),
+        tuple(one.sinks for one in shown),
         source,
         None if sample.truth is None else sample.truth(),
-        tuple(whole[i] * tiled[i] for i in images),
+        tuple(one.whole_rows for one in shown),
         sample.prompt,
         sample.response,
     )
 
 
-def _patches(batch: Batch, row: int) -> Iterator[tuple[int, Patch]]:
-    """(position, patch) of every visual token of a row."""
-    for position, index in enumerate(batch.patch_index[row].tolist()):
-        if index >= 0:
-            yield position, batch.patches[index]
+class _Shown(NamedTuple):
+    """An image as `Seen` has it; `first` is the position of its first patch."""
+
+    boxes: np.ndarray
+    sinks: np.ndarray
+    whole_rows: int
+    first: int
+
+
+def _shown(layout: _Row, image: int, grid: tuple[int, int], sinks: np.ndarray) -> _Shown:
+    own = np.flatnonzero(layout.patches.image == image)
+    positions, (rows, columns, tiles) = layout.positions[own], layout.patches.cells[own].T
+    boxes, at_sink = np.full((*grid, 4), np.nan, np.float32), np.zeros(grid, bool)
+    boxes[rows, columns], at_sink[rows, columns] = layout.patches.boxes[own], sinks[positions]
+    whole = int(rows[tiles < 0].max(initial=-1)) + 1 if (tiles >= 0).any() else 0
+    return _Shown(boxes, at_sink, whole, int(positions[0]) if len(positions) else 0)
