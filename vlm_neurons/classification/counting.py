@@ -1,8 +1,8 @@
 """How many top samples of every neuron are of which class, under one rule of thresholds or many.
 
-What a neuron's values have to reach is found once a threshold, so that they are compared, not normalised. Which of its
-samples do is kept as bits of whole numbers: what many rules do with them takes an eighth of the memory and of the time.
-And it is numpy that counts, on one thread: the arrays of a layer are so small that threads cost more than they give.
+Samples lie in the first dimension and neurons in the second: sums over samples then run along the memory. What a
+neuron's values have to reach is found once a threshold, so that they are compared, not normalised. And it is numpy that
+counts, on one thread: the arrays of a layer are so small that threads cost more than they give.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ if TYPE_CHECKING:
 
     from vlm_neurons.scanning import TopSamples
 
-Seen = UInt[np.ndarray, "d word"]
+Seen = Bool[np.ndarray, "top_n d"]
 Counts = UInt[np.ndarray, "d"]
-Values = Float[np.ndarray, "d top_n"]
-WORD = 64  # bits
+Values = Float[np.ndarray, "top_n d"]
 
 
 @dataclass(eq=False)
@@ -50,14 +49,14 @@ class Counter:
     def by(self, peak: Tensor) -> Counter:
         """The same samples on the scale of another peak."""
         other = Counter(self.state, peak, self._values)
-        other.there, other.n_samples, other._room = self.there, self.n_samples, self._room
+        other.there, other.n_samples, other._both = self.there, self.n_samples, self._both
         return other
 
     def counts(self, rule: Thresholds) -> UInt[np.ndarray, "4 d"]:
         """How many are of each class, in the order of `Modality`."""
         sees, n_sees = self._exceeding("visual", rule.n_visual, rule.t_visual)
         reads, n_reads = self._exceeding("text", rule.n_text, rule.t_text)
-        both = self._count(sees & reads)
+        both = _sum(np.logical_and(sees, reads, out=self._both))
         found = np.empty((4, len(both)), both.dtype)
         np.subtract(n_sees, both, out=found[0])
         np.subtract(n_reads, both, out=found[1])
@@ -73,13 +72,12 @@ class Counter:
     @cached_property
     def n_samples(self) -> Counts:
         """How many there are."""
-        return self._count(self._packed(self.there))
+        return _sum(np.ascontiguousarray(self.there.T))
 
     @cached_property
-    def _room(self) -> Bool[np.ndarray, "d bit"]:
-        """Whole words of every neuron, of which samples are the first bits."""
-        d, top_n = self.there.shape
-        return np.zeros((d, -(-top_n // WORD) * WORD), dtype=bool)
+    def _both(self) -> Seen:
+        """Room for what every rule needs: new memory costs more than counting."""
+        return np.empty(self.there.T.shape, dtype=bool)
 
     @cached_property
     def _peak(self) -> Float[np.ndarray, "d"]:
@@ -88,8 +86,10 @@ class Counter:
     def values(self, kind: str, n: int) -> Values:
         """The n-th largest value of every sample at tokens of a kind; below all where there is no sample."""
         if (kind, n) not in self._values:
-            values = np.ascontiguousarray(getattr(self.state, kind)[..., n - 1].float().numpy())
-            self._values[kind, n] = values if self.there.all() else np.where(self.there, values, -np.inf)
+            values = np.array(getattr(self.state, kind)[..., n - 1].float().numpy().T, order="C")
+            if not self.there.all():
+                values[~self.there.T] = -np.inf
+            self._values[kind, n] = values
         return self._values[kind, n]
 
     def _exceeding(self, kind: str, n: int, threshold: float) -> tuple[Seen, Counts]:
@@ -97,21 +97,9 @@ class Counter:
         if (kind, n, threshold) not in self._passed:
             if threshold not in self._least:
                 self._least[threshold] = least_exceeding(self._peak, threshold)
-            values = self.values(kind, n)
-            there = self._room[:, : values.shape[1]]
-            found = self._packed(np.greater_equal(values, self._least[threshold][:, None], out=there))
-            self._passed[kind, n, threshold] = found, self._count(found)
+            found = self.values(kind, n) >= self._least[threshold]
+            self._passed[kind, n, threshold] = found, _sum(found)
         return self._passed[kind, n, threshold]
-
-    def _packed(self, found: Bool[np.ndarray, "d top_n"]) -> Seen:
-        self._room[:, : found.shape[1]] = found  # nothing is copied where it is there already
-        return np.packbits(self._room.reshape(-1)).view(np.uint64).reshape(len(found), -1)
-
-    def _count(self, found: Seen) -> Counts:
-        """Over samples, as numbers that are as narrow as `most_common` can use: these take an eighth of the time."""
-        bits = np.bitwise_count(found)
-        most = 4 * self.there.shape[1] + 3
-        return bits[:, 0] if bits.shape[1] == 1 and most < 256 else bits.sum(1, dtype=np.min_scalar_type(most))
 
 
 def least_exceeding(peak: Float[np.ndarray, "d"], threshold: float) -> Float[np.ndarray, "d"]:
@@ -160,3 +148,8 @@ def most_common(counts: Int[np.ndarray, "4 d"] | UInt[np.ndarray, "4 d"]) -> Int
     found: np.ndarray = (n - 1 - (best & (n - 1))).astype(np.int8)  # n is a power of two
     found[best < n] = unknown
     return found
+
+
+def _sum(found: Seen) -> Counts:
+    """Over samples, as numbers that are as narrow as `most_common` can use: these take an eighth of the time."""
+    return np.add.reduce(found.view(np.uint8), axis=0, dtype=np.min_scalar_type(4 * len(found) + 3))

@@ -190,7 +190,7 @@ def _without_the_strongest(counter: Counter) -> torch.Tensor:
         counter.values("visual", counter.state.visual.shape[-1]),
         counter.values("text", counter.state.text.shape[-1]),
     )
-    return torch.from_numpy(np.maximum(seen.max(1), read.max(1)))
+    return torch.from_numpy(np.maximum(seen.max(0), read.max(0)))
 
 
 def confusion(table: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
