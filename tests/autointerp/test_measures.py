@@ -9,6 +9,7 @@ import numpy as np
 import pieces as made
 import pytest
 import seeds
+from scipy.stats import rankdata
 
 from vlm_neurons import planted
 from vlm_neurons.autointerp import Failure
@@ -16,6 +17,7 @@ from vlm_neurons.autointerp.protocols import Prediction
 from vlm_neurons.autointerp.scorers import measures
 from vlm_neurons.autointerp.scorers.aligned import Piece, pieces_of
 from vlm_neurons.autointerp.simulators import Resolution
+from vlm_neurons.stats import ranks
 
 FRESH = pytest.mark.parametrize("pieces", [
     made.random_pieces(12, made.RNG), made.random_pieces(15, made.RNG, text=True),
@@ -59,6 +61,13 @@ def test_auroc_and_detection_count_pairs(pieces):
     ]
     if len({p.exemplar for p in rounded}) == len(rounded) and pairs:
         assert measures.detection(rounded) == pytest.approx(np.mean(pairs))
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 50])
+def test_ranks_are_those_of_scipy(n):
+    rng = seeds.rng()
+    for values in (rng.integers(0, 5, n).astype(float), rng.random(n), np.zeros(n), np.append(rng.random(n), np.nan)):
+        np.testing.assert_array_equal(ranks(values), rankdata(values))
 
 
 def test_iou_is_that_of_the_strongest_places_with_ties_drawn_by_lot():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import UserDict
 from dataclasses import replace
 
 import numpy as np
@@ -214,6 +215,20 @@ def test_the_table_is_written_and_read_as_it_is(tmp_path, made, evidence):
     assert again.neuron.tolist() == [k for k, p in made.items() for _ in sides_of(p.evidence)]
     with pytest.raises(FileNotFoundError, match=r"vn\.score"):
         load_scores(tmp_path / "none")
+
+
+def test_evidence_is_read_once_a_neuron(made, evidence):
+    read = []
+
+    class Stored(UserDict):
+        def __getitem__(self, name):
+            read.append(name)
+            return super().__getitem__(name)
+
+    chosen = dict(list(said(made, "true").items())[:3])
+    found = scored(chosen, Stored(evidence), n_null=2)
+    assert sorted(read) == sorted(chosen)
+    assert found.equals(scored(chosen, evidence, n_null=2))
 
 
 def test_q_is_that_of_benjamini_and_hochberg(made, evidence):

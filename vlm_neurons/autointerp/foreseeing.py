@@ -108,7 +108,7 @@ def _written(seen: Seen) -> tuple[frozenset[Key], frozenset[str]]:
     found = _WRITTEN.get(seen)
     if found is None:
         words = frozenset(re.findall(r"\w+", "".join(seen.response).lower()))
-        _WRITTEN[seen] = found = frozenset(index_of(seen.response)[1]), words
+        _WRITTEN[seen] = found = frozenset(index_of(seen.response)[2]), words
     return found
 
 

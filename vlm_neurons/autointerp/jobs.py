@@ -65,6 +65,14 @@ def check_explanations(explanations: Any, evidence: Any, name: str = "explanatio
             raise ValueError(f"{name}[{key!r}] is of neuron {one.neuron!r}: key and neuron are one; use its own key")
 
 
+def held(evidence: Any, *explanations: Any) -> Any:
+    """Evidence of what is explained, read from disk once where all of it will be in memory anyway. What is no mapping
+    stays, for `check_explanations` to refuse."""
+    if not all(isinstance(one, Mapping) for one in (evidence, *filter(None, explanations))):
+        return evidence
+    return {key: evidence[key] for one in filter(None, explanations) for key in one if key in evidence}
+
+
 def text_of(key: str, explanation: Explanation | str) -> str:
     """The words.
 

@@ -128,6 +128,7 @@ def score(
     whole(0, n_null=n_null, seed=seed, n_stability=n_stability)
     if n_test is not None:
         whole(LEAST, n_test=n_test)
+    evidence = jobs.held(evidence, explanations, pool)
     jobs.check_explanations(explanations, evidence)
     jobs.check_explanations({} if pool is None else pool, evidence, "pool")
     chosen = simulator_of(simulator)

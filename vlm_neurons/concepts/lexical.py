@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache
 from itertools import accumulate
 
@@ -84,19 +84,23 @@ def lexical_bank(texts: Sequence[Sequence[str]]) -> dict[Concept, list[Bool[np.n
     Returns:
         concept -> for each text, whether each token has it. A word of several tokens has it at all of them.
     """
-    read = [pieces_of(tokens) for tokens in texts]
-    words, contexts = vocabulary(pieces for pieces, _ in read)
-    found: dict[Key, dict[int, set[int]]] = {}
-    for number, (pieces, _) in enumerate(read):
-        for place, key in keys_of(pieces, words, contexts):
-            found.setdefault(key, {}).setdefault(number, set()).add(place)
-    homes = [np.array(home, int) for _, home in read]
-    nowhere = [np.zeros(len(home), bool) for home in homes]  # shared: most texts lack most concepts
-    return {
-        Concept(*key): [_at(homes[i], places[i]) if i in places else none for i, none in enumerate(nowhere)]
-        for key, places in found.items()
-        if len(places) >= MIN_TEXTS
-    }
+    read = [index_of(tuple(tokens)) for tokens in texts]
+    words, contexts = vocabulary(pieces for pieces, *_ in read)
+    among = {"word": words, "after": contexts, "before": contexts}
+    counts = Counter(key for *_, found in read for key in found if key[0] not in among or key[1] in among[key[0]])
+    rows = {key: row for row, key in enumerate(key for key, n in counts.items() if n >= MIN_TEXTS)}
+    masks = [_masks(home, len(pieces), found, rows) for pieces, home, found in read]
+    return {Concept(*key): [mask[row] for mask in masks] for key, row in rows.items()}
+
+
+def _masks(
+    home: Int[np.ndarray, "token"], n: int, found: Mapping[Key, Sequence[int]], rows: Mapping[Key, int]
+) -> Bool[np.ndarray, "concept token"]:
+    """Which tokens of a text of n pieces have each of some concepts, in their rows."""
+    pairs = [(row, place) for key, places in found.items() if (row := rows.get(key)) is not None for place in places]
+    of_pieces = np.zeros((len(rows), n + 1), bool)  # the last one is for blanks (-1)
+    of_pieces[tuple(np.array(pairs, int).reshape(-1, 2).T)] = True
+    return np.asarray(of_pieces[:, home])
 
 
 def vocabulary(
@@ -192,20 +196,22 @@ def mask_of(concept: Concept, tokens: tuple[str, ...]) -> Bool[np.ndarray, "toke
     >>> mask_of(Concept("after", "the"), ("the", " red", " dog")).tolist()
     [False, True, False]
     """
-    home, places = index_of(tokens)
+    _, home, places = index_of(tokens)
     return _at(home, places.get((concept.kind, concept.value), ()))
 
 
 @lru_cache(maxsize=2048)  # many neurons share their samples
-def index_of(tokens: tuple[str, ...]) -> tuple[Int[np.ndarray, "token"], dict[Key, tuple[int, ...]]]:
-    """The piece of every token (-1: none) and, of every concept that one text has, the places of the pieces that have
-    it."""
+def index_of(
+    tokens: tuple[str, ...],
+) -> tuple[list[str], Int[np.ndarray, "token"], dict[Key, tuple[int, ...]]]:
+    """Words and marks of one text, the one of every token (-1: none) and, of every concept that the text has, the
+    places of those that have it."""
     pieces, home = pieces_of(tokens)
     every = {p.lower() for p in pieces}
     found: dict[Key, list[int]] = {}
     for place, key in keys_of(pieces, every, every):
         found.setdefault(key, []).append(place)
-    return np.array(home, int), {key: tuple(places) for key, places in found.items()}
+    return pieces, np.array(home, int), {key: tuple(places) for key, places in found.items()}
 
 
 def _at(home: Int[np.ndarray, "token"], where: Collection[int]) -> Bool[np.ndarray, "token"]:

@@ -147,13 +147,14 @@ class DissectionExplainer(Explainer):
         enough = float(np.sqrt(1 - (1 - self.gain) * (1 - single.r**2)))
         ranked = sorted(range(len(r)), key=lambda i: (-round(float(r[i]), 3), _PREFERRED.index(concepts[i].kind)))
         best, candidates = single, [i for i in ranked[:14] if r[i] > 0.1]
+        values = Centred.of(flat)
         for i, j in combinations(candidates, 2):
             a, b = concepts[i], concepts[j]
             options: list[tuple[tuple[Alternative, ...], np.ndarray]] = [(((a,), (b,)), np.maximum(masks[i], masks[j]))]
             if a.kind != b.kind and "word" not in (a.kind, b.kind):
                 options.append((((a, b),), np.minimum(masks[i], masks[j])))
             for alternatives, mask in options:
-                score = float(correlations(mask[None], flat)[0])
+                score = float(values.correlations(mask[None])[0, 0])
                 if score > max(best.r, enough):
                     best = Fit(alternatives, score, single.null)
         return best
@@ -170,11 +171,28 @@ def correlations(masks: Float[np.ndarray, "concept n"], values: Float[np.ndarray
     >>> correlations(np.array([[0.0, 1.0], [1.0, 1.0]]), np.array([0.0, 2.0])).round(3).tolist()
     [1.0, 0.0]
     """
-    a = masks - masks.mean(-1, keepdims=True)
-    b = values - values.mean(-1, keepdims=True)
-    scale = np.linalg.norm(a, axis=-1)[:, None] * np.linalg.norm(np.atleast_2d(b), axis=-1)[None]
-    r = (a @ np.atleast_2d(b).T) / np.where(scale > 1e-9, scale, np.inf)
+    r = Centred.of(values).correlations(masks)
     return r[:, 0] if values.ndim == 1 else r
+
+
+@dataclass(frozen=True)
+class Centred:
+    """Rows of values about their means, and how long these are: once for all masks that they are compared with."""
+
+    rows: Float[np.ndarray, "draw n"]
+    sizes: Float[np.ndarray, "draw"]
+
+    @classmethod
+    def of(cls, values: Float[np.ndarray, "*draw n"]) -> Centred:
+        """Of one row of values, or several."""
+        rows = np.atleast_2d(values - values.mean(-1, keepdims=True))
+        return cls(rows, np.linalg.norm(rows, axis=-1))
+
+    def correlations(self, masks: Float[np.ndarray, "concept n"]) -> Float[np.ndarray, "concept draw"]:
+        """Pearson's r of every mask with every row; 0 where either does not vary."""
+        a = masks - masks.mean(-1, keepdims=True)
+        scale = np.linalg.norm(a, axis=-1)[:, None] * self.sizes[None]
+        return np.asarray((a @ self.rows.T) / np.where(scale > 1e-9, scale, np.inf))
 
 
 def moved(values: Sequence[np.ndarray], n: int, rng: np.random.Generator) -> Float[np.ndarray, "n place"]:

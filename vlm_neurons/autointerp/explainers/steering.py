@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.stats import hypergeom
 
 from vlm_neurons._checks import on_scale, whole
 from vlm_neurons.autointerp.asked import SHADES, STRENGTHS, Asking, check_strengths, words_of
@@ -63,6 +62,8 @@ def moved(
     >>> [(one.word, one.share, one.before) for one in rise], [one.word for one in fall]
     ([('red', 1.0, 0.0)], [])
     """
+    from scipy.stats import hypergeom  # takes long to import, and others explain without
+
     if not answers:
         return [], []
     sets = {strength: [words_of(a) for a in own] for strength, own in answers.items()}
