@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from vlm_neurons.units import Neuron
 
 _BYTES = 2**25  # of values in memory at once
+_TOGETHER = 32  # neurons whose rows are made at once
 
 
 class Row(NamedTuple):
@@ -102,28 +105,35 @@ def rows_of(
     wanted: Wanted, samples: Mapping[int, Met], shelf: Shelf, part: tuple[int, int]
 ) -> Iterator[tuple[int, list[Row]]]:
     """Of every neuron of a part its number and its rows: exemplars, then the pool."""
+    shared = _shared_keys(samples)
     for hook, (start, end) in wanted.hooks.items():
         first, last = max(start, part[0]), min(end, part[1])
         if first < last:
-            yield from _of_hook(wanted, samples, shelf, hook, first, last)
+            yield from _of_hook(wanted, samples, shared, shelf, hook, first, last)
+
+
+def _shared_keys(samples: Mapping[int, Met]) -> dict[int, list[object]]:
+    """Of every sample those of its keys that another sample has too: only these keep samples apart."""
+    met = Counter(key for one in samples.values() for key in one.keys)
+    return {i: [key for key in one.keys if met[key] > 1] for i, one in samples.items()}
 
 
 def _of_hook(
-    wanted: Wanted, samples: Mapping[int, Met], shelf: Shelf, hook: str, first: int, last: int
-) -> Iterator[tuple[int, list[Row]]]:
+    wanted: Wanted, samples: Mapping[int, Met], shared: Mapping[int, list[object]], shelf: Shelf, hook: str,
+    first: int, last: int,
+) -> Iterator[tuple[int, list[Row]]]:  # fmt: skip
     start = wanted.hooks[hook][0]
     there = [i for i in wanted.drawn if hook in samples[i].blocks]
     values = {i: shelf.values(samples[i], hook, first - start, last - start) for i in there}
-    peaks = {i: peaks_at(samples[i], v) for i, v in values.items()}
-    own = _own(wanted, hook)
+    peaks = [peaks_at(samples[i], v).tolist() for i, v in values.items()]
+    own, keys = _own(wanted, hook), shared.__getitem__
 
-    def keys(sample: int) -> tuple[object, ...]:
-        return samples[sample].keys
-
-    for number in range(first, last):
-        others, pool = ([i for i in part if i in values] for part in wanted.rest(number))
-        row = number - first
-        placed = arrange(wanted.tops[number], others, keys, lambda i, row=row: float(peaks[i][row]))  # type: ignore[misc]
+    for row, number in enumerate(range(first, last)):
+        others, pool = wanted.rest(number)
+        if len(there) < len(wanted.drawn):
+            others, pool = ([i for i in part if i in values] for part in (others, pool))
+        peak = dict(zip(there, (of_sample[row] for of_sample in peaks), strict=True))
+        placed = arrange(wanted.tops[number], others, keys, peak.__getitem__)
         left = remaining((i for i, *_ in placed), pool, keys)
         placed += [(i, "pool", "test", rank) for rank, i in enumerate(left)]
 
@@ -190,9 +200,21 @@ def exemplars_of(rows: Sequence[Row]) -> tuple[Exemplar, ...]:
     return tuple(found)
 
 
-def batch_of(rows: Sequence[Row]) -> pa.RecordBatch:
-    """As a batch of a file."""
-    return rows_batch(
+def batches_of(
+    wanted: Wanted, samples: Mapping[int, Met], shelf: Shelf, part: tuple[int, int], state: str
+) -> Iterator[tuple[int, Written | None, pa.RecordBatch]]:
+    """Of every neuron of a part its number, what the unit behind it did, and its rows as a batch of a file."""
+    every = rows_of(wanted, samples, shelf, part)
+    while some := list(islice(every, _TOGETHER)):
+        batches = _batches([rows for _, rows in some])
+        for (number, rows), batch in zip(some, batches, strict=True):
+            yield number, written_at(wanted, samples, shelf, number, rows, state), batch
+
+
+def _batches(every: Sequence[Sequence[Row]]) -> Iterator[pa.RecordBatch]:
+    """The rows of each neuron; they are made together, since many small arrays take longer than a large one."""
+    rows = [row for own in every for row in own]
+    whole = rows_batch(
         [row.one.key for row in rows],
         [row.sample for row in rows],
         [(row.group, row.split, row.rank) for row in rows],
@@ -200,3 +222,7 @@ def batch_of(rows: Sequence[Row]) -> pa.RecordBatch:
         [row.one.n_tokens for row in rows],
         np.concatenate([np.zeros(0, np.float32), *(row.values for row in rows)]),
     )
+    start = 0
+    for own in every:
+        yield whole.slice(start, len(own))
+        start += len(own)

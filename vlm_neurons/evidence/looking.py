@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from vlm_neurons._files import told_where
 from vlm_neurons.evidence.activations import Look, look_into
-from vlm_neurons.evidence.assembling import Wanted, batch_of, behind_name, exemplars_of, peaks_at, rows_of, written_at
+from vlm_neurons.evidence.assembling import Wanted, batches_of, behind_name, exemplars_of, peaks_at, rows_of, written_at
 from vlm_neurons.evidence.evidence import Evidence
 from vlm_neurons.evidence.keys import neuron_keys, sha256
 from vlm_neurons.evidence.pieces import Files, Memory, Met, Piece, met, read_piece, share
@@ -106,7 +106,7 @@ class Call:
             if there is not None:
                 for gone in path.glob(".gone-*"):  # of calls that were killed too
                     shutil.rmtree(gone, ignore_errors=True)
-                return relabel(there, {n.id: self.labels.get(n.id) for n in self.chosen})
+                return relabel(there, {name: self.labels.get(name) for name in self._names})
         raise ValueError(
             f"other calls write other evidence of the same neurons into {path} at the same time: name another place "
             "with out="
@@ -154,10 +154,7 @@ class Call:
                 mark.unlink(missing_ok=True)
 
         def put_together(number: int) -> None:
-            made = [
-                (k, written_at(self.wanted, samples, Files(), k, rows, self._state), batch_of(rows))
-                for k, rows in rows_of(self.wanted, samples, Files(), parts[number])
-            ]
+            made = list(batches_of(self.wanted, samples, Files(), parts[number], self._state))
             told = [{**self._about(k, done), "asked": self._keys[k]} for k, done, _ in made]
             used = {*self.wanted.drawn, *(i for k in range(*parts[number]) for i in self.wanted.tops[k])}
             keys = sorted({samples[i].key for i in used})
@@ -268,22 +265,31 @@ class Call:
         return state_of(self.model)
 
     def _about(self, number: int, written: Written | None = None) -> dict[str, Any]:
-        neuron, run = self.chosen[number], self.run
-        source = {"hook": neuron.hook, "index": neuron.index, "pole": neuron.pole, "data": run.info["data"]["source"],
-                  "model": run.info["model"]["name"], "run": run.identity, "day": run.info["day"]}  # fmt: skip
-        name, label = neuron.id, self.labels.get(neuron.id)
+        neuron, name = self.chosen[number], self._names[number]
+        source = {"hook": neuron.hook, "index": neuron.index, "pole": neuron.pole, **self._source}
+        label = self.labels.get(name)
         return about(name, name, self.peaks[number], label, self.seed, source, len(self._rows), written)
+
+    @cached_property
+    def _source(self) -> dict[str, Any]:
+        """Where all of it is from."""
+        run, info = self.run, self.run.info
+        return {"data": info["data"]["source"], "model": info["model"]["name"], "run": run.identity, "day": info["day"]}
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return [neuron.id for neuron in self.chosen]
 
     def _is_in(self, there: Stored, number: int) -> bool:
         """Whether a neuron's evidence is stored as it is asked for."""
-        name = self.chosen[number].id
+        name = self._names[number]
         return name in there and there.about(name).get("asked") == self._keys[number]
 
     def _finished(self, path: Path) -> Stored | None:
         """What is stored, if all of this call is, whatever the labels."""
         there = Stored(path)
         right = all(self._is_in(there, k) for k in range(len(self.chosen)))
-        return there if right and there.has_samples_of(n.id for n in self.chosen) else None
+        return there if right and there.has_samples_of(self._names) else None
 
     def _bar(self) -> tqdm[Any]:
         return tqdm(total=len(self._by_sample), desc="evidence", unit="sample", disable=not self.progress)

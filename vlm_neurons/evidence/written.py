@@ -80,8 +80,8 @@ def written(gates: Float[np.ndarray, "place"], posts: Float[np.ndarray, "place"]
     >>> written(np.array([0.0, 2.0, np.nan, 4.0]), np.array([9.0, -3.0, np.nan, 1.0]))
     Written(gate=3.0, post=-1.0, size=2.0, state='')
     """
-    most = np.nanmax(gates, initial=0)
+    most = np.fmax.reduce(gates, initial=0)  # NaN is none
     if not most > 0:
         return Written(0.0, 0.0, 0.0, state)
-    strong = np.nan_to_num(gates) >= STRONG * most
+    strong = gates >= STRONG * most
     return Written(float(gates[strong].mean()), float(posts[strong].mean()), float(np.abs(posts[strong]).mean()), state)
