@@ -179,3 +179,12 @@ CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 """Appends end tokens and a line break after the response."""
+
+
+def in_dtype(model: Any, dtype: torch.dtype) -> Any:
+    """As `from_pretrained(dtype=...)` makes it: frequencies of rotary positions stay exact."""
+    exact = [(m, n, b) for m in model.modules() for n, b in m._buffers.items() if n.endswith("inv_freq")]
+    model.to(dtype)
+    for module, name, buffer in exact:
+        module._buffers[name] = buffer
+    return model

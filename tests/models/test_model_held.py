@@ -41,6 +41,21 @@ def with_adapter(targets: list[str], **settings: Any) -> Any:
     return peft.get_peft_model(tiny.llava(), config)
 
 
+def test_a_lower_precision_leaves_rotary_positions_exact_and_who_rounded_them_is_told() -> None:
+    def frequencies(model: Any) -> list[torch.Tensor]:
+        return [b for n, b in model.named_buffers() if n.endswith("inv_freq")]
+
+    exact = [b.clone() for b in frequencies(tiny.llava())]
+    model = vn.HookedVLM(tiny.llava(), tiny.processor()).to(torch.bfloat16)
+    kept = frequencies(model.bridge.original_model)
+    assert model.dtype == torch.bfloat16 and len(kept) == len(exact) > 0
+    assert all(torch.equal(a, b) for a, b in zip(kept, exact, strict=True))
+    batch = batch_of(model)
+    assert gates(model, batch, fast=True).dtype == torch.bfloat16
+    with pytest.warns(UserWarning, match=r"rotary positions are torch\.bfloat16, .* from_pretrained\(\.\.\., dtype"):
+        vn.HookedVLM(tiny.llava().to(torch.bfloat16), tiny.processor())
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # peft's own
 @torch.no_grad()
 def test_a_peft_model_is_read_with_its_adapter_as_if_it_were_merged() -> None:

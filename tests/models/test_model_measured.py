@@ -24,7 +24,7 @@ def made(image_processor: Any = None, dtype: torch.dtype = torch.float32) -> vn.
     processor = tiny.processor(tok)
     if image_processor is not None:
         processor.image_processor = image_processor
-    return vn.HookedVLM(tiny.llava(tok).to(dtype), processor)
+    return vn.HookedVLM(tiny.llava(tok), processor).to(dtype)
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -25,7 +25,7 @@ COMBINATIONS = [
 def pair(tower: str, backbone: str, kind: str, dtype: torch.dtype) -> tuple[HookedVLM, Any]:
     """A HookedVLM and an untouched copy of the same random model."""
     tok = tiny.tokenizer(kind)
-    hf = tiny.llava(tok, tower=tower, backbone=backbone).to(dtype)
+    hf = tiny.in_dtype(tiny.llava(tok, tower=tower, backbone=backbone), dtype)
     reference = copy.deepcopy(hf)
     reference.set_attn_implementation("eager")
     return HookedVLM(hf, tiny.processor(tok, tower=tower)), reference

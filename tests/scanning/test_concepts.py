@@ -161,7 +161,7 @@ def test_every_site_equals_all_activations_kept(model, data, kept, tmp_path):
 def test_a_model_in_bfloat16_has_the_r_of_its_own_activations(data, tmp_path):
     """Each sample alone: in bfloat16 the company of a sample changes its activations."""
     processor = tiny.processor()
-    model = vn.HookedVLM(tiny.llava(processor.tokenizer, seed=6).to(torch.bfloat16), processor)
+    model = vn.HookedVLM(tiny.llava(processor.tokenizer, seed=6), processor).to(torch.bfloat16)
     sites = ["gate", "post", "projector", RESIDUAL]
     run = scanned(model, data, tmp_path, site=sites, batch_size=1)
     assert {c["dtype"] for c in run.info["columns"]} == {"bfloat16"}

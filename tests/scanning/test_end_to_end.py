@@ -73,7 +73,7 @@ def batches_of(data, batch_size, block_size, prompt=DEFAULT_PROMPT):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_scan_and_labels_equal_brute_force_at_equal_batches(tmp_path, dtype):
     processor = tiny.processor()
-    model = HookedVLM(tiny.llava(processor.tokenizer).to(dtype), processor)
+    model = HookedVLM(tiny.llava(processor.tokenizer), processor).to(dtype)
     data = random_data(15)
     run = scan(model, data, SITES, 6, 3, 2, batch_size=3, block_size=7, out=tmp_path / "run", progress=False)
     table = classify(run, n_visual=3).set_index(["hook", "pole", "index"])

@@ -184,7 +184,7 @@ def test_another_model_or_dtype_is_refused(tmp_path, data, unmerged):
     out = copy_of(unmerged, tmp_path)
     assert_refused(r"model\.fingerprint", out, make_model(seed=6), data)
     processor = tiny.processor()
-    half = HookedVLM(tiny.llava(processor.tokenizer, seed=5).to(torch.bfloat16), processor)
+    half = HookedVLM(tiny.llava(processor.tokenizer, seed=5), processor).to(torch.bfloat16)
     assert_refused(r"model\.dtype: 'float32' there, 'bfloat16' here", out, half, data)
 
 

@@ -119,7 +119,7 @@ def test_a_hook_or_module_that_comes_between_two_batches_ends_the_quick_way():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_quick_scan_equals_brute_force_at_equal_batches_and_moments_too(tmp_path, dtype):
     processor = tiny.processor()
-    model, data = HookedVLM(tiny.llava(processor.tokenizer).to(dtype), processor), random_data(14)
+    model, data = HookedVLM(tiny.llava(processor.tokenizer), processor).to(dtype), random_data(14)
     run = scan(model, data, FOUR, 3, 2, 2, batch_size=3, block_size=4, out=tmp_path, progress=False)
     everything = {}
     for ids in batches_of(data, 3, 4):

@@ -21,7 +21,7 @@ from vlm_neurons.models.adapters import Adapter, along, module_at
 from vlm_neurons.models.declared import declared
 from vlm_neurons.models.experts import open_experts
 from vlm_neurons.models.heads import open_heads
-from vlm_neurons.models.held import check_readable
+from vlm_neurons.models.held import check_readable, rotary_frequencies
 from vlm_neurons.sites import named
 
 if TYPE_CHECKING:
@@ -208,12 +208,16 @@ class OverBridge:
         return handed_on(self.bridge, self.adapter, name)
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
-        """Move the model, or change its data type, as `TransformerBridge.to`; in place.
+        """Move the model, or change its data type, as `TransformerBridge.to`; in place. Frequencies of rotary positions
+        stay as exact as they are, as in `from_pretrained(dtype=...)`.
 
         >>> model.to("cpu") is model
         True
         """
+        before = rotary_frequencies(self.bridge)
         self.bridge.to(*args, **{"print_details": False, **kwargs})
+        for module, name, exact in before:
+            module._buffers[name] = exact.to(module._buffers[name].device)  # type: ignore[union-attr]
         return self
 
     def train(self, mode: bool = True) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Iterator
 from typing import Any
 
@@ -19,6 +20,9 @@ def whole(model: Any) -> Any:
     Raises:
         ValueError: weights are offloaded to CPU or disk by accelerate, or an adapter is a prompt that its wrapper puts
             before the text: the model alone does not have it.
+
+    Warns:
+        UserWarning: `.to(torch.bfloat16)` has rounded the model's rotary frequencies.
     """
     while (inner := _inside(model)) is not None:
         model = inner
@@ -33,7 +37,24 @@ def whole(model: Any) -> Any:
             "accelerate has offloaded them to CPU or disk, and neurons cannot be read where weights come and go. Load "
             "the model whole: on the CPU (device='cpu'), over several GPUs, in a smaller dtype, or quantised"
         )
+    if rounded := next((b.dtype for _, _, b in rotary_frequencies(model) if b.element_size() < 4), None):
+        warnings.warn(
+            f"the frequencies of rotary positions are {rounded}, which model.to({rounded}) makes of them: far into a "
+            "prompt, as behind a large picture, positions are off. Load the model by from_pretrained(..., "
+            f"dtype={rounded}), which keeps them, or give it in float32 and say HookedVLM(model, processor).to({rounded})",
+            stacklevel=3,
+        )
     return model
+
+
+def rotary_frequencies(model: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:
+    """Modules, names and numbers of the frequencies of rotary positions, which transformers keeps in float32."""
+    return [
+        (module, name, buffer)
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if name.endswith("inv_freq") and buffer is not None
+    ]
 
 
 def tokenizer_of(processor: Any) -> Any:
