@@ -41,7 +41,7 @@ def whole(model: Any) -> Any:
         warnings.warn(
             f"the frequencies of rotary positions are {rounded}, which model.to({rounded}) makes of them: far into a "
             "prompt, as behind a large picture, positions are off. Load the model by from_pretrained(..., "
-            f"dtype={rounded}), which keeps them, or give it in float32 and say HookedVLM(model, processor).to({rounded})",
+            f"dtype={rounded}), which keeps them, or give it in float32: HookedVLM(model, processor).to({rounded})",
             stacklevel=3,
         )
     return model
