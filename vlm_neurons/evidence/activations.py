@@ -182,7 +182,7 @@ class _Row:
         """Of every image its first place among those of all maps, and where the last one ends."""
         return np.cumsum([0, *(rows * columns for rows, columns in self.grids)])
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Places of all maps."""
         return int(self.starts[-1])
