@@ -14,8 +14,7 @@ def keep_freed() -> None:
     """Let memory that is freed stay with the process, up to 64 MiB of it, for the next tensors; of allocators other
     than glibc's nothing changes.
 
-    Without it the tensors of every layer of a small batch go back to the system and come again page by page: of a pass
-    over one image of a model with 11,008 neurons a layer that is a tenth to a half of the time on a CPU. Of what reads
-    a finished scan, layer by layer, it is a tenth to a fifth.
+    Without it tensors that come and go with every layer go back to the system and come again page by page; how often
+    is a matter of luck.
     """
     torch.empty(_MOST, dtype=torch.uint8, device="cpu")  # freed at once, and never touched: it takes no memory

@@ -106,6 +106,7 @@ def test_a_hook_or_module_that_comes_between_two_batches_ends_the_quick_way():
         (lambda: kept.append(norm.register_forward_hook(lambda *given: None)), lambda: kept.pop().remove()),
         (lambda: kept.append(norm.register_forward_pre_hook(lambda *given: None)), lambda: kept.pop().remove()),
         (lambda: layer.add_module("more", torch.nn.Identity()), lambda: layer._modules.pop("more")),
+        (lambda: norm.__dict__.update(_forward_hooks={0: print}), lambda: norm.__dict__.update(_forward_hooks={})),
         (lambda: layer.mlp.hook_out.add_hook(lambda acts, hook: acts * 0), lambda: model.bridge.reset_hooks()),
     ):
         model.observe(batch, hooks, fast=True)

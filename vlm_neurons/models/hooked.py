@@ -244,11 +244,10 @@ class HookedVLM(OverBridge):
         """
         if not fast:
             return bound.observe(self, batch, hooks)
-        twin = self._twin if self._twin is not None and self._twin.stands_for(self.bridge, closely=False) else None
-        if twin is None or not hooks.keys() <= twin.points.keys():
-            slow = sorted(set(hooks) - self.fast_hooks)
+        slow = sorted(set(hooks) - self.fast_hooks)
+        if slow or self._twin is None:
             raise KeyError(f"fast=True cannot observe {slow}: leave it out; model.fast_hooks has what it can")
-        twin.observe(bound.checked(self, batch), hooks)
+        self._twin.observe(bound.checked(self, batch), hooks)
 
     @property
     def fast_hooks(self) -> frozenset[str]:
