@@ -11,8 +11,8 @@ _MOST = 2**25 - 2**16
 
 
 def keep_freed() -> None:
-    """Let memory that is freed stay with the process, up to 64 MiB of it, for the next tensors; of allocators other
-    than glibc's nothing changes.
+    """Let memory that is freed stay with the process for the next tensors: up to 64 MiB of it at the end of the heap,
+    and what lies between tensors that live. Of allocators other than glibc's nothing changes.
 
     Without it tensors that come and go with every layer go back to the system and come again page by page; how often
     is a matter of luck.

@@ -25,7 +25,7 @@ def a_state(d: int, top_n: int, dtype: torch.dtype = torch.float32) -> TopSample
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("top_n", [1, 7, 300])
+@pytest.mark.parametrize("top_n", [1, 7, 63, 64, 300])
 def test_counts_are_those_of_every_sample_looked_at_alone(dtype, top_n):
     state = a_state(40, top_n, dtype)
     for peak in (None, state.peak_all):
@@ -43,7 +43,7 @@ def test_what_a_value_has_to_reach_is_the_least_that_exceeds_the_threshold_once_
         rng.lognormal(0, 3, 2000), 10.0 ** rng.uniform(-45, 38.5, 2000), [0.0, -1.0, np.inf, np.nan, 1e-45, 3.4e38],
     ]).astype(np.float32)  # fmt: skip
     known = (peak > 0) & np.isfinite(peak)
-    for threshold in [0.0, 1e-44, 1e-38, 1.0, 2.0, 3.0, 9.999999, *rng.uniform(0, 10, 200)]:
+    for threshold in [0.0, 1e-44, 2e-44, 1e-38, 1.0, 2.0, 3.0, 9.999999, *rng.uniform(0, 10, 200)]:
         least, at = least_exceeding(peak, threshold), np.float32(threshold)
         assert (np.isnan(least) == ~known).all()
         below = np.nextafter(least[known], np.float32(0))

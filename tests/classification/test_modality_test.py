@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from scipy import stats
 
-from vlm_neurons.classification import modality_test, statistics
+from vlm_neurons.classification import modality, modality_test, statistics
 from vlm_neurons.classification.interval import t_values
 from vlm_neurons.classification.modality import CLASSES, compare_modalities
 from vlm_neurons.scanning import Run, TopSamples
@@ -102,6 +102,28 @@ def test_intervals_are_those_of_bisection_for_rare_constant_and_one_sided_neuron
                 middle = (inside + outside) / 2
                 inside, outside = (inside, middle) if rejected(middle) else (middle, outside)
             assert end == pytest.approx(inside if rejected(outer) else outer, abs=1e-7), j
+
+
+def test_what_is_said_of_a_neuron_does_not_depend_on_the_hooks_that_are_tested_with_it(monkeypatch):
+    monkeypatch.setattr(modality, "AT_ONCE", 7)
+    rng = seeds.rng()
+    moments = []
+    for d in (3, 0, 1, None, 5, 20, 2):
+        if d is None:  # a hook without text
+            moments.append(None)
+            continue
+        n = rng.integers(2, 60, d)
+        sums = [sums_of(*random_means(1, k, rng))[0] for k in n]
+        sums = torch.tensor(np.array(sums).reshape(d, 9))
+        moments.append(Moments(sums, torch.zeros(d, 2, dtype=torch.int32), torch.tensor(n)))
+    found = modality._tested(moments, 0.2)
+    assert found[3] is None
+    for of_hook, tested in zip(moments, found, strict=True):
+        for i in range(0 if of_hook is None else len(of_hook.n_images)):
+            alone = compare_modalities(of_hook.sums[[i]].numpy(), of_hook.n_images[[i]].numpy(), 0.2)
+            for name in ("index", "low", "high", "p_classes", "p"):
+                np.testing.assert_array_equal(getattr(tested, name)[i], getattr(alone, name)[0])
+        assert of_hook is None or len(tested.p) == len(of_hook.n_images)
 
 
 def test_silent_neurons_and_constant_ones_have_no_false_certainty():

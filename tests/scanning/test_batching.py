@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import vlm_neurons as vn
 from vlm_neurons.data import ImageTextData
 from vlm_neurons.models import HookedVLM
-from vlm_neurons.scanning import batching
+from vlm_neurons.scanning import batching, planning
 from vlm_neurons.scanning import job as jobs
 
 SETTINGS = {"top_n": 4, "block_size": 6, "progress": False}
@@ -200,6 +200,28 @@ def test_the_cost_is_said_once_after_three_batches_and_none_is_run_for_it(
     assert said == [False] * 4 + [True] + [False] * 8
     first = next(err for _, err in seen if "s a sample" in err)
     assert "2 blocks (12 samples) to do here, at about " in first
+
+
+def test_the_pace_is_that_of_the_first_batches_in_which_samples_are_scanned(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, told = [0.0], list[float]()
+    monkeypatch.setattr(planning.time, "perf_counter", lambda: now[0])
+
+    def pace_of(*blocks: list[tuple[float, int]]) -> list[float]:
+        told.clear()
+        pace = planning.Pace(told.append, torch.device("cpu"))
+        for block in blocks:
+            pace.begin()
+            for number, (seconds, samples) in enumerate(block):
+                now[0] += seconds
+                pace.done(samples, number == len(block) - 1)
+            now[0] += 100
+        return told
+
+    assert pace_of([(1.0, 2), (3.0, 2), (2.0, 1), (50.0, 1)], [(9.0, 1)]) == [6 / 5]  # three batches
+    assert pace_of([(1.0, 2), (3.0, 2)], [(9.0, 1)]) == [1.0]  # a block of two
+    assert pace_of([(11.0, 8), (6.0, 8), (1.0, 8)]) == [11 / 8]  # ten seconds are enough
+    assert pace_of([(0.0, 0), (0.0, 0)], [(0.0, 0), (2.0, 1), (0.0, 0)]) == [2.0]  # samples that are left out take none
+    assert pace_of([(0.0, 0)]) == []
 
 
 def test_controls_and_responses_are_halved_too(

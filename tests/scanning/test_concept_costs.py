@@ -1,4 +1,4 @@
-"""What a scan with concepts will cost beside the scan is printed before it starts, and is what it then takes."""
+"""What a scan with concepts will cost beside the scan is printed when it starts, and is what it then takes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def model():
 
 
 @pytest.mark.parametrize("sites", ["gate", ["gate", "post", "vision", "projector"]])
-def test_the_size_of_the_sums_is_printed_before_the_start_and_is_what_they_take(model, sites, tmp_path, capsys):
+def test_the_size_of_the_sums_is_printed_at_the_start_and_is_what_they_take(model, sites, tmp_path, capsys):
     rng = seeds.rng()
     samples = [
         {"image": tiny.image(30 + i, 36, rng), "response": f"dogs {'and cats ' * (i % 3)}{i}."} for i in range(24)

@@ -169,6 +169,7 @@ def test_the_largest_values_are_found_by_chunks_as_by_sorting(dtype, pole):
         acts[:, 4] = acts[:, 4].clamp(max=0) * -0.0
         acts[torch.rand(n_tokens, 12, generator=generator) < 0.2] = -INF if pole == "+" else INF  # not defined there
         acts[:, 5] = -INF if pole == "+" else INF
+        acts[8:24, 6] = -INF if pole == "+" else INF  # whole chunks
         acts = acts.to(dtype)
         chunks, ordered = Chunks.of(acts, slice(0, n_tokens), pole), acts.float() * (1 if pole == "+" else -1)
         assert torch.equal(chunks.largest, largest(acts, slice(0, n_tokens), 1, pole)[:, 0])

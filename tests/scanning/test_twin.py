@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import brute_force as brute
 import pytest
 import tiny
@@ -102,10 +104,17 @@ def test_a_hook_or_module_that_comes_between_two_batches_ends_the_quick_way():
     batch, hooks = batch_of(model), {"blocks.0.mlp.hook_act": lambda acts: None}
     layer = model.bridge.blocks[1]
     norm, kept = layer.ln1, []
+    inner, other = norm.original_component, copy.deepcopy(norm.original_component)
+
+    def swap(old, new):
+        for module in [*model.bridge.modules()]:
+            module._modules.update({name: new for name, child in module._modules.items() if child is old})
+
     for come, go in (
         (lambda: kept.append(norm.register_forward_hook(lambda *given: None)), lambda: kept.pop().remove()),
         (lambda: kept.append(norm.register_forward_pre_hook(lambda *given: None)), lambda: kept.pop().remove()),
         (lambda: layer.add_module("more", torch.nn.Identity()), lambda: layer._modules.pop("more")),
+        (lambda: swap(inner, other), lambda: swap(other, inner)),
         (lambda: norm.__dict__.update(_forward_hooks={0: print}), lambda: norm.__dict__.update(_forward_hooks={})),
         (lambda: layer.mlp.hook_out.add_hook(lambda acts, hook: acts * 0), lambda: model.bridge.reset_hooks()),
     ):

@@ -10,7 +10,7 @@ EXACT = (
     2e-9  # of the ends that are searched; where nothing varies, Fieller's are as exact as the root of a rounding error
 )
 EXACT_T = 1e-11  # of t there
-STEPS = 60  # a third of them halve: 2 / 2^20 where nothing else helps, beyond which t is all rounding
+STEPS = 60  # nineteen of them halve: 2 / 2^19 where nothing else helps, beyond which t is all rounding
 
 
 def t_values(means: Float[Array, "9 d"], n: int | Array, a: float | Array, b: float | Array) -> tuple[Array, Array]:
@@ -39,7 +39,8 @@ def t_values(means: Float[Array, "9 d"], n: int | Array, a: float | Array, b: fl
 def interval(means: Float[Array, "9 d"], n: int | Array, index: Array, critical: float | Array) -> tuple[Array, Array]:
     """All m around M for which E[(V - T) - m (V + T)] = 0 is not rejected by both t (Fieller's way).
 
-    Where the sum of V and T is not clearly above 0 all of -1 ... 1 is possible.
+    Where the sum of V and T is not clearly above 0 all of -1 ... 1 is possible. Of few images (up to 16, seldom beyond
+    5) the corrected t can be critical at several m on one side; the end is one of these then.
     """
     n, critical = np.broadcast_to(n, len(index)), np.broadcast_to(critical, len(index))
     if len(n) and (n == n[0]).all():  # as nearly always: numbers, not arrays

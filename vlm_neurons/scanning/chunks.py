@@ -1,7 +1,8 @@
 """What a CPU looks at of a batch: the largest value of a few neighbouring tokens first, and then of few tokens more.
 
 One pass over the activations gives the largest value of every chunk of neighbours, and with them the maxima that say
-which neurons a sample can enter. The n largest values of these neurons are in the n chunks with the largest maxima.
+which neurons a sample can enter. The n largest values of these neurons are in the n chunks with the largest maxima, or
+among the few tokens behind the last chunk.
 """
 
 from __future__ import annotations
@@ -46,10 +47,14 @@ class Chunks:
 
         tokens = take(acts, where)
         whole = len(tokens) // CHUNK * CHUNK if len(tokens) >= MANY else 0
-        maxima, rest = most(tokens[:whole].unflatten(0, (-1, CHUNK)), 1) if whole else tokens[:0], tokens[whole:]
-        found = [x for x in (maxima.amax(0) if whole else None, most(rest, 0) if len(rest) else None) if x is not None]
-        none = tokens.new_full(tokens.shape[1:], -torch.inf)
-        return cls(tokens, pole, maxima, torch.maximum(found[0], found[-1]) if found else none)
+        maxima, rest = tokens[:0], tokens[whole:]
+        largest = tokens.new_full(tokens.shape[1:], -torch.inf)
+        if whole:
+            maxima = most(tokens[:whole].unflatten(0, (-1, CHUNK)), 1)
+            largest = maxima.amax(0)
+        if len(rest):
+            largest = torch.maximum(largest, most(rest, 0))
+        return cls(tokens, pole, maxima, largest)
 
     def values(self, wanted: Int[Tensor, "column"], n: int) -> Float[Tensor, "column n"]:
         """`summarise.largest` of some neurons: equal to the last bit.

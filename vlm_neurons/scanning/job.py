@@ -121,6 +121,8 @@ class Job:
         chunks, fold = self.chunks(self.ids(block)), -1
         beside = self.model.device.type != "cpu"
         for chunk, loaded in zip(chunks, ahead(self.load, chunks, self.workers, beside), strict=True):
+            if chunk is chunks[0] and (beside or self.workers):
+                pace.begin()  # the next ones are loaded meanwhile
             fold = self._turn(recorder, block, fold, chunk[0])
             skipped += loaded.skipped
             if loaded.batch is not None:
@@ -130,7 +132,7 @@ class Job:
                 counts["n_visual_tokens"] += loaded.batch.mask(TokenKind.VISUAL).sum(1).tolist()
                 counts["n_text_tokens"] += loaded.batch.mask(TokenKind.TEXT).sum(1).tolist()
             bar.update(len(chunk))
-            pace.done(len(chunk), chunk is chunks[-1])
+            pace.done(len(loaded.ids), chunk is chunks[-1])
         self._turn(recorder, block, fold, None)
         assert len(counts["id"]) + len(skipped) == sum(map(len, chunks)), "every sample is scanned or skipped, once"
         order = torch.tensor(counts["id"], dtype=torch.int32).argsort()

@@ -1,4 +1,4 @@
-"""Before a scan starts: what it is given, which of several processes this is, and what it will cost."""
+"""Before a scan starts: what it is given, which of several processes this is, and what it will cost, its pace aside."""
 
 from __future__ import annotations
 
@@ -134,7 +134,8 @@ def measure(path: Path, columns: Sequence[ColumnInfo], info: dict[str, Any], n_b
 
 @dataclass
 class Pace:
-    """Tells once how long a sample takes, from the first batches of the scan itself: none is run for this alone.
+    """Tells once how long a sample takes, from the first three batches of the scan itself, or its first ten seconds:
+    none is run for this alone.
 
     Attributes:
         tell: is told the seconds of one sample, all of it.
@@ -153,10 +154,12 @@ class Pace:
         self._samples.clear()
 
     def done(self, samples: int, last: bool) -> None:
-        """A batch is done; the last of its block, or not."""
+        """A batch of samples is done, which may all have been left out; the last of its block, or not."""
         if self.told:
             return
-        self._samples.append(samples)
+        self._samples += [samples] if samples else []
+        if not self._samples:
+            return
         if last or len(self._samples) == TIMED or time.perf_counter() - self._began > ENOUGH:
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
