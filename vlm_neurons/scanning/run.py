@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from vlm_neurons.data import ImageTextData
 
+_DIFFERENT = ("neuron", "modality_index", "index_low", "index_high", "p", "q", "pvalue_visual", "pvalue_text",
+              "pvalue_multimodal", "peak", "peak_all_tokens")  # columns that a dictionary is no use for  # fmt: skip
 _TABLES = {"thresholds": "neurons.parquet", "modality-test": "modality-test.parquet"}  # file of a method's labels
 
 
@@ -194,9 +196,8 @@ class Run:
                 f"table= has {len(table):,} neurons, {self.path} has {n:,}, or they are in another order: "
                 "save the whole table of classify for this run"
             )
-        words = [*table.columns.intersection(["site", "hook", "pole", "label", "reason"])]  # of numbers it takes time
-        path = self.path / _TABLES[method]
-        write_atomic(path, lambda file: table.to_parquet(file, index=False, use_dictionary=words))
+        path, repeated = self.path / _TABLES[method], [*table.columns.difference(_DIFFERENT)]
+        write_atomic(path, lambda file: table.to_parquet(file, index=False, use_dictionary=repeated))
         return path
 
     def table(self, method: Literal["thresholds", "modality-test"] = "thresholds") -> pd.DataFrame:
