@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -105,7 +105,7 @@ def look_into(model: HookedVLM, samples: Sequence[Look], take: Take, source: str
     batch = model.prepare([list(s.images) for s in samples], [s.prompt for s in samples], [s.response for s in samples])
     patches = Patches.of(batch.patches)
     rows = [_Row.of(batch, row, patches) for row in range(len(samples))]
-    wanted = [_by_hook(tuple(s.neurons)) for s in samples]
+    wanted = _by_hook([s.neurons for s in samples])
     norms: list[Tensor] = []
     last = f"blocks.{model.n_layers - 1}.hook_in"
 
@@ -142,16 +142,21 @@ def look_into(model: HookedVLM, samples: Sequence[Look], take: Take, source: str
     return [_seen(model, batch, row, rows[row], sample, norms[0][row], source) for row, sample in enumerate(samples)]
 
 
-@lru_cache(maxsize=8)  # most batches want the same thousands
-def _by_hook(neurons: tuple[Neuron, ...]) -> dict[str, OfHook]:
-    """Neurons of every hook, with their indices and signs."""
-    found: dict[str, list[Neuron]] = {}
-    for neuron in neurons:
-        found.setdefault(neuron.hook, []).append(neuron)
-    return {
-        hook: (own, np.array([n.index for n in own]), np.array([-1 if n.pole == "-" else 1 for n in own], np.float32))
-        for hook, own in found.items()
-    }
+def _by_hook(wanted: Sequence[Sequence[Neuron]]) -> list[dict[str, OfHook]]:
+    """Of every sample the neurons that it wants, by hook, with their indices and signs."""
+    done: dict[int, dict[str, OfHook]] = {}
+    for neurons in wanted:
+        if id(neurons) in done:
+            continue
+        by_hook: dict[str, list[Neuron]] = {}
+        for neuron in neurons:
+            by_hook.setdefault(neuron.hook, []).append(neuron)
+        done[id(neurons)] = {
+            hook: (own, np.array([n.index for n in own]),
+                   np.array([-1 if n.pole == "-" else 1 for n in own], np.float32))
+            for hook, own in by_hook.items()
+        }  # fmt: skip
+    return [done[id(neurons)] for neurons in wanted]
 
 
 @dataclass(frozen=True)
