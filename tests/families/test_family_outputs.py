@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import seeds
 import tiny
+import torch
 
 import vlm_neurons as vn
 from vlm_neurons.autointerp.explainers.output import output_of
@@ -50,3 +51,12 @@ def test_a_gate_is_explained_by_what_it_does_though_its_pictures_are_in_tiles_or
     if family == "llava_next":  # without what was read with it, the sheet of tiles is another picture
         told = vn.explain({key: replace(one, written=None)}, explainer, progress=False)[key].failure
         assert told is not None and "gather it again with the model as it is now, or explain post:L1N3" in told.detail
+
+
+@pytest.mark.parametrize("lower", [lambda m: m.to(torch.bfloat16), lambda m: m.bfloat16(), lambda m: m.half()])
+def test_a_lower_precision_leaves_rotary_positions_exact_where_the_bridge_has_no_component_for_them(lower):
+    model = vn.HookedVLM(*builders.FAMILIES["qwen2_vl"]())
+    before = {n: b.clone() for n, b in model.bridge.original_model.named_buffers() if n.endswith("inv_freq")}
+    after = dict(lower(model).bridge.original_model.named_buffers())
+    assert len(before) > 1 and model.dtype != torch.float32
+    assert all(after[n].dtype == torch.float32 and torch.equal(after[n], b) for n, b in before.items())

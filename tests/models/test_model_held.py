@@ -50,8 +50,7 @@ def test_a_lower_precision_leaves_rotary_positions_exact_and_who_rounded_them_is
     kept = frequencies(model.bridge.original_model)
     assert model.dtype == torch.bfloat16 and len(kept) == len(exact) > 0
     assert all(torch.equal(a, b) for a, b in zip(kept, exact, strict=True))
-    batch = batch_of(model)
-    assert gates(model, batch, fast=True).dtype == torch.bfloat16
+    assert gates(model, batch_of(model), fast=True).dtype == torch.bfloat16
     with pytest.warns(UserWarning, match=r"rotary positions are torch\.bfloat16, .* from_pretrained\(\.\.\., dtype"):
         vn.HookedVLM(tiny.llava().to(torch.bfloat16), tiny.processor())
 

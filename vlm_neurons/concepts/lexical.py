@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache, lru_cache
 from itertools import accumulate
 
@@ -88,19 +88,15 @@ def lexical_bank(texts: Sequence[Sequence[str]]) -> dict[Concept, list[Bool[np.n
     words, contexts = vocabulary(pieces for pieces, *_ in read)
     among = {"word": words, "after": contexts, "before": contexts}
     counts = Counter(key for *_, found in read for key in found if key[0] not in among or key[1] in among[key[0]])
-    rows = {key: row for row, key in enumerate(key for key, n in counts.items() if n >= MIN_TEXTS)}
-    masks = [_masks(home, len(pieces), found, rows) for pieces, home, found in read]
-    return {Concept(*key): [mask[row] for mask in masks] for key, row in rows.items()}
-
-
-def _masks(
-    home: Int[np.ndarray, "token"], n: int, found: Mapping[Key, Sequence[int]], rows: Mapping[Key, int]
-) -> Bool[np.ndarray, "concept token"]:
-    """Which tokens of a text of n pieces have each of some concepts, in their rows."""
-    pairs = [(row, place) for key, places in found.items() if (row := rows.get(key)) is not None for place in places]
-    of_pieces = np.zeros((len(rows), n + 1), bool)  # the last one is for blanks (-1)
-    of_pieces[tuple(np.array(pairs, int).reshape(-1, 2).T)] = True
-    return np.asarray(of_pieces[:, home])
+    nowhere = [np.zeros(len(home), bool) for _, home, _ in read]  # shared: most texts lack most concepts
+    return {
+        Concept(*key): [
+            _at(home, found[key]) if key in found else none
+            for (_, home, found), none in zip(read, nowhere, strict=True)
+        ]
+        for key, n in counts.items()
+        if n >= MIN_TEXTS
+    }
 
 
 def vocabulary(

@@ -214,11 +214,19 @@ class OverBridge:
         >>> model.to("cpu") is model
         True
         """
-        before = rotary_frequencies(self.bridge)
+        before = rotary_frequencies(self.bridge.original_model)  # the bridge has not all of its modules
         self.bridge.to(*args, **{"print_details": False, **kwargs})
         for module, name, exact in before:
             module._buffers[name] = exact.to(module._buffers[name].device)  # type: ignore[union-attr]
         return self
+
+    def bfloat16(self) -> Self:
+        """As `to(torch.bfloat16)`."""
+        return self.to(torch.bfloat16)
+
+    def half(self) -> Self:
+        """As `to(torch.float16)`."""
+        return self.to(torch.float16)
 
     def train(self, mode: bool = True) -> Self:
         """Training mode, as `torch.nn.Module.train`; in place."""
