@@ -82,16 +82,17 @@ class Twin:
     def remember(self, bridge: nn.Module) -> None:
         """Keep what the bridge looks like now, before anybody hooks into it, and where the twin has its hooks."""
         self.points.update(_of_bridge(bridge, self.pairs))
-        self._seen[:] = [_shape_of(bridge)]
+        self._seen[:] = [_shape_of(bridge, _modules(bridge))]
 
     def stands_for(self, bridge: nn.Module) -> bool:
         """Whether the bridge is still the same model: no hooks added to it, no modules replaced. Asked before every
         batch, so that a glance has to do where it can."""
         if self._glances and self._glances[0].unchanged:
             return True
-        same = self._seen == [_shape_of(bridge)]
         modules = _modules(bridge)
-        self._glances[:] = [Glance.at(modules)] if same and not any(map(adapted, modules)) else []
+        *_, adapters = shape = _shape_of(bridge, modules)
+        same = self._seen == [shape]
+        self._glances[:] = [Glance.at(modules)] if same and not adapters else []
         return same
 
     def observe(self, batch: Batch, hooks: Mapping[str, Callable[[Tensor], None]]) -> None:
@@ -214,9 +215,8 @@ def _of_bridge(bridge: Any, pairs: tuple[tuple[nn.Module, nn.Module], ...]) -> d
     return {name: found[id(point)] for name, point in points.items() if id(point) in chosen & found.keys()}
 
 
-def _shape_of(bridge: nn.Module) -> tuple[Any, ...]:
+def _shape_of(bridge: nn.Module, modules: Sequence[nn.Module]) -> tuple[Any, ...]:
     """Which modules there are, how many hooks, and which adapters are on: the twin's are those of its making."""
-    modules = _modules(bridge)
     hooks = sum(
         _stands(m, hook) for m in modules for hook in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())
     )
