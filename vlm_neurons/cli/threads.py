@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vlm_neurons.models import HookedVLM
 
-SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # the user's
+SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # the user's, for torch
+OF_NUMPY = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 NARROW = 512  # a residual stream below it
 
 
@@ -25,12 +26,15 @@ NARROW = 512  # a residual stream below it
 def one_thread() -> Iterator[None]:
     """For a command: one thread, unless the user has set a number; at the end it is what it was."""
     import torch
+    from threadpoolctl import threadpool_limits
 
     before = torch.get_num_threads()
     if not _set_by_user():
         _use(1)
     try:
-        yield
+        # numpy's are others than torch's, and all its products here are small, with wide models too
+        with nullcontext() if _set_by_user(OF_NUMPY) else threadpool_limits(1, user_api="blas"):
+            yield
     finally:
         torch.set_num_threads(before)
 
@@ -55,8 +59,8 @@ def as_begun(run: Path) -> None:
             _use(int(info["threads"]))
 
 
-def _set_by_user() -> bool:
-    return any(name in os.environ for name in SETTINGS)
+def _set_by_user(settings: Sequence[str] = SETTINGS) -> bool:
+    return any(name in os.environ for name in settings)
 
 
 def _use(n: int) -> None:

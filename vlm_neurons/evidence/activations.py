@@ -110,14 +110,16 @@ def look_into(model: HookedVLM, samples: Sequence[Look], take: Take, source: str
     last = f"blocks.{model.n_layers - 1}.hook_in"
 
     def hand_on(place: str, units: Tensor, acts: Tensor, patch: Tensor | None) -> None:
-        values = acts.float().cpu().numpy()
+        values, columns = acts.float().cpu().numpy(), units.numpy()
         for row, (layout, of_sample) in enumerate(zip(rows, wanted, strict=True)):
             if place not in of_sample or (patch is not None and not layout.images):
                 continue
             neurons, own, signs = of_sample[place]
-            columns = np.searchsorted(units.numpy(), own)
-            taken = values[row if patch is None else 0][:, columns].T * signs[:, None] + 0.0  # no -0.0
-            take(row, neurons, layout.by_token(taken) if patch is None else layout.by_patch(patches, patch, taken))
+            taken = values[row if patch is None else 0]
+            if not np.array_equal(own, columns):
+                taken = taken[:, np.searchsorted(columns, own)]
+            placed = layout.by_token(taken, signs) if patch is None else layout.by_patch(patches, patch, taken, signs)
+            take(row, neurons, placed)
 
     def keep(place: str, values: Tensor, defined: Tensor | None) -> None:
         if place == last:
@@ -125,10 +127,10 @@ def look_into(model: HookedVLM, samples: Sequence[Look], take: Take, source: str
         if place in every:
             acts, there, patch = of_tokens(model, batch, place, values, defined)
             own = every[place].to(acts.device)
-            some = acts[..., own]
-            hand_on(
-                place, every[place], some if there is None else some.masked_fill(~there[..., own], torch.nan), patch
-            )
+            some = acts.index_select(-1, own)
+            if there is not None:
+                some = some.masked_fill(~there.expand(acts.shape).index_select(-1, own), torch.nan)
+            hand_on(place, every[place], some, patch)
 
     def keep_listed(place: str, values: Sparse) -> None:
         hand_on(place, every[place], values.some(every[place]), None)
@@ -198,22 +200,37 @@ class _Row:
         """Places of the patches of the row."""
         return self.places_of(self.patches)
 
-    def by_token(self, values: Float[np.ndarray, "neuron pos"]) -> Float[np.ndarray, "neuron place"]:
-        """Values at positions of the row, at all places of the sample."""
-        found = np.full((len(values), self.size + len(self.words)), np.nan, np.float32)
-        found[:, self.places] = values[:, self.positions]
-        found[:, self.size :] = values[:, self.words]
+    @cached_property
+    def order(self) -> np.ndarray:
+        """Of every place of the sample its position in the row; -1 where an image has no patch."""
+        found = np.full(self.size + len(self.words), -1)
+        found[self.places], found[self.size :] = self.positions, self.words
         return found
 
-    def by_patch(
-        self, patches: Patches, shown: Tensor, values: Float[np.ndarray, "neuron patch"]
+    def by_token(
+        self, values: Float[np.ndarray, "pos neuron"], signs: Float[np.ndarray, "neuron"]
     ) -> Float[np.ndarray, "neuron place"]:
+        """Values at positions of the row, with signs, at all places of the sample."""
+        found = np.empty((values.shape[1], len(self.order)), np.float32)
+        np.multiply(values[self.order].T, signs[:, None], out=found)
+        found[:, self.order < 0] = np.nan
+        return _no_negative_zero(found)
+
+    def by_patch(
+        self, patches: Patches, shown: Tensor, values: Float[np.ndarray, "patch neuron"],
+        signs: Float[np.ndarray, "neuron"],
+    ) -> Float[np.ndarray, "neuron place"]:  # fmt: skip
         """Values at patches of the batch, at all places of the sample: the largest of those that share one."""
-        found = np.full((len(values), self.size + len(self.words)), np.nan, np.float32)
+        found = np.full((values.shape[1], self.size + len(self.words)), np.nan, np.float32)
         numbers = shown.cpu().numpy()
         own = np.flatnonzero(np.isin(patches.image[numbers], self.images))
-        np.fmax.at(found.T, self.places_of(_some(patches, numbers[own])), values[:, own].T)
-        return found
+        np.fmax.at(found.T, self.places_of(_some(patches, numbers[own])), values[own] * signs)
+        return _no_negative_zero(found)
+
+
+def _no_negative_zero(values: Float[np.ndarray, "neuron place"]) -> Float[np.ndarray, "neuron place"]:
+    values += 0.0
+    return values
 
 
 def _some(patches: Patches, numbers: Int[np.ndarray, "some"]) -> Patches:

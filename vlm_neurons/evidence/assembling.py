@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -44,6 +45,25 @@ class Row(NamedTuple):
     values: Float[np.ndarray, "place"]
 
 
+class Rows(NamedTuple):
+    """One neuron on some samples, as lists: an object for each of thousands of rows costs collections of garbage.
+
+    Attributes:
+        samples, ones, groups, splits, ranks, values: those of each `Row`.
+    """
+
+    samples: list[int]
+    ones: list[Met]
+    groups: list[Group]
+    splits: list[Split]
+    ranks: list[int]
+    values: list[np.ndarray]
+
+    def each(self) -> Iterator[Row]:
+        """One after the other."""
+        return map(Row, *self)
+
+
 @dataclass(frozen=True)
 class Wanted:
     """Which samples neurons are shown on. Neurons have numbers, those of a hook in a row.
@@ -75,18 +95,18 @@ class Wanted:
                     own.setdefault(sample, []).append(number)
         return {sample: np.array(own[sample]) if sample in own else every for sample in sorted({*own, *shared})}
 
-    def behind(self, sample: int, hook: str) -> np.ndarray:
+    def behind(self, sample: int, hook: str) -> list[int]:
         """Numbers of the neurons of which a sample is a top one and that have their unit at a hook, in order."""
         return self._behind[sample, hook]
 
     @cached_property
-    def _behind(self) -> dict[tuple[int, str], np.ndarray]:
+    def _behind(self) -> dict[tuple[int, str], list[int]]:
         found: dict[tuple[int, str], list[int]] = {}
         for number, (top, unit) in enumerate(zip(self.tops, self.units, strict=True)):
             if unit is not None:
                 for sample in top:
                     found.setdefault((sample, unit.hook), []).append(number)
-        return {where: np.array(numbers) for where, numbers in found.items()}
+        return found
 
     def parts(self, n_places: int) -> list[tuple[int, int]]:
         """Numbers of neurons that are put together at once, from and to: as many as memory has room for."""
@@ -103,7 +123,7 @@ class Wanted:
 
 def rows_of(
     wanted: Wanted, samples: Mapping[int, Met], shelf: Shelf, part: tuple[int, int]
-) -> Iterator[tuple[int, list[Row]]]:
+) -> Iterator[tuple[int, Rows]]:
     """Of every neuron of a part its number and its rows: exemplars, then the pool."""
     shared = _shared_keys(samples)
     for hook, (start, end) in wanted.hooks.items():
@@ -121,7 +141,7 @@ def _shared_keys(samples: Mapping[int, Met]) -> dict[int, list[object]]:
 def _of_hook(
     wanted: Wanted, samples: Mapping[int, Met], shared: Mapping[int, list[object]], shelf: Shelf, hook: str,
     first: int, last: int,
-) -> Iterator[tuple[int, list[Row]]]:  # fmt: skip
+) -> Iterator[tuple[int, Rows]]:  # fmt: skip
     start = wanted.hooks[hook][0]
     there = [i for i in wanted.drawn if hook in samples[i].blocks]
     values = {i: shelf.values(samples[i], hook, first - start, last - start) for i in there}
@@ -135,22 +155,28 @@ def _of_hook(
         peak = dict(zip(there, (of_sample[row] for of_sample in peaks), strict=True))
         placed = arrange(wanted.tops[number], others, keys, peak.__getitem__)
         left = remaining((i for i, *_ in placed), pool, keys)
-        placed += [(i, "pool", "test", rank) for rank, i in enumerate(left)]
 
-        def alone(sample: int, number: int = number) -> np.ndarray:
-            place = int(np.searchsorted(own[sample], number))
+        def at(sample: int, number: int = number, row: int = row) -> np.ndarray:
+            if sample in values:
+                return values[sample][row]
+            place = bisect_left(own[sample], number)
             return shelf.values(samples[sample], hook, place, place + 1)[0]
 
+        shown_on = [i for i, *_ in placed] + left
         yield (
             number,
-            [
-                Row(i, samples[i], group, split, at, values[i][row] if i in values else alone(i))
-                for i, group, split, at in placed
-            ],
+            Rows(
+                shown_on,
+                [samples[i] for i in shown_on],
+                [group for _, group, _, _ in placed] + ["pool"] * len(left),
+                [split for _, _, split, _ in placed] + ["test"] * len(left),
+                [rank for *_, rank in placed] + [*range(len(left))],
+                [at(i) for i in shown_on],
+            ),
         )
 
 
-def _own(wanted: Wanted, hook: str) -> dict[int, np.ndarray]:
+def _own(wanted: Wanted, hook: str) -> dict[int, list[int]]:
     """Of samples that were not drawn, the neurons of a hook that want them, in order."""
     found: dict[int, list[int]] = {}
     shared = set(wanted.drawn)
@@ -158,20 +184,20 @@ def _own(wanted: Wanted, hook: str) -> dict[int, np.ndarray]:
         for sample in wanted.tops[number]:
             if sample not in shared:
                 found.setdefault(sample, []).append(number)
-    return {sample: np.array(numbers) for sample, numbers in found.items()}
+    return found
 
 
 def written_at(
-    wanted: Wanted, samples: Mapping[int, Met], shelf: Shelf, number: int, rows: Sequence[Row], state: str
+    wanted: Wanted, samples: Mapping[int, Met], shelf: Shelf, number: int, rows: Rows, state: str
 ) -> Written | None:
     """What the unit behind a neuron did in the samples that show it."""
     unit = wanted.units[number]
-    strong = shown(rows)
+    strong = shown(rows.each())
     if unit is None or not strong:
         return None
     gates, posts = [], []
     for row in strong:
-        place = int(np.searchsorted(wanted.behind(row.sample, unit.hook), number))
+        place = bisect_left(wanted.behind(row.sample, unit.hook), number)
         posts.append(shelf.values(row.one, behind_name(unit.hook), place, place + 1)[0])
         gates.append(row.values)
     return written(np.concatenate(gates).astype(float), np.concatenate(posts).astype(float), state)
@@ -190,10 +216,10 @@ def peaks_at(one: Met, values: Float[np.ndarray, "neuron place"]) -> Float[np.nd
     return np.fmax(np.fmax.reduce(counted, axis=1), -np.inf)  # NaN where there is none
 
 
-def exemplars_of(rows: Sequence[Row]) -> tuple[Exemplar, ...]:
+def exemplars_of(rows: Rows) -> tuple[Exemplar, ...]:
     """As exemplars, of samples that are in memory."""
     found = []
-    for row in rows:
+    for row in rows.each():
         assert row.one.seen is not None
         maps, tokens = parts_of(row.one.seen, row.values)
         found.append(Exemplar(row.one.seen, row.group, row.split, row.rank, maps, tokens))
@@ -211,18 +237,15 @@ def batches_of(
             yield number, written_at(wanted, samples, shelf, number, rows, state), batch
 
 
-def _batches(every: Sequence[Sequence[Row]]) -> Iterator[pa.RecordBatch]:
+def _batches(every: Sequence[Rows]) -> Iterator[pa.RecordBatch]:
     """The rows of each neuron; they are made together, since many small arrays take longer than a large one."""
-    rows = [row for own in every for row in own]
+    samples, ones, groups, splits, ranks, values = (list(chain(*own)) for own in zip(*every, strict=True))
     whole = rows_batch(
-        [row.one.key for row in rows],
-        [row.sample for row in rows],
-        [(row.group, row.split, row.rank) for row in rows],
-        [row.one.grids for row in rows],
-        [row.one.n_tokens for row in rows],
-        np.concatenate([np.zeros(0, np.float32), *(row.values for row in rows)]),
-    )
+        [one.key for one in ones], samples, groups, splits, ranks, [one.grids for one in ones],
+        [own[: one.n_patches] for own, one in zip(values, ones, strict=True)],
+        [own[one.n_patches :] for own, one in zip(values, ones, strict=True)],
+    )  # fmt: skip
     start = 0
     for own in every:
-        yield whole.slice(start, len(own))
-        start += len(own)
+        yield whole.slice(start, len(own.samples))
+        start += len(own.samples)

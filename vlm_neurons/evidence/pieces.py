@@ -117,7 +117,7 @@ class Piece(Files):
     def put(self, sample: int, hook: str, values: Float[np.ndarray, "neuron place"]) -> None:
         """Keep values of a sample."""
         self.blocks.setdefault(sample, {})[hook] = self._end
-        self._write(np.ascontiguousarray(values, np.float32).tobytes())
+        self._write(np.ascontiguousarray(values, np.float32).data if values.size else b"")
 
     def finish(self, found: dict[int, Met]) -> None:
         """Put the piece in its place.
@@ -138,12 +138,11 @@ class Piece(Files):
         except OSError as error:
             raise unwritten(self.file, error) from error
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes | memoryview) -> None:
         try:
             if self._out is None:
                 self._out = self._temporary.open("wb")
-            self._out.write(data)
-            self._end += len(data)
+            self._end += self._out.write(data)  # bytes
         except OSError as error:
             raise unwritten(self.file, error) from error
 

@@ -49,54 +49,57 @@ def exemplars_schema() -> pa.Schema:
 
 def exemplars_batch(exemplars: Sequence[Exemplar], keys: Sequence[str]) -> pa.RecordBatch:
     """A row each."""
-    parts = [part.ravel() for e in exemplars for part in (*e.patch_acts, e.token_acts)]
     return rows_batch(
         keys,
         [e.seen.sample for e in exemplars],
-        [(e.group, e.split, e.rank) for e in exemplars],
+        [e.group for e in exemplars],
+        [e.split for e in exemplars],
+        [e.rank for e in exemplars],
         [[p.shape for p in e.patch_acts] for e in exemplars],
-        [len(e.token_acts) for e in exemplars],
-        np.concatenate([np.zeros(0, np.float32), *parts]),
+        [p.ravel() for e in exemplars for p in e.patch_acts],
+        [e.token_acts for e in exemplars],
     )
 
 
 def rows_batch(
     keys: Sequence[str],
     samples: Sequence[int],
-    placed: Sequence[tuple[str, str, int]],
+    groups: Sequence[str],
+    splits: Sequence[str],
+    ranks: Sequence[int],
     grids: Sequence[Sequence[tuple[int, ...]]],
-    n_tokens: Sequence[int],
-    values: Float[np.ndarray, "_place"],
+    patch_acts: Sequence[Float[np.ndarray, "_patch"]],
+    token_acts: Sequence[Float[np.ndarray, "_token"]],
 ) -> pa.RecordBatch:
     """Rows of `exemplars_schema`; activations go over as arrays, not as numbers one by one.
 
     Args:
         keys: of the samples.
         samples: their ids.
-        placed: group, split and rank.
+        groups, splits, ranks: see `Exemplar`.
         grids: shapes of the maps of every image.
-        n_tokens: of the samples.
-        values: activations, row by row: all maps, one after the other, then at tokens.
+        patch_acts: activations in all maps, one after the other, in parts of any size.
+        token_acts: those at tokens, of each sample.
     """
     import pyarrow as pa
 
     shapes = np.array([shape for own in grids for shape in own], np.int32).reshape(-1, 2)
     images, maps = _ends([len(own) for own in grids]), _ends(shapes.prod(axis=1))
-    parts = np.stack([np.diff(maps[images]), np.asarray(n_tokens, np.int32)], axis=1)  # patches and tokens of each row
-    at_patch = np.repeat(np.tile([True, False], len(parts)), parts.ravel())
-    values = values.astype(np.float32, copy=False)
-    groups, splits, ranks = zip(*placed, strict=True) if placed else ((), (), ())
     columns = {
-        "sample_key": list(keys), "sample": list(samples), "group": groups, "split": splits, "rank": ranks,
+        "sample_key": keys, "sample": samples, "group": groups, "split": splits, "rank": ranks,
         "grids": _lists(images, _lists(_ends([2] * len(shapes)), pa.array(shapes.ravel()))),
-        "patch_acts": _lists(images, _lists(maps, pa.array(values[at_patch]))),
-        "token_acts": _lists(_ends(n_tokens), pa.array(values[~at_patch])),
+        "patch_acts": _lists(images, _lists(maps, pa.array(_joined(patch_acts)))),
+        "token_acts": _lists(_ends([len(own) for own in token_acts]), pa.array(_joined(token_acts))),
     }  # fmt: skip
     kind = exemplars_schema()
     return pa.RecordBatch.from_arrays(
         [columns[f.name] if isinstance(columns[f.name], pa.Array) else pa.array(columns[f.name], f.type) for f in kind],
         schema=kind,
     )
+
+
+def _joined(parts: Sequence[Float[np.ndarray, "_place"]]) -> Float[np.ndarray, "_places"]:
+    return np.concatenate([np.zeros(0, np.float32), *parts]).astype(np.float32, copy=False)
 
 
 def read_acts(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlm_neurons._files import readable, write_atomic
-from vlm_neurons.evidence.rows import exemplars_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,9 +24,9 @@ def write_shard(file: Path, kind: pa.Schema, batches: Iterable[pa.RecordBatch], 
     kind = kind.with_metadata({"format": str(FORMAT), **{name: json.dumps(value) for name, value in told.items()}})
 
     def write(temporary: Path) -> None:
-        # activations are mapped into memory as they are; compressed they take 4/5 of the disk, and 20 times the time
-        options = pa.ipc.IpcWriteOptions(compression=None if kind.names == exemplars_schema().names else "zstd")
-        with pa.ipc.new_file(str(temporary), kind, options=options) as out:
+        # mapped into memory as they are: compressed, activations take 4/5 of the disk and 20 times the time, and
+        # samples, whose pictures are compressed already, a millisecond each, to write and to read
+        with pa.ipc.new_file(str(temporary), kind) as out:
             for batch in batches:
                 out.write_batch(batch)
 

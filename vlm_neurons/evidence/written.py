@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from vlm_neurons.sites.mlp import MLPS, OfExpert
 from vlm_neurons.units import Neuron
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 E = TypeVar("E", bound="Strong")
 LOOKED = 8  # strongest samples that count
@@ -64,9 +65,9 @@ class Strong(Protocol):
         ...
 
 
-def shown(exemplars: Sequence[E]) -> list[E]:
+def shown(exemplars: Iterable[E]) -> list[E]:
     """The strongest samples that an explainer may see."""
-    return [e for e in exemplars if e.split == "explain" and e.group == "top"][:LOOKED]
+    return list(islice((e for e in exemplars if e.split == "explain" and e.group == "top"), LOOKED))
 
 
 def flat(maps: Sequence[np.ndarray], tokens: np.ndarray) -> Float[np.ndarray, "place"]:

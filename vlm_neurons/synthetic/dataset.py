@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 
 from vlm_neurons._checks import of_kind, whole
@@ -155,9 +155,14 @@ class _Drawn(Sequence[Sample]):
         if not 0 <= i < len(self):
             raise IndexError(f"sample {i} of {len(self)} scenes")
         prompt, response = self.dialogues[i].turns[0]
-        images = (Image.fromarray(render(self.worlds[i])),) if self.shown else ()
+        images = (Image.fromarray(_pixels(self.worlds[i])),) if self.shown else ()
         return Sample(i, images, prompt, response if self.responses else None, f"scene {i}",
                       partial(truth_of, self.worlds[i]) if self.shown else None)  # fmt: skip
+
+
+@lru_cache(maxsize=1024)  # 12 MiB: a run looks at its data three to five times
+def _pixels(world: Scene) -> UInt8[np.ndarray, "64 64 3"]:
+    return render(world)
 
 
 def truth_of(world: Scene) -> dict[tuple[str, str], Float[np.ndarray, "8 8"]]:
