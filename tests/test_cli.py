@@ -13,9 +13,11 @@ import pytest
 import torch
 from runs import one_of_two
 from safetensors.torch import load_file
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import vlm_neurons as vn
 from vlm_neurons.cli.main import _parser, main
+from vlm_neurons.cli.threads import OF_NUMPY, one_thread
 
 COMMANDS = ("demo", "families", "describe", "scan", "classify", "concepts", "explain", "score", "report")
 SCAN = ["scan", "--model", "tiny-llava-scenes", "--batch-size", "4"]
@@ -276,6 +278,22 @@ def test_commands_use_one_thread_for_small_work_unless_the_user_said_how_many(tm
     finally:
         torch.set_num_threads(before)
     assert json.loads((tmp_path / "run/scan.json").read_text())["threads"] == threads
+
+
+@pytest.mark.parametrize(("setting", "threads"), [(None, 1), ("OPENBLAS_NUM_THREADS", 2), ("OMP_NUM_THREADS", 2)])
+def test_products_of_numpy_have_one_thread_in_a_command_unless_the_user_said_how_many(monkeypatch, setting, threads):
+    for name in OF_NUMPY:
+        monkeypatch.delenv(name, raising=False)
+    if setting:
+        monkeypatch.setenv(setting, "2")
+
+    def now():
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+    with threadpool_limits(2, user_api="blas"):  # as numpy does by itself where there are two cores
+        with one_thread():
+            assert now() == {threads}
+        assert now() == {2}
 
 
 def test_a_command_goes_on_with_a_run_that_was_begun_on_more_threads(tmp_path, monkeypatch):

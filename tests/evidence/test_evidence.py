@@ -18,12 +18,14 @@ import pandas as pd
 import pytest
 import seeds
 import tiny
+import torch
 from PIL import Image
 
 import vlm_neurons as vn
 from vlm_neurons.concepts import Concept, pixel_bank, visual_bank
 from vlm_neurons.evidence import SPLITS, activations, load, looking, save
 from vlm_neurons.evidence.exemplars import Seen, peaks_of
+from vlm_neurons.planted.weights import rows_of
 from vlm_neurons.units import Neuron
 
 NEURONS = ["L0N3", "L1N7", "post:L1N5", "post:L1N5-", "P0N2", "V1N6"]
@@ -73,6 +75,30 @@ def test_activations_equal_a_cache_read_by_hand(made: tuple[vn.HookedVLM, vn.Ima
             assert list(e.seen.tokens) == [t for t, w in zip(batch.tokens(0), words, strict=True) if w]
             assert [tuple(b) for box in e.seen.boxes for b in box.reshape(-1, 4)] == [p.box for p in batch.patches]
             assert e.seen.token_sinks[0] and not e.scored_tokens()[0]
+
+
+def test_the_negative_pole_is_negated_at_every_place_and_no_zero_is_negative(
+    made: tuple[vn.HookedVLM, vn.ImageTextData, vn.Run],
+) -> None:
+    model, data, _ = made
+    up, one = rows_of(model, "post", 1, 5)["up"], data[9]
+    plus = [Neuron.parse(name) for name in ("L1N7", "post:L1N5", "P0N2", "V1N6")]
+    minus = [replace(neuron, pole="-") for neuron in plus]
+    asked = activations.Look(9, "s9", one.load_images(), "What is it?", one.response, [*plus, *minus])
+    kept = up.clone()
+    try:
+        with torch.no_grad():
+            up.zero_()
+        ((_, found),) = activations.look(model, [asked])
+    finally:
+        up.data.copy_(kept)
+    for neuron, other in zip(plus, minus, strict=True):
+        (maps, tokens), (negated, of_tokens) = found[neuron.id], found[other.id]
+        for values, own in zip((*maps, tokens), (*negated, of_tokens), strict=True):
+            np.testing.assert_array_equal(own, -values)
+            for zeros in (own[own == 0], values[values == 0]):
+                assert not np.signbit(zeros).any()
+    assert (found["post:L1N5"][0][1] == 0).all() and (found["V1N6"][0][1] != 0).any()
 
 
 def test_splits_share_no_sample_and_no_image(made: tuple[vn.HookedVLM, vn.ImageTextData, vn.Run]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import seeds
 from PIL import Image
@@ -88,6 +89,21 @@ def _saves(folder: str, start: Any) -> None:
     start.set()
     for i in range(10_000):
         save(named(one, [f"L{os.getpid()}N{i}"]), folder)
+
+
+def test_samples_that_were_stored_compressed_are_read_too(tmp_path: Path) -> None:
+    one = made()
+    save(named(one, ["L0N1"]), tmp_path)
+    (file,) = tmp_path.glob("samples-*.arrow")
+    with pa.ipc.open_file(file) as shard:
+        kind, batches = shard.schema, [shard.get_batch(i) for i in range(shard.num_record_batches)]
+    plain = file.stat().st_size
+    with pa.ipc.new_file(str(file), kind, options=pa.ipc.IpcWriteOptions(compression="zstd")) as out:
+        for batch in batches:
+            out.write_batch(batch)
+    assert file.stat().st_size != plain
+    assert [e.seen.digest for e in load(tmp_path)["L0N1"].exemplars] == [e.seen.digest for e in one.exemplars]
+    assert load(tmp_path)["L0N1"].exemplars[0].seen.images[0].tobytes() == one.exemplars[0].seen.images[0].tobytes()
 
 
 def test_two_processes_save_at_once_and_a_kill_loses_nothing_that_was_saved(tmp_path: Path) -> None:
