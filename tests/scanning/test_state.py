@@ -171,7 +171,7 @@ def test_the_largest_values_are_found_by_chunks_as_by_sorting(dtype, pole):
         acts[:, 5] = -INF if pole == "+" else INF
         acts[8:24, 6] = -INF if pole == "+" else INF  # whole chunks
         acts = acts.to(dtype)
-        chunks, ordered = Chunks.of(acts, slice(0, n_tokens), pole), acts.float() * (1 if pole == "+" else -1)
+        chunks, ordered = Chunks.of(acts, [slice(0, n_tokens)], pole), acts.float() * (1 if pole == "+" else -1)
         assert torch.equal(chunks.largest, largest(acts, slice(0, n_tokens), 1, pole)[:, 0])
         for wanted in (torch.arange(12), torch.tensor([1, 4, 5, 7])):
             for n in (1, 2, 3, 4, 7, 8, 9):
@@ -184,6 +184,32 @@ def test_the_largest_values_are_found_by_chunks_as_by_sorting(dtype, pole):
                     and torch.equal(found.float(), expected)
                     and not (found.signbit() & (found == 0)).any()
                 )
+
+
+@pytest.mark.parametrize("pole", ["+", "-"])
+def test_samples_of_any_lengths_side_by_side_give_what_each_gives_alone(pole, monkeypatch):
+    generator = torch.Generator().manual_seed(seeds.number())
+    kinds = torch.zeros(7, 200, dtype=torch.long)  # text is 3, what is looked at is 2
+    for row, (n_visual, n_text) in enumerate([(70, 1), (70, 150), (64, 0), (0, 9), (100, 64), (3, 12), (70, 5)]):
+        kinds[row, : n_visual + n_text] = torch.tensor([2] * n_visual + [3] * n_text)[:200]
+    kinds[4, :164] = kinds[4, torch.randperm(164, generator=generator)]  # not neighbours
+    acts = torch.randn(7, 200, 5, generator=generator)
+    acts[..., 1] = acts[..., 1].round()
+    acts[kinds == 0] = INF if pole == "+" else -INF  # padding is never read
+    acts, rows = acts.flatten(0, 1), rows_by_kind(kinds)
+    every, some = torch.ones(7, 5, dtype=torch.bool), torch.rand(7, 5, generator=generator) < 0.5
+    expected = summarise(acts, rows, 4, 2, pole)
+    for size in (1, 2, 3, 7):
+        monkeypatch.setattr("vlm_neurons.scanning.chunks.BESIDE", size * 200 * 5 * 4)
+        groups, found = look(acts, rows, pole)
+        assert groups[0].rows == slice(0, size)
+        for name in ("visual", "text", "other"):
+            assert torch.equal(getattr(found, name), getattr(extremes(acts, rows, pole), name))
+        for enters in (every, some):
+            summary = entering(groups, enters, 4, 2)
+            for mine, full in ((summary.visual, expected.visual), (summary.text, expected.text)):
+                wanted = full[summary.columns].where(enters.T[summary.columns][..., None], -INF)
+                assert torch.equal(mine, wanted), size
 
 
 @pytest.mark.parametrize("lazy", [False, True])

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vlm_neurons.scanning.summarise import NONE, Extremes, Positions, RowTokens, Summary, extremes, largest, take
@@ -19,33 +19,36 @@ from vlm_neurons.units import Pole
 
 CHUNK = 8  # tokens
 MANY = 8 * CHUNK  # tokens; of fewer there is little to gain
+BESIDE = 2**21  # bytes of small samples that are looked at as one
 FAR = 2 * torch.finfo(torch.float32).max  # an infinite key has no bits to spare
 
 
 @dataclass(frozen=True)
 class Chunks:
-    """Tokens of one kind in one sample, and the largest value of each chunk of neighbours.
+    """Tokens of one kind in some samples, and the largest value of each chunk of neighbours.
 
     Attributes:
-        tokens: their activations.
+        tokens: their activations; a column is a neuron in one sample. Behind the last token of a sample that has fewer
+            is what is never large.
         pole: `"-"` where the largest of the negated values are meant.
         maxima: of the whole chunks; of few tokens there is none.
-        largest: the largest value of every neuron; -inf where there is no token.
+        largest: the largest value of every column; -inf where there is no token.
     """
 
-    tokens: Float[Tensor, "token d"]
+    tokens: Float[Tensor, "token column"]
     pole: Pole
-    maxima: Float[Tensor, "chunk d"]
-    largest: Float[Tensor, "d"]
+    maxima: Float[Tensor, "chunk column"]
+    largest: Float[Tensor, "column"]
 
     @classmethod
-    def of(cls, acts: Float[Tensor, "token d"], where: Positions, pole: Pole) -> Chunks:
-        """The chunks of some tokens."""
+    def of(cls, acts: Float[Tensor, "token d"], samples: Sequence[Positions], pole: Pole) -> Chunks:
+        """The chunks of some tokens of samples, one beside the other: columns are those of the first sample, then of
+        the second."""
 
         def most(x: Tensor, dim: int) -> Tensor:
             return x.amax(dim) if pole == "+" else -x.amin(dim)
 
-        tokens = take(acts, where)
+        tokens = _beside([take(acts, where) for where in samples], -torch.inf if pole == "+" else torch.inf)
         whole = len(tokens) // CHUNK * CHUNK if len(tokens) >= MANY else 0
         maxima, rest = tokens[:0], tokens[whole:]
         largest = tokens.new_full(tokens.shape[1:], -torch.inf)
@@ -81,25 +84,55 @@ class Chunks:
         return near[:, -n:].flip(1).to(self.tokens.dtype) + 0.0  # no -0.0
 
 
-def look(
-    acts: Float[Tensor, "token d"], rows: Sequence[RowTokens], pole: Pole
-) -> tuple[list[tuple[Chunks, Chunks]], Extremes]:
+@dataclass(frozen=True)
+class Group:
+    """Samples that follow each other in a batch, looked at as one.
+
+    Attributes:
+        rows: which.
+        visual, text: their tokens.
+    """
+
+    rows: slice
+    visual: Chunks
+    text: Chunks
+
+
+def look(acts: Float[Tensor, "token d"], rows: Sequence[RowTokens], pole: Pole) -> tuple[list[Group], Extremes]:
     """Chunks of the visual and the text tokens of every sample, and the maxima, in one pass."""
-    chunks = [(Chunks.of(acts, row.visual, pole), Chunks.of(acts, row.text, pole)) for row in rows]
-    visual, text = (torch.stack([own[kind].largest for own in chunks]) for kind in (0, 1))
+    size = max(1, BESIDE // max(1, len(acts) // max(1, len(rows)) * acts.shape[1] * acts.element_size()))
+    groups = []
+    for first in range(0, len(rows), size):
+        own = rows[first : first + size]
+        visual, text = (Chunks.of(acts, places, pole) for places in ([r.visual for r in own], [r.text for r in own]))
+        groups.append(Group(slice(first, first + len(own)), visual, text))
+    visual, text = (torch.cat([part.largest for part in parts]).unflatten(0, (len(rows), -1))
+                    for parts in ([one.visual for one in groups], [one.text for one in groups]))  # fmt: skip
     other = extremes(acts, [RowTokens(NONE, NONE, row.other) for row in rows], pole).other
-    return chunks, Extremes(visual, text, other)
+    return groups, Extremes(visual, text, other)
 
 
-def entering(chunks: Sequence[tuple[Chunks, Chunks]], enters: torch.Tensor, n_visual: int, n_text: int) -> Summary:
-    """`summarise` of those samples and neurons alone that `enters` (Bool[row, d]) names."""
+def entering(groups: Sequence[Group], enters: Bool[Tensor, "row d"], n_visual: int, n_text: int) -> Summary:
+    """`summarise` of those samples and neurons alone that `enters` names."""
     columns = enters.any(0).nonzero().flatten()
-    tokens = chunks[0][0].tokens
-    visual, text = (tokens.new_full((len(columns), len(chunks), n), -torch.inf) for n in (n_visual, n_text))
-    for number, own in enumerate(chunks):
-        inside = enters[number, columns]
-        wanted = columns[inside]
+    tokens = groups[0].visual.tokens
+    visual, text = (tokens.new_full((len(enters), len(columns), n), -torch.inf) for n in (n_visual, n_text))
+    for one in groups:
+        inside = enters[one.rows, columns]
+        wanted = enters[one.rows].flatten().nonzero().flatten()
         if len(wanted):
-            for part, out in zip(own, (visual, text), strict=True):
-                out[inside, number] = part.values(wanted, out.shape[2])
-    return Summary(visual, text, columns)
+            for part, out in ((one.visual, visual), (one.text, text)):
+                out[one.rows][inside] = part.values(wanted, out.shape[2])
+    return Summary(visual.transpose(0, 1), text.transpose(0, 1), columns)
+
+
+def _beside(parts: list[Float[Tensor, "_token d"]], least: float) -> Float[Tensor, "token column"]:
+    """Tokens of some samples side by side; a view of those of one."""
+    if len(parts) == 1:
+        return parts[0]
+    if len({len(part) for part in parts}) == 1:
+        return torch.cat(parts, 1)
+    found = parts[0].new_full((max(map(len, parts)), len(parts), parts[0].shape[1]), least)
+    for number, part in enumerate(parts):
+        found[: len(part), number] = part
+    return found.flatten(1)

@@ -122,12 +122,14 @@ def image_means(
 
 def _sum_on_one_side(tokens: Float[Tensor, "token d"], pole: Pole) -> Float[Tensor, "d"]:
     """Sum of max(a, 0), or of min(a, 0); on a CPU of pieces that stay in its cache."""
+    least, most = (0, None) if pole == "+" else (None, 0)
     piece = max(1, PIECE // max(1, tokens[:1].nbytes)) if tokens.device.type == "cpu" else len(tokens)
+    if len(tokens) <= piece:
+        return tokens.clamp(least, most).sum(0, dtype=torch.float32)
     room = torch.empty_like(tokens[:piece], memory_format=torch.contiguous_format)
     total = tokens.new_zeros(tokens.shape[1], dtype=torch.float32)
     for part in tokens.split(piece):
-        side = torch.clamp(part, min=0, out=room[: len(part)]) if pole == "+" else part.clamp(max=0)
-        total += side.sum(0, dtype=torch.float32)
+        total += torch.clamp(part, least, most, out=room[: len(part)]).sum(0, dtype=torch.float32)
     return total
 
 

@@ -75,7 +75,7 @@ def data_uri(image: Image.Image) -> str:
     buffer = io.BytesIO()
     plain = Image.frombytes(image.mode, image.size, image.tobytes())  # pixels alone; `image.info` may hold EXIF
     if small:
-        plain.save(buffer, "PNG", optimize=True)
+        plain.save(buffer, "PNG")
     else:
         plain.save(buffer, "JPEG", quality=85)
     kind = "png" if small else "jpeg"
