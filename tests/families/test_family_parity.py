@@ -154,13 +154,29 @@ def test_the_fused_forward_pass_sees_the_same(family: builders.Made, side: str):
     real = batch.attention_mask.bool()
     hooks = sorted(set(all_sites(family)) & family.model.fast_hooks)
     assert hooks == sorted(all_sites(family))
-    seen: dict[str, Tensor] = {}
-    family.model.observe(batch, {h: (lambda t, h=h: seen.__setitem__(h, t.clone())) for h in hooks}, fast=True)
+    seen = observed(family, batch, hooks)
     with torch.no_grad():
         _, cache = family.model.run_with_cache(batch, names_filter=hooks)
     for hook in hooks:
         both = [t[real] if by_rows(hook) else t for t in (seen[hook], cache[hook])]
         assert off(*both) <= SAME, hook
+
+
+def test_a_pass_that_need_not_go_to_the_end_sees_the_same(family: builders.Made):
+    batch, every = padded(family, "right"), all_sites(family)
+    early = [hook for hook in every if not by_rows(hook)]
+    first = [hook for hook in every if hook.startswith("blocks.0.")]
+    whole = observed(family, batch, every)
+    for chosen in (early, [*early, *first], first):
+        for hook, value in observed(family, batch, chosen).items():
+            assert torch.equal(value.nan_to_num(), whole[hook].nan_to_num()), hook
+
+
+def observed(family: builders.Made, batch: Batch, hooks: list[str]) -> dict[str, Tensor]:
+    seen: dict[str, Tensor] = {}
+    family.model.observe(batch, {h: (lambda t, h=h: seen.__setitem__(h, t.clone())) for h in hooks}, fast=True)
+    assert seen.keys() == set(hooks)
+    return seen
 
 
 def test_an_edit_is_the_weight_edit_and_has_an_effect(family: builders.Made):

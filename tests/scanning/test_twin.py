@@ -126,6 +126,32 @@ def test_a_hook_or_module_that_comes_between_two_batches_ends_the_quick_way():
         model.observe(batch, hooks, fast=True)
 
 
+def test_layers_behind_the_last_that_is_looked_at_are_not_run():
+    model = make()
+    batch, run = batch_of(model), []
+    layers = [model._twin.points[f"blocks.{i}.hook_in"][0] for i in range(model.n_layers)]
+    handles = [layer.register_forward_hook(lambda *given, i=i: run.append(i)) for i, layer in enumerate(layers)]
+
+    def run_for(*hooks):
+        run.clear()
+        model.observe(batch, {hook: lambda acts: None for hook in hooks}, fast=True)
+        return run
+
+    last = model.n_layers - 1
+    try:
+        assert run_for("projector.0.hook_post", "vision.0.mlp.hook_post") == []
+        assert run_for("vision.0.mlp.hook_post", "blocks.0.mlp.hook_act") == [0]
+        assert run_for("blocks.0.hook_resid_post") == [0]
+        assert run_for(f"blocks.{last}.mlp.hook_act") == [*range(last + 1)]
+        assert run_for() == [*range(last + 1)]
+        with pytest.raises(ZeroDivisionError):
+            model.observe(batch, {"blocks.0.mlp.hook_act": lambda acts: 1 / 0}, fast=True)
+        assert run_for() == [*range(last + 1)], "no stop stays behind"
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_quick_scan_equals_brute_force_at_equal_batches_and_moments_too(tmp_path, dtype):
     processor = tiny.processor()

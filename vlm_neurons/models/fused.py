@@ -9,8 +9,10 @@ the bridge's in last digits, as any other order of summation does.
 from __future__ import annotations
 
 import copy
+import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +28,8 @@ from vlm_neurons.models.heads import open_heads
 from vlm_neurons.models.held import adapted, adapters_of
 from vlm_neurons.models.passes import begin_pass, running
 from vlm_neurons.sites import named
+
+_LAYER = re.compile(r"blocks\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ class Twin:
         return same
 
     def observe(self, batch: Batch, hooks: Mapping[str, Callable[[Tensor], None]]) -> None:
-        """Forward pass without the unembedding.
+        """Forward pass without the unembedding, and without the decoder layers behind the last that is looked at.
 
         Raises:
             HookNeverFires: a hook did not fire.
@@ -104,8 +108,10 @@ class Twin:
         fired: set[str] = set()
         self._share()
         handles = [self._register(name, fn, fired) for name, fn in hooks.items()]
+        if (behind := self._behind(hooks)) is not None:
+            handles.append(behind.register_forward_pre_hook(_stop))
         try:
-            with torch.no_grad(), running(batch):
+            with suppress(_Enough), torch.no_grad(), running(batch):
                 begin_pass(0, batch.attention_mask)  # the twin has no guard to say so
                 module_at(self.model, self.adapter.body)(**inputs_of(batch, self.adapter.causal), use_cache=False)
         finally:
@@ -114,6 +120,15 @@ class Twin:
         silent = sorted(n for n in set(hooks) - fired if len(batch.images) or not indexed_by_image(n))
         if silent:
             raise HookNeverFires(f"{', '.join(silent)} did not fire in this forward pass, so the result lacks it")
+
+    def _behind(self, hooks: Mapping[str, Any]) -> nn.Module | None:
+        """The decoder layer before which all hooks have fired; None if there is none, or it is not known. Projector and
+        vision tower come before the first: to look at them alone takes a small part of the pass."""
+        layers = [_LAYER.match(name) for name in hooks if not indexed_by_image(name)]
+        if not hooks or None in layers:
+            return None
+        last = max((int(layer[1]) for layer in layers if layer), default=-1)
+        return self.points.get(f"blocks.{last + 1}.hook_in", (None,))[0]
 
     def _share(self) -> None:
         """Weights may have been replaced, or moved to another device, in the original."""
@@ -133,6 +148,14 @@ class Twin:
                 lambda module, args, output: see(output[0] if isinstance(output, tuple) else output)
             )
         return seen.register_forward_pre_hook(lambda module, args: see(args[0]))
+
+
+class _Enough(Exception):
+    """Nothing that comes is looked at."""
+
+
+def _stop(module: nn.Module, args: Any) -> None:
+    raise _Enough
 
 
 def inputs_of(batch: Batch, causal: bool = True) -> dict[str, Tensor]:

@@ -236,7 +236,8 @@ class HookedVLM(OverBridge):
             batch: from `prepare`.
             hooks: hook name -> function of the activation, which must not change it, and must copy what it keeps.
                 Hooks indexed by image are not called on a batch without images.
-            fast: by transformers' own pass with fused attention, for `fast_hooks`: 1.4 times as quick, other digits.
+            fast: by transformers' own pass with fused attention, for `fast_hooks`: 1.4 times as quick, other digits; it
+                ends behind the last layer with a hook.
 
         Raises:
             KeyError: a hook does not exist.
