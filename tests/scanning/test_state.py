@@ -199,10 +199,12 @@ def test_samples_of_any_lengths_side_by_side_give_what_each_gives_alone(pole, mo
     acts, rows = acts.flatten(0, 1), rows_by_kind(kinds)
     every, some = torch.ones(7, 5, dtype=torch.bool), torch.rand(7, 5, generator=generator) < 0.5
     expected = summarise(acts, rows, 4, 2, pole)
-    for size in (1, 2, 3, 7):
-        monkeypatch.setattr("vlm_neurons.scanning.chunks.BESIDE", size * 200 * 5 * 4)
+    for size, alike in ((1, 9), (2, 9), (3, 9), (7, 9), (7, 1.25), (7, 1)):
+        monkeypatch.setattr("vlm_neurons.scanning.chunks.BESIDE", size * 150 * 5 * 4)
+        monkeypatch.setattr("vlm_neurons.scanning.chunks.ALIKE", alike)
         groups, found = look(acts, rows, pole)
-        assert groups[0].rows == slice(0, size)
+        assert [one.rows.start for one in groups] == [0, *(one.rows.stop for one in groups[:-1])]
+        assert groups[-1].rows.stop == 7 and (alike < 9 or len(groups) <= 7 - size + 1)
         for name in ("visual", "text", "other"):
             assert torch.equal(getattr(found, name), getattr(extremes(acts, rows, pole), name))
         for enters in (every, some):
@@ -210,6 +212,14 @@ def test_samples_of_any_lengths_side_by_side_give_what_each_gives_alone(pole, mo
             for mine, full in ((summary.visual, expected.visual), (summary.text, expected.text)):
                 wanted = full[summary.columns].where(enters.T[summary.columns][..., None], -INF)
                 assert torch.equal(mine, wanted), size
+
+
+def test_a_long_sample_among_short_ones_is_not_copied_for_each():
+    kinds = torch.zeros(64, 4000, dtype=torch.long)
+    kinds[0], kinds[1:, 0] = 2, 2
+    groups, _ = look(torch.zeros(64 * 4000, 2), rows_by_kind(kinds), "+")
+    assert [one.rows for one in groups] == [slice(0, 1), slice(1, 64)]
+    assert sum(one.visual.tokens.numel() for one in groups) == 2 * (4000 + 63)
 
 
 @pytest.mark.parametrize("lazy", [False, True])

@@ -126,6 +126,19 @@ def test_a_hook_or_module_that_comes_between_two_batches_ends_the_quick_way():
         model.observe(batch, hooks, fast=True)
 
 
+def test_a_hook_function_may_run_the_model_further_than_its_own_pass_goes():
+    model = make()
+    batch, seen = batch_of(model), []
+
+    def deeper(acts):
+        if not seen:
+            seen.append("outer")
+            model.observe(batch, {"blocks.1.mlp.hook_act": lambda inner: seen.append("inner")}, fast=True)
+
+    model.observe(batch, {"blocks.0.mlp.hook_act": deeper}, fast=True)
+    assert seen == ["outer", "inner"]
+
+
 def test_layers_behind_the_last_that_is_looked_at_are_not_run():
     model = make()
     batch, run = batch_of(model), []

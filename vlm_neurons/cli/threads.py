@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vlm_neurons.models import HookedVLM
 
 SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # the user's, for torch
-OF_NUMPY = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+OF_NUMPY = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 NARROW = 512  # a residual stream below it
 
 

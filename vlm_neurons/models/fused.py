@@ -14,6 +14,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from vlm_neurons.models.experts import experts_of, open_experts
 from vlm_neurons.models.guards import indexed_by_image
 from vlm_neurons.models.heads import open_heads
 from vlm_neurons.models.held import adapted, adapters_of
-from vlm_neurons.models.passes import begin_pass, running
+from vlm_neurons.models.passes import Pass, begin_pass, current_pass, running
 from vlm_neurons.sites import named
 
 _LAYER = re.compile(r"blocks\.(\d+)\.")
@@ -108,12 +109,14 @@ class Twin:
         fired: set[str] = set()
         self._share()
         handles = [self._register(name, fn, fired) for name, fn in hooks.items()]
-        if (behind := self._behind(hooks)) is not None:
-            handles.append(behind.register_forward_pre_hook(_stop))
         try:
-            with suppress(_Enough), torch.no_grad(), running(batch):
+            with torch.no_grad(), running(batch):
                 begin_pass(0, batch.attention_mask)  # the twin has no guard to say so
-                module_at(self.model, self.adapter.body)(**inputs_of(batch, self.adapter.causal), use_cache=False)
+                if (behind := self._behind(hooks)) is not None:
+                    handles.append(behind.register_forward_pre_hook(partial(_stop, current_pass())))
+                with suppress(_Enough):
+                    body = module_at(self.model, self.adapter.body)
+                    body(**inputs_of(batch, self.adapter.causal), use_cache=False)
         finally:
             for handle in handles:
                 handle.remove()
@@ -154,8 +157,9 @@ class _Enough(Exception):
     """Nothing that comes is looked at."""
 
 
-def _stop(module: nn.Module, args: Any) -> None:
-    raise _Enough
+def _stop(own: Pass | None, module: nn.Module, args: Any) -> None:
+    if current_pass() is own:  # a hook function may run the model too
+        raise _Enough
 
 
 def inputs_of(batch: Batch, causal: bool = True) -> dict[str, Tensor]:

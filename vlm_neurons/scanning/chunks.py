@@ -7,7 +7,7 @@ among the few tokens behind the last chunk.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,7 @@ from vlm_neurons.units import Pole
 CHUNK = 8  # tokens
 MANY = 8 * CHUNK  # tokens; of fewer there is little to gain
 BESIDE = 2**21  # bytes of small samples that are looked at as one
+ALIKE = 1.25  # of their tokens: what these may fill, as all are as long as the longest
 FAR = 2 * torch.finfo(torch.float32).max  # an infinite key has no bits to spare
 
 
@@ -100,12 +101,11 @@ class Group:
 
 def look(acts: Float[Tensor, "token d"], rows: Sequence[RowTokens], pole: Pole) -> tuple[list[Group], Extremes]:
     """Chunks of the visual and the text tokens of every sample, and the maxima, in one pass."""
-    size = max(1, BESIDE // max(1, len(acts) // max(1, len(rows)) * acts.shape[1] * acts.element_size()))
     groups = []
-    for first in range(0, len(rows), size):
-        own = rows[first : first + size]
-        visual, text = (Chunks.of(acts, places, pole) for places in ([r.visual for r in own], [r.text for r in own]))
-        groups.append(Group(slice(first, first + len(own)), visual, text))
+    for own in _alike(rows, BESIDE // max(1, acts.shape[1] * acts.element_size())):
+        visual, text = (Chunks.of(acts, places, pole)
+                        for places in ([r.visual for r in rows[own]], [r.text for r in rows[own]]))  # fmt: skip
+        groups.append(Group(own, visual, text))
     visual, text = (torch.cat([part.largest for part in parts]).unflatten(0, (len(rows), -1))
                     for parts in ([one.visual for one in groups], [one.text for one in groups]))  # fmt: skip
     other = extremes(acts, [RowTokens(NONE, NONE, row.other) for row in rows], pole).other
@@ -124,6 +124,22 @@ def entering(groups: Sequence[Group], enters: Bool[Tensor, "row d"], n_visual: i
             for part, out in ((one.visual, visual), (one.text, text)):
                 out[one.rows][inside] = part.values(wanted, out.shape[2])
     return Summary(visual.transpose(0, 1), text.transpose(0, 1), columns)
+
+
+def _alike(rows: Sequence[RowTokens], room: int) -> Iterator[slice]:
+    """Samples that follow each other and are about as long: of each kind no more than `room` tokens side by side."""
+    first, longest, total = 0, [0, 0], [0, 0]
+    for number, row in enumerate(rows):
+        own, count = [_length(row.visual), _length(row.text)], number - first + 1
+        longest, total = [*map(max, longest, own)], [a + b for a, b in zip(total, own, strict=True)]
+        if count > 1 and any(most * count > min(room, ALIKE * all_) for most, all_ in zip(longest, total, strict=True)):
+            yield slice(first, number)
+            first, longest, total = number, own, own
+    yield slice(first, len(rows))
+
+
+def _length(where: Positions) -> int:
+    return where.stop - where.start if isinstance(where, slice) else len(where)
 
 
 def _beside(parts: list[Float[Tensor, "_token d"]], least: float) -> Float[Tensor, "token column"]:
