@@ -14,7 +14,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vlm_neurons.scanning.summarise import NONE, Extremes, Positions, RowTokens, Summary, extremes, largest, take
+from vlm_neurons.scanning.summarise import (
+    NONE,
+    Extremes,
+    Positions,
+    RowTokens,
+    Summary,
+    extremes,
+    largest,
+    length_of,
+    take,
+)
 from vlm_neurons.units import Pole
 
 CHUNK = 8  # tokens
@@ -130,16 +140,12 @@ def _alike(rows: Sequence[RowTokens], room: int) -> Iterator[slice]:
     """Samples that follow each other and are about as long: of each kind no more than `room` tokens side by side."""
     first, longest, total = 0, [0, 0], [0, 0]
     for number, row in enumerate(rows):
-        own, count = [_length(row.visual), _length(row.text)], number - first + 1
+        own, count = [length_of(row.visual), length_of(row.text)], number - first + 1
         longest, total = [*map(max, longest, own)], [a + b for a, b in zip(total, own, strict=True)]
         if count > 1 and any(most * count > min(room, ALIKE * all_) for most, all_ in zip(longest, total, strict=True)):
             yield slice(first, number)
             first, longest, total = number, own, own
     yield slice(first, len(rows))
-
-
-def _length(where: Positions) -> int:
-    return where.stop - where.start if isinstance(where, slice) else len(where)
 
 
 def _beside(parts: list[Float[Tensor, "_token d"]], least: float) -> Float[Tensor, "token column"]:

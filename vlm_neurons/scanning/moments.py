@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vlm_neurons.scanning.summarise import Positions, RowTokens, take
+from vlm_neurons.scanning.summarise import Positions, RowTokens, length_of, take
 from vlm_neurons.units import Pole
 
 PIECE = 2**20 * 3 // 4  # bytes: of what one core has beside it, at most half
@@ -145,8 +145,4 @@ def of_both(
 
 
 def _both(rows: Sequence[RowTokens]) -> list[int]:
-    return [i for i, row in enumerate(rows) if _some(row.visual) and _some(row.text)]
-
-
-def _some(where: Positions) -> bool:
-    return where.stop > where.start if isinstance(where, slice) else len(where) > 0
+    return [i for i, row in enumerate(rows) if length_of(row.visual) and length_of(row.text)]

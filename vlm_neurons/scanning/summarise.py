@@ -86,6 +86,11 @@ def take(acts: Float[Tensor, "token d"], where: Positions) -> Float[Tensor, "n d
     return acts[where] if isinstance(where, slice) else acts.index_select(0, where.to(acts.device))
 
 
+def length_of(where: Positions) -> int:
+    """How many tokens these are."""
+    return where.stop - where.start if isinstance(where, slice) else len(where)
+
+
 def largest(acts: Float[Tensor, "token d"], where: Positions, n: int, pole: Pole = "+") -> Float[Tensor, "d n"]:
     """The n largest values of every neuron at some tokens, descending; -inf where there are fewer tokens.
 
