@@ -166,7 +166,7 @@ def test_a_gate_is_read_under_the_questions_of_its_own_samples(model: vn.HookedV
         shown = [e.seen.sample for e in one.split("explain") if e.group == "top"]
         for sample in (data[i] for i in shown):
             images = sample.load_images()
-            ((_, found),) = look(model, [Look(0, "", images, sample.prompt, sample.response, units)])
+            ((_, found),) = look(model, [Look(0, "", images, sample.prompt, sample.response)], [units])
             places += [
                 np.stack([np.concatenate([*(m.ravel() for m in found[u.id][0]), found[u.id][1]]) for u in units])
             ]

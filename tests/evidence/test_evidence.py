@@ -84,12 +84,12 @@ def test_the_negative_pole_is_negated_at_every_place_and_no_zero_is_negative(
     up, one = rows_of(model, "post", 1, 5)["up"], data[9]
     plus = [Neuron.parse(name) for name in ("L1N7", "post:L1N5", "P0N2", "V1N6")]
     minus = [replace(neuron, pole="-") for neuron in plus]
-    asked = activations.Look(9, "s9", one.load_images(), "What is it?", one.response, [*plus, *minus])
+    asked = activations.Look(9, "s9", one.load_images(), "What is it?", one.response)
     kept = up.clone()
     try:
         with torch.no_grad():
             up.zero_()
-        ((_, found),) = activations.look(model, [asked])
+        ((_, found),) = activations.look(model, [asked], [[*plus, *minus]])
     finally:
         up.data.copy_(kept)
     for neuron, other in zip(plus, minus, strict=True):
@@ -257,8 +257,8 @@ def test_a_residual_stream_far_above_the_rest_marks_a_sink(
     from vlm_neurons.evidence.activations import Look, look
 
     model, data, _ = made
-    sample = Look(0, "", data[0].load_images(), "Hi", "A dog.", [Neuron.parse("L0N0")])
-    ((seen, _),) = look(model, [sample])
+    sample = Look(0, "", data[0].load_images(), "Hi", "A dog.")
+    ((seen, _),) = look(model, [sample], [[Neuron.parse("L0N0")]])
     assert isinstance(seen, Seen) and seen.token_sinks.sum() == 1 and not seen.patch_sinks[0].any()
 
     def inflate(tensor, hook):  # type: ignore[no-untyped-def]
@@ -266,7 +266,7 @@ def test_a_residual_stream_far_above_the_rest_marks_a_sink(
         return tensor
 
     with model.hooks(fwd_hooks=[("blocks.0.hook_out", inflate)]):
-        ((seen, _),) = look(model, [sample])
+        ((seen, _),) = look(model, [sample], [[Neuron.parse("L0N0")]])
     batch = model.prepare([data[0].load_images()], ["Hi"], ["A dog."])
     expected = np.zeros(batch.kinds.shape[1], bool)
     expected[[0, 4, 5]] = True

@@ -187,7 +187,7 @@ def test_an_experts_neuron_acts_as_its_own_post_with_the_experts_weights() -> No
     model = builders.made("qwen3_vl_moe").model
     units = [vn.Neuron.parse(f"{site}L1E{e}N0") for e in range(4) for site in ("", "post:")]
     image = vn.scenes(1)[0].load_images()
-    ((seen, acts),) = look(model, [Look(0, "one", image, "What?", "dogs", units)])
+    ((seen, acts),) = look(model, [Look(0, "one", image, "What?", "dogs")], [units])
     chosen = next(u for u in units if np.nanmax(acts[u.id][1], initial=0) > 0)
     expert = chosen.id.partition("N")[0].partition("E")[2]
     for key in (f"L1E{expert}N0", f"post:L1E{expert}N0"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
@@ -28,8 +28,28 @@ if TYPE_CHECKING:
 # (Sun et al. 2024, Massive Activations in Large Language Models), ordinary positions stay within a factor of a few.
 SINK = 20.0
 Activations = tuple[tuple[np.ndarray, ...], np.ndarray]  # maps [rows, columns] of every image; values [token]
-Take = Callable[[int, Sequence[Neuron], np.ndarray], None]
-OfHook = tuple[list[Neuron], np.ndarray, np.ndarray]  # neurons, their indices, signs of their poles
+Take = Callable[[int, str, np.ndarray], None]
+
+
+class Units(NamedTuple):
+    """Units of a hook: their numbers, and the signs of their poles."""
+
+    indices: Int[np.ndarray, "neuron"]
+    signs: Float[np.ndarray, "neuron"]
+
+    @classmethod
+    def of(cls, neurons: Sequence[Neuron]) -> Units:
+        """Of neurons of one hook."""
+        signs = [-1 if n.pole == "-" else 1 for n in neurons]
+        return cls(np.array([n.index for n in neurons], int), np.array(signs, np.float32))
+
+    def some(self, numbers: Int[np.ndarray, "some"]) -> Units:
+        """Some of them."""
+        return Units(self.indices[numbers], self.signs[numbers])
+
+    def then(self, others: Units) -> Units:
+        """These, and then others."""
+        return Units(*map(np.concatenate, zip(self, others, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -42,7 +62,6 @@ class Look:
         images: all of its images.
         prompt: its prompt.
         response: its response, if it has one.
-        neurons: whose activations are kept.
         truth: what the data set knows of it, see `Sample`.
     """
 
@@ -51,16 +70,18 @@ class Look:
     images: Sequence[Image.Image]
     prompt: str
     response: str | None
-    neurons: Sequence[Neuron]
     truth: Callable[[], Truth] | None = None
 
 
-def look(model: HookedVLM, samples: Sequence[Look], source: str = "") -> list[tuple[Seen, dict[str, Activations]]]:
+def look(
+    model: HookedVLM, samples: Sequence[Look], neurons: Sequence[Sequence[Neuron]], source: str = ""
+) -> list[tuple[Seen, dict[str, Activations]]]:
     """Run some samples through the model, in one batch.
 
     Args:
         model: any.
         samples: a batch of them.
+        neurons: of each sample those whose activations are kept.
         source: what the data calls itself.
 
     Returns:
@@ -70,13 +91,19 @@ def look(model: HookedVLM, samples: Sequence[Look], source: str = "") -> list[tu
         where several rows of the vision tower are one patch, its value is the largest of theirs.
     """
     found: list[dict[Neuron, np.ndarray]] = [{} for _ in samples]
+    by_hook: list[dict[str, list[Neuron]]] = [{} for _ in samples]
+    for of_sample, own in zip(by_hook, neurons, strict=True):
+        for neuron in own:
+            of_sample.setdefault(neuron.hook, []).append(neuron)
 
-    def take(row: int, neurons: Sequence[Neuron], values: Float[np.ndarray, "neuron place"]) -> None:
-        found[row].update(zip(neurons, values, strict=True))
+    def take(row: int, hook: str, values: Float[np.ndarray, "neuron place"]) -> None:
+        found[row].update(zip(by_hook[row][hook], values, strict=True))
 
+    wanted = [{hook: Units.of(own) for hook, own in of_sample.items()} for of_sample in by_hook]
+    seen = look_into(model, samples, wanted, take, source)
     return [
-        (seen, {n.id: parts_of(seen, own[n]) for n in sample.neurons if n in own})
-        for sample, own, seen in zip(samples, found, look_into(model, samples, take, source), strict=True)
+        (one, {n.id: parts_of(one, there[n]) for n in own if n in there})
+        for one, own, there in zip(seen, neurons, found, strict=True)
     ]
 
 
@@ -89,14 +116,17 @@ def parts_of(seen: Seen, values: Float[np.ndarray, "place"]) -> Activations:
     return tuple(one.reshape(shape).copy() for one, shape in zip(maps, shapes, strict=False)), maps[-1].copy()
 
 
-def look_into(model: HookedVLM, samples: Sequence[Look], take: Take, source: str = "") -> list[Seen]:
+def look_into(
+    model: HookedVLM, samples: Sequence[Look], wanted: Sequence[Mapping[str, Units]], take: Take, source: str = ""
+) -> list[Seen]:
     """`look`, which hands activations on as the layers come, so that no more than a layer's are in memory.
 
     Args:
         model: any.
-        samples: a batch of them; those that want the same neurons best share one list.
-        take: is given the place in `samples`, neurons of a layer that the sample wants, and their values at all places
-            of the sample: patches of every image, row by row, then tokens.
+        samples: a batch of them.
+        wanted: of each sample the units that are kept, by hook.
+        take: is given the place in `samples`, a hook, and values of the units there that the sample wants, at all
+            places of the sample: patches of every image, row by row, then tokens.
         source: what the data calls itself.
 
     Returns:
@@ -105,21 +135,20 @@ def look_into(model: HookedVLM, samples: Sequence[Look], take: Take, source: str
     batch = model.prepare([list(s.images) for s in samples], [s.prompt for s in samples], [s.response for s in samples])
     patches = Patches.of(batch.patches)
     rows = [_Row.of(batch, row, patches) for row in range(len(samples))]
-    wanted = _by_hook([s.neurons for s in samples])
     norms: list[Tensor] = []
     last = f"blocks.{model.n_layers - 1}.hook_in"
 
-    def hand_on(place: str, units: Tensor, acts: Tensor, patch: Tensor | None) -> None:
-        values, columns = acts.float().cpu().numpy(), units.numpy()
+    def hand_on(place: str, acts: Tensor, patch: Tensor | None) -> None:
+        values = acts.float().cpu().numpy()
         for row, (layout, of_sample) in enumerate(zip(rows, wanted, strict=True)):
             if place not in of_sample or (patch is not None and not layout.images):
                 continue
-            neurons, own, signs = of_sample[place]
+            own, signs = of_sample[place]
             taken = values[row if patch is None else 0]
-            if not np.array_equal(own, columns):
-                taken = taken[:, np.searchsorted(columns, own)]
+            if own is not columns[place] and not np.array_equal(own, columns[place]):
+                taken = taken[:, np.searchsorted(columns[place], own)]
             placed = layout.by_token(taken, signs) if patch is None else layout.by_patch(patches, patch, taken, signs)
-            take(row, neurons, placed)
+            take(row, place, placed)
 
     def keep(place: str, values: Tensor, defined: Tensor | None) -> None:
         if place == last:
@@ -130,35 +159,25 @@ def look_into(model: HookedVLM, samples: Sequence[Look], take: Take, source: str
             some = acts.index_select(-1, own)
             if there is not None:
                 some = some.masked_fill(~there.expand(acts.shape).index_select(-1, own), torch.nan)
-            hand_on(place, every[place], some, patch)
+            hand_on(place, some, patch)
 
     def keep_listed(place: str, values: Sparse) -> None:
-        hand_on(place, every[place], values.some(every[place]), None)
+        hand_on(place, values.some(every[place]), None)
 
-    every: dict[str, Tensor] = {}
-    for hook in dict.fromkeys(hook for of_sample in wanted for hook in of_sample):
-        own = [of_sample[hook][1] for of_sample in wanted if hook in of_sample]
-        every[hook] = torch.from_numpy(np.unique(np.concatenate(own)))
+    hooks = dict.fromkeys(hook for of_sample in wanted for hook in of_sample)
+    columns = {hook: _in_order([own[hook].indices for own in wanted if hook in own]) for hook in hooks}
+    every = {hook: torch.from_numpy(own) for hook, own in columns.items()}
     read = [*every, last]
     model.observe(batch, readers(read, keep, listed=keep_listed), fast=hooks_of(read) <= model.fast_hooks)
     return [_seen(model, batch, row, rows[row], sample, norms[0][row], source) for row, sample in enumerate(samples)]
 
 
-def _by_hook(wanted: Sequence[Sequence[Neuron]]) -> list[dict[str, OfHook]]:
-    """Of every sample the neurons that it wants, by hook, with their indices and signs."""
-    done: dict[int, dict[str, OfHook]] = {}
-    for neurons in wanted:
-        if id(neurons) in done:
-            continue
-        by_hook: dict[str, list[Neuron]] = {}
-        for neuron in neurons:
-            by_hook.setdefault(neuron.hook, []).append(neuron)
-        done[id(neurons)] = {
-            hook: (own, np.array([n.index for n in own]),
-                   np.array([-1 if n.pole == "-" else 1 for n in own], np.float32))
-            for hook, own in by_hook.items()
-        }  # fmt: skip
-    return [done[id(neurons)] for neurons in wanted]
+def _in_order(parts: Sequence[Int[np.ndarray, "_some"]]) -> Int[np.ndarray, "every"]:
+    """All numbers, each once."""
+    first, *others = parts
+    if all(own is first for own in others) and (np.diff(first) > 0).all():
+        return first
+    return np.unique(np.concatenate(parts))
 
 
 @dataclass(frozen=True)
@@ -207,13 +226,19 @@ class _Row:
         found[self.places], found[self.size :] = self.positions, self.words
         return found
 
+    @cached_property
+    def has_gaps(self) -> bool:
+        """Whether an image has a place without a patch."""
+        return bool((self.order < 0).any())
+
     def by_token(
         self, values: Float[np.ndarray, "pos neuron"], signs: Float[np.ndarray, "neuron"]
     ) -> Float[np.ndarray, "neuron place"]:
         """Values at positions of the row, with signs, at all places of the sample."""
         found = np.empty((values.shape[1], len(self.order)), np.float32)
-        np.multiply(values[self.order].T, signs[:, None], out=found)
-        found[:, self.order < 0] = np.nan
+        np.multiply(values.take(self.order, axis=0, mode="clip").T, signs[:, None], out=found)
+        if self.has_gaps:
+            found[:, self.order < 0] = np.nan
         return _no_negative_zero(found)
 
     def by_patch(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, islice
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from vlm_neurons.evidence.activations import parts_of
+from vlm_neurons.evidence.activations import Units, parts_of
 from vlm_neurons.evidence.exemplars import Exemplar, Group, Split, arrange, remaining
 from vlm_neurons.evidence.pieces import Met, Shelf
 from vlm_neurons.evidence.rows import rows_batch
@@ -28,28 +28,13 @@ _BYTES = 2**25  # of values in memory at once
 _TOGETHER = 32  # neurons whose rows are made at once
 
 
-class Row(NamedTuple):
-    """One neuron on one sample.
-
-    Attributes:
-        sample, one: the sample.
-        group, split, rank: see `Exemplar`.
-        values: at all places.
-    """
-
-    sample: int
-    one: Met
-    group: Group
-    split: Split
-    rank: int
-    values: Float[np.ndarray, "place"]
-
-
 class Rows(NamedTuple):
     """One neuron on some samples, as lists: an object for each of thousands of rows costs collections of garbage.
 
     Attributes:
-        samples, ones, groups, splits, ranks, values: those of each `Row`.
+        samples, ones: ids, and what they are.
+        groups, splits, ranks: see `Exemplar`.
+        values: at all places of each.
     """
 
     samples: list[int]
@@ -59,16 +44,13 @@ class Rows(NamedTuple):
     ranks: list[int]
     values: list[np.ndarray]
 
-    def each(self) -> Iterator[Row]:
-        """One after the other."""
-        return map(Row, *self)
-
 
 @dataclass(frozen=True)
 class Wanted:
     """Which samples neurons are shown on. Neurons have numbers, those of a hook in a row.
 
     Attributes:
+        neurons: what is looked at.
         tops: of every neuron, ids of its top samples, the strongest first.
         drawn: the random draw that all share.
         n_first: so many of it are to be exemplars, the rest is the pool.
@@ -77,6 +59,7 @@ class Wanted:
         units: of every neuron the unit behind it (see `written`), if that is another one; looked at on its top samples.
     """
 
+    neurons: Sequence[Neuron]
     tops: Sequence[Sequence[int]]
     drawn: Sequence[int]
     n_first: int
@@ -84,6 +67,7 @@ class Wanted:
     hooks: Mapping[str, tuple[int, int]]
     units: Sequence[Neuron | None]
 
+    @cached_property
     def by_sample(self) -> dict[int, np.ndarray]:
         """Numbers of the neurons that want a sample, in order; all of them want those that were drawn."""
         every = np.arange(len(self.tops))
@@ -97,20 +81,39 @@ class Wanted:
 
     def behind(self, sample: int, hook: str) -> list[int]:
         """Numbers of the neurons of which a sample is a top one and that have their unit at a hook, in order."""
-        return self._behind[sample, hook]
+        return self._behind[sample][hook]
 
     @cached_property
-    def _behind(self) -> dict[tuple[int, str], list[int]]:
-        found: dict[tuple[int, str], list[int]] = {}
+    def _behind(self) -> dict[int, dict[str, list[int]]]:
+        found: dict[int, dict[str, list[int]]] = {}
         for number, (top, unit) in enumerate(zip(self.tops, self.units, strict=True)):
             if unit is not None:
                 for sample in top:
-                    found.setdefault((sample, unit.hook), []).append(number)
+                    found.setdefault(sample, {}).setdefault(unit.hook, []).append(number)
         return found
+
+    def units_of(self, sample: int) -> dict[str, Units]:
+        """What is looked at on a sample, by hook: the neurons that want it, and behind these `behind`."""
+        there = self.by_sample[sample]
+        if len(there) == len(self.tops):
+            found = dict(self._units)
+        else:
+            ends = {hook: np.searchsorted(there, own) for hook, own in self.hooks.items()}
+            own = {hook: there[slice(*ends[hook])] - first for hook, (first, _) in self.hooks.items()}
+            found = {hook: self._units[hook].some(numbers) for hook, numbers in own.items() if len(numbers)}
+        for hook, behind in self._behind.get(sample, {}).items():
+            units = Units.of([unit for k in behind if (unit := self.units[k]) is not None])
+            found[hook] = found[hook].then(units) if hook in found else units
+        return found
+
+    @cached_property
+    def _units(self) -> dict[str, Units]:
+        return {hook: Units.of(self.neurons[slice(*own)]) for hook, own in self.hooks.items()}
 
     def parts(self, n_places: int) -> list[tuple[int, int]]:
         """Numbers of neurons that are put together at once, from and to: as many as memory has room for."""
-        size = max(1, _BYTES // (4 * n_places * max(1, len(self.drawn))))
+        n_samples = len(self.drawn) + 2 * max(map(len, self.tops), default=0)  # top ones, and the unit behind there
+        size = max(1, _BYTES // (4 * n_places * max(1, n_samples)))
         return [(k, min(k + size, len(self.tops))) for k in range(0, len(self.tops), size)]
 
     def rest(self, number: int) -> tuple[list[int], list[int]]:
@@ -121,59 +124,89 @@ class Wanted:
         return others, [i for i in self.drawn if i not in known]
 
 
-def rows_of(
-    wanted: Wanted, samples: Mapping[int, Met], shelf: Shelf, part: tuple[int, int]
-) -> Iterator[tuple[int, Rows]]:
-    """Of every neuron of a part its number and its rows: exemplars, then the pool."""
-    shared = _shared_keys(samples)
-    for hook, (start, end) in wanted.hooks.items():
-        first, last = max(start, part[0]), min(end, part[1])
-        if first < last:
-            yield from _of_hook(wanted, samples, shared, shelf, hook, first, last)
+@dataclass(frozen=True)
+class Part:
+    """Neurons that are put together at once.
+
+    Attributes:
+        wanted, samples, shelf: what was looked at.
+        first, last: numbers of the first neuron, and of the first that comes behind.
+    """
+
+    wanted: Wanted
+    samples: Mapping[int, Met]
+    shelf: Shelf
+    first: int
+    last: int
+    _read: dict[tuple[int, str], tuple[int, np.ndarray]] = field(default_factory=dict)
+
+    def rows(self) -> Iterator[tuple[int, Rows]]:
+        """Of every neuron its number and its rows: exemplars, then the pool."""
+        shared = _shared_keys(self.samples)
+        for hook, (start, end) in self.wanted.hooks.items():
+            first, last = max(start, self.first), min(end, self.last)
+            if first < last:
+                yield from self._of_hook(shared, hook, start, first, last)
+
+    def _of_hook(
+        self, shared: Mapping[int, list[object]], hook: str, start: int, first: int, last: int
+    ) -> Iterator[tuple[int, Rows]]:
+        wanted, samples = self.wanted, self.samples
+        there = [i for i in wanted.drawn if hook in samples[i].blocks]
+        values = {i: self.shelf.values(samples[i], hook, first - start, last - start) for i in there}
+        peaks = [peaks_at(samples[i], v).tolist() for i, v in values.items()]
+        own, keys = _own(wanted, hook), shared.__getitem__
+
+        for row, number in enumerate(range(first, last)):
+            others, pool = wanted.rest(number)
+            if len(there) < len(wanted.drawn):
+                others, pool = ([i for i in part if i in values] for part in (others, pool))
+            peak = dict(zip(there, (of_sample[row] for of_sample in peaks), strict=True))
+            placed = arrange(wanted.tops[number], others, keys, peak.__getitem__)
+            left = remaining((i for i, *_ in placed), pool, keys)
+            shown_on = [i for i, *_ in placed] + left
+            yield (
+                number,
+                Rows(
+                    shown_on,
+                    [samples[i] for i in shown_on],
+                    [group for _, group, _, _ in placed] + ["pool"] * len(left),
+                    [split for _, _, split, _ in placed] + ["test"] * len(left),
+                    [rank for *_, rank in placed] + [*range(len(left))],
+                    [values[i][row] if i in values else self._one(i, hook, own[i], number) for i in shown_on],
+                ),
+            )
+
+    def written(self, number: int, rows: Rows, state: str) -> Written | None:
+        """What the unit behind a neuron did in the samples that show it."""
+        unit = self.wanted.units[number]
+        if unit is None or not (strong := shown(zip(rows.groups, rows.splits, strict=True))):
+            return None
+        at, name = [rows.samples[k] for k in strong], behind_name(unit.hook)
+        posts = [self._one(i, name, self.wanted.behind(i, unit.hook), number) for i in at]
+        gates = np.concatenate([rows.values[k] for k in strong])
+        return written(gates.astype(float), np.concatenate(posts).astype(float), state)
+
+    def _one(self, sample: int, name: str, every: Sequence[int], number: int) -> Float[np.ndarray, "place"]:
+        """Values of a neuron on a sample that not all want: those of the whole part are read together.
+
+        Args:
+            sample: its id.
+            name: see `Met.blocks`.
+            every: numbers of the neurons that have values there, in order.
+            number: of the neuron.
+        """
+        if (found := self._read.get((sample, name))) is None:
+            first, last = bisect_left(every, self.first), bisect_left(every, self.last)
+            found = self._read[sample, name] = first, self.shelf.values(self.samples[sample], name, first, last)
+        first, values = found
+        return values[bisect_left(every, number) - first]
 
 
 def _shared_keys(samples: Mapping[int, Met]) -> dict[int, list[object]]:
     """Of every sample those of its keys that another sample has too: only these keep samples apart."""
     met = Counter(key for one in samples.values() for key in one.keys)
     return {i: [key for key in one.keys if met[key] > 1] for i, one in samples.items()}
-
-
-def _of_hook(
-    wanted: Wanted, samples: Mapping[int, Met], shared: Mapping[int, list[object]], shelf: Shelf, hook: str,
-    first: int, last: int,
-) -> Iterator[tuple[int, Rows]]:  # fmt: skip
-    start = wanted.hooks[hook][0]
-    there = [i for i in wanted.drawn if hook in samples[i].blocks]
-    values = {i: shelf.values(samples[i], hook, first - start, last - start) for i in there}
-    peaks = [peaks_at(samples[i], v).tolist() for i, v in values.items()]
-    own, keys = _own(wanted, hook), shared.__getitem__
-
-    for row, number in enumerate(range(first, last)):
-        others, pool = wanted.rest(number)
-        if len(there) < len(wanted.drawn):
-            others, pool = ([i for i in part if i in values] for part in (others, pool))
-        peak = dict(zip(there, (of_sample[row] for of_sample in peaks), strict=True))
-        placed = arrange(wanted.tops[number], others, keys, peak.__getitem__)
-        left = remaining((i for i, *_ in placed), pool, keys)
-
-        def at(sample: int, number: int = number, row: int = row) -> np.ndarray:
-            if sample in values:
-                return values[sample][row]
-            place = bisect_left(own[sample], number)
-            return shelf.values(samples[sample], hook, place, place + 1)[0]
-
-        shown_on = [i for i, *_ in placed] + left
-        yield (
-            number,
-            Rows(
-                shown_on,
-                [samples[i] for i in shown_on],
-                [group for _, group, _, _ in placed] + ["pool"] * len(left),
-                [split for _, _, split, _ in placed] + ["test"] * len(left),
-                [rank for *_, rank in placed] + [*range(len(left))],
-                [at(i) for i in shown_on],
-            ),
-        )
 
 
 def _own(wanted: Wanted, hook: str) -> dict[int, list[int]]:
@@ -185,22 +218,6 @@ def _own(wanted: Wanted, hook: str) -> dict[int, list[int]]:
             if sample not in shared:
                 found.setdefault(sample, []).append(number)
     return found
-
-
-def written_at(
-    wanted: Wanted, samples: Mapping[int, Met], shelf: Shelf, number: int, rows: Rows, state: str
-) -> Written | None:
-    """What the unit behind a neuron did in the samples that show it."""
-    unit = wanted.units[number]
-    strong = shown(rows.each())
-    if unit is None or not strong:
-        return None
-    gates, posts = [], []
-    for row in strong:
-        place = bisect_left(wanted.behind(row.sample, unit.hook), number)
-        posts.append(shelf.values(row.one, behind_name(unit.hook), place, place + 1)[0])
-        gates.append(row.values)
-    return written(np.concatenate(gates).astype(float), np.concatenate(posts).astype(float), state)
 
 
 def behind_name(hook: str) -> str:
@@ -219,22 +236,20 @@ def peaks_at(one: Met, values: Float[np.ndarray, "neuron place"]) -> Float[np.nd
 def exemplars_of(rows: Rows) -> tuple[Exemplar, ...]:
     """As exemplars, of samples that are in memory."""
     found = []
-    for row in rows.each():
-        assert row.one.seen is not None
-        maps, tokens = parts_of(row.one.seen, row.values)
-        found.append(Exemplar(row.one.seen, row.group, row.split, row.rank, maps, tokens))
+    for _, one, group, split, rank, values in zip(*rows, strict=True):
+        assert one.seen is not None
+        maps, tokens = parts_of(one.seen, values)
+        found.append(Exemplar(one.seen, group, split, rank, maps, tokens))
     return tuple(found)
 
 
-def batches_of(
-    wanted: Wanted, samples: Mapping[int, Met], shelf: Shelf, part: tuple[int, int], state: str
-) -> Iterator[tuple[int, Written | None, pa.RecordBatch]]:
+def batches_of(part: Part, state: str) -> Iterator[tuple[int, Written | None, pa.RecordBatch]]:
     """Of every neuron of a part its number, what the unit behind it did, and its rows as a batch of a file."""
-    every = rows_of(wanted, samples, shelf, part)
+    every = part.rows()
     while some := list(islice(every, _TOGETHER)):
         batches = _batches([rows for _, rows in some])
         for (number, rows), batch in zip(some, batches, strict=True):
-            yield number, written_at(wanted, samples, shelf, number, rows, state), batch
+            yield number, part.written(number, rows, state), batch
 
 
 def _batches(every: Sequence[Rows]) -> Iterator[pa.RecordBatch]:

@@ -156,7 +156,7 @@ def _chosen_samples(
         hooks[hook] = first, len(tops)
     # n_top to be random exemplars, n_spare for the quantiles
     units = [unit if (unit := behind(neuron)).hook != neuron.hook else None for neuron in chosen]
-    return Wanted(tops, drawn, 2 * n_top + n_spare, n_top + n_spare, hooks, units), stored, peaks
+    return Wanted(chosen, tops, drawn, 2 * n_top + n_spare, n_top + n_spare, hooks, units), stored, peaks
 
 
 def _top(run: Run, neurons: Sequence[Neuron], n: int) -> list[tuple[list[int], list[float], float]]:

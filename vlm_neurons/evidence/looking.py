@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from vlm_neurons._files import told_where
 from vlm_neurons.evidence.activations import Look, look_into
-from vlm_neurons.evidence.assembling import Wanted, batches_of, behind_name, exemplars_of, peaks_at, rows_of, written_at
+from vlm_neurons.evidence.assembling import Part, Wanted, batches_of, behind_name, exemplars_of, peaks_at
 from vlm_neurons.evidence.evidence import Evidence
 from vlm_neurons.evidence.keys import neuron_keys, sha256
 from vlm_neurons.evidence.pieces import Files, Memory, Met, Piece, met, read_piece, share
@@ -85,10 +85,11 @@ class Call:
                 samples |= self._look(chunk, shelf)
                 bar.update(len(chunk))
         found = {}
-        for part in self.wanted.parts(_longest(samples)):
-            for number, rows in rows_of(self.wanted, samples, shelf, part):
+        for first, last in self.wanted.parts(_longest(samples)):
+            part = Part(self.wanted, samples, shelf, first, last)
+            for number, rows in part.rows():
                 every, told = exemplars_of(rows), self._about(number)
-                told["written"] = written_at(self.wanted, samples, shelf, number, rows, self._state)
+                told["written"] = part.written(number, rows, self._state)
                 shown, pool = (tuple(e for e in every if (e.group == "pool") is own) for own in (False, True))
                 name = told.pop("name")
                 found[name] = Evidence(**told, exemplars=shown, pool=pool)
@@ -154,7 +155,7 @@ class Call:
                 mark.unlink(missing_ok=True)
 
         def put_together(number: int) -> None:
-            made = list(batches_of(self.wanted, samples, Files(), parts[number], self._state))
+            made = list(batches_of(Part(self.wanted, samples, Files(), *parts[number]), self._state))
             told = [{**self._about(k, done), "asked": self._keys[k]} for k, done, _ in made]
             used = {*self.wanted.drawn, *(i for k in range(*parts[number]) for i in self.wanted.tops[k])}
             keys = sorted({samples[i].key for i in used})
@@ -177,10 +178,10 @@ class Call:
         rows, expected = self._rows, self._expected
         held: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]] = []
 
-        def take(row: int, neurons: Sequence[Neuron], values: np.ndarray) -> None:
-            sample, hook = chunk[row], neurons[0].hook
+        def take(row: int, hook: str, values: np.ndarray) -> None:
+            sample = chunk[row]
             first, last = self.wanted.hooks.get(hook, (0, 0))
-            there = self._by_sample[sample]
+            there = self.wanted.by_sample[sample]
             there = there[np.searchsorted(there, first) : np.searchsorted(there, last)]
             if len(there) < len(values):
                 shelf.put(sample, behind_name(hook), values[len(there) :])
@@ -195,8 +196,9 @@ class Call:
         for i in chunk:
             one, told = self.data[i], rows.loc[i]
             looks.append(Look(i, str(told["name"]), _pictures(one, self.run), told["prompt"], told["response"],
-                              self._neurons_of(i), one.truth))  # fmt: skip
-        seen = look_into(self.model, looks, take, self.run.info["data"]["source"])
+                              one.truth))  # fmt: skip
+        wanted = [self.wanted.units_of(i) for i in chunk]
+        seen = look_into(self.model, looks, wanted, take, self.run.info["data"]["source"])
         found = {
             sample: met(one, key_of(one), shelf.blocks.get(sample, {})) for sample, one in zip(chunk, seen, strict=True)
         }
@@ -219,10 +221,6 @@ class Call:
             )
 
     @cached_property
-    def _by_sample(self) -> dict[int, np.ndarray]:
-        return self.wanted.by_sample()
-
-    @cached_property
     def _expected(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
         """Of every sample the neurons of which it is a top one, and what the scan stored of them."""
         found: dict[int, tuple[list[int], list[float]]] = {}
@@ -233,14 +231,6 @@ class Call:
                 stored.append(value)
         return {sample: (np.array(numbers), np.array(stored)) for sample, (numbers, stored) in found.items()}
 
-    def _neurons_of(self, sample: int) -> Sequence[Neuron]:
-        """The neurons that want a sample, and the units behind those of which it is a top one."""
-        numbers, _ = self._expected.get(sample, (np.zeros(0, int), None))
-        units = [unit for k in numbers.tolist() if (unit := self.wanted.units[k]) is not None]
-        if not units and len(self._by_sample[sample]) == len(self.chosen):
-            return self.chosen  # one list for most samples, see `look_into`
-        return [*(self.chosen[k] for k in self._by_sample[sample].tolist()), *units]
-
     @cached_property
     def _rows(self) -> Any:
         return self.run.samples.set_index("id")
@@ -248,7 +238,7 @@ class Call:
     @cached_property
     def _chunks(self) -> list[list[int]]:
         """Samples of each batch."""
-        ids, size = list(self._by_sample), size_now(self.run.info)
+        ids, size = list(self.wanted.by_sample), size_now(self.run.info)
         return [ids[i : i + size] for i in range(0, len(ids), size)]
 
     @cached_property
@@ -292,7 +282,7 @@ class Call:
         return there if right and there.has_samples_of(self._names) else None
 
     def _bar(self) -> tqdm[Any]:
-        return tqdm(total=len(self._by_sample), desc="evidence", unit="sample", disable=not self.progress)
+        return tqdm(total=len(self.wanted.by_sample), desc="evidence", unit="sample", disable=not self.progress)
 
 
 def _gone(folder: Path) -> Path:

@@ -34,6 +34,7 @@ class Stored(Mapping[str, Evidence]):
         self._shards = sorted(path.glob("neurons-*.arrow"))  # the newest last
         self._sample_shards = sorted(path.glob("samples-*.arrow"))  # those that were not read yet
         self._homes: dict[str, tuple[Path, int, dict[str, Any]]] = {}
+        self._parsed: dict[Path, dict[str, tuple[Path, int, dict[str, Any]]]] = {}  # what files have that were searched
         self._all, self._searches = False, 0  # whether these are all that the files have
         self._samples: dict[str, tuple[Path, int, Any]] = {}
         self._seen: WeakValueDictionary[str, Seen] = WeakValueDictionary()
@@ -60,10 +61,16 @@ class Stored(Mapping[str, Evidence]):
     def _every(self) -> dict[str, tuple[Path, int, dict[str, Any]]]:
         """File, place in it and what it says, of every neuron."""
         if not self._all:
-            found = {one["name"]: (file, place, one) for file in self._shards
-                     for place, one in enumerate(told_in(file, "neurons"))}  # fmt: skip
-            self._homes, self._all = found, True
+            self._homes = {name: home for file in self._shards for name, home in self._of(file).items()}
+            self._all, self._parsed = True, {}
         return self._homes
+
+    def _of(self, file: Path) -> dict[str, tuple[Path, int, dict[str, Any]]]:
+        """The same of the neurons of a file."""
+        if (found := self._parsed.get(file)) is None:
+            told = told_in(file, "neurons")
+            found = self._parsed[file] = {one["name"]: (file, place, one) for place, one in enumerate(told)}
+        return found
 
     def _find(self, name: str) -> tuple[Path, int, dict[str, Any]] | None:
         """The same of one neuron: from the newest file that has it."""
@@ -71,10 +78,11 @@ class Stored(Mapping[str, Evidence]):
             return self._homes.get(name) or self._every().get(name)
         self._searches += 1
         for file in reversed(self._shards):
-            for place, one in enumerate(told_in(file, "neurons") if mentions(file, name) else ()):
-                if one["name"] == name:  # it is not only in what is told of another
-                    self._homes[name] = file, place, one
-                    return self._homes[name]
+            if file not in self._parsed and not mentions(file, name):
+                continue
+            if (home := self._of(file).get(name)) is not None:  # it is not only in what is told of another
+                self._homes[name] = home
+                return home
         return None
 
     def _home(self, name: str) -> tuple[Path, int, dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
@@ -16,7 +16,6 @@ from vlm_neurons.units import Neuron
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-E = TypeVar("E", bound="Strong")
 LOOKED = 8  # strongest samples that count
 STRONG = 0.5  # share of the largest activation there from which on a place counts
 
@@ -51,23 +50,13 @@ def behind(neuron: Neuron) -> Neuron:
     return Neuron(site.written(layer), neuron.index)
 
 
-class Strong(Protocol):
-    """An exemplar, or what becomes one."""
+def shown(rows: Iterable[tuple[str, str]]) -> list[int]:
+    """Of rows with a group and a split those of the strongest samples that an explainer may see.
 
-    @property
-    def split(self) -> str:
-        """See `Exemplar`."""
-        ...
-
-    @property
-    def group(self) -> str:
-        """See `Exemplar`."""
-        ...
-
-
-def shown(exemplars: Iterable[E]) -> list[E]:
-    """The strongest samples that an explainer may see."""
-    return list(islice((e for e in exemplars if e.split == "explain" and e.group == "top"), LOOKED))
+    >>> shown([("top", "explain"), ("top", "test"), ("quantile", "explain"), ("top", "explain")])
+    [0, 3]
+    """
+    return list(islice((k for k, row in enumerate(rows) if row == ("top", "explain")), LOOKED))
 
 
 def flat(maps: Sequence[np.ndarray], tokens: np.ndarray) -> Float[np.ndarray, "place"]:

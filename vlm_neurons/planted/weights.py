@@ -240,7 +240,7 @@ def measured(model: HookedVLM, data: Scenes, planted: Plant) -> Float[np.ndarray
     found = []
     for i in range(len(data)):
         sample = data[i]
-        seen = Look(i, "", sample.load_images(), sample.prompt, sample.response, [planted.neuron])
-        ((_, values),) = look(model, [seen])
+        seen = Look(i, "", sample.load_images(), sample.prompt, sample.response)
+        ((_, values),) = look(model, [seen], [[planted.neuron]])
         found.append(values[planted.neuron.id][0][0])
     return np.stack(found)

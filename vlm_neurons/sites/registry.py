@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from jaxtyping import Float
 from torch import Tensor
@@ -77,6 +78,7 @@ def register(site: Site) -> Site:
     if old is not None and old is not site and old.fingerprint() != site.fingerprint():
         raise ValueError(f"another site is called {name!r}: give this one another name, or vn.sites.forget({name!r})")
     _SITES[name] = site
+    site_of_hook.cache_clear()
     return site
 
 
@@ -89,6 +91,7 @@ def forget(name: str) -> None:
     if name not in _SITES or _SITES[name] in OWN:
         raise ValueError(f"{name!r} is no site that was registered")
     del _SITES[name]
+    site_of_hook.cache_clear()
 
 
 def names() -> list[str]:
@@ -118,6 +121,7 @@ def named(site: str | Site) -> Site:
     raise ValueError(f"site {site!r}: choose from {_listed()}, or name a hook such as blocks.0.hook_mlp_out")
 
 
+@lru_cache(2**16)
 def site_of_hook(place: str) -> tuple[Site, int] | None:
     """Site and layer of a place, or None for a hook that is no site.
 

@@ -55,7 +55,8 @@ def output_of(model: HookedVLM, evidence: Evidence, state: str) -> Output:
         ValueError: the evidence is of no unit; or the neuron does there something else than what the evidence has.
     """
     neuron = Neuron.parse(evidence.neuron)
-    unit, strong = behind(neuron), shown(evidence.exemplars)
+    unit, every = behind(neuron), evidence.exemplars
+    strong = [every[k] for k in shown((e.group, e.split) for e in every)]
     if unit.hook == neuron.hook or not strong:
         return Output(neuron, evidence.peak)
     found = evidence.written
@@ -91,8 +92,8 @@ def _again(model: HookedVLM, evidence: Evidence, strong: Sequence[Exemplar], neu
         if asked is None:
             asked, said = PROMPT, "".join(e.seen.response).strip() or None
         with on_day(model, evidence.source.get("day", model.day)):
-            ((seen, found),) = look(model, [Look(e.seen.sample, e.seen.name, e.seen.images, asked, said,
-                                                 [neuron, unit])])  # fmt: skip
+            asked_again = Look(e.seen.sample, e.seen.name, e.seen.images, asked, said)
+            ((seen, found),) = look(model, [asked_again], [[neuron, unit]])
         # evidence from arrays may have patches alone, or the response alone
         there = seen.is_text if e.seen.is_text.all() else np.ones(len(seen.tokens), bool)
         there = there & bool(len(e.seen.tokens))

@@ -186,12 +186,12 @@ def _looked(
         numbers = [number for one, number in asked if one == side]
         for start in range(0, len(numbers), batch_size):
             some = numbers[start : start + batch_size]
-            looks = []
+            looks, neurons = [], []
             for number in some:
                 row = plans[side].inputs.made[number]()
-                mine = list(dict.fromkeys(asked[side, number]))
-                looks.append(Look(number, "", row.images, row.prompt, row.response, mine))
-            for number, (seen, values) in zip(some, look(model, looks), strict=True):
+                looks.append(Look(number, "", row.images, row.prompt, row.response))
+                neurons.append(list(dict.fromkeys(asked[side, number])))
+            for number, (seen, values) in zip(some, look(model, looks, neurons), strict=True):
                 for name, (maps, tokens) in values.items():
                     if side == "text":
                         maps = tuple(np.full_like(one, np.nan) for one in maps)
