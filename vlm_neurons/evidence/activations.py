@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # A residual stream so many times longer than the row's median is a sink: real ones are hundreds of times larger
 # (Sun et al. 2024, Massive Activations in Large Language Models), ordinary positions stay within a factor of a few.
 SINK = 20.0
+NO_NEGATIVE = 0.0  # added: of -0 it makes 0
 Activations = tuple[tuple[np.ndarray, ...], np.ndarray]  # maps [rows, columns] of every image; values [token]
 Take = Callable[[int, str, np.ndarray], None]
 
@@ -155,10 +156,9 @@ def look_into(
             norms.append(values.float().norm(dim=-1).cpu())
         if place in every:
             acts, there, patch = of_tokens(model, batch, place, values, defined)
-            own = every[place].to(acts.device)
-            some = acts.index_select(-1, own)
+            some = _columns(acts, every[place])
             if there is not None:
-                some = some.masked_fill(~there.expand(acts.shape).index_select(-1, own), torch.nan)
+                some = some.masked_fill(~_columns(there.expand(acts.shape), every[place]), torch.nan)
             hand_on(place, some, patch)
 
     def keep_listed(place: str, values: Sparse) -> None:
@@ -178,6 +178,14 @@ def _in_order(parts: Sequence[Int[np.ndarray, "_some"]]) -> Int[np.ndarray, "eve
     if all(own is first for own in others) and (np.diff(first) > 0).all():
         return first
     return np.unique(np.concatenate(parts))
+
+
+def _columns(values: Tensor, numbers: Tensor) -> Tensor:
+    """Some units of a layer: a view, where they are all that are from the first to the last."""
+    first, last = int(numbers[0]), int(numbers[-1])
+    if last - first + 1 == len(numbers):
+        return values[..., first : last + 1]
+    return values.index_select(-1, numbers.to(values.device))
 
 
 @dataclass(frozen=True)
@@ -235,11 +243,12 @@ class _Row:
         self, values: Float[np.ndarray, "pos neuron"], signs: Float[np.ndarray, "neuron"]
     ) -> Float[np.ndarray, "neuron place"]:
         """Values at positions of the row, with signs, at all places of the sample."""
-        found = np.empty((values.shape[1], len(self.order)), np.float32)
-        np.multiply(values.take(self.order, axis=0, mode="clip").T, signs[:, None], out=found)
+        found = values.take(self.order, axis=0, mode="clip")  # a copy; of gaps any row
+        found *= signs
+        found += NO_NEGATIVE
         if self.has_gaps:
-            found[:, self.order < 0] = np.nan
-        return _no_negative_zero(found)
+            found[self.order < 0] = np.nan
+        return np.ascontiguousarray(found.T)
 
     def by_patch(
         self, patches: Patches, shown: Tensor, values: Float[np.ndarray, "patch neuron"],
@@ -250,12 +259,8 @@ class _Row:
         numbers = shown.cpu().numpy()
         own = np.flatnonzero(np.isin(patches.image[numbers], self.images))
         np.fmax.at(found.T, self.places_of(_some(patches, numbers[own])), values[own] * signs)
-        return _no_negative_zero(found)
-
-
-def _no_negative_zero(values: Float[np.ndarray, "neuron place"]) -> Float[np.ndarray, "neuron place"]:
-    values += 0.0
-    return values
+        found += NO_NEGATIVE
+        return found
 
 
 def _some(patches: Patches, numbers: Int[np.ndarray, "some"]) -> Patches:

@@ -29,8 +29,9 @@ def neuron_keys(
     pictures = _pictures(data, {*wanted.drawn, *(i for top in wanted.tops for i in top)})
     drawn = [wanted.drawn, [pictures[i] for i in wanted.drawn], wanted.n_first, wanted.n_rest]
     shared = sha256([run.identity, known, seed, size_now(run.info), drawn])
+    told = {i: json.dumps(own) for i, own in pictures.items()}  # once, not for each neuron that has the sample
     return [
-        sha256([shared, neuron.id, top, [pictures[i] for i in top]])
+        _sha256(f"{json.dumps([shared, neuron.id, top])[:-1]}, [{', '.join(told[i] for i in top)}]]")
         for neuron, top in zip(chosen, wanted.tops, strict=True)
     ]
 
@@ -45,4 +46,8 @@ def _pictures(data: ImageTextData, samples: Iterable[int]) -> dict[int, tuple[st
 
 def sha256(told: Any) -> str:
     """Of what JSON can say."""
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    return _sha256(json.dumps(told))
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
