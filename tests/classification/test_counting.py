@@ -7,7 +7,8 @@ import pytest
 import seeds
 import torch
 
-from vlm_neurons.classification.counting import Counter, least_exceeding, most_common
+from vlm_neurons.classification import counting
+from vlm_neurons.classification.counting import Counter, least_exceeding, most_common, scale_of
 from vlm_neurons.classification.thresholds import Thresholds, sample_classes
 from vlm_neurons.scanning.state import TopSamples
 
@@ -32,9 +33,22 @@ def test_counts_are_those_of_every_sample_looked_at_alone(dtype, top_n):
         counter = Counter(state) if peak is None else Counter(state).by(peak)
         for rule in (Thresholds(), Thresholds(1.0, 1, 5.0, 1), Thresholds(0.0, 4, 0.0, 2)):
             expected = sample_classes(state, rule, peak).sum(1).numpy()
-            assert (expected == counter.counts(rule).T).all()
+            assert (expected == counter.counts([rule])[0].T).all()
             labels = np.where(expected.any(1), expected.argmax(1), 3)  # the first of equals; unknown without samples
-            assert (most_common(counter.counts(rule)) == labels).all()
+            assert (most_common(counter.counts([rule])[0]) == labels).all()
+
+
+def test_several_scales_and_rules_at_once_are_counted_as_each_alone(monkeypatch):
+    monkeypatch.setattr(counting, "_BYTES", 3 * 4 * 40)  # three samples at a time, of four scales
+    state = a_state(40, 10)
+    first, every = state.peak, [state.peak, state.peak_all, state.visual[:, 1, 0], torch.zeros(40)]
+    rules = [Thresholds(), Thresholds(2, 4, 5.0, 1), Thresholds(0.0, 1, 5.0, 1), Thresholds()]
+    found = Counter(state).by(torch.stack(every)).counts(rules)
+    assert found.shape == (4, 4, 4, 40) and (most_common(found[0])[3] == 3).all()
+    for k, rule in enumerate(rules):
+        for i, peak in enumerate(every):
+            assert (sample_classes(state, rule, peak).sum(1).numpy() == found[k, :, i].T).all()
+        assert (sample_classes(state, rule, first).sum(1).numpy() == Counter(state).counts(rules)[k].T).all()
 
 
 def test_what_a_value_has_to_reach_is_the_least_that_exceeds_the_threshold_once_normalised():
@@ -44,7 +58,7 @@ def test_what_a_value_has_to_reach_is_the_least_that_exceeds_the_threshold_once_
     ]).astype(np.float32)  # fmt: skip
     known = (peak > 0) & np.isfinite(peak)
     for threshold in [0.0, 1e-44, 2e-44, 1e-38, 1.0, 2.0, 3.0, 9.999999, *rng.uniform(0, 10, 200)]:
-        least, at = least_exceeding(peak, threshold), np.float32(threshold)
+        least, at = least_exceeding(scale_of(peak), threshold), np.float32(threshold)
         assert (np.isnan(least) == ~known).all()
         below = np.nextafter(least[known], np.float32(0))
         with np.errstate(over="ignore"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from vlm_neurons.classification.counting import Counter, most_common
+from vlm_neurons.classification.counting import Counter, each_state, most_common
 from vlm_neurons.classification.tables import labels_in_words, neuron_table, no_classes
 from vlm_neurons.classification.thresholds import Thresholds
 from vlm_neurons.scanning import Run, TopSamples
@@ -85,8 +85,7 @@ def classify(
         raise ValueError(f"peak={peak!r}: choose from {', '.join(map(repr, get_args(Peak)))}")
     top_n = int(run.info["parameters"].get("top_n", 0))
     columns = run.info["columns"]
-    states = ((column, *run.states(column["hook"], column["pole"])) for column in columns)
-    found = [_found(column, state, rows, rule, top_n, peak) for column, state, rows in states]
+    found = [_found(column, state, rows, rule, top_n, peak) for column, state, rows in each_state(run, columns)]
     table = with_poor(run, with_controls(run, neuron_table(columns, found)))
     table.attrs["parameters"] = {"method": "thresholds", **asdict(rule), "peak": peak}
     if why := no_classes(table):
@@ -104,7 +103,7 @@ def _found(
     shares, labels = np.full((4, d), np.nan), np.full(d, len(MODALITIES))
     confident, tie = np.zeros(d, dtype=bool), np.zeros(d, dtype=bool)
     if column["indexed_by"] == "row":
-        counts = counter.counts(rule)
+        counts = counter.counts([rule])[0]
         shares = counts / np.where(n_samples > 0, n_samples, np.nan)
         labels = most_common(counts)
         confident = (shares.max(0) > CONFIDENT) & (n_samples >= top_n)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int
 
 from vlm_neurons._checks import check_columns
-from vlm_neurons.classification.counting import Counter, most_common
+from vlm_neurons.classification.counting import Counter, each_state, most_common
 from vlm_neurons.classification.thresholds import Thresholds
 from vlm_neurons.scanning import Run
 from vlm_neurons.tokens import MODALITIES, NOT_APPLICABLE
@@ -112,11 +112,10 @@ def _labels(run: Run, combinations: Sequence[Thresholds]) -> Int[np.ndarray, "co
     columns = [column for column in run.info["columns"] if column["indexed_by"] == "row"]
     found = np.empty((len(combinations), sum(column["d"] for column in columns)), np.int8)
     end = 0
-    for column in columns:
-        state, rows = run.states(column["hook"], column["pole"])
-        counter, end = Counter(state), end + column["d"]
-        for labels, rule in zip(found, combinations, strict=True):
-            labels[end - column["d"] : end] = most_common(counter.counts(rule))[rows]
+    for column, state, rows in each_state(run, columns):
+        end += column["d"]
+        for labels, counts in zip(found, Counter(state).counts(combinations), strict=True):
+            labels[end - column["d"] : end] = most_common(counts)[rows]
     return found
 
 
@@ -156,10 +155,7 @@ def sensitivity(
     run = Run.load(run)
     rule = Thresholds(t_visual, n_visual, t_text, n_text).check(run)
     labels: dict[tuple[str, str, str], dict[int, np.ndarray]] = {}
-    for column in run.info["columns"]:
-        if column["indexed_by"] != "row":
-            continue
-        state, row_of = run.states(column["hook"], column["pole"])
+    for column, state, row_of in each_state(run, [c for c in run.info["columns"] if c["indexed_by"] == "row"]):
         counter, own, second = Counter(state), state.peak, min(1, state.sample_ids.shape[1] - 1)
         peaks = {
             "default": own,
@@ -167,10 +163,10 @@ def sensitivity(
             "maximum of the second sample": torch.maximum(state.visual[:, second, 0], state.text[:, second, 0]),
             "maximum without the strongest tokens": _without_the_strongest(counter),
         }
-        for choice, peak in peaks.items():
-            peak = torch.where(peak > 0, peak, own)
-            here = most_common(counter.by(peak).counts(rule))[row_of]
-            labels.setdefault((column["site"], column["pole"], choice), {})[column["layer"]] = here
+        every = torch.stack([peak.float() for peak in peaks.values()])
+        here = most_common(counter.by(torch.where(every > 0, every, own)).counts([rule])[0])
+        for choice, of_choice in zip(peaks, here, strict=True):
+            labels.setdefault((column["site"], column["pole"], choice), {})[column["layer"]] = of_choice[row_of]
     for site, other in (("gate", "post"), ("post", "gate")):
         mine, theirs = labels.get((site, "+", "default"), {}), labels.get((other, "+", "default"), {})
         if mine and mine.keys() == theirs.keys():

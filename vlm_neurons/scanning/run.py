@@ -79,7 +79,7 @@ class Run:
         """Every (hook, pole) that was scanned."""
         return [(column["hook"], column["pole"]) for column in self.info["columns"]]
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """Digest of all that decides the numbers; every block carries it."""
         return hashlib.sha256(json.dumps(identity_of(self.info), sort_keys=True).encode()).hexdigest()
@@ -118,11 +118,11 @@ class Run:
         found, rows = self.states(hook, pole)
         return found if isinstance(rows, slice) else rows_of(found, torch.from_numpy(rows))
 
-    def states(self, hook: str, pole: Pole = "+") -> tuple[TopSamples, np.ndarray | slice]:
-        """As `top`, but what is the same for all latents that never fired once: states, and which a neuron has."""
+    def states(self, hook: str, pole: Pole = "+", file: Any = None) -> tuple[TopSamples, np.ndarray | slice]:
+        """As `top`, but what is the same for all latents that never fired once: states, and which a neuron has. `file`:
+        what `open_result` gave, where several are read."""
         d = self._check_column(hook, pole)
-        with self.open_result() as file:
-            found = state_of(file, (hook, pole), d)
+        found = state_of(self.open_result() if file is None else file, (hook, pole), d)
         return (found.part, found.rows.numpy()) if isinstance(found, Fired) else (found, slice(None))
 
     def moments(self, hook: str, pole: Pole = "+") -> Moments:
@@ -141,6 +141,7 @@ class Run:
         Raises:
             ValueError: the file is torn, or is that of another run.
         """
+        self._check_complete()
         return open_result(self.path / "scan.safetensors", self.identity)
 
     def _check_column(self, hook: str, pole: Pole) -> int:
