@@ -23,8 +23,9 @@ from PIL import Image
 
 import vlm_neurons as vn
 from vlm_neurons.concepts import Concept, pixel_bank, visual_bank
-from vlm_neurons.evidence import SPLITS, activations, load, looking, save
+from vlm_neurons.evidence import SPLITS, activations, assembling, load, looking, save
 from vlm_neurons.evidence.exemplars import Seen, peaks_of
+from vlm_neurons.evidence.written import behind, flat
 from vlm_neurons.planted.weights import rows_of
 from vlm_neurons.units import Neuron
 
@@ -75,6 +76,42 @@ def test_activations_equal_a_cache_read_by_hand(made: tuple[vn.HookedVLM, vn.Ima
             assert list(e.seen.tokens) == [t for t, w in zip(batch.tokens(0), words, strict=True) if w]
             assert [tuple(b) for box in e.seen.boxes for b in box.reshape(-1, 4)] == [p.box for p in batch.patches]
             assert e.seen.token_sinks[0] and not e.scored_tokens()[0]
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_what_few_neurons_want_is_read_for_each_of_them(
+    made: tuple[vn.HookedVLM, vn.ImageTextData, vn.Run],
+    on_disk: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, data, run = made
+    names = [*(f"L0N{k}" for k in range(16)), "L1N2", *(f"post:L1N{k}{p}" for k in (0, 2, 3) for p in ("", "-")), "P0N4"]
+    monkeypatch.setattr(assembling, "_BYTES", 2**14)  # some neurons at a time, not all
+    small: dict[str, Any] = {"n_top": 2, "n_spare": 0, "n_pool": 0, "progress": False}
+    found = vn.gather_evidence(model, data, run, names, **small, out=tmp_path if on_disk else None)
+    drawn = {e.seen.sample for one in found.values() for e in one.exemplars if e.group == "random"}
+    own = {e.seen.sample for one in found.values() for e in one.exemplars if e.group == "top"} - drawn
+    assert len(drawn) < 8 < len(own)
+    neurons = [unit for name in names for unit in (Neuron.parse(name), behind(Neuron.parse(name)))]
+    rows, by_hand = run.samples.set_index("id"), {}
+    for i in drawn | own:
+        row = rows.loc[i]
+        sample = activations.Look(i, "", data[i].load_images(), row["prompt"], row["response"])
+        ((_, by_hand[i]),) = activations.look(model, [sample], [neurons])
+    for name, one in found.items():
+        for e in one.exemplars:
+            maps, tokens = by_hand[e.seen.sample][name]
+            for ours, theirs in zip((*e.patch_acts, e.token_acts), (*maps, tokens), strict=True):
+                np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-4)
+        unit = behind(Neuron.parse(name)).id
+        if unit == name.removesuffix("-"):
+            assert one.written is None
+            continue
+        (first,) = (e.seen.sample for e in one.exemplars if e.group == "top" and e.split == "explain")
+        gate, post = (flat(*by_hand[first][which]) for which in (name, unit))
+        strong = gate >= gate.max() / 2
+        assert one.written is not None and one.written.post == pytest.approx(post[strong].mean(), rel=1e-3, abs=1e-5)
 
 
 def test_the_negative_pole_is_negated_at_every_place_and_no_zero_is_negative(
