@@ -86,7 +86,12 @@ def test_what_few_neurons_want_is_read_for_each_of_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model, data, run = made
-    names = [*(f"L0N{k}" for k in range(16)), "L1N2", *(f"post:L1N{k}{p}" for k in (0, 2, 3) for p in ("", "-")), "P0N4"]
+    names = [
+        *(f"L0N{k}" for k in range(16)),
+        "L1N2",
+        *(f"post:L1N{k}{p}" for k in (0, 2, 3) for p in ("", "-")),
+        "P0N4",
+    ]
     monkeypatch.setattr(assembling, "_BYTES", 2**14)  # some neurons at a time, not all
     small: dict[str, Any] = {"n_top": 2, "n_spare": 0, "n_pool": 0, "progress": False}
     found = vn.gather_evidence(model, data, run, names, **small, out=tmp_path if on_disk else None)

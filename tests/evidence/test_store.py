@@ -18,6 +18,7 @@ from PIL import Image
 
 import vlm_neurons as vn
 from vlm_neurons.evidence import load, save
+from vlm_neurons.evidence import stored as reading
 
 
 def made(n: int = 12) -> vn.Evidence:
@@ -66,6 +67,25 @@ def test_what_is_read_is_what_was_saved_and_the_newest_counts(tmp_path: Path) ->
     assert stored["L0N1"].exemplars[0].seen is first.exemplars[0].seen, "samples in use are shared"
     with pytest.raises(KeyError):
         stored["L0N9"]
+
+
+def test_a_file_is_parsed_once_however_many_of_its_neurons_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, parsed, told = made(), list[str](), reading.told_in
+    for group in range(3):
+        save(named(one, [f"L{group}N{k}" for k in range(30)]), tmp_path)
+
+    def counted(file: Path, name: str) -> list[Any]:
+        parsed.append(file.name)
+        return told(file, name)
+
+    monkeypatch.setattr(reading, "told_in", counted)
+    newest, every = max(name for name in written(tmp_path) if name.startswith("neurons-")), load(tmp_path)
+    assert all(f"L2N{k}" in every for k in range(30)) and parsed == [newest], "what is older is not parsed for these"
+    assert all(f"L{group}N{k}" in every for group in range(3) for k in range(30)) and "L3N0" not in every
+    assert sorted(parsed) == sorted(set(parsed)) and len(every) == 90
+    assert len(parsed) == 3
 
 
 def test_it_can_be_read_without_this_package(tmp_path: Path) -> None:

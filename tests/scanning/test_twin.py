@@ -126,6 +126,27 @@ def test_a_hook_or_module_that_comes_between_two_batches_ends_the_quick_way():
         model.observe(batch, hooks, fast=True)
 
 
+def test_the_quick_way_is_taken_where_it_serves_all_hooks_if_it_is_left_to_the_model():
+    model, place = make(), "blocks.0.mlp.hook_act"
+    batch = batch_of(model)
+
+    def seen(more, **how):
+        acts = []
+        model.observe(batch, {place: lambda t: acts.append(t.clone()), **{name: print for name in more}}, **how)
+        return acts[0]
+
+    quick, slow = seen([], fast=True), seen([], fast=False)
+    assert not torch.equal(quick, slow)  # other digits
+    silent = "blocks.0.ln1.hook_scale"  # of the bridge alone
+    assert torch.equal(seen([], fast=None), quick) and torch.equal(seen([silent], fast=None), slow)
+    with model.hooks(fwd_hooks=[("blocks.1.hook_in", lambda t, hook: None)]):
+        assert torch.equal(seen([], fast=None), slow)
+    over = HookedVLM(model.bridge, model.processor)
+    over.observe(batch_of(over), {}, fast=None)
+    with pytest.raises(KeyError, match="no_such_hook"):
+        model.observe(batch, {"no_such_hook": print}, fast=None)
+
+
 def test_a_hook_function_may_run_the_model_further_than_its_own_pass_goes():
     model = make()
     batch, seen = batch_of(model), []

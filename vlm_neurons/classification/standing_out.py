@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vlm_neurons._checks import of_kind
-from vlm_neurons.models.reading import hooks_of, of_tokens, readers
+from vlm_neurons.models.reading import of_tokens, readers
 from vlm_neurons.protocols import SIDES, Side
 from vlm_neurons.scanning import Run
 from vlm_neurons.scanning.summarise import RowTokens, rows_by_kind, take
@@ -118,7 +118,7 @@ def _look(
             own = (acts if there is None else acts.masked_fill(~there, absent)).flatten(0, 1).float().cpu()
             found[place, pole] = _stand(run, (place, pole), own if pole == "+" else -own, tokens)
 
-    model.observe(batch, readers(places, keep), fast=hooks_of(places) <= model.fast_hooks)
+    model.observe(batch, readers(places, keep), fast=None)
     return found
 
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 
 from vlm_neurons.evidence.exemplars import Seen
-from vlm_neurons.models.reading import hooks_of, of_tokens, readers
+from vlm_neurons.models.reading import of_tokens, readers
 from vlm_neurons.sites.sparse import Sparse
 from vlm_neurons.tokens import Patches, TokenKind
 from vlm_neurons.units import Neuron
@@ -167,8 +167,7 @@ def look_into(
     hooks = dict.fromkeys(hook for of_sample in wanted for hook in of_sample)
     columns = {hook: _in_order([own[hook].indices for own in wanted if hook in own]) for hook in hooks}
     every = {hook: torch.from_numpy(own) for hook, own in columns.items()}
-    read = [*every, last]
-    model.observe(batch, readers(read, keep, listed=keep_listed), fast=hooks_of(read) <= model.fast_hooks)
+    model.observe(batch, readers([*every, last], keep, listed=keep_listed), fast=None)
     return [_seen(model, batch, row, rows[row], sample, norms[0][row], source) for row, sample in enumerate(samples)]
 
 

@@ -194,7 +194,7 @@ class Call:
 
         looks = []
         for i in chunk:
-            one, told = self.data[i], rows.loc[i]
+            one, told = self.data[i], rows[i]
             looks.append(Look(i, str(told["name"]), _pictures(one, self.run), told["prompt"], told["response"],
                               one.truth))  # fmt: skip
         wanted = [self.wanted.units_of(i) for i in chunk]
@@ -232,8 +232,9 @@ class Call:
         return {sample: (np.array(numbers), np.array(stored)) for sample, (numbers, stored) in found.items()}
 
     @cached_property
-    def _rows(self) -> Any:
-        return self.run.samples.set_index("id")
+    def _rows(self) -> dict[int, dict[str, Any]]:
+        columns = self.run.samples[["id", "name", "prompt", "response"]]
+        return {row["id"]: row for row in columns.astype(object).to_dict("records")}
 
     @cached_property
     def _chunks(self) -> list[list[int]]:

@@ -74,12 +74,16 @@ class Stored(Mapping[str, Evidence]):
 
     def _find(self, name: str) -> tuple[Path, int, dict[str, Any]] | None:
         """The same of one neuron: from the newest file that has it."""
-        if name in self._homes or self._all or self._searches >= _FEW:
-            return self._homes.get(name) or self._every().get(name)
-        self._searches += 1
+        if name in self._homes or self._all:
+            return self._homes.get(name)
+        reads = False  # nothing is read again of files that were parsed
         for file in reversed(self._shards):
-            if file not in self._parsed and not mentions(file, name):
-                continue
+            if file not in self._parsed:
+                if not reads and self._searches >= _FEW:
+                    return self._every().get(name)
+                self._searches, reads = self._searches + (not reads), True
+                if not mentions(file, name):
+                    continue
             if (home := self._of(file).get(name)) is not None:  # it is not only in what is told of another
                 self._homes[name] = home
                 return home

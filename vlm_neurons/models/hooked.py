@@ -229,7 +229,7 @@ class HookedVLM(OverBridge):
         if self._guard.passes > before[0]:
             watch.check(self._guard.passes_with_images > before[1])
 
-    def observe(self, batch: Batch, hooks: Mapping[str, Callable[[Tensor], None]], fast: bool = False) -> None:
+    def observe(self, batch: Batch, hooks: Mapping[str, Callable[[Tensor], None]], fast: bool | None = False) -> None:
         """Forward pass that stops before the unembedding: no logits. For scans.
 
         Args:
@@ -237,15 +237,15 @@ class HookedVLM(OverBridge):
             hooks: hook name -> function of the activation, which must not change it, and must copy what it keeps.
                 Hooks indexed by image are not called on a batch without images.
             fast: by transformers' own pass with fused attention, for `fast_hooks`: 1.4 times as quick, other digits; it
-                ends behind the last layer with a hook.
+                ends behind the last layer with a hook. None: where it serves all hooks.
 
         Raises:
-            KeyError: a hook does not exist.
-            HookNeverFires: a hook did not fire.
+            KeyError, HookNeverFires: a hook does not exist; it did not fire.
         """
-        if not fast:
+        served = frozenset() if fast is False else self.fast_hooks  # asked once: it looks at all modules
+        slow = sorted(set(hooks) - served)
+        if not fast and (slow or not served):
             return bound.observe(self, batch, hooks)
-        slow = sorted(set(hooks) - self.fast_hooks)
         if slow or self._twin is None:
             raise KeyError(f"fast=True cannot observe {slow}: leave it out; model.fast_hooks has what it can")
         self._twin.observe(bound.checked(self, batch), hooks)

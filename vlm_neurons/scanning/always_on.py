@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vlm_neurons._files import write_atomic
-from vlm_neurons.models.reading import hooks_of, of_tokens, readers
+from vlm_neurons.models.reading import of_tokens, readers
 from vlm_neurons.scanning.batching import halving, size_now
 from vlm_neurons.scanning.summarise import Positions, rows_by_image, rows_by_kind, take
 from vlm_neurons.sites import at
@@ -188,7 +188,7 @@ def _look(model: HookedVLM, batch: Batch, run: Run, sums: dict[str, _Sums]) -> N
                 own.add(acts, torch.ones_like(acts, dtype=torch.bool), units.cpu())
 
     places = [place for place in run.info["parameters"]["hooks"] if at(place)[0].indexed_by in ("row", "image")]
-    model.observe(batch, readers(places, see, listed=see_listed), fast=hooks_of(places) <= model.fast_hooks)
+    model.observe(batch, readers(places, see, listed=see_listed), fast=None)
 
 
 def _any(where: Positions) -> bool:

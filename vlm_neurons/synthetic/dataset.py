@@ -177,10 +177,10 @@ def truth_of(world: Scene) -> dict[tuple[str, str], Float[np.ndarray, "8 8"]]:
     """
     covered = coverage(world)
     found = {("object", ""): covered.sum(0)}
-    for kind in KINDS:
-        for word in _words(kind):
-            parts = [c for c, thing in zip(covered, world.things, strict=True) if getattr(thing, kind) == word]
-            found[kind, word] = np.sum(parts, axis=0) if parts else np.zeros((GRID, GRID))
+    found |= {(kind, word): np.zeros((GRID, GRID)) for kind in KINDS for word in _words(kind)}
+    for own, thing in zip(covered, world.things, strict=True):
+        for kind in KINDS:
+            found[kind, getattr(thing, kind)] += own
     return found
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vlm_neurons.interventions.edits.trials import Row
-from vlm_neurons.models.reading import hooks_of, of_tokens, readers
+from vlm_neurons.models.reading import of_tokens, readers
 from vlm_neurons.protocols import Side
 from vlm_neurons.sites import at
 from vlm_neurons.tokens import TokenKind
@@ -48,7 +48,6 @@ def peaks(
         columns.setdefault(neuron.hook, []).append(i)
     signs = torch.tensor([-1.0 if n.pole == "-" else 1.0 for n in neurons])
     index = {hook: torch.tensor([neurons[i].index for i in mine]) for hook, mine in columns.items()}
-    fast = hooks_of(columns) <= model.fast_hooks
     found = np.full((len(made), len(neurons)), np.nan, np.float32)
     for start in range(0, len(made), batch_size):
         rows = [make() for make in made[start : start + batch_size]]
@@ -64,7 +63,7 @@ def peaks(
             if best is not None:
                 found[start : start + len(best), mine] = best.cpu().numpy()
 
-        model.observe(batch, readers(columns, keep), fast=fast)
+        model.observe(batch, readers(columns, keep), fast=None)
         tick(len(rows))
     return found
 
