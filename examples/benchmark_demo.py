@@ -4,7 +4,8 @@
 
 BASE is an environment with another version of this package (README of `vlm_neurons/scanning`: commit 83d2710). What the
 command calls is called without what that version had not: concepts, random units and edits. Each version is a process of
-its own, the versions take turns, with as many threads as torch chooses by itself and the commands then use.
+its own, imports among it, and they take turns. `OMP_NUM_THREADS` is left unset, so that each has the threads that a user of its
+command has: torch's own choice before, one for such small work today.
 """
 
 from __future__ import annotations
@@ -53,11 +54,12 @@ def _is_new() -> bool:
 
 
 def measured(python: str) -> dict[str, float]:
-    """One version's, in a process of its own."""
+    """One version's, in a process of its own; neither threads nor paths of the shell count."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "PYTHONPATH")}
     with tempfile.TemporaryDirectory() as out:
-        done = subprocess.run([python, __file__, "--one", out], capture_output=True, text=True)
+        done = subprocess.run([python, __file__, "--one", out], env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"{python}: {done.stderr.strip().splitlines()[-1]}")
+        raise SystemExit(f"{python} ended with {done.returncode}: {done.stderr[-300:]}")
     told: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return told
 
@@ -78,6 +80,8 @@ def main() -> None:
     ratios = []
     for _ in range(args.rounds):
         before, now = measured(args.baseline), measured(sys.executable)
+        if before["neurons"] != now["neurons"]:
+            raise SystemExit(f"not the same work: {before['neurons']} and {now['neurons']} neurons were explained")
         ratios.append(now["cpu"] / before["cpu"])
         sys.stdout.write(f"baseline {before['cpu']:.1f} CPU s, today {now['cpu']:.1f}: {ratios[-1]:.2f}\n")
         sys.stdout.flush()

@@ -7,7 +7,6 @@ import pytest
 import seeds
 import torch
 
-from vlm_neurons.classification import counting
 from vlm_neurons.classification.counting import Counter, least_exceeding, most_common, scale_of
 from vlm_neurons.classification.thresholds import Thresholds, sample_classes
 from vlm_neurons.scanning.state import TopSamples
@@ -30,25 +29,34 @@ def a_state(d: int, top_n: int, dtype: torch.dtype = torch.float32) -> TopSample
 def test_counts_are_those_of_every_sample_looked_at_alone(dtype, top_n):
     state = a_state(40, top_n, dtype)
     for peak in (None, state.peak_all):
-        counter = Counter(state) if peak is None else Counter(state).by(peak)
+        counter = Counter(state) if peak is None else Counter(state).by(peak.float().numpy())
         for rule in (Thresholds(), Thresholds(1.0, 1, 5.0, 1), Thresholds(0.0, 4, 0.0, 2)):
             expected = sample_classes(state, rule, peak).sum(1).numpy()
-            assert (expected == counter.counts([rule])[0].T).all()
+            assert (expected == counter.counts(rule).T).all()
             labels = np.where(expected.any(1), expected.argmax(1), 3)  # the first of equals; unknown without samples
-            assert (most_common(counter.counts([rule])[0]) == labels).all()
+            assert (most_common(counter.counts(rule)) == labels).all()
 
 
-def test_several_scales_and_rules_at_once_are_counted_as_each_alone(monkeypatch):
-    monkeypatch.setattr(counting, "_BYTES", 3 * 4 * 40)  # three samples at a time, of four scales
-    state = a_state(40, 10)
-    first, every = state.peak, [state.peak, state.peak_all, state.visual[:, 1, 0], torch.zeros(40)]
-    rules = [Thresholds(), Thresholds(2, 4, 5.0, 1), Thresholds(0.0, 1, 5.0, 1), Thresholds()]
-    found = Counter(state).by(torch.stack(every)).counts(rules)
-    assert found.shape == (4, 4, 4, 40) and (most_common(found[0])[3] == 3).all()
-    for k, rule in enumerate(rules):
+def test_several_scales_at_once_are_counted_as_each_alone():
+    state = a_state(600, 10)  # more neurons than are turned at a time
+    every = [state.peak, state.peak_all, state.visual[:, 1, 0], torch.zeros(600)]
+    counter = Counter(state).by(torch.stack(every).numpy())
+    for rule in (Thresholds(), Thresholds(2, 4, 5.0, 1), Thresholds(0.0, 1, 5.0, 1), Thresholds()):
+        found = counter.counts(rule)
+        assert found.shape == (4, 4, 600) and (most_common(found)[3] == 3).all()
         for i, peak in enumerate(every):
-            assert (sample_classes(state, rule, peak).sum(1).numpy() == found[k, :, i].T).all()
-        assert (sample_classes(state, rule, first).sum(1).numpy() == Counter(state).counts(rules)[k].T).all()
+            assert (sample_classes(state, rule, peak).sum(1).numpy() == found[:, i].T).all()
+
+
+def test_the_least_value_that_exceeds_counts_and_the_one_below_it_does_not():
+    state, rule = a_state(40, 7), Thresholds()
+    state.sample_ids[:] = torch.arange(7).int()
+    state.text[:], state.visual[..., 3] = -1.0, -1.0
+    least = torch.from_numpy(least_exceeding(scale_of(state.peak.numpy()), rule.t_visual))
+    state.visual[:, 1, 3], state.visual[:, 2, 3] = least, torch.nextafter(least, torch.tensor(0.0))
+    known = (~least.isnan()).numpy()
+    assert known.sum() > 20 and (Counter(state).counts(rule)[0] == known).all()
+    assert (sample_classes(state, rule).sum(1).numpy() == Counter(state).counts(rule).T).all()
 
 
 def test_what_a_value_has_to_reach_is_the_least_that_exceeds_the_threshold_once_normalised():

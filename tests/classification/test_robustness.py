@@ -13,7 +13,7 @@ import seeds
 import torch
 from classification.test_classify import GATE, PROJECTOR, random_samples, run_of, state_of
 
-from vlm_neurons.classification import classify, confusion, sensitivity, statistics, sweep
+from vlm_neurons.classification import classify, confusion, counting, sensitivity, statistics, sweep
 from vlm_neurons.classification.robustness import NAMES
 from vlm_neurons.classification.thresholds import Thresholds, sample_classes
 from vlm_neurons.scanning.state import TopSamples
@@ -65,6 +65,13 @@ def test_a_sweep_equals_classifying_again_with_every_combination(run):
 def test_a_sweep_over_no_numbers_is_refused_by_name(run, axis, shown):
     with pytest.raises(ValueError, match=rf"{next(iter(axis))}={shown}: give the numbers to try as a list"):
         sweep(run, **axis)
+
+
+def test_results_do_not_depend_on_how_many_columns_a_file_is_opened_for(run, monkeypatch):
+    at_once = [call(run) for call in (classify, sweep, sensitivity)]
+    monkeypatch.setattr(counting, "_OPEN", 1)
+    for call, expected in zip((classify, sweep, sensitivity), at_once, strict=True):
+        pd.testing.assert_frame_equal(call(run), expected)
 
 
 def test_what_is_no_table_of_classify_is_refused_by_name():

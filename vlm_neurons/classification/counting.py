@@ -19,16 +19,12 @@ from vlm_neurons.classification.thresholds import SCALE, Thresholds
 from vlm_neurons.tokens import MODALITIES
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from vlm_neurons.scanning import Run, TopSamples
 
-Exceeding = tuple[str, int, float]  # the n-th largest value at tokens of a kind exceeds a threshold
-Seen = Bool[np.ndarray, "some *scale d"]
+Seen = Bool[np.ndarray, "top_n *scale d"]
 Counts = UInt[np.ndarray, "*scale d"]
 Values = Float[np.ndarray, "top_n d"]
 _AT_ONCE = 256  # neurons whose values are turned: they stay in a cache meanwhile
-_BYTES = 3 * 2**18  # of comparisons at a time
 _OPEN = 8  # columns that a file is opened for: that takes half a millisecond, and what was read stays while it is open
 
 
@@ -52,51 +48,49 @@ class Counter:
             tokens.
 
     >>> from vlm_neurons.classification.counting import Counter
-    >>> Counter(run.top("blocks.2.mlp.hook_act")).counts([vn.classification.Thresholds()])[0, :, 304].tolist()
+    >>> Counter(run.top("blocks.2.mlp.hook_act")).counts(vn.classification.Thresholds())[:, 304].tolist()
     [9, 0, 0, 1]
     """
 
     state: TopSamples
-    peak: Tensor | None = None
+    peak: Float[np.ndarray, "*scale d"] | None = None
     _values: dict[tuple[str, int], Values] = field(default_factory=dict)
+    _least: dict[float, Float[np.ndarray, "*scale d"]] = field(default_factory=dict)
+    _passed: dict[tuple[str, int, float], tuple[Seen, Counts]] = field(default_factory=dict)
 
-    def by(self, peak: Float[Tensor, "*scale d"]) -> Counter:
+    def by(self, peak: Float[np.ndarray, "*scale d"]) -> Counter:
         """The same samples on other scales."""
         other = Counter(self.state, peak, self._values)
         other.n_samples, other._all_there = self.n_samples, self._all_there
         return other
 
-    def counts(self, rules: Sequence[Thresholds]) -> UInt[np.ndarray, "rule 4 *scale d"]:
+    def counts(self, rule: Thresholds) -> UInt[np.ndarray, "4 *scale d"]:
         """How many are of each class, in the order of `Modality`; with several scales those of each."""
-        pairs = [(("visual", r.n_visual, float(r.t_visual)), ("text", r.n_text, float(r.t_text))) for r in rules]
-        n = self._n_where(pairs)
-        found = np.empty((len(rules), 4, *self._scale.shape), _narrow(self.state.sample_ids.shape[1]))
-        for own, (sees, reads) in zip(found, pairs, strict=True):
-            own[2] = n[sees, reads]
-            np.subtract(n[sees,], own[2], out=own[0])
-            np.subtract(n[reads,], own[2], out=own[1])
-            np.subtract(self.n_samples - n[sees,], own[1], out=own[3])
+        sees, n_sees = self._exceeding("visual", rule.n_visual, rule.t_visual)
+        reads, n_reads = self._exceeding("text", rule.n_text, rule.t_text)
+        both = _sum(np.logical_and(sees, reads, out=self._both))
+        found = np.empty((4, *both.shape), both.dtype)
+        np.subtract(n_sees, both, out=found[0])
+        np.subtract(n_reads, both, out=found[1])
+        found[2] = both
+        np.subtract(self.n_samples - n_sees, found[1], out=found[3])
         return found
 
-    def _n_where(self, pairs: Sequence[tuple[Exceeding, Exceeding]]) -> dict[tuple[Exceeding, ...], Counts]:
-        """In how many samples one exceeds its threshold, or both of a pair; some samples at a time, which stay in a
-        cache."""
-        every = [*dict.fromkeys((one,) for pair in pairs for one in pair), *dict.fromkeys(pairs)]
-        least = {t: least_exceeding(self._scale, t) for ((*_, t), *_) in every}
-        top_n, one_each = self.state.sample_ids.shape[1], (slice(None), *[None] * (self._scale.ndim - 1))
-        size = min(top_n, max(1, _BYTES // max(1, self._scale.size)))
-        room = np.empty((size, *self._scale.shape), bool)  # new memory costs more than counting
-        found = {what: np.zeros(self._scale.shape, _narrow(top_n)) for what in every}
-        for start in range(0, top_n, size):
-            there: dict[Exceeding, Seen] = {}
-            for what in every:
-                if len(what) == 1:
-                    kind, n, t = what[0]
-                    there[what[0]] = own = self.values(kind, n)[start : start + size][one_each] >= least[t]
-                else:
-                    own = np.logical_and(there[what[0]], there[what[1]], out=room[: min(size, top_n - start)])
-                found[what] += _sum(own)
-        return found
+    def _exceeding(self, kind: str, n: int, threshold: float) -> tuple[Seen, Counts]:
+        """In which samples the n-th largest value exceeds a threshold once normalised; and how many these are."""
+        if (kind, n, threshold) not in self._passed:
+            if threshold not in self._least:
+                self._least[threshold] = least_exceeding(self._scale, threshold)
+            values = self.values(kind, n)
+            one_each = (len(values), *[1] * (self._scale.ndim - 1), values.shape[1])
+            found = values.reshape(one_each) >= self._least[threshold]
+            self._passed[kind, n, threshold] = found, _sum(found)
+        return self._passed[kind, n, threshold]
+
+    @cached_property
+    def _both(self) -> Seen:
+        """Room for what every rule needs: new memory costs more than counting."""
+        return np.empty((self.state.sample_ids.shape[1], *self._scale.shape), dtype=bool)
 
     @cached_property
     def n_samples(self) -> Counts:
@@ -118,7 +112,7 @@ class Counter:
 
     @cached_property
     def _scale(self) -> Float[np.ndarray, "*scale d"]:
-        return scale_of((self.state.peak if self.peak is None else self.peak).float().numpy())
+        return scale_of(self.state.peak.float().numpy() if self.peak is None else self.peak)
 
     def values(self, kind: str, n: int) -> Values:
         """The n-th largest value of every sample at tokens of a kind; below all where there is no sample."""
@@ -177,9 +171,8 @@ def most_common(counts: Int[np.ndarray, "4 *d"] | UInt[np.ndarray, "4 *d"]) -> I
     [1, 3]
     """
     n, unknown = len(MODALITIES), MODALITIES.index("unknown")
-    place = np.arange(n - 1, -1, -1, dtype=counts.dtype).reshape(
-        n, *[1] * (counts.ndim - 1)
-    )  # of equals the first has to win
+    last_first = np.arange(n - 1, -1, -1, dtype=counts.dtype)  # of equals the first has to win
+    place = last_first.reshape(n, *[1] * (counts.ndim - 1))
     best = (counts * n + place).max(0)
     found: np.ndarray = (n - 1 - (best & (n - 1))).astype(np.int8)  # n is a power of two
     found[best < n] = unknown

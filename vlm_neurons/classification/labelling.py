@@ -98,12 +98,12 @@ def _found(
 ) -> dict[str, Any]:
     """What the table says of one hook and pole; a class that rests on fewer than `top_n` samples is not confident."""
     d = len(state.sample_ids)
-    counter = Counter(state, state.peak_all if peak == "all" else None)
+    counter = Counter(state, state.peak_all.float().numpy() if peak == "all" else None)
     n_samples = counter.n_samples
     shares, labels = np.full((4, d), np.nan), np.full(d, len(MODALITIES))
     confident, tie = np.zeros(d, dtype=bool), np.zeros(d, dtype=bool)
     if column["indexed_by"] == "row":
-        counts = counter.counts([rule])[0]
+        counts = counter.counts(rule)
         shares = counts / np.where(n_samples > 0, n_samples, np.nan)
         labels = most_common(counts)
         confident = (shares.max(0) > CONFIDENT) & (n_samples >= top_n)

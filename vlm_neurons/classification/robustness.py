@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from vlm_neurons._checks import check_columns
 from vlm_neurons.classification.counting import Counter, each_state, most_common
@@ -113,9 +113,9 @@ def _labels(run: Run, combinations: Sequence[Thresholds]) -> Int[np.ndarray, "co
     found = np.empty((len(combinations), sum(column["d"] for column in columns)), np.int8)
     end = 0
     for column, state, rows in each_state(run, columns):
-        end += column["d"]
-        for labels, counts in zip(found, Counter(state).counts(combinations), strict=True):
-            labels[end - column["d"] : end] = most_common(counts)[rows]
+        counter, end = Counter(state), end + column["d"]
+        for labels, rule in zip(found, combinations, strict=True):
+            labels[end - column["d"] : end] = most_common(counter.counts(rule))[rows]
     return found
 
 
@@ -156,15 +156,16 @@ def sensitivity(
     rule = Thresholds(t_visual, n_visual, t_text, n_text).check(run)
     labels: dict[tuple[str, str, str], dict[int, np.ndarray]] = {}
     for column, state, row_of in each_state(run, [c for c in run.info["columns"] if c["indexed_by"] == "row"]):
-        counter, own, second = Counter(state), state.peak, min(1, state.sample_ids.shape[1] - 1)
+        counter, of_two = Counter(state), torch.maximum(state.visual[:, :2, 0], state.text[:, :2, 0]).float().numpy()
+        own = of_two[:, 0]  # `state.peak`
         peaks = {
             "default": own,
-            "maximum over all tokens": state.peak_all,
-            "maximum of the second sample": torch.maximum(state.visual[:, second, 0], state.text[:, second, 0]),
+            "maximum over all tokens": state.peak_all.float().numpy(),
+            "maximum of the second sample": of_two[:, -1],
             "maximum without the strongest tokens": _without_the_strongest(counter),
         }
-        every = torch.stack([peak.float() for peak in peaks.values()])
-        here = most_common(counter.by(torch.where(every > 0, every, own)).counts([rule])[0])
+        every = np.stack([*peaks.values()])
+        here = most_common(counter.by(np.where(every > 0, every, own)).counts(rule))
         for choice, of_choice in zip(peaks, here, strict=True):
             labels.setdefault((column["site"], column["pole"], choice), {})[column["layer"]] = of_choice[row_of]
     for site, other in (("gate", "post"), ("post", "gate")):
@@ -180,13 +181,11 @@ def sensitivity(
     return pd.DataFrame(rows)
 
 
-def _without_the_strongest(counter: Counter) -> torch.Tensor:
+def _without_the_strongest(counter: Counter) -> Float[np.ndarray, "d"]:
     """The largest of the last values that were kept of every sample."""
-    seen, read = (
-        counter.values("visual", counter.state.visual.shape[-1]),
-        counter.values("text", counter.state.text.shape[-1]),
-    )
-    return torch.from_numpy(np.maximum(seen.max(0), read.max(0)))
+    state = counter.state
+    seen, read = counter.values("visual", state.visual.shape[-1]), counter.values("text", state.text.shape[-1])
+    return np.maximum(seen.max(0), read.max(0))
 
 
 def confusion(table: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:

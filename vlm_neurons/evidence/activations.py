@@ -182,7 +182,7 @@ def _in_order(parts: Sequence[Int[np.ndarray, "_some"]]) -> Int[np.ndarray, "eve
 def _columns(values: Tensor, numbers: Tensor) -> Tensor:
     """Some units of a layer: a view, where they are all that are from the first to the last."""
     first, last = int(numbers[0]), int(numbers[-1])
-    if last - first + 1 == len(numbers):
+    if last - first + 1 == len(numbers) and last < values.shape[-1]:
         return values[..., first : last + 1]
     return values.index_select(-1, numbers.to(values.device))
 

@@ -27,7 +27,8 @@ _FEW = 16  # neurons that are looked for one by one; then all files are read
 
 class Stored(Mapping[str, Evidence]):
     """The evidence of a directory: each neuron is read when it is asked for, from memory-mapped files. Samples are
-    shared by those that are in use together. What files say of other neurons is parsed where many are asked for."""
+    shared by those that are in use together. What a file says of its neurons is parsed, and kept, once one of them is
+    asked for; that of all files where many are."""
 
     def __init__(self, path: Path) -> None:
         self.path = path = path.absolute()  # wherever the process goes later

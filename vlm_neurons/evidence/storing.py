@@ -76,8 +76,7 @@ def save_samples(samples: Mapping[K, Seen], path: Path, known: set[str]) -> dict
     keys = {name: key_of(seen) for name, seen in samples.items()}
     fresh = {keys[name]: seen for name, seen in samples.items() if keys[name] not in known}
     if fresh:
-        every = pa.RecordBatch.from_pylist([*map(sample_row, fresh.values())], schema=schema())
-        batches = (every.slice(k, 1) for k in range(len(fresh)))
+        batches = (pa.RecordBatch.from_pylist([sample_row(seen)], schema=schema()) for seen in fresh.values())
         told = {"keys": [*fresh], "digests": [[seen.digest, seen.image_digests] for seen in fresh.values()]}
         write_shard(path / f"samples-{_digest([*fresh])}.arrow", schema(), batches, told)
         known.update(fresh)

@@ -139,7 +139,7 @@ class Run:
         """Open `scan.safetensors` (a context manager of safetensors' `safe_open`).
 
         Raises:
-            ValueError: the file is torn, or is that of another run.
+            FileNotFoundError, ValueError: the scan is not finished; the file is torn, or is that of another run.
         """
         self._check_complete()
         return open_result(self.path / "scan.safetensors", self.identity)
