@@ -82,7 +82,7 @@ def test_activations_equal_a_cache_read_by_hand(made: tuple[vn.HookedVLM, vn.Ima
 def test_what_is_in_memory_at_once_does_not_grow_with_the_neurons(n_top: int, n_drawn: int) -> None:
     chosen = [Neuron.parse(f"L0N{k}") for k in range(7000)]
     tops, drawn = [range(n_top)] * len(chosen), range(1000, 1000 + n_drawn)
-    wanted = assembling.Wanted(chosen, tops, drawn, 0, 0, {chosen[0].hook: (0, 7000)}, [None] * len(chosen))
+    wanted = assembling.Wanted(chosen, tops, drawn, 0, 0)
     parts = wanted.parts(n_places := 600)
     assert [k for part in parts for k in range(*part)] == list(range(7000))
     for first, last in parts:  # a neuron and the unit behind it on its top samples, the neuron on those that were drawn

@@ -35,10 +35,9 @@ def test_a_gate_is_explained_by_what_it_does_though_its_pictures_are_in_tiles_or
     vn.gather_evidence(model, data, run, [key], n_top=3, n_spare=0, n_pool=0, out=run, progress=False)
     one = vn.evidence.load(run)[key]
     (strongest,) = (e.seen.sample for e in one.split("explain") if e.group == "top")
+    # the picture of the data, not that of the evidence
     looked = Look(0, "", data[strongest].load_images(), "Hi", data[strongest].response)
-    ((_, acts),) = look(
-        model, [looked], [[vn.Neuron.parse(key), of_post]]
-    )  # the picture of the data, not that of the evidence
+    ((_, acts),) = look(model, [looked], [[vn.Neuron.parse(key), of_post]])
     gate, post = (np.concatenate([*(m.ravel() for m in maps), tokens]) for maps, tokens in acts.values())
     strong = np.nan_to_num(gate) >= np.nanmax(gate) / 2
     output = output_of(model, one, state_of(model))

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain, islice
+from itertools import accumulate, chain, islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from vlm_neurons.evidence.activations import Units, parts_of
 from vlm_neurons.evidence.exemplars import Exemplar, Group, Split, arrange, remaining
 from vlm_neurons.evidence.pieces import Met, Shelf
 from vlm_neurons.evidence.rows import rows_batch
-from vlm_neurons.evidence.written import Written, shown, written
+from vlm_neurons.evidence.written import Written, behind, shown, written
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,13 +50,11 @@ class Wanted:
     """Which samples neurons are shown on. Neurons have numbers, those of a hook in a row.
 
     Attributes:
-        neurons: what is looked at.
+        neurons: what is looked at, by hook.
         tops: of every neuron, ids of its top samples, the strongest first.
         drawn: the random draw that all share.
         n_first: so many of it are to be exemplars, the rest is the pool.
         n_rest: so many exemplars beside its top samples a neuron has at most.
-        hooks: hook -> the number of its first neuron, and of the first that is not its own.
-        units: of every neuron the unit behind it (see `written`), if that is another one; looked at on its top samples.
     """
 
     neurons: Sequence[Neuron]
@@ -64,8 +62,18 @@ class Wanted:
     drawn: Sequence[int]
     n_first: int
     n_rest: int
-    hooks: Mapping[str, tuple[int, int]]
-    units: Sequence[Neuron | None]
+
+    @cached_property
+    def hooks(self) -> dict[str, tuple[int, int]]:
+        """Hook -> the number of its first neuron, and of the first that is not its own."""
+        sizes = Counter(neuron.hook for neuron in self.neurons)
+        ends = accumulate(sizes.values())
+        return {hook: (end - size, end) for (hook, size), end in zip(sizes.items(), ends, strict=True)}
+
+    @cached_property
+    def units(self) -> list[Neuron | None]:
+        """Of every neuron the unit behind it (see `written`), if that is another one; looked at on its top samples."""
+        return [unit if (unit := behind(neuron)).hook != neuron.hook else None for neuron in self.neurons]
 
     @cached_property
     def by_sample(self) -> dict[int, np.ndarray]:
@@ -78,6 +86,11 @@ class Wanted:
                 if sample not in shared:
                     own.setdefault(sample, []).append(number)
         return {sample: np.array(own[sample]) if sample in own else every for sample in sorted({*own, *shared})}
+
+    def of_hook(self, sample: int, hook: str) -> np.ndarray:
+        """Numbers of the neurons of a hook that want a sample, in order."""
+        there = self.by_sample[sample]
+        return there[slice(*np.searchsorted(there, self.hooks.get(hook, (0, 0))))]
 
     def behind(self, sample: int, hook: str) -> list[int]:
         """Numbers of the neurons of which a sample is a top one and that have their unit at a hook, in order."""
@@ -94,15 +107,13 @@ class Wanted:
 
     def units_of(self, sample: int) -> dict[str, Units]:
         """What is looked at on a sample, by hook: the neurons that want it, and behind these `behind`."""
-        there = self.by_sample[sample]
-        if len(there) == len(self.tops):
+        if len(self.by_sample[sample]) == len(self.tops):
             found = dict(self._units)
         else:
-            ends = {hook: np.searchsorted(there, own) for hook, own in self.hooks.items()}
-            own = {hook: there[slice(*ends[hook])] - first for hook, (first, _) in self.hooks.items()}
+            own = {hook: self.of_hook(sample, hook) - first for hook, (first, _) in self.hooks.items()}
             found = {hook: self._units[hook].some(numbers) for hook, numbers in own.items() if len(numbers)}
-        for hook, behind in self._behind.get(sample, {}).items():
-            units = Units.of([unit for k in behind if (unit := self.units[k]) is not None])
+        for hook, numbers in self._behind.get(sample, {}).items():
+            units = Units.of([unit for k in numbers if (unit := self.units[k]) is not None])
             found[hook] = found[hook].then(units) if hook in found else units
         return found
 

@@ -15,7 +15,6 @@ from vlm_neurons.evidence.assembling import Wanted
 from vlm_neurons.evidence.exemplars import draw
 from vlm_neurons.evidence.gathered import Gathered
 from vlm_neurons.evidence.looking import Call
-from vlm_neurons.evidence.written import behind
 from vlm_neurons.scanning import Run
 from vlm_neurons.scanning.batching import halve
 from vlm_neurons.scanning.writing import check_length
@@ -146,17 +145,13 @@ def _chosen_samples(
     tops: list[list[int]] = []
     stored: list[list[float]] = []
     peaks: list[float] = []
-    hooks: dict[str, tuple[int, int]] = {}
-    for (hook, _), some in groupby(chosen, lambda n: (n.hook, n.pole)):
-        first = hooks[hook][0] if hook in hooks else len(tops)
+    for _, some in groupby(chosen, lambda n: (n.hook, n.pole)):
         for kept, values, peak in _top(run, list(some), n_top):
             tops.append(kept)
             stored.append(values)
             peaks.append(peak)
-        hooks[hook] = first, len(tops)
     # n_top to be random exemplars, n_spare for the quantiles
-    units = [unit if (unit := behind(neuron)).hook != neuron.hook else None for neuron in chosen]
-    return Wanted(chosen, tops, drawn, 2 * n_top + n_spare, n_top + n_spare, hooks, units), stored, peaks
+    return Wanted(chosen, tops, drawn, 2 * n_top + n_spare, n_top + n_spare), stored, peaks
 
 
 def _top(run: Run, neurons: Sequence[Neuron], n: int) -> list[tuple[list[int], list[float], float]]:

@@ -180,16 +180,14 @@ class Call:
 
         def take(row: int, hook: str, values: np.ndarray) -> None:
             sample = chunk[row]
-            first, last = self.wanted.hooks.get(hook, (0, 0))
-            there = self.wanted.by_sample[sample]
-            there = there[np.searchsorted(there, first) : np.searchsorted(there, last)]
+            there = self.wanted.of_hook(sample, hook)
             if len(there) < len(values):
                 shelf.put(sample, behind_name(hook), values[len(there) :])
             if not len(there):
                 return
             shelf.put(sample, hook, values[: len(there)])
             numbers, stored = expected.get(sample, (there[:0], np.zeros(0)))
-            own = slice(*np.searchsorted(numbers, (first, last)))
+            own = slice(*np.searchsorted(numbers, self.wanted.hooks[hook]))
             held.append((row, numbers[own], stored[own], values[np.searchsorted(there, numbers[own])]))
 
         looks = []

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from vlm_neurons._files import write_atomic
 from vlm_neurons.models.reading import of_tokens, readers
 from vlm_neurons.scanning.batching import halving, size_now
-from vlm_neurons.scanning.summarise import Positions, rows_by_image, rows_by_kind, take
+from vlm_neurons.scanning.summarise import length_of, rows_by_image, rows_by_kind, take
 from vlm_neurons.sites import at
 from vlm_neurons.sites.sparse import Sparse
 
@@ -175,7 +175,7 @@ def _look(model: HookedVLM, batch: Batch, run: Run, sums: dict[str, _Sums]) -> N
         known = torch.ones_like(flat, dtype=torch.bool) if there is None else there.flatten(0, 1).expand(flat.shape)
         own = sums.setdefault(place, _Sums.empty(flat.shape[1]))
         for row in rows:
-            if _any(row.visual):
+            if length_of(row.visual):
                 own.add(take(flat, row.visual), take(known, row.visual))
 
     def see_listed(place: str, values: Sparse) -> None:
@@ -183,16 +183,12 @@ def _look(model: HookedVLM, batch: Batch, run: Run, sums: dict[str, _Sums]) -> N
         flat = values.some(units).flatten(0, -2)
         own = sums.setdefault(place, _Sums.empty(values.shape[-1]))
         for row in rows_by_kind(batch.kinds):
-            if _any(row.visual):
+            if length_of(row.visual):
                 acts = take(flat, row.visual)
                 own.add(acts, torch.ones_like(acts, dtype=torch.bool), units.cpu())
 
     places = [place for place in run.info["parameters"]["hooks"] if at(place)[0].indexed_by in ("row", "image")]
     model.observe(batch, readers(places, see, listed=see_listed), fast=None)
-
-
-def _any(where: Positions) -> bool:
-    return where.stop > where.start if isinstance(where, slice) else len(where) > 0
 
 
 def _rows(column: dict[str, Any], sums: dict[str, _Sums]) -> pd.DataFrame:
